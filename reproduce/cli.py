@@ -1,0 +1,220 @@
+"""The `reproduce` command."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from reproduce import spec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    help="Binarized Neural Networks (arXiv 1602.02830), reproduced: train the paper's cells, compare, judge.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Cells = Annotated[
+    list[str] | None,
+    typer.Argument(help="Cells (`table1/bnn-theano-mnist`), groups (`table1`) or patterns (`*/*-mnist`).", show_default="all"),
+]
+ResultsOption = Annotated[
+    Path | None, typer.Option("--results", help="Your store of runs.", show_default="results/local")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of the data sets.", show_default="$REPRODUCE_DATA, else a user cache"),
+]
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _stop(text: str, code: int) -> typer.Exit:
+    print(f"reproduce: {text}", file=sys.stderr)
+    return typer.Exit(code)
+
+
+def _scale(scale: str, device: str) -> spec.Scale:
+    if scale == "auto":
+        return "paper" if device == "cuda" else "small"
+    if scale not in ("paper", "short", "small"):
+        raise _stop(f"--scale takes paper, short, small or auto, not {scale!r}", 2)
+    return scale  # type: ignore[return-value]
+
+
+@app.command("list")
+def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
+    """Show the cells: what the paper prints, what has been run (yours and published), at which scale."""
+    from reproduce import report, runs
+
+    found = spec.cells(cells)
+    local, problems = runs.read_all(runs.Store(results or runs.LOCAL).runs)
+    public, more = runs.read_all(runs.PUBLISHED / "runs")
+    counts: dict[tuple[str, str], list[int]] = {}
+    for column, records in enumerate((local, public)):
+        for record in report.usable(records, found):
+            counts.setdefault((record.cell, record.scale), [0, 0])[column] += 1
+    table = Table("cell", "row", "data set", "paper %", "scale", "epochs", "runs: yours", "published")
+    for cell in found:
+        published = cell.experiment.published
+        for scale, settings in cell.scales.items():
+            yours, theirs = counts.get((cell.name, scale), [0, 0])
+            table.add_row(
+                cell.name,
+                cell.experiment.row,
+                cell.dataset_at(scale),  # type: ignore[arg-type]
+                f"{published.value:.2f}" if published and scale == "paper" else "",
+                scale,
+                str(settings.train.epochs),
+                str(yours or ""),
+                str(theirs or ""),
+            )
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    for problem in problems + more:
+        _say(f"left out: {problem}")
+
+
+@app.command()
+def run(
+    cells: Cells = None,
+    scale: Annotated[str, typer.Option(help="paper, short, small, or auto: paper with CUDA, else small.")] = "auto",
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, … one after another.")] = 1,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    results: ResultsOption = None,
+    data: DataOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
+) -> None:
+    """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
+
+    What cannot be run for want of data is named with how to get it. Exit code 1: a run failed; 3: no data at all.
+    """
+    import torch
+
+    from reproduce import campaign, report, runs
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise _stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
+    found = spec.cells(cells)
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        chosen = campaign.pick_device(device)
+    except ValueError as error:
+        raise _stop(str(error), 2) from None
+    size = _scale(scale, chosen.type)
+    store = runs.Store(results or runs.LOCAL)
+    plan = campaign.wanted(found, size, range(first_seed, first_seed + seeds), _say)
+    _say(f"{len(plan)} run(s) at {size} scale on {chosen.type}; results in {spec.shown(store.root)}")
+    try:
+        summary = campaign.carry_out(plan, store, data, chosen, _say)
+    except KeyboardInterrupt:
+        raise _stop("stopped; the same command goes on from the last checkpoint", 130) from None
+    except OSError as error:
+        raise _stop(f"{error.filename or store.root}: {error.strerror}", 1) from None
+    _show(report.of(store.runs, found, _say), size)
+    report.write(report.of(store.runs, spec.cells(["table1"])), store.root / "report")
+    for cell, reason in summary.missing.items():
+        _say(f"not run: {cell}: {reason}")
+    for failure in summary.failed:
+        _say(f"failed: {failure}")
+    _say(f"written: {spec.shown(store.root / 'report')}/table1.md and table1.csv")
+    if summary.failed:
+        raise typer.Exit(1)
+    if plan and not summary.records:
+        raise typer.Exit(3)
+
+
+def _show(frame: pd.DataFrame, scale: str) -> None:
+    """The table of one scale on the terminal: cell, paper, ours, scale, seeds, seconds."""
+    import pandas as pd
+
+    table = Table("cell", "row", "data set", "paper %", "ours %", "95 % prediction", "scale", "seeds", "seconds", "verdict")
+    for _, line in frame[frame["scale"] == scale].iterrows():
+        number = {k: "" if pd.isna(line[k]) else f"{line[k]:.2f}" for k in ("paper", "mean", "low", "high")}
+        interval = f"{number['low']} to {number['high']}" if number["low"] else ""
+        seconds = "" if pd.isna(line["seconds"]) else f"{line['seconds']:.0f}"
+        table.add_row(
+            *(line["cell"], line["row"], line["dataset"], number["paper"], number["mean"], interval, scale),
+            *(str(line["seeds"]), seconds, line["verdict"]),
+        )
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    if scale == "small":
+        console.print("Small nets, short training: not the paper's cells, never judged against the paper.")
+
+
+@app.command("data")
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="mnist, cifar10, svhn, svhn_test10k.", show_default="all")] = None,
+    data: DataOption = None,
+) -> None:
+    """Fetch and check data sets; say where each stands and, if it cannot be had, how to get it."""
+    from reproduce import data as sets
+
+    missing = False
+    for name in names or sets.SHAPES:
+        if name not in sets.SHAPES:
+            near = difflib.get_close_matches(name, sets.SHAPES, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sets.SHAPES)}"
+            raise _stop(f"no data set {name!r}{hint}", 2)
+        try:
+            found = sets.load(name, data, _say)
+            _say(f"{name}: content {found.digest[:12]}, order {found.order[:12]}, in {sets.folder(data)}")
+        except sets.DataError as error:
+            missing = True
+            _say(str(error))
+    if missing:
+        raise typer.Exit(1)
+
+
+@app.command("report")
+def make_report(results: ResultsOption = None) -> None:
+    """Write table1.md and table1.csv from the committed records, and README's table; or from your own store."""
+    from reproduce import report
+
+    cells = spec.cells(["table1"])
+    if results is not None:
+        report.write(report.of(results / "runs", cells, _say), results / "report")
+        _say(f"written: {spec.shown(results / 'report')}")
+    else:
+        report.refresh(_say)
+
+
+@app.command()
+def publish(
+    results: ResultsOption = None,
+    to: Annotated[Path | None, typer.Option(help="The committed results.", show_default="results")] = None,
+) -> None:
+    """Copy finished runs of your store into the committed evidence, and bring report and README up to date."""
+    from reproduce import report, runs
+
+    target = to or runs.PUBLISHED
+    copied = runs.publish(runs.Store(results or runs.LOCAL), target / "runs", _say)
+    _say(f"{copied} record(s) copied to {spec.shown(target / 'runs')}")
+    if to is None:
+        report.refresh(_say)
+
+
+def main() -> None:
+    """Run the command; a bad experiment file is one line and exit code 2."""
+    try:
+        app()
+    except spec.SpecError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

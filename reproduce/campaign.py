@@ -1,0 +1,252 @@
+"""Many runs: which are wanted, which are done, what is missing, and how long the rest will take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from filelock import FileLock
+from lightning.pytorch.callbacks import Callback
+
+from reproduce import data, nets, preprocess, runs, spec, train
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Summary:
+    """What became of a campaign's runs."""
+
+    records: list[runs.Record] = field(default_factory=list)
+    trained: int = 0
+    failed: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    """Cell -> why it could not be run and what to do."""
+
+
+def pick_device(wanted: str = "auto") -> torch.device:
+    """cuda where it is there, else cpu; ValueError if a device is asked for that is not there."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device here")
+    return torch.device(wanted)
+
+
+def cost(settings: spec.Settings) -> float:
+    """Multiply-adds of a whole run; a backward pass counts as two forward ones."""
+    images = settings.train.epochs * (3 * settings.data.train + settings.data.valid)
+    overhead = 2e6  # of a pass over one image, in the same unit: small nets do not reach the machine's rate
+    return images * (nets.macs(settings.net) + overhead)
+
+
+class Progress(Callback):
+    """Overall progress and time left, as a line now and then (beside Lightning's own bar on a terminal)."""
+
+    EVERY = 15.0
+
+    def __init__(self, costs: Sequence[float], say: Say) -> None:
+        self.costs, self.say = list(costs), say
+        self.started = time.monotonic()
+        self.done = 0.0
+        self.position = 0
+        self._told = self.started
+
+    def skip(self, position: int) -> None:
+        """Run number `position` needs no work."""
+        self.costs[position] = 0.0
+
+    def left(self, share: float = 0.0) -> str:
+        """About how long the rest will take, when `share` of the present run is done."""
+        done = self.done + share * self.costs[self.position]
+        spent = time.monotonic() - self.started
+        if done <= 0:
+            return "time left not known yet"
+        seconds = spent * (sum(self.costs) - done) / done
+        return f"about {duration(seconds)} left of all"
+
+    def finish(self) -> None:
+        self.done += self.costs[self.position]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if time.monotonic() - self._told < self.EVERY or not isinstance(module, train.Classifier):
+            return
+        self._told = time.monotonic()
+        row, epochs = module.curve[-1], module.settings.train.epochs
+        error = 100 * row["valid_wrong"] / module.scored("valid")
+        self.say(
+            f"    epoch {row['epoch']}/{epochs}: cost {row['train_loss']:.4f}, validation error {error:.2f} %; "
+            f"{self.left(row['epoch'] / epochs)}"
+        )
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 2 h 05 min."""
+    seconds = int(seconds + 0.5)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One run to be made, before its data have been looked for."""
+
+    cell: spec.Cell
+    scale: spec.Scale
+    seed: int
+    settings: spec.Settings
+    variant: str | None = None
+
+
+def wanted(cells: Sequence[spec.Cell], scale: spec.Scale, seeds: Sequence[int], say: Say) -> list[Wanted]:
+    """Cells × seeds at a scale, seed by seed, so that a broken-off campaign still covers every cell."""
+    found = []
+    for seed in seeds:
+        for cell in cells:
+            settings = cell.at(scale)
+            if settings is not None:
+                found.append(Wanted(cell, scale, seed, settings))
+            elif seed == seeds[0]:
+                say(f"{cell.name} has no {scale} scale; left out")
+    return found
+
+
+def carry_out(
+    plan: Sequence[Wanted],
+    store: runs.Store,
+    data_folder: Path | None,
+    device: torch.device,
+    say: Say,
+    bar: bool | None = None,
+) -> Summary:
+    """Train what is not yet in the store, one run after another; report what is missing or fails, and go on."""
+    store.prepare()
+    summary = Summary()
+    progress = Progress([cost(item.settings) for item in plan], say)
+    prepared = _Prepared(device)
+    for number, item in enumerate(plan):
+        progress.position = number
+        title = f"[{number + 1}/{len(plan)}] {describe(item)}"
+        try:
+            dataset = prepared.dataset(item.settings.data.name, data_folder, say)
+        except data.DataError as error:
+            if item.cell.name not in summary.missing:
+                say(f"{title}: not run: {error}")
+            summary.missing[item.cell.name] = str(error)
+            progress.skip(number)
+            continue
+        run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant)
+        with FileLock(store.lock(run)):
+            record = store.finished(run)
+            if record is not None:
+                say(f"{title}: already there, {_shown(record)}")
+                progress.skip(number)
+                summary.records.append(record)
+                continue
+            say(f"{title}: {progress.left()}" if number else title)
+            record = _train(run, store, prepared, device, progress, say, bar)
+            progress.finish()
+            summary.trained += 1
+            say(f"    {_shown(record)}, {duration(record.seconds)}")
+            if record.status == "failed":
+                summary.failed.append(f"{describe(item)}: {record.failure}")
+            else:
+                summary.records.append(record)
+    return summary
+
+
+def describe(item: Wanted) -> str:
+    name = f"{item.cell.experiment.row}, {item.cell.dataset_at(item.scale)}, {item.scale} scale, seed {item.seed}"
+    return f"{name}, {item.variant}" if item.variant else name
+
+
+def _shown(record: runs.Record) -> str:
+    if record.result is None:
+        return f"failed: {record.failure}"
+    return f"test error {record.result.test_error:.2f} %"
+
+
+class _Prepared:
+    """The data set in use, checked once, and its preprocessed form while consecutive runs share it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._datasets: dict[str, data.Dataset | data.DataError] = {}
+        self._last: tuple[Any, dict[str, preprocess.DeviceData]] | None = None
+
+    def dataset(self, name: str, folder: Path | None, say: Say) -> data.Dataset:
+        if name not in self._datasets:
+            try:
+                self._datasets[name] = data.load(name, folder, say)
+            except data.DataError as error:
+                self._datasets[name] = error
+        found = self._datasets[name]
+        if isinstance(found, data.DataError):
+            raise found
+        return found
+
+    def __call__(self, run: runs.Run) -> dict[str, preprocess.DeviceData]:
+        flat = run.settings.net.kind == "mlp"
+        key = (run.settings.data, flat)
+        if self._last is None or self._last[0] != key:
+            self._last = None
+            parts = data.splits(run.dataset, run.settings.data)
+            self._last = key, preprocess.prepare(parts, run.settings.data, flat, self.device)
+        return self._last[1]
+
+
+def _train(
+    run: runs.Run,
+    store: runs.Store,
+    prepared: _Prepared,
+    device: torch.device,
+    progress: Progress,
+    say: Say,
+    bar: bool | None,
+) -> runs.Record:
+    started, clock = runs.now(), time.perf_counter()
+    checkpoint = store.checkpoint(run)
+    show_bar = sys.stdout.isatty() if bar is None else bar
+    try:
+        outcome = train.fit(
+            run.settings, prepared(run), run.seed, checkpoint, device, [progress], show_bar, say
+        )
+    except train.Diverged as failure:
+        seconds = time.perf_counter() - clock
+        record = run.record(device.type, started, seconds, status="failed", failure=str(failure), curve=[])
+        store.write(record)
+        return record
+    valid, test = outcome.scored["valid"], outcome.scored["test"]
+    result = runs.Result(
+        best_epoch=outcome.best["epoch"],
+        valid_error=100 * outcome.best["valid_wrong"] / valid,
+        test_error=100 * outcome.best["test_wrong"] / test,
+        last_test_error=100 * outcome.curve[-1]["test_wrong"] / test,
+        valid_images=valid,
+        test_images=test,
+    )
+    record = run.record(
+        device.type,
+        started,
+        outcome.seconds,
+        status="finished",
+        weights=outcome.weights,
+        parameters=outcome.parameters,
+        result=result,
+        curve=[runs.EpochRow(**row) for row in outcome.curve],
+    )
+    net = store.net(run.stem)
+    torch.save(outcome.net, scratch := net.with_suffix(".tmp"))
+    scratch.replace(net)
+    store.write(record)
+    checkpoint.unlink(missing_ok=True)
+    return record

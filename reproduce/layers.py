@@ -1,0 +1,138 @@
+"""Layers of the paper's nets: linear and convolutional maps with ±1 weights, vanilla and shift-based BN."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+from reproduce.binarize import ap2, binarize_weight
+
+
+class BinaryLinear(nn.Linear):
+    """y = x · Wbᵀ + b with Wb = sign(W), or W itself if not `binary`. x (N, in) -> y (N, out)."""
+
+    def __init__(self, n_in: int, n_out: int, binary: bool = True) -> None:
+        super().__init__(n_in, n_out)
+        self.binary = binary
+        self.fans = (n_in, n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, binarize_weight(self.weight) if self.binary else self.weight, self.bias)
+
+
+class BinaryConv2d(nn.Conv2d):
+    """3×3 convolution, stride 1, padded by one with *zeros*, so border inputs are ternary (paper.yaml, notes).
+
+    x (N, Cin, H, W) -> (N, Cout, H, W).
+    """
+
+    def __init__(self, c_in: int, c_out: int, binary: bool = True) -> None:
+        super().__init__(c_in, c_out, kernel_size=3, padding=1)
+        self.binary = binary
+        self.fans = (9 * c_in, 9 * c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = binarize_weight(self.weight) if self.binary else self.weight
+        return F.conv2d(x, weight, self.bias, padding=1)
+
+
+def lr_multiplier(layer: BinaryLinear | BinaryConv2d) -> float:
+    """Inverse Glorot coefficient sqrt((fan_in + fan_out) / 1.5); conv fans include the 3×3 (paper, Alg. 1)."""
+    return math.sqrt(sum(layer.fans) / 1.5)
+
+
+class _Norm(nn.Module):
+    """What both batch norms share: learned gamma and beta, moving averages of the mean and of 1/std."""
+
+    mean: Tensor
+    inv_std: Tensor
+
+    def __init__(self, n: int, eps: float, alpha: float, inv_std: float) -> None:
+        super().__init__()
+        self.eps, self.alpha = eps, alpha
+        self.weight = nn.Parameter(torch.ones(n))
+        self.bias = nn.Parameter(torch.zeros(n))
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("inv_std", torch.full((n,), inv_std))
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, inv_std: Tensor) -> None:
+        self.mean.lerp_(mean, self.alpha)
+        self.inv_std.lerp_(inv_std, self.alpha)
+
+
+class BatchNorm(_Norm):
+    """Vanilla batch normalization as in Lasagne: y = (x - mean) · (gamma / sqrt(var + eps)) + beta.
+
+    x (N, C) or (N, C, H, W). Training uses the batch's mean and biased variance; evaluation the moving averages
+    (weight `alpha` for the new batch) of the mean and of 1/sqrt(var + eps), *not* of the variance.
+    """
+
+    def __init__(self, n: int, eps: float = 1e-4, alpha: float = 0.1) -> None:
+        super().__init__(n, eps, alpha, inv_std=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            y, mean, inv_std = torch.native_batch_norm(
+                x, self.weight, self.bias, None, None, True, 0.0, self.eps
+            )
+            self._track(mean, inv_std)
+            return y
+        shape = (-1, *[1] * (x.dim() - 2))
+        return (x - self.mean.view(shape)) * (self.inv_std * self.weight).view(shape) + self.bias.view(shape)
+
+
+class _ShiftNorm(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dims = [0, *range(2, x.dim())]
+        shape = (-1, *[1] * (x.dim() - 2))
+        mean = x.mean(dims)
+        centred = x - mean.view(shape)
+        centred2 = ap2(centred)
+        inv_std = (centred * centred2).mean(dims).add(eps).rsqrt()
+        inv_std2, weight2 = ap2(inv_std), ap2(weight)
+        normalized = centred * inv_std2.view(shape)
+        ctx.save_for_backward(centred2, ap2(normalized), inv_std2, weight2)
+        ctx.mark_non_differentiable(mean, inv_std)
+        return normalized * weight2.view(shape) + bias.view(shape), mean, inv_std
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        grad = grads[0]
+        centred2, normalized2, inv_std2, weight2 = ctx.saved_tensors
+        dims = [0, *range(2, grad.dim())]
+        shape = (-1, *[1] * (grad.dim() - 2))
+        projection = (centred2 * grad).mean(dims) * inv_std2 * inv_std2
+        grad_x = grad - grad.mean(dims).view(shape) - centred2 * projection.view(shape)
+        grad_x *= (inv_std2 * weight2).view(shape)
+        return grad_x, (normalized2 * grad).sum(dims), grad.sum(dims), None
+
+
+class ShiftBatchNorm(_Norm):
+    """Shift-based batch normalization: y = AP2(gamma) · C · AP2(1/sqrt(mean(C · AP2(C)) + eps)) + beta.
+
+    C = x - mean(x); x (N, C) or (N, C, H, W). Beta is added although the printed algorithm omits it. Backward
+    replaces C, 1/std and gamma by their AP2 (and the normalized x by its own in gamma's gradient), as the Torch7
+    code does; evaluation uses the moving mean and AP2 of the moving 1/std (both start from 0).
+    """
+
+    def __init__(self, n: int, eps: float = 1e-5, alpha: float = 0.125) -> None:
+        super().__init__(n, eps, alpha, inv_std=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            y, mean, inv_std = _ShiftNorm.apply(x, self.weight, self.bias, self.eps)
+            self._track(mean, inv_std)
+            out: Tensor = y
+            return out
+        shape = (-1, *[1] * (x.dim() - 2))
+        scale = (ap2(self.inv_std) * ap2(self.weight)).view(shape)
+        return (x - self.mean.view(shape)) * scale + self.bias.view(shape)

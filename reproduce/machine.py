@@ -1,0 +1,86 @@
+"""What a record says of where it was made: machine, library versions, code revision, source digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reproduce.spec import ROOT
+
+# Everything that decides a run's numbers, and nothing that does not: the key of finished runs holds its digest.
+TRAINING_SOURCE = ("binarize", "data", "layers", "nets", "optim", "preprocess", "train")
+
+
+@cache
+def source_digest() -> str:
+    """sha256 over the modules that decide a run's numbers."""
+    total = hashlib.sha256()
+    for module in TRAINING_SOURCE:
+        total.update((Path(__file__).parent / f"{module}.py").read_bytes())
+    return total.hexdigest()
+
+
+@cache
+def code() -> dict[str, Any]:
+    """Git revision, whether the code differs from it, and the digest of the training source."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--", "reproduce", "kernels", "experiments", "pyproject.toml")
+    return {
+        "revision": git("rev-parse", "HEAD"),
+        "dirty": None if changed is None else bool(changed),
+        "source": source_digest(),
+    }
+
+
+@cache
+def machine(device: str) -> dict[str, Any]:
+    """The hardware that `device` ("cpu" or "cuda") stands for; `name` is how tables call it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpu = _cpu_name()
+    found: dict[str, Any] = {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads()}
+    found["system"] = f"{platform.system()} {platform.machine()}"
+    if device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name()
+        found["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
+    found["name"] = found.get("gpu") or f"{cpu}, {cores} cores"
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        fields = dict(map(str.strip, line.split(":", 1)) for line in reversed(lines) if ":" in line)
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = fields.get("model name", platform.machine()).split("@")[0].strip()
+    if "cpu family" in fields:  # virtual machines give vague names: "AMD EPYC" spans six generations
+        name += f" (family {fields['cpu family']} model {fields.get('model')})"
+    return name
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Versions of Python and of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "lightning", "numpy", "scipy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    found["torch"] = torch.__version__
+    return found

@@ -1,0 +1,145 @@
+"""Preprocessing as the paper's code bases have it, and the data set as it lies on the device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reproduce import spec
+from reproduce.data import Split
+
+
+@dataclass(frozen=True)
+class DeviceData:
+    """One split on the compute device: rows (N, P) uint8 or float32, labels (N,) int64.
+
+    `shape` is () for flat rows, or (H, W, C). uint8 rows become floats batch by batch: x · scale + shift.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    shape: tuple[int, ...]
+    scale: float
+    shift: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, index: Tensor) -> Tensor:
+        """float32 images at `index` (B,): (B, P), or (B, C, H, W) laid out channels-last."""
+        x = self.rows.index_select(0, index)
+        if x.dtype == torch.uint8:
+            x = x.to(torch.float32).mul_(self.scale).add_(self.shift)
+        return x.view(len(x), *self.shape).permute(0, 3, 1, 2) if self.shape else x
+
+
+def prepare(splits: dict[str, Split], data: spec.Data, flat: bool, device: torch.device) -> dict[str, DeviceData]:
+    """Apply `data.preprocess`, fitted on the training split, and move every split to the device.
+
+    While the steps amount to an affine map per pixel, the data stay uint8 and the map is applied per batch.
+    """
+    rows = {k: torch.from_numpy(x.reshape(len(x), -1)).to(device) for k, (x, _) in splits.items()}
+    labels = {k: torch.from_numpy(y).to(device, torch.int64) for k, (_, y) in splits.items()}
+    image = splits["train"][0].shape[1:]
+    scale, shift = 1.0, torch.zeros((), dtype=torch.float64, device=device)
+    for step in data.preprocess:
+        if isinstance(step, spec.Range):
+            scale, shift = (step.high - step.low) / 255, shift + step.low
+        elif isinstance(step, spec.Standardize | spec.Center) and rows["train"].dtype == torch.uint8:
+            pixel_mean = _mean(rows["train"])
+            if isinstance(step, spec.Center):
+                shift = -scale * pixel_mean
+            else:
+                mean = pixel_mean.mean()
+                square = _mean(rows["train"], square=True).mean()
+                scale = 1 / math.sqrt(float(square - mean**2))
+                shift = -scale * mean
+        else:
+            if rows["train"].dtype == torch.uint8:
+                rows = {k: _floats(r, scale, shift) for k, r in rows.items()}
+                scale, shift = 1.0, torch.zeros((), dtype=torch.float64, device=device)
+            rows = _apply(step, rows, image)
+    shape = () if flat else image
+    return {k: DeviceData(r, labels[k], shape, scale, shift.float()) for k, r in rows.items()}
+
+
+def _mean(rows: Tensor, square: bool = False) -> Tensor:
+    """Per-pixel mean of uint8 rows (or of their squares), float64, without a float copy of the whole."""
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    for chunk in rows.split(10000):
+        chunk = chunk.to(torch.float32)
+        total += (chunk * chunk if square else chunk).sum(0, dtype=torch.float64)
+    return total / len(rows)
+
+
+def _floats(rows: Tensor, scale: float, shift: Tensor) -> Tensor:
+    return rows.to(torch.float32).mul_(scale).add_(shift.float())
+
+
+def _apply(step: Any, rows: dict[str, Tensor], image: tuple[int, ...]) -> dict[str, Tensor]:
+    match step:
+        case spec.GCN():
+            return {k: gcn(r, step.scale, step.use_std, step.sqrt_bias) for k, r in rows.items()}
+        case spec.ZCA():
+            mean, matrix = zca(rows["train"], step.bias)
+            return {k: (r - mean) @ matrix for k, r in rows.items()}
+        case spec.LCN():
+            return {k: lcn(r, image, step.kernel, step.threshold) for k, r in rows.items()}
+        case spec.DivideByMax():
+            return {k: r / r.max() for k, r in rows.items()}
+        case spec.Standardize():
+            mean, std = rows["train"].mean(), rows["train"].std()
+            return {k: (r - mean) / std for k, r in rows.items()}
+        case spec.Center():
+            mean = rows["train"].mean(0)
+            return {k: r - mean for k, r in rows.items()}
+    raise AssertionError(step)
+
+
+def gcn(rows: Tensor, scale: float, use_std: bool, sqrt_bias: float) -> Tensor:
+    """Global contrast normalization of rows (N, P): scale · (x - mean) / sqrt(sqrt_bias + |x - mean|²).
+
+    With `use_std` the variance (n - 1) takes the place of the squared norm. Divisors under 1e-8 become 1
+    (pylearn2's `global_contrast_normalize`).
+    """
+    centred = rows - rows.mean(1, keepdim=True)
+    power = centred.square().sum(1, keepdim=True) / (rows.shape[1] - 1 if use_std else 1)
+    divisor = (sqrt_bias + power).sqrt() / scale
+    return centred / torch.where(divisor < 1e-8, 1.0, divisor)
+
+
+def zca(rows: Tensor, bias: float) -> tuple[Tensor, Tensor]:
+    """Mean (P,) and whitening matrix (P, P) = V (D + bias)^-1/2 Vᵀ of rows (N, P), fitted in float64."""
+    mean = rows.mean(0, dtype=torch.float64)
+    covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+    for chunk in rows.split(5000):
+        centred = chunk.to(torch.float64) - mean
+        covariance.addmm_(centred.T, centred)
+    values, vectors = torch.linalg.eigh(covariance / len(rows))
+    matrix = (vectors * (values.clamp(min=0) + bias).rsqrt()) @ vectors.T
+    return mean.to(rows.dtype), matrix.to(rows.dtype)
+
+
+def lcn(rows: Tensor, image: tuple[int, ...], kernel: int, threshold: float) -> Tensor:
+    """LeCun's local contrast normalization of rows (N, H·W·C): Gaussian window, sigma 2, zero borders.
+
+    Each channel: v = x - G*x; divide by max(sqrt(G*v²), its mean over the image, threshold).
+    """
+    height, width, channels = image
+    at = torch.arange(kernel, dtype=rows.dtype, device=rows.device) - kernel // 2
+    line = torch.exp(-at.square() / 8)
+    line /= line.sum()
+    window = torch.outer(line, line).expand(channels, 1, kernel, kernel)
+    done = []
+    for chunk in rows.split(5000):
+        x = chunk.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        v = x - F.conv2d(x, window, padding=kernel // 2, groups=channels)
+        local = F.conv2d(v.square(), window, padding=kernel // 2, groups=channels).clamp(min=0).sqrt()
+        divisor = torch.maximum(local, local.mean((2, 3), keepdim=True)).clamp(min=threshold)
+        done.append((v / divisor).permute(0, 2, 3, 1).reshape(len(chunk), -1))
+    return torch.cat(done)

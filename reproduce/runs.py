@@ -1,0 +1,250 @@
+"""Runs and their records: one immutable JSON each, what it is keyed by, and the stores they lie in.
+
+A store is a folder: `runs/` holds finished records, `work/` checkpoints and locks, `nets/` the trained weights.
+The user's own store (`results/local/`) is skipped from; the committed one (`results/runs/`) is evidence only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reproduce import machine, spec
+from reproduce.data import Dataset
+
+FORMAT = 1
+LOCAL = spec.ROOT / "results" / "local"
+PUBLISHED = spec.ROOT / "results"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class EpochRow(_Frozen):
+    """One epoch: rate, mean training cost, wrong images; test figures only where the protocol reads them."""
+
+    epoch: int = Field(ge=1)
+    rate: float = Field(ge=0, allow_inf_nan=False)
+    train_loss: float = Field(ge=0, allow_inf_nan=False)
+    valid_wrong: int = Field(ge=0)
+    valid_loss: float = Field(ge=0, allow_inf_nan=False)
+    test_wrong: int | None = Field(default=None, ge=0)
+    test_loss: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    seconds: float = Field(ge=0)
+
+
+class DataHash(_Frozen):
+    name: str
+    digest: str
+    order: str
+
+
+class Result(_Frozen):
+    """Errors in percent: at the best validation epoch (the paper's protocol) and at the last epoch."""
+
+    best_epoch: int
+    valid_error: float = Field(ge=0, le=100)
+    test_error: float = Field(ge=0, le=100)
+    last_test_error: float = Field(ge=0, le=100)
+    valid_images: int
+    test_images: int
+
+
+class Record(_Frozen):
+    """What one run was and gave."""
+
+    format: Literal[1]
+    cell: str
+    scale: spec.Scale
+    seed: int = Field(ge=0)
+    variant: str | None = None
+    """Name of the mutant, where one was trained on purpose (`make check-small-mutants`)."""
+    key: str
+    status: Literal["finished", "failed"]
+    failure: str | None = None
+    settings: dict[str, Any]
+    settings_digest: str
+    data: DataHash
+    code: dict[str, Any]
+    machine: dict[str, Any]
+    libraries: dict[str, str]
+    started: str
+    seconds: float = Field(ge=0)
+    weights: int | None = None
+    parameters: int | None = None
+    result: Result | None = None
+    curve: list[EpochRow]
+
+    @property
+    def stem(self) -> str:
+        return stem(self.cell, self.scale, self.seed, self.key, self.variant)
+
+
+def stem(cell: str, scale: str, seed: int, key: str, variant: str | None = None) -> str:
+    """File name of a run, without its ending."""
+    variation = f"-{variant}" if variant else ""
+    return f"{cell.replace('/', '-')}-{scale}{variation}-seed{seed}-{key[:12]}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell, scale and seed, with the data it is to be trained on."""
+
+    cell: spec.Cell
+    scale: spec.Scale
+    seed: int
+    settings: spec.Settings
+    dataset: Dataset
+    variant: str | None = None
+
+    @property
+    def key(self) -> str:
+        """sha256 of settings, scale, seed, data (content and order) and training source."""
+        parts = [
+            self.settings.digest(),
+            self.scale,
+            str(self.seed),
+            self.dataset.digest,
+            self.dataset.order,
+            machine.source_digest(),
+        ]
+        return hashlib.sha256("/".join(parts).encode()).hexdigest()
+
+    @property
+    def stem(self) -> str:
+        return stem(self.cell.name, self.scale, self.seed, self.key, self.variant)
+
+    def record(self, device: str, started: str, seconds: float, **rest: Any) -> Record:
+        """A record of this run; `rest` gives status, curve and, if it finished, the result."""
+        return Record(
+            format=FORMAT,
+            cell=self.cell.name,
+            scale=self.scale,
+            seed=self.seed,
+            variant=self.variant,
+            key=self.key,
+            settings=self.settings.model_dump(mode="json"),
+            settings_digest=self.settings.digest(),
+            data=DataHash(name=self.dataset.name, digest=self.dataset.digest, order=self.dataset.order),
+            code=machine.code(),
+            machine=machine.machine(device),
+            libraries=machine.libraries(),
+            started=started,
+            seconds=seconds,
+            **rest,
+        )
+
+
+class Store:
+    """A folder of runs. Raises OSError where it cannot be written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def prepare(self) -> None:
+        for name in ("runs", "work", "nets"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+
+    def finished(self, run: Run) -> Record | None:
+        """The record of this very run, if it is there, readable and its own."""
+        path = self.runs / f"{run.stem}.json"
+        try:
+            record = read(path)
+        except (OSError, ValueError):
+            return None
+        return record if record.key == run.key and record.status == "finished" else None
+
+    def checkpoint(self, run: Run) -> Path:
+        return self.root / "work" / f"{run.stem}.ckpt"
+
+    def lock(self, run: Run) -> Path:
+        return self.root / "work" / f"{run.stem}.lock"
+
+    def net(self, stem: str) -> Path:
+        return self.root / "nets" / f"{stem}.pt"
+
+    def write(self, record: Record) -> Path:
+        """Write a record under a scratch name, then rename it: it is there whole or not at all."""
+        path = self.runs / f"{record.stem}.json"
+        text = json.dumps(record.model_dump(mode="json", exclude_none=True), indent=1, allow_nan=False)
+        write_whole(path, text + "\n")
+        return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` to `path` by way of a scratch file beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(scratch, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Record:
+    """A record from its file. ValueError (one line) if it is not a sound record of this format."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path.name}: not valid JSON ({type(error).__name__})") from None
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise ValueError(f"{path.name}: record format {content.get('format')!r}, this version reads {FORMAT}")
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path.name}: {where}: {first['msg']}") from None
+
+
+def read_all(folder: Path) -> tuple[list[Record], list[str]]:
+    """All sound records of a folder, in the order of their names, and a line for each file left out."""
+    records, problems = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            records.append(read(path))
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+    return records, problems
+
+
+def publish(source: Store, target: Path, say: Any = print) -> int:
+    """Copy finished records that are new into `target`; mutants and failures stay at home. How many were copied."""
+    target.mkdir(parents=True, exist_ok=True)
+    copied = 0
+    for path in sorted(source.runs.glob("*.json")):
+        try:
+            record = read(path)
+        except ValueError as error:
+            say(f"left out: {error}")
+            continue
+        destination = target / path.name
+        if record.status != "finished" or record.variant or destination.exists():
+            continue
+        if record.code["dirty"]:
+            say(f"note: {path.name} was made by code that differs from its revision")
+        shutil.copyfile(path, destination)
+        copied += 1
+    return copied
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

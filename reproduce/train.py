@@ -1,0 +1,264 @@
+"""One run: Algorithm 1 on one cell with one seed, from data on the device to the result.
+
+A Lightning batch is a block of steps, so that Lightning's own cost is spread over them and nothing waits for
+the host within a block. All randomness of an epoch comes from (seed, epoch): a run that resumes at an epoch's
+end goes on exactly as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from torch import Tensor
+
+from reproduce import nets, optim, spec
+from reproduce.preprocess import DeviceData
+
+STEPS_PER_BLOCK = 50
+EVAL_BATCH = 500
+CHECKPOINT_SECONDS = 60.0
+WAYS_OF_LIGHTNING = "|".join(  # remarks on what is meant to be so: data on the device, batches that are blocks
+    (".*does not have many workers.*", ".*exists and is not empty.*", ".*`training_step` returned `None`.*",
+     ".*Trying to infer the `batch_size`.*", ".*isinstance.treespec, LeafSpec.*", ".*is smaller than the logging.*",
+     ".*GPU available but not used.*", ".*Checkpoint directory.*")
+)  # fmt: skip
+
+
+class Diverged(Exception):
+    """A loss, parameter or moving average stopped being finite; carries the epoch (from 1)."""
+
+    def __init__(self, epoch: int, what: str) -> None:
+        super().__init__(f"{what} is not finite after epoch {epoch}")
+        self.epoch = epoch
+
+
+def squared_hinge(scores: Tensor, targets: Tensor) -> Tensor:
+    """L2-SVM cost: mean over batch and classes of max(0, 1 - t·y)²; scores and ±1 targets (N, 10)."""
+    return (1 - targets * scores).clamp(min=0).square().mean()
+
+
+def seed_for(seed: int, purpose: str, epoch: int = 0) -> int:
+    """A 63-bit seed that depends on all three."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Blocks:
+    """Indices (n,) as blocks of up to STEPS_PER_BLOCK batches, the last incomplete batch dropped if asked."""
+
+    def __init__(self, order: Tensor, batch: int, drop_incomplete: bool) -> None:
+        self.steps = list(order.split(batch))
+        if drop_incomplete and len(self.steps[-1]) < batch:
+            self.steps.pop()
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.steps) / STEPS_PER_BLOCK)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for i in range(0, len(self.steps), STEPS_PER_BLOCK):
+            yield self.steps[i : i + STEPS_PER_BLOCK]
+
+
+class Classifier(L.LightningModule):
+    """Trains `net` (an MLP or a ConvNet) as `settings` say; the per-epoch curve and the best epoch are kept."""
+
+    def __init__(self, settings: spec.Settings, data: dict[str, DeviceData], seed: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.settings, self.data, self.seed = settings, data, seed
+        torch.manual_seed(seed_for(seed, "init"))
+        self.net = nets.build(settings.net)
+        self.rule, self.clipped = optim.optimizer(self.net, settings.train)
+        self.register_buffer("targets", 2 * torch.eye(nets.CLASSES) - 1, persistent=False)
+        self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
+        self.curve: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}
+        self.seconds = 0.0
+        self._since = time.perf_counter()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x)
+        return scores
+
+    def configure_optimizers(self) -> Any:
+        return self.rule
+
+    # --- training: one epoch ---
+
+    def train_dataloader(self) -> Blocks:
+        shuffle = torch.Generator().manual_seed(seed_for(self.seed, "order", self.current_epoch))
+        order = torch.randperm(len(self.data["train"]), generator=shuffle)
+        return Blocks(order, self.settings.train.batch, self.settings.data.drop_incomplete)
+
+    def on_train_epoch_start(self) -> None:
+        train = self.settings.train
+        self.rule.set_rate(optim.rate(train.rate, train.epochs, self.current_epoch))
+        torch.manual_seed(seed_for(self.seed, "noise", self.current_epoch))
+        self.loss_sum.zero_()
+
+    def training_step(self, block: list[Tensor], block_index: int) -> None:
+        data = self.data["train"]
+        for index in block:
+            loss = squared_hinge(self.net(data.images(index)), self.targets[data.labels[index]])
+            self.rule.zero_grad()
+            loss.backward()
+            self.rule.step()
+            optim.clip_(self.clipped)
+            self.loss_sum += loss.detach()
+
+    # --- evaluation ---
+
+    def val_dataloader(self) -> list[int]:
+        return [0]  # one call of validation_step, which goes through the whole split by itself
+
+    def validation_step(self, _: Any, __: int) -> None:
+        train, epoch = self.settings.train, self.current_epoch + 1
+        steps = len(self.data["train"]) / train.batch
+        steps = math.floor(steps) if self.settings.data.drop_incomplete else math.ceil(steps)
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "rate": optim.rate(train.rate, train.epochs, self.current_epoch),
+            "train_loss": float(self.loss_sum) / steps,
+        }
+        if not math.isfinite(row["train_loss"]):
+            raise Diverged(epoch, "the training loss")
+        for name, tensor in self.net.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise Diverged(epoch, name)
+        row["valid_wrong"], row["valid_loss"] = self.evaluate("valid")
+        improved = not self.best or row["valid_wrong"] <= self.best["valid_wrong"]
+        if improved or epoch == train.epochs:
+            row["test_wrong"], row["test_loss"] = self.evaluate("test")
+        if improved:  # ties go to the later epoch
+            self.best = row | {"net": {k: v.clone() for k, v in self.net.state_dict().items()}}
+        now = time.perf_counter()
+        row["seconds"] = now - self._since
+        self.seconds += row["seconds"]
+        self._since = now
+        self.curve.append(row)
+        self.log("valid error %", 100 * row["valid_wrong"] / self.scored("valid"), prog_bar=True, batch_size=1)
+
+    def scored(self, split: str) -> int:
+        """How many images of a split count: all, or all of the complete batches."""
+        n, batch = len(self.data[split]), self.settings.train.batch
+        return n - n % batch if self.settings.data.drop_incomplete else n
+
+    @torch.no_grad()
+    def evaluate(self, split: str) -> tuple[int, float]:
+        """Wrongly classified images and mean squared hinge of a split, with the moving averages."""
+        data, n = self.data[split], self.scored(split)
+        was_training = self.net.training
+        self.net.eval()
+        wrong = torch.zeros((), dtype=torch.int64, device=data.labels.device)
+        loss = torch.zeros((), dtype=torch.float64, device=data.labels.device)
+        for index in torch.arange(n, device=data.labels.device).split(EVAL_BATCH):
+            scores, labels = self.net(data.images(index)), data.labels[index]
+            wrong += (scores.argmax(1) != labels).sum()
+            loss += squared_hinge(scores, self.targets[labels]) * len(index)
+        self.net.train(was_training)
+        return int(wrong), float(loss) / n
+
+    # --- what a checkpoint holds beside Lightning's own ---
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = {"curve": self.curve, "best": self.best, "seconds": self.seconds}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        run = checkpoint["run"]
+        self.curve, self.best, self.seconds = list(run["curve"]), run["best"], run["seconds"]
+
+
+class EpochCheckpoint(Checkpoint):
+    """Saves at an epoch's end once CHECKPOINT_SECONDS of work are at stake; written aside, then renamed."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+        self._saved = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if time.monotonic() - self._saved < self.seconds or trainer.current_epoch + 1 == trainer.max_epochs:
+            return
+        scratch = self.path.with_suffix(f".{os.getpid()}.tmp")
+        trainer.save_checkpoint(scratch)
+        os.replace(scratch, self.path)
+        self._saved = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run gives: per-epoch rows, the best epoch's row, scored images, seconds and parameters."""
+
+    curve: list[dict[str, Any]]
+    best: dict[str, Any]
+    scored: dict[str, int]
+    seconds: float
+    weights: int
+    parameters: int
+    net: dict[str, Tensor]
+    """state_dict of the best validation epoch."""
+
+
+def fit(
+    settings: spec.Settings,
+    data: dict[str, DeviceData],
+    seed: int,
+    checkpoint: Path,
+    device: torch.device,
+    callbacks: list[Callback] | None = None,
+    bar: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Outcome:
+    """Train to the end, from `checkpoint` if it is there and sound. Raises Diverged."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    module = Classifier(settings, data, seed)
+    resume = checkpoint if checkpoint.exists() and _sound(checkpoint, say) else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=WAYS_OF_LIGHTNING)
+        trainer = L.Trainer(
+            max_epochs=settings.train.epochs,
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=1,
+            logger=False,
+            enable_progress_bar=bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+            default_root_dir=checkpoint.parent,
+            callbacks=[*(callbacks or []), EpochCheckpoint(checkpoint, checkpoint_seconds)],
+        )
+        trainer.fit(module, ckpt_path=resume, weights_only=True)
+    if len(module.curve) != settings.train.epochs:  # Lightning swallows Ctrl-C and ends fit() quietly
+        raise KeyboardInterrupt
+    return Outcome(
+        curve=module.curve,
+        best={k: v for k, v in module.best.items() if k != "net"},
+        scored={part: module.scored(part) for part in ("valid", "test")},
+        seconds=module.seconds,
+        weights=nets.weight_count(module.net),
+        parameters=sum(p.numel() for p in module.net.parameters()),
+        net={k: v.cpu() for k, v in module.best["net"].items()},
+    )
+
+
+def _sound(path: Path, say: Callable[[str], None]) -> bool:
+    """Whether the checkpoint can be read; one that cannot is removed, and the run starts again."""
+    try:
+        run = torch.load(path, map_location="cpu", weights_only=True)["run"]
+        return bool(run["curve"])
+    except Exception as error:  # a file cut or changed at any byte can fail in any way
+        say(f"checkpoint {path.name} is damaged ({type(error).__name__}); starting this run again")
+        path.unlink()
+        return False
