@@ -25,7 +25,8 @@ class Summary:
 
     records: list[runs.Record] = field(default_factory=list)
     trained: int = 0
-    failed: list[str] = field(default_factory=list)
+    broken: list[runs.Record] = field(default_factory=list)
+    """Runs that stopped because a number was not finite."""
     missing: dict[str, str] = field(default_factory=dict)
     """Cell -> why it could not be run and what to do."""
 
@@ -158,7 +159,7 @@ def carry_out(
             summary.trained += 1
             say(f"    {_shown(record)}, {duration(record.seconds)}")
             if record.status == "failed":
-                summary.failed.append(f"{describe(item)}: {record.failure}")
+                summary.broken.append(record)
             else:
                 summary.records.append(record)
     return summary
@@ -217,9 +218,7 @@ def _train(
     checkpoint = store.checkpoint(run)
     show_bar = sys.stdout.isatty() if bar is None else bar
     try:
-        outcome = train.fit(
-            run.settings, prepared(run), run.seed, checkpoint, device, [progress], show_bar, say
-        )
+        outcome = train.fit(run.settings, prepared(run), run.seed, checkpoint, device, [progress], show_bar, say)
     except train.Diverged as failure:
         seconds = time.perf_counter() - clock
         record = run.record(device.type, started, seconds, status="failed", failure=str(failure), curve=[])

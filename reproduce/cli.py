@@ -25,7 +25,10 @@ app = typer.Typer(
 )
 Cells = Annotated[
     list[str] | None,
-    typer.Argument(help="Cells (`table1/bnn-theano-mnist`), groups (`table1`) or patterns (`*/*-mnist`).", show_default="all"),
+    typer.Argument(
+        help="Cells (`table1/bnn-theano-mnist`), groups (`table1`) or patterns (`*/*-mnist`).",
+        show_default="all",
+    ),
 ]
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", help="Your store of runs.", show_default="results/local")
@@ -73,7 +76,7 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
             table.add_row(
                 cell.name,
                 cell.experiment.row,
-                cell.dataset_at(scale),  # type: ignore[arg-type]
+                cell.dataset_at(scale),
                 f"{published.value:.2f}" if published and scale == "paper" else "",
                 scale,
                 str(settings.train.epochs),
@@ -88,7 +91,9 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
 @app.command()
 def run(
     cells: Cells = None,
-    scale: Annotated[str, typer.Option(help="paper, short, small, or auto: paper with CUDA, else small.")] = "auto",
+    scale: Annotated[
+        str, typer.Option(help="paper, short, small, or auto: paper with CUDA, else small.")
+    ] = "auto",
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, … one after another.")] = 1,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     results: ResultsOption = None,
@@ -127,10 +132,10 @@ def run(
     report.write(report.of(store.runs, spec.cells(["table1"])), store.root / "report")
     for cell, reason in summary.missing.items():
         _say(f"not run: {cell}: {reason}")
-    for failure in summary.failed:
-        _say(f"failed: {failure}")
+    for record in summary.broken:
+        _say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
     _say(f"written: {spec.shown(store.root / 'report')}/table1.md and table1.csv")
-    if summary.failed:
+    if summary.broken:
         raise typer.Exit(1)
     if plan and not summary.records:
         raise typer.Exit(3)
@@ -140,7 +145,18 @@ def _show(frame: pd.DataFrame, scale: str) -> None:
     """The table of one scale on the terminal: cell, paper, ours, scale, seeds, seconds."""
     import pandas as pd
 
-    table = Table("cell", "row", "data set", "paper %", "ours %", "95 % prediction", "scale", "seeds", "seconds", "verdict")
+    table = Table(
+        "cell",
+        "row",
+        "data set",
+        "paper %",
+        "ours %",
+        "95 % prediction",
+        "scale",
+        "seeds",
+        "seconds",
+        "verdict",
+    )
     for _, line in frame[frame["scale"] == scale].iterrows():
         number = {k: "" if pd.isna(line[k]) else f"{line[k]:.2f}" for k in ("paper", "mean", "low", "high")}
         interval = f"{number['low']} to {number['high']}" if number["low"] else ""
@@ -157,7 +173,9 @@ def _show(frame: pd.DataFrame, scale: str) -> None:
 
 @app.command("data")
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="mnist, cifar10, svhn, svhn_test10k.", show_default="all")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="mnist, cifar10, svhn, svhn_test10k.", show_default="all")
+    ] = None,
     data: DataOption = None,
 ) -> None:
     """Fetch and check data sets; say where each stands and, if it cannot be had, how to get it."""
@@ -205,6 +223,30 @@ def publish(
     _say(f"{copied} record(s) copied to {spec.shown(target / 'runs')}")
     if to is None:
         report.refresh(_say)
+
+
+@app.command()
+def check(
+    data: DataOption = None,
+    mutants: Annotated[bool, typer.Option("--mutants", help="Train the planted errors instead.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Train the bands' seeds instead, and keep them.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the mutants' records in results/check.")] = False,
+) -> None:
+    """Train small nets afresh and hold them against the committed bands. Exit code 1: outside, 3: no data."""
+    from reproduce import check as small
+
+    try:
+        if calibrate:
+            small.calibrate(data, _say)
+            return
+        good = small.mutants(data, _say, keep) if mutants else small.check(data, _say)
+    except ValueError as error:
+        raise _stop(str(error), 3) from None
+    _say(("every mutant is caught" if mutants else "check passed") if good else "check FAILED")
+    if not good:
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from reproduce import spec
 Bytes = NDArray[np.uint8]
 Arrays = dict[str, Bytes]
 
-SHAPES = {
+SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "mnist": {"train": (60000, 28, 28), "test": (10000, 28, 28)},
     "cifar10": {"train": (50000, 32, 32, 3), "test": (10000, 32, 32, 3)},
     "svhn": {"train": (604388, 32, 32, 3), "test": (26032, 32, 32, 3)},
@@ -93,7 +93,7 @@ def content_digest(arrays: Arrays) -> str:
 def _order_digest(arrays: Arrays) -> str:
     total = hashlib.sha256()
     for key in sorted(arrays):
-        total.update(np.ascontiguousarray(arrays[key]))
+        total.update(np.ascontiguousarray(arrays[key]).data)
     return total.hexdigest()
 
 
@@ -247,7 +247,7 @@ def _fetch(name: str, source: Callable[[Path], Arrays], path: Path) -> Dataset:
         arrays = source(scratch)
         dataset = checked(name, arrays, DIGESTS.get(name) or content_digest(arrays))
         with open(scratch / "done.npz", "wb") as file:
-            np.savez(file, **dataset.arrays, digest=np.array(dataset.digest))
+            np.savez(file, allow_pickle=False, **dataset.arrays, digest=np.array(dataset.digest))
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch / "done.npz", path)
@@ -272,7 +272,11 @@ def splits(dataset: Dataset, data: spec.Data) -> dict[str, Split]:
     arrays = dataset.arrays
     if dataset.name == "svhn_test10k":
         x, y = arrays["x_test"], arrays["y_test"]
-        parts = {"train": (x[:7000], y[:7000]), "valid": (x[7000:8000], y[7000:8000]), "test": (x[8000:], y[8000:])}
+        parts = {
+            "train": (x[:7000], y[:7000]),
+            "valid": (x[7000:8000], y[7000:8000]),
+            "test": (x[8000:], y[8000:]),
+        }
     else:
         x, y = arrays["x_train"], arrays["y_train"]
         valid = np.zeros(len(y), bool)

@@ -78,9 +78,7 @@ class BatchNorm(_Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            y, mean, inv_std = torch.native_batch_norm(
-                x, self.weight, self.bias, None, None, True, 0.0, self.eps
-            )
+            y, mean, inv_std = torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps)
             self._track(mean, inv_std)
             return y
         shape = (-1, *[1] * (x.dim() - 2))
@@ -89,9 +87,7 @@ class BatchNorm(_Norm):
 
 class _ShiftNorm(Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         dims = [0, *range(2, x.dim())]
         shape = (-1, *[1] * (x.dim() - 2))
         mean = x.mean(dims)

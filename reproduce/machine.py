@@ -64,9 +64,10 @@ def machine(device: str) -> dict[str, Any]:
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        fields = dict(map(str.strip, line.split(":", 1)) for line in reversed(lines) if ":" in line)
+        pairs = [line.split(":", 1) for line in lines if ":" in line]
     except OSError:
         return platform.processor() or platform.machine()
+    fields = {key.strip(): value.strip() for key, value in pairs}
     name = fields.get("model name", platform.machine()).split("@")[0].strip()
     if "cpu family" in fields:  # virtual machines give vague names: "AMD EPYC" spans six generations
         name += f" (family {fields['cpu family']} model {fields.get('model')})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +40,15 @@ class Block(nn.Module):
         noisy = partial(stochastic_sign_ste, masked=ste_mask)
         self._train: Callable[[Tensor], Tensor] | None
         self._eval: Callable[[Tensor], Tensor] | None
-        self._train, self._eval = {
-            "sign": (binary, binary),
-            "stochastic_sign": (noisy, binary),
-            "relu": (F.relu, F.relu),
-            None: (None, None),
-        }[activation]
+        match activation:
+            case "sign":
+                self._train = self._eval = binary
+            case "stochastic_sign":
+                self._train, self._eval = noisy, binary
+            case "relu":
+                self._train = self._eval = F.relu
+            case None:
+                self._train = self._eval = None
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer(x)
@@ -58,15 +62,14 @@ class Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """x (N, inputs) float -> scores (N, 10); every weight binary if the spec says so, the output with BN, no sign."""
+    """x (N, inputs) float -> scores (N, 10); the output layer has BN but no sign."""
 
     def __init__(self, net: spec.MLPNet, inputs: int = 784) -> None:
         super().__init__()
         self.dropout_in = net.dropout_in
         sizes = [inputs, *net.hidden]
         self.blocks = nn.ModuleList(
-            _dense(net, n_in, n_out, net.dropout_hidden)
-            for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+            _dense(net, n_in, n_out, net.dropout_hidden) for n_in, n_out in pairwise(sizes)
         )
         self.blocks.append(_output(net, sizes[-1]))
         _init(self, net)
@@ -101,7 +104,7 @@ class ConvNet(nn.Module):
             size //= 2
         sizes = [channels * size * size, *net.dense]
         self.convolutions = len(self.blocks)
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in pairwise(sizes):
             self.blocks.append(_dense(net, n_in, n_out))
         self.blocks.append(_output(net, sizes[-1]))
         _init(self, net)
@@ -152,10 +155,10 @@ def macs(net: spec.MLPNet | spec.ConvNet) -> int:
     """Multiply-adds of one image's forward pass."""
     if isinstance(net, spec.MLPNet):
         sizes = [784, *net.hidden, CLASSES]
-        return sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        return sum(a * b for a, b in pairwise(sizes))
     total, channels, size = 0, 3, 32
     for width in net.channels:
         total += 9 * size * size * (channels * width + width * width)
         channels, size = width, size // 2
     sizes = [channels * size * size, *net.dense, CLASSES]
-    return total + sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    return total + sum(a * b for a, b in pairwise(sizes))

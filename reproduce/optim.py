@@ -34,7 +34,8 @@ class Adam(torch.optim.Adam):
         for group in self.param_groups:
             group["t"] = group.get("t", 0) + 1
             group["eps"] = self._eps / math.sqrt(1 - self._beta2 ** group["t"])
-        return super().step(closure)
+        super().step(closure)
+        return None
 
 
 class ShiftAdaMax(torch.optim.Optimizer):

@@ -1,4 +1,4 @@
-"""Table 1 from records: grouped, summarized, judged; as CSV, Markdown and README block. Derives, never measures."""
+"""Table 1 from records: grouped, summarized, judged; as CSV, Markdown and README block."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def table1(records: Sequence[runs.Record], cells: Sequence[spec.Cell]) -> pd.Dat
                 lines.append(_line(cell, scale, group, f", image order {order[:6]}" if len(orders) > 1 else ""))
     frame = pd.DataFrame(lines, columns=[*COLUMNS, "last", "seconds", "dirty", "cell"])
 
-    def rank(column: pd.Series) -> pd.Series:  # type: ignore[type-arg]
+    def rank(column: pd.Series) -> pd.Series:
         order: tuple[str, ...] = {"scale": SCALES, "row": ROWS, "dataset": DATASETS}[str(column.name)]
         return column.map(lambda value: order.index(value) if value in order else len(order))
 
@@ -98,19 +98,32 @@ def _number(value: object, digits: int = 2) -> str:
 
 def markdown(frame: pd.DataFrame) -> str:
     """Table 1 for people: paper scale (or short schedule) first, the small-scale cells in a table of their own."""
-    out = ["Test error (%) at the best validation epoch, the paper's protocol; behind it the last epoch's.", ""]
+    out = [
+        "Test error (%) at the best validation epoch, the paper's protocol; behind it the last epoch's.",
+        "",
+    ]
     paper = frame[frame["scale"] != "small"]
     small = frame[frame["scale"] == "small"]
     out += ["### At the paper's scale", ""]
-    head = ["row", "data set", "paper", "ours", "95 % prediction", "last epoch", "seeds", "verdict", "machine"]
+    head = [
+        "row",
+        "data set",
+        "paper",
+        "ours",
+        "95 % prediction",
+        "last epoch",
+        "seeds",
+        "verdict",
+        "machine",
+    ]
     out += _rows(head, [[*_cells(line, True), line["machine"]] for _, line in paper.iterrows()])
     if len(small):
         out += [
             "",
             "### Small scale: smaller nets, short training, not the paper's cells",
             "",
-            "Checks that every cell runs and learns, in minutes on a CPU. SVHN-test10k is 10,000 images of SVHN's test "
-            "file (7,000 train, 1,000 validation, 2,000 test). Not to be held against the paper's figures.",
+            "Checks that every cell runs and learns, in minutes on a CPU; not to be held against the paper's figures. "
+            "SVHN-test10k is 10,000 images of SVHN's test file (7,000 train, 1,000 validation, 2,000 test).",
             "",
         ]
         head = ["row", "data set", "ours", "95 % prediction", "last epoch", "seeds", "seconds", "machine"]
@@ -123,12 +136,21 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(out) + "\n"
 
 
-def _cells(line: pd.Series, full: bool) -> list[str]:  # type: ignore[type-arg]
+def _cells(line: pd.Series, full: bool) -> list[str]:
     interval = f"{_number(line['low'])} to {_number(line['high'])}" if not pd.isna(line["low"]) else ""
     mark = "\\*" if line["dirty"] else ""
     paper, judged = ([_number(line["paper"])], [line["verdict"]]) if full else ([], [])
     ours = _number(line["mean"]) + mark
-    return [line["row"], line["dataset"], *paper, ours, interval, _number(line["last"]), str(line["seeds"]), *judged]
+    return [
+        line["row"],
+        line["dataset"],
+        *paper,
+        ours,
+        interval,
+        _number(line["last"]),
+        str(line["seeds"]),
+        *judged,
+    ]
 
 
 def _rows(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reproduce import machine, spec
 from reproduce.data import Dataset
 
-FORMAT = 1
+FORMAT = 1  # of the records below; a record of another is named and left out
 LOCAL = spec.ROOT / "results" / "local"
 PUBLISHED = spec.ROOT / "results"
 
@@ -126,7 +126,7 @@ class Run:
     def record(self, device: str, started: str, seconds: float, **rest: Any) -> Record:
         """A record of this run; `rest` gives status, curve and, if it finished, the result."""
         return Record(
-            format=FORMAT,
+            format=1,
             cell=self.cell.name,
             scale=self.scale,
             seed=self.seed,
@@ -226,7 +226,7 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
 
 
 def publish(source: Store, target: Path, say: Any = print) -> int:
-    """Copy finished records that are new into `target`; mutants and failures stay at home. How many were copied."""
+    """Copy finished records that are new into `target`, but no mutants and failures; how many were copied."""
     target.mkdir(parents=True, exist_ok=True)
     copied = 0
     for path in sorted(source.runs.glob("*.json")):

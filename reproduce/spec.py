@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +59,7 @@ class Center(_Strict):
 
 
 class GCN(_Strict):
-    """Global contrast normalization of each image: scale · (x - mean) / sqrt(bias + sum or variance of squares)."""
+    """Global contrast normalization of each image, by its norm or (`use_std`) standard deviation."""
 
     step: Literal["gcn"]
     scale: Positive
@@ -89,9 +88,7 @@ class DivideByMax(_Strict):
     step: Literal["divide_by_max"]
 
 
-Step = Annotated[
-    Range | Standardize | Center | GCN | ZCA | LCN | DivideByMax, Field(discriminator="step")
-]
+Step = Annotated[Range | Standardize | Center | GCN | ZCA | LCN | DivideByMax, Field(discriminator="step")]
 
 
 class Data(_Strict):
@@ -241,11 +238,19 @@ class Published(_Strict):
     source: Text
 
 
-class Band(_Strict):
-    """What a small run of `make check-small` must stay within, taken from committed runs."""
+class Check(_Strict):
+    """How `make check-small` uses the cell: the seed it trains, the seeds its band comes from, what must fail."""
 
     seed: Annotated[int, Field(ge=0)]
-    calibration: Annotated[list[int], Field(min_length=5)]
+    calibration: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=5)]
+    mutants: dict[str, dict[str, Any]]
+    """Named overrides: an error planted on purpose, which `make check-small-mutants` trains."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Check:
+        if self.seed in self.calibration:
+            raise ValueError("seed: must not be one of the calibration's")
+        return self
 
 
 class Experiment(_Strict):
@@ -256,20 +261,20 @@ class Experiment(_Strict):
     """Declared before running: binomial 95 % half-width of the published figure, in points."""
     follows: Text
     """Where paper and code differ: which is followed and why."""
-    scale: Literal["paper", "short"] = "paper"
+    scale: Scale = "paper"
     data: Data
     net: Net
     train: Train
     small: dict[str, Any] | None = None
     """Overrides that give the CPU scale."""
-    check: Band | None = None
-    mutants: dict[str, dict[str, Any]] | None = None
-    """Named overrides that `make check-small-mutants` must see fail."""
+    check: Check | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> Experiment:
         if (self.published is None) != (self.margin is None):
             raise ValueError("margin: goes with published, and published with margin")
+        if self.small is not None and self.scale == "small":
+            raise ValueError("small: the settings are of small scale already")
         return self
 
 
@@ -278,7 +283,7 @@ class Cell(_Strict):
 
     name: str
     experiment: Experiment
-    scales: dict[str, Settings]
+    scales: dict[Scale, Settings]
     mutants: dict[str, Settings]
 
     def at(self, scale: Scale) -> Settings | None:
@@ -297,7 +302,7 @@ class _Loader(yaml.SafeLoader):
     """YAML with `1e-3` as the number it is, and without duplicate keys, anchors or merge keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None):
             line = event.start_mark.line + 1
             raise SpecError(f"line {line}: anchors and aliases are not allowed")
@@ -306,7 +311,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
                 raise SpecError(f"line {line}: key {key!r} is not a name")
@@ -467,8 +472,8 @@ def load(path: Path) -> Cell:
     if experiment.small is not None:
         small = overridden(experiment.small, base, "small.")
         scales["small"] = checked(Settings, small, "small.", experiment.small)
-    for mutant, override in (experiment.mutants or {}).items():
-        prefix = f"mutants.{mutant}."
+    for mutant, override in (experiment.check.mutants if experiment.check else {}).items():
+        prefix = f"check.mutants.{mutant}."
         mutants[mutant] = checked(Settings, overridden(override, small, prefix), prefix, override)
     return Cell(name=name, experiment=experiment, scales=scales, mutants=mutants)
 
@@ -495,12 +500,3 @@ def _matching(pattern: str, names: dict[str, Path]) -> Iterator[str]:
     for name in names:
         if name == pattern or name.startswith(f"{pattern}/") or Path(name).match(pattern):
             yield name
-
-
-def finite(tree: Any) -> bool:
-    """Whether every number in a tree of plain values is finite."""
-    if isinstance(tree, dict):
-        return all(finite(v) for v in tree.values())
-    if isinstance(tree, (list, tuple)):
-        return all(finite(v) for v in tree)
-    return not isinstance(tree, float) or math.isfinite(tree)

@@ -29,7 +29,7 @@ from reproduce.preprocess import DeviceData
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
 CHECKPOINT_SECONDS = 60.0
-WAYS_OF_LIGHTNING = "|".join(  # remarks on what is meant to be so: data on the device, batches that are blocks
+MEANT_SO = "|".join(  # Lightning's remarks on what is meant: data on the device, blocks of steps
     (".*does not have many workers.*", ".*exists and is not empty.*", ".*`training_step` returned `None`.*",
      ".*Trying to infer the `batch_size`.*", ".*isinstance.treespec, LeafSpec.*", ".*is smaller than the logging.*",
      ".*GPU available but not used.*", ".*Checkpoint directory.*")
@@ -73,6 +73,9 @@ class Blocks:
 
 class Classifier(L.LightningModule):
     """Trains `net` (an MLP or a ConvNet) as `settings` say; the per-epoch curve and the best epoch are kept."""
+
+    targets: Tensor
+    loss_sum: Tensor
 
     def __init__(self, settings: spec.Settings, data: dict[str, DeviceData], seed: int) -> None:
         super().__init__()
@@ -226,7 +229,7 @@ def fit(
     module = Classifier(settings, data, seed)
     resume = checkpoint if checkpoint.exists() and _sound(checkpoint, say) else None
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=WAYS_OF_LIGHTNING)
+        warnings.filterwarnings("ignore", message=MEANT_SO)
         trainer = L.Trainer(
             max_epochs=settings.train.epochs,
             accelerator="gpu" if device.type == "cuda" else "cpu",

@@ -1,0 +1,61 @@
+# The verbs a person types. By default each uses .venv and creates or refreshes it; `make TARGET PYTHON=python3`
+# uses that interpreter as it is: nothing is installed, nothing is fetched for the environment.
+
+SCALE ?= auto
+SEEDS ?= 1
+DATA ?=
+RESULTS ?= results/local
+MARK ?=
+
+ifdef PYTHON
+PY := $(PYTHON)
+ENV :=
+else
+PY := .venv/bin/python
+ENV := .venv/.installed
+endif
+
+data_option := $(if $(DATA),--data "$(DATA)")
+options := --results "$(RESULTS)" $(data_option)
+
+.PHONY: help reproduce-table1 test check-small check-small-mutants lint report publish data clean
+
+help:
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
+	  printf '  make %-20s %s\n' "$$verb" "$$what"; done
+
+reproduce-table1: $(ENV) ## train every cell of Table 1 and show the table (SCALE=paper|small|auto SEEDS=1)
+	$(PY) -m reproduce run table1 --scale $(SCALE) --seeds $(SEEDS) $(options)
+
+test: $(ENV) ## the test suite (MARK='slow or not slow' for everything but GPU)
+	$(PY) -m pytest $(if $(MARK),-m "$(MARK)")
+
+check-small: $(ENV) ## train two small nets afresh; they must land in the committed bands
+	$(PY) -m reproduce check $(data_option)
+
+check-small-mutants: $(ENV) ## train them without mask, clipping, multiplier: does the check notice?
+	$(PY) -m reproduce check --mutants $(data_option)
+
+lint: $(ENV) ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+report: $(ENV) ## table 1 from the committed records
+	$(PY) -m reproduce report
+
+publish: $(ENV) ## copy your finished runs into the committed evidence, refresh the report
+	$(PY) -m reproduce publish --results "$(RESULTS)"
+
+data: $(ENV) ## fetch and check the data sets
+	$(PY) -m reproduce data $(data_option)
+
+clean: ## remove the virtual environment (your runs in results/local stay)
+	rm -rf .venv
+
+.venv/.installed: pyproject.toml
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; python3 here is $$(python3 --version 2>&1)"; exit 2; }
+	test -x .venv/bin/python || python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

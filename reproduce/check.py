@@ -1,0 +1,154 @@
+"""`make check-small`: does training still give what it gave? Two small nets against bands from committed runs.
+
+A band is the prediction interval of one more run, per measure, from the calibration seeds. The mutants (a planted
+error each) show that the bands bite.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import stats
+
+from reproduce import campaign, runs, spec
+
+COMMITTED = spec.ROOT / "results" / "check"
+OWN_STORE = spec.ROOT / "results" / "check-local"
+CONFIDENCE = 0.999
+MUTANT_SEEDS = 3
+
+Say = Callable[[str], None]
+
+
+def measures(record: runs.Record) -> dict[str, float]:
+    """What is compared: the last epoch's training cost (log) and validation error (percent)."""
+    assert record.result is not None
+    last = record.curve[-1]
+    return {
+        "log training cost": math.log(max(last.train_loss, 1e-12)),
+        "validation error %": 100 * last.valid_wrong / record.result.valid_images,
+    }
+
+
+def band(values: Sequence[float]) -> tuple[float, float]:
+    """Two-sided CONFIDENCE prediction interval for one more value: mean ± t · s · sqrt(1 + 1/n)."""
+    n, mean = len(values), float(np.mean(values))
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / n)
+    return mean - half, mean + half
+
+
+def bands(cell: spec.Cell, folder: Path = COMMITTED) -> dict[str, tuple[float, float]]:
+    """Bands of a check cell from its committed calibration runs. ValueError if they are not all there."""
+    assert cell.experiment.check is not None
+    wanted = set(cell.experiment.check.calibration)
+    digest = cell.scales["small"].digest()
+    records = [
+        r
+        for r in runs.read_all(folder / "calibration")[0]
+        if r.cell == cell.name and r.seed in wanted and r.settings_digest == digest and r.status == "finished"
+    ]
+    if {r.seed for r in records} != wanted:
+        have = sorted({r.seed for r in records})
+        raise ValueError(f"{cell.name}: calibration runs of seeds {sorted(wanted)} wanted, {have} are committed")
+    by_record = [measures(r) for r in records]
+    return {name: band([m[name] for m in by_record]) for name in by_record[0]}
+
+
+def outside(record: runs.Record | None, limits: dict[str, tuple[float, float]]) -> list[str]:
+    """The measures of a run that leave their band, as lines; a run that failed leaves every band."""
+    if record is None or record.result is None:
+        return ["the run failed"]
+    found = measures(record)
+    return [
+        f"{name} {found[name]:.3f} outside {low:.3f} to {high:.3f}"
+        for name, (low, high) in limits.items()
+        if not low <= found[name] <= high
+    ]
+
+
+def check(data: Path | None, say: Say) -> bool:
+    """Train every check cell afresh with its own seed; whether all stay within their bands."""
+    cells = _cells()
+    shutil.rmtree(OWN_STORE, ignore_errors=True)
+    plan = [
+        campaign.Wanted(c, "small", c.experiment.check.seed, c.scales["small"])
+        for c in cells
+        if c.experiment.check
+    ]
+    limits = {c.name: bands(c) for c in cells}
+    records = _trained(plan, data, say)
+    good = True
+    for item in plan:
+        record = records.get((item.cell.name, None, item.seed))
+        problems = outside(record, limits[item.cell.name])
+        good &= not problems
+        shown = "" if record is None else ", ".join(f"{k} {v:.3f}" for k, v in measures(record).items())
+        say(f"{item.cell.name}: {'; '.join(problems) if problems else f'within its band ({shown})'}")
+    return good
+
+
+def mutants(data: Path | None, say: Say, keep: bool) -> bool:
+    """Train every mutant of every check cell with MUTANT_SEEDS seeds; whether each is caught by some cell.
+
+    Caught by a cell: every seed leaves a band there. With `keep` the records go to results/check/mutants.
+    """
+    cells = _cells()
+    limits = {c.name: bands(c) for c in cells}
+    plan = [
+        campaign.Wanted(c, "small", seed, settings, mutant)
+        for c in cells
+        for mutant, settings in c.mutants.items()
+        for seed in range(MUTANT_SEEDS)
+    ]
+    records = _trained(plan, data, say)
+    caught: dict[str, bool] = {}
+    for cell in cells:
+        for mutant in cell.mutants:
+            found = [records.get((cell.name, mutant, seed)) for seed in range(MUTANT_SEEDS)]
+            problems = [outside(record, limits[cell.name]) for record in found]
+            hits = sum(bool(p) for p in problems)
+            caught[mutant] = caught.get(mutant, False) or hits == MUTANT_SEEDS
+            why = next((p[0] for p in problems if p), "within the band")
+            say(f"{cell.name}, {mutant}: {hits} of {MUTANT_SEEDS} seeds caught ({why})")
+    for mutant, hit in caught.items():
+        say(f"{mutant}: {'the check fails' if hit else 'NOT noticed'}")
+    if keep:
+        _keep(list(records.values()), COMMITTED / "mutants")
+    return all(caught.values())
+
+
+def calibrate(data: Path | None, say: Say) -> None:
+    """Train the calibration seeds and put their records into results/check/calibration."""
+    plan = [
+        campaign.Wanted(c, "small", seed, c.scales["small"])
+        for c in _cells()
+        if c.experiment.check
+        for seed in c.experiment.check.calibration
+    ]
+    _keep(list(_trained(plan, data, say).values()), COMMITTED / "calibration")
+
+
+def _cells() -> list[spec.Cell]:
+    return [c for c in spec.cells() if c.experiment.check]
+
+
+def _trained(
+    plan: Sequence[campaign.Wanted], data: Path | None, say: Say
+) -> dict[tuple[str, str | None, int], runs.Record]:
+    store = runs.Store(OWN_STORE)
+    summary = campaign.carry_out(plan, store, data, torch.device("cpu"), say, bar=False)
+    if summary.missing:
+        raise ValueError(next(iter(summary.missing.values())))
+    return {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.broken]}
+
+
+def _keep(records: Sequence[runs.Record], folder: Path) -> None:
+    store = runs.Store(OWN_STORE)
+    folder.mkdir(parents=True, exist_ok=True)
+    for record in records:
+        shutil.copyfile(store.runs / f"{record.stem}.json", folder / f"{record.stem}.json")
