@@ -355,13 +355,31 @@ def _merged(base: Any, override: Any) -> Any:
     return {**base, **{k: _merged(base[k], v) if k in base else v for k, v in override.items()}}
 
 
-def _holds(tree: Any, location: tuple[Any, ...]) -> bool:
-    for part in location:
+def _holds(tree: Any, path: list[str]) -> bool:
+    """Whether the first keys of `path` stand in an override, as far as mappings go."""
+    for part in path:
         if isinstance(tree, dict) and part in tree:
             tree = tree[part]
         elif not isinstance(tree, list):
             return False
-    return bool(location)
+    return True
+
+
+def _key_path(error: Any, tree: Any) -> list[Any]:
+    """pydantic's location without the tags of unions, which are no keys of the file."""
+    path = []
+    location = error["loc"]
+    for i, part in enumerate(location):
+        if isinstance(tree, dict) and part not in tree:
+            absent = i == len(location) - 1 and error["type"] in ("missing", "extra_forbidden")
+            if not absent:
+                continue  # a tag
+        path.append(part)
+        if isinstance(tree, dict):
+            tree = tree.get(part)
+        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
+            tree = tree[part]
+    return path
 
 
 def _names(model: Any) -> list[str]:
@@ -400,22 +418,17 @@ def _tagged(model: Any, tag: str) -> Any:
     return next((m for arg in get_args(model) if (m := _tagged(arg, tag))), None)
 
 
-def _one_line(error: ValidationError, prefix: str = "", inside: Any = None) -> str:
-    """The first problem as `key.path: what; nearest valid name`; `prefix` if the key comes from an override."""
+def _one_line(error: ValidationError, tree: Any, prefix: str = "", override: Any = None) -> str:
+    """The first problem as `key.path: what; nearest valid name`; `prefix` is for keys that an override holds."""
     first = error.errors(include_url=False)[0]
     location = tuple(first["loc"])
-    tree, path = inside, []
-    for part in location:  # drop the tags of unions, which are no keys of the file
-        if isinstance(tree, dict) and part in tree:
-            tree = tree[part]
-        elif isinstance(tree, list) and isinstance(part, int):
-            tree = tree[part] if part < len(tree) else None
-        elif inside is not None and part is not location[-1]:
-            continue
-        elif inside is not None and isinstance(part, str) and first["type"] not in ("missing", "extra_forbidden"):
-            continue
-        path.append(part)
+    path = _key_path(first, tree)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error" and (own := re.match(r"([a-z_.]+): (.*)", message)):
+        path, message = [*path, own[1]], own[2]  # a model's own check names the key inside the model
     key = ".".join(str(p) for p in path)
+    if override is not None and _holds(override, ".".join(map(str, path)).split(".")):
+        key = prefix + key
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), valid := _names_at(location[:-1]), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else f"; valid names: {', '.join(valid)}"
@@ -433,12 +446,11 @@ def _one_line(error: ValidationError, prefix: str = "", inside: Any = None) -> s
         what = f"{first['ctx']['tag']!r} is not one of {', '.join(words)}"
         what += f"; did you mean {near[0]!r}?" if near else ""
     else:
-        message = first["msg"].removeprefix("Value error, ")
         given = first["input"]
-        scalar = isinstance(given, (str, int, float, bool)) or given is None
+        scalar = isinstance(given, str | int | float | bool) or given is None
         what = f"{message} (given: {given!r})" if scalar else message
         what = what[0].lower() + what[1:]
-    return f"{prefix}{key}: {what}" if key else f"{prefix.rstrip('.') + ': ' if prefix else ''}{what}"
+    return f"{key}: {what}" if key else what
 
 
 def load(path: Path) -> Cell:
@@ -450,8 +462,7 @@ def load(path: Path) -> Cell:
         try:
             return TypeAdapter(model).validate_python(tree)
         except ValidationError as error:
-            own = override is not None and _holds(override, tuple(error.errors()[0]["loc"]))
-            raise SpecError(f"{shown(path)}: {_one_line(error, prefix if own else '', tree)}") from None
+            raise SpecError(f"{shown(path)}: {_one_line(error, tree, prefix, override)}") from None
         except RecursionError:
             raise SpecError(f"{shown(path)}: nested too deeply") from None
 

@@ -1,0 +1,195 @@
+"""Data sets: the digest, the splits, damaged and foreign files, and what happens without a network."""
+
+import hashlib
+import io
+import pickle
+
+import numpy as np
+import pytest
+from conftest import convnet_settings, made_images, settings
+
+from reproduce import data, spec
+
+
+def nowhere(*_):
+    raise OSError("no network in tests")
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def mirror(scratch):
+        nowhere()
+
+    for name in data.SOURCES:
+        monkeypatch.setitem(data.SOURCES, name, [mirror])
+
+
+def test_digest_does_not_depend_on_the_order_but_on_every_pixel_and_label():
+    x, y = made_images(300)
+    arrays = {"x_train": x, "y_train": y, "x_test": x[:50], "y_test": y[:50]}
+    digest = data.content_digest(arrays)
+    order = np.random.default_rng(0).permutation(300)
+    shuffled = arrays | {"x_train": x[order], "y_train": y[order]}
+    assert data.content_digest(shuffled) == digest
+    assert data._order_digest(shuffled) != data._order_digest(arrays)
+    rows = sorted(hashlib.sha256(x[i].tobytes() + bytes([y[i]])).digest() for i in range(300))
+    tests = sorted(hashlib.sha256(x[i].tobytes() + bytes([y[i]])).digest() for i in range(50))
+    by_hand = hashlib.sha256(b"train" + b"".join(rows) + b"test" + b"".join(tests)).hexdigest()
+    assert digest == by_hand
+    for key, index in (("x_train", (7, 3, 3)), ("y_test", 4)):
+        changed = {k: v.copy() for k, v in arrays.items()}
+        changed[key][index] ^= 1
+        assert data.content_digest(changed) != digest
+    swapped = arrays | {"y_train": y[order]}
+    assert data.content_digest(swapped) != digest
+
+
+def test_cached_file_is_used(data_folder, offline):
+    found = data.load("mnist", data_folder)
+    assert found.arrays["x_train"].shape == (60000, 28, 28)
+
+
+@pytest.mark.parametrize("damage", ["byte", "cut", "empty", "text"])
+def test_damaged_cache_is_refused_with_the_reason_and_set_aside(data_folder, offline, damage):
+    path = data_folder / "mnist.npz"
+    raw = bytearray(path.read_bytes())
+    if damage == "byte":
+        raw[12345678] ^= 4
+    content = {"byte": bytes(raw), "cut": bytes(raw[:5_000_000]), "empty": b"", "text": b"hello"}[damage]
+    path.write_bytes(content)
+    said = []
+    with pytest.raises(data.DataError, match="mnist is not at hand") as error:
+        data.load("mnist", data_folder, said.append)
+    assert "\n" not in str(error.value)
+    assert said and "set aside" in said[0]
+    assert (data_folder / "mnist.npz.damaged").exists() and not path.exists()
+
+
+def test_damaged_cache_is_replaced_when_a_source_has_it(data_folder, monkeypatch):
+    good = data.load("mnist", data_folder)
+    monkeypatch.setitem(data.SOURCES, "mnist", [lambda scratch: dict(good.arrays)])
+    (data_folder / "mnist.npz").write_bytes(b"broken")
+    assert data.load("mnist", data_folder).digest == good.digest
+    monkeypatch.setitem(data.SOURCES, "mnist", [])
+    assert data.load("mnist", data_folder).order == good.order
+    assert not list(data_folder.glob(".mnist*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda a: a.pop("y_test"), "no array 'y_test'"),
+        (lambda a: a.update(x_train=a["x_train"][:, :27]), "not uint8"),
+        (lambda a: a.update(x_train=a["x_train"].astype(np.float32)), "float32"),
+        (lambda a: a.update(y_train=np.full(60000, 10, np.uint8)), "labels over 9"),
+        (lambda a: a.update(x_test=a["x_test"][::-1].copy()), "content is not mnist's"),
+    ],
+)
+def test_wrong_arrays_under_the_right_name(change, reason, data_folder):
+    with np.load(data_folder / "mnist.npz") as file:
+        arrays = dict(file)
+    change(arrays)
+    with pytest.raises(data.DataError, match=reason):
+        data.checked("mnist", arrays, data.DIGESTS["mnist"])
+
+
+def test_a_source_with_other_content_is_not_accepted(tmp_path, monkeypatch):
+    x, y = made_images(60000)
+    arrays = {"x_train": x, "y_train": y, "x_test": x[:10000], "y_test": y[:10000]}
+    monkeypatch.setitem(data.SOURCES, "mnist", [lambda scratch: arrays])
+    with pytest.raises(data.DataError, match="content is not mnist's"):
+        data.load("mnist", tmp_path)
+    assert not (tmp_path / "mnist.npz").exists()
+
+
+def test_without_sources_the_line_says_how_to_get_it(tmp_path, offline):
+    for name in data.SHAPES:
+        with pytest.raises(data.DataError) as error:
+            data.load(name, tmp_path)
+        assert f"reproduce data {name}" in str(error.value) and "no network" in str(error.value)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(data.SOURCES, "mnist", [lambda scratch: {}])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(data.DataError, match="cannot be written"):
+        data.load("mnist", tmp_path / "file" / "below")
+
+
+def test_pickles_from_the_wheel_cannot_run_code():
+    class Evil:
+        def __reduce__(self):
+            return (print, ("ran",))
+
+    with pytest.raises(pickle.UnpicklingError, match="not allowed"):
+        data._ArraysOnly(io.BytesIO(pickle.dumps(Evil()))).load()
+    for protocol in (2, 4):
+        array = np.arange(6, dtype=np.float32).reshape(2, 3)
+        back = data._ArraysOnly(io.BytesIO(pickle.dumps((array, [1]), protocol))).load()
+        np.testing.assert_array_equal(back[0], array)
+
+
+def test_data_folder_comes_from_the_option_then_the_environment_then_a_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_DATA", str(tmp_path / "env"))
+    assert data.folder(tmp_path) == tmp_path
+    assert data.folder() == tmp_path / "env"
+    monkeypatch.delenv("REPRODUCE_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert data.folder() == tmp_path / "cache" / "bnn-reproduce"
+
+
+def numbered(name, n_train, n_test, labels=None):
+    """A data set whose images are their own index, so that a split shows which ones it took."""
+    def images(n):
+        x = np.zeros((n, 32, 32, 3), np.uint8)
+        x[:, 0, 0] = np.stack([np.arange(n) >> 16, np.arange(n) >> 8 & 255, np.arange(n) & 255], 1)
+        return x
+
+    y = (np.arange(n_train) % 10).astype(np.uint8) if labels is None else labels
+    arrays = {"x_train": images(n_train), "y_train": y}
+    arrays |= {"x_test": images(n_test), "y_test": (np.arange(n_test) % 10).astype(np.uint8)}
+    return data.Dataset(name, arrays, "", "")
+
+
+def indices(part):
+    x = part[0][:, 0, 0].astype(int)
+    return x[:, 0] * 65536 + x[:, 1] * 256 + x[:, 2]
+
+
+def test_cifar10_validates_on_the_last_5000():
+    dataset = numbered("cifar10", 50000, 10000)
+    wanted = convnet_settings(data={"train": 45000, "valid": 5000, "test": 10000}).data
+    parts = data.splits(dataset, wanted)
+    assert indices(parts["train"]).tolist() == list(range(45000))
+    assert indices(parts["valid"]).tolist() == list(range(45000, 50000))
+    small = data.splits(dataset, convnet_settings(data={"train": 1000, "valid": 300, "test": 200}).data)
+    assert indices(small["train"]).tolist() == list(range(1000))
+    assert indices(small["valid"]).tolist() == list(range(45000, 45300))
+
+
+def test_svhn_split_has_the_papers_sizes_and_classes():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, 604388).astype(np.uint8)
+    arrays = {
+        "x_train": np.arange(604388 * 3, dtype=np.uint32).view(np.uint8).reshape(604388, 12)[:, :3],
+        "y_train": y,
+        "x_test": np.zeros((26032, 3), np.uint8),
+        "y_test": np.zeros(26032, np.uint8),
+    }
+    wanted = convnet_settings(data={"name": "svhn", "train": 598388, "valid": 6000, "test": 26032}).data
+    parts = data.splits(data.Dataset("svhn", arrays, "", ""), wanted)
+    assert [len(parts[p][1]) for p in ("train", "valid", "test")] == [598388, 6000, 26032]
+    assert np.bincount(parts["valid"][1]).tolist() == [600] * 10
+
+
+def test_svhn_test10k_is_split_by_index():
+    dataset = numbered("svhn_test10k", 0, 10000)
+    wanted = convnet_settings(data={"name": "svhn_test10k", "train": 7000, "valid": 1000, "test": 2000}).data
+    parts = data.splits(dataset, wanted)
+    assert [(indices(parts[p])[0], indices(parts[p])[-1]) for p in parts] == [(0, 6999), (7000, 7999), (8000, 9999)]
+
+
+def test_asking_for_more_than_there_is():
+    with pytest.raises(spec.SpecError, match=r"data.train: .* has 45000, not 45001"):
+        data.splits(numbered("cifar10", 50000, 10000), convnet_settings(data={"train": 45001}).data)
+    assert settings().data.train == 600

@@ -1,0 +1,102 @@
+"""Preprocessing against direct formulas in float64."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import convnet_settings, made_splits, settings
+from scipy import ndimage
+
+from reproduce import preprocess
+
+CPU = torch.device("cpu")
+
+
+def prepared(steps, flat=False, shape=(32, 32, 3), **sizes):
+    split = made_splits(shape, **sizes)
+    base = settings if flat else convnet_settings
+    data = base(data={"preprocess": [{"step": "range", "low": 0, "high": 1}, *steps]}).data
+    return split, preprocess.prepare(split, data, flat, CPU)
+
+
+def rows(ready, part="train"):
+    data = ready[part]
+    x = data.images(torch.arange(len(data)))
+    return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).reshape(len(data), -1).double().numpy()
+
+
+def floats(split, part="train"):
+    return split[part][0].reshape(len(split[part][0]), -1) / 255
+
+
+def test_affine_steps_keep_the_data_in_uint8():
+    data = settings().data
+    split = made_splits()
+    ready = preprocess.prepare(split, data, True, CPU)
+    assert ready["train"].rows.dtype == torch.uint8
+    np.testing.assert_allclose(rows(ready), 2 * floats(split) - 1, atol=1e-6)
+    assert ready["train"].labels.tolist() == split["train"][1].tolist()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_standardize_and_center_use_the_training_split(part):
+    split, ready = prepared([{"step": "standardize"}], flat=True, shape=(28, 28))
+    train = floats(split)
+    np.testing.assert_allclose(rows(ready, part), (floats(split, part) - train.mean()) / train.std(), atol=1e-5)
+    split, ready = prepared([{"step": "center"}], flat=True, shape=(28, 28))
+    assert ready["train"].rows.dtype == torch.uint8
+    np.testing.assert_allclose(rows(ready, part), floats(split, part) - train.mean(0), atol=1e-6)
+
+
+def test_images_are_channels_last_views_of_the_right_pixels():
+    split, ready = prepared([])
+    x = ready["train"].images(torch.tensor([5, 3]))
+    assert x.shape == (2, 3, 32, 32) and x.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(x[1, 2, 7, 9].item(), split["train"][0][3, 7, 9, 2] / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(("use_std", "bias", "scale"), [(False, 0.0, 55.0), (True, 10.0, 1.0)])
+def test_gcn(use_std, bias, scale):
+    step = {"step": "gcn", "scale": scale, "use_std": use_std, "sqrt_bias": bias}
+    split, ready = prepared([step])
+    x = floats(split)
+    x = x - x.mean(1, keepdims=True)
+    power = x.var(1, ddof=1) if use_std else (x**2).sum(1)
+    np.testing.assert_allclose(rows(ready), scale * x / np.sqrt(bias + power)[:, None], atol=2e-5 * scale)
+
+
+def test_zca_whitens_the_training_split_and_only_fits_on_it():
+    split = made_splits((4, 4, 3), train=3000)
+    x = torch.from_numpy(split["train"][0].reshape(3000, -1) / 255.0).float()
+    mean, matrix = preprocess.zca(x, 1e-9)
+    white = ((x - mean) @ matrix).double().numpy()
+    np.testing.assert_allclose(white.T @ white / len(white), np.eye(48), atol=2e-3)
+    mean, matrix = preprocess.zca(x, 0.1)
+    wide = x.double().numpy() - x.double().numpy().mean(0)
+    values, vectors = np.linalg.eigh(wide.T @ wide / len(wide))
+    np.testing.assert_allclose(matrix.numpy(), vectors / np.sqrt(values + 0.1) @ vectors.T, atol=1e-5)
+
+
+def test_lcn_against_scipy():
+    split, ready = prepared([{"step": "lcn", "kernel": 9}], train=200, valid=200, test=200)
+    x = floats(split).reshape(-1, 32, 32, 3)
+    at = np.arange(9) - 4
+    window = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / 8)
+    window /= window.sum()
+    expected = np.empty_like(x[:3])
+    for i, c in np.ndindex(3, 3):
+        v = x[i, :, :, c] - ndimage.convolve(x[i, :, :, c], window, mode="constant")
+        local = np.sqrt(ndimage.convolve(v**2, window, mode="constant"))
+        expected[i, :, :, c] = v / np.maximum(np.maximum(local, local.mean()), 1e-4)
+    np.testing.assert_allclose(rows(ready)[:3].reshape(expected.shape), expected, atol=1e-4)
+
+
+def test_chained_steps_of_the_torch7_svhn_cell():
+    steps = [
+        {"step": "gcn", "scale": 1.0, "use_std": True, "sqrt_bias": 10.0},
+        {"step": "lcn", "kernel": 9},
+        {"step": "divide_by_max"},
+        {"step": "standardize"},
+    ]
+    _, ready = prepared(steps)
+    x = rows(ready)
+    assert abs(x.mean()) < 1e-4 and abs(x.std() - 1) < 1e-3

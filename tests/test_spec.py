@@ -1,0 +1,165 @@
+"""Experiment files: the committed ones are sound, wrong ones are one clear line."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reproduce import cli, nets, spec
+
+FILES = sorted(spec.EXPERIMENTS.glob("*/*.yaml"))
+THEANO = spec.EXPERIMENTS / "table1" / "bnn-theano-mnist.yaml"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: "/".join(p.with_suffix("").parts[-2:]))
+def test_committed_file_loads_and_builds_at_every_scale(path):
+    cell = spec.load(path)
+    for settings in [*cell.scales.values(), *cell.mutants.values()]:
+        nets.build(settings.net)
+
+
+def test_table1_has_the_twelve_cells_with_the_papers_values():
+    paper = yaml.safe_load((spec.EXPERIMENTS / "paper.yaml").read_text())
+    printed = {
+        (line["row"], dataset): cell
+        for line in paper["table1"]["rows"]
+        for dataset, cell in line["error"].items()
+    }
+    cells = spec.cells(["table1"])
+    assert len(cells) == 12
+    for cell in cells:
+        experiment = cell.experiment
+        value = printed[(experiment.row, experiment.dataset)]
+        assert experiment.published.value == (value["value"] if isinstance(value, dict) else value)
+        images = 26032 if experiment.dataset == "SVHN" else 10000
+        p = experiment.published.value / 100
+        assert experiment.margin == round(196 * math.sqrt(p * (1 - p) / images), 2)
+        assert set(cell.scales) == {"paper", "small"}
+
+
+def broken(tmp_path, change):
+    content = yaml.load(THEANO.read_text(), Loader=spec._Loader)
+    change(content)
+    path = tmp_path / "group" / "cell.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+    with pytest.raises(spec.SpecError) as error:
+        spec.load(path)
+    message = str(error.value)
+    assert "\n" not in message and "cell.yaml" in message
+    return message.split("cell.yaml: ", 1)[1]
+
+
+def put(*keys):
+    def change(content):
+        *path, last, value = keys
+        for key in path:
+            content = content[key]
+        content[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put("train", "epoch", 3), ["train.epoch", "unknown key", "'epochs'"]),
+        (put("tran", {}), ["tran", "unknown key", "'train'"]),
+        (put("net", "norm", "alhpa", 0.1), ["net.norm.alhpa", "unknown key", "'alpha'"]),
+        (put("net", "kind", "mpl"), ["net", "'mpl'", "'mlp'"]),
+        (put("net", "activation", "sing"), ["net.activation", "'sing'", "'sign'"]),
+        (put("net", "hidden", [10, "ten"]), ["net.hidden.1", "integer"]),
+        (put("net", "hidden", []), ["net.hidden"]),
+        (put("net", "norm", 3), ["net.norm"]),
+        (put("net", "channels", [64]), ["net.channels", "unknown key"]),
+        (put("train", "batch", 0), ["train.batch", "given: 0"]),
+        (put("train", "batch", 2.5), ["train.batch", "2.5"]),
+        (put("train", "batch", True), ["train.batch"]),
+        (put("train", "epochs", "10"), ["train.epochs", "'10'"]),
+        (put("train", "rate", "end", 1.0), ["train.rate.end", "must not rise"]),
+        (put("train", "rate", "start", "fast"), ["train.rate.start"]),
+        (put("train", "batch", 20000), ["train.batch", "larger than a data split"]),
+        (put("data", "name", "minst"), ["data.name", "'minst'", "'mnist'"]),
+        (put("data", "name", "cifar10"), ["net.kind", "does not fit"]),
+        (put("data", "preprocess", [{"step": "center"}]), ["data.preprocess", "'range'"]),
+        (put("data", "preprocess", [{"step": "rnage"}]), ["data.preprocess.0", "'range'"]),
+        (put("small", {"train": {"epoch": 3}}), ["small.train.epoch", "unknown key", "'epochs'"]),
+        (put("small", {"trian": {"epochs": 3}}), ["small.trian", "unknown key", "'train'"]),
+        (put("small", {"net": {"hidden": [0]}}), ["small.net.hidden.0"]),
+        (lambda c: c.pop("row"), ["row", "missing"]),
+        (lambda c: c["train"].pop("clip"), ["train.clip", "missing"]),
+        (lambda c: c.pop("margin"), ["margin", "published"]),
+    ],
+)
+def test_a_wrong_file_is_one_line_with_key_and_nearest_name(tmp_path, change, words):
+    message = broken(tmp_path, change)
+    for word in words:
+        assert word in message, message
+    assert message.startswith(f"{words[0]}: "), message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("row: a\nrow: b\n", "'row' stands twice"),
+        ("row: &x a\ndataset: *x\n", "anchors"),
+        ("row: [a\n", "not valid YAML"),
+        ("- a\n- b\n", "must be a mapping"),
+        ("1: a\n", "is not a name"),
+        ("", "must be a mapping"),
+        ("row: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
+def test_bad_yaml_is_one_line(tmp_path, text, words):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(spec.SpecError, match=words) as error:
+        spec.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_not_utf8_is_one_line(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"row: \xff\xfe\n")
+    with pytest.raises(spec.SpecError, match="not valid YAML"):
+        spec.load(path)
+
+
+def test_exponents_without_a_point_are_numbers(tmp_path):
+    assert yaml.load("a: 1e-3\nb: 3E+2\nc: 1e", Loader=spec._Loader) == {"a": 1e-3, "b": 300.0, "c": "1e"}
+
+
+def test_small_changes_only_what_it_names():
+    cell = spec.load(THEANO)
+    paper, small = (cell.scales[s].model_dump(mode="json") for s in ("paper", "small"))
+    override = cell.experiment.small
+    assert spec._merged(paper, override) == small != paper
+
+
+def test_digest_depends_on_every_setting_and_not_on_prose():
+    cell = spec.load(THEANO)
+    digest = cell.scales["paper"].digest()
+    other = cell.scales["paper"].model_copy(update={"train": cell.scales["paper"].train.model_copy(update={"epochs": 999})})
+    assert other.digest() != digest
+    assert cell.scales["small"].digest() != digest
+
+
+def test_the_command_line_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "bad.yaml").write_text("row: a\n")
+    monkeypatch.setattr(spec.cells, "__defaults__", (None, tmp_path))
+    monkeypatch.setattr("sys.argv", ["reproduce", "list"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert captured.err.count("\n") == 1 and "bad.yaml: dataset: missing" in captured.err
+
+
+def test_unknown_cell_names_the_nearest():
+    with pytest.raises(spec.SpecError, match="bnn-theano-mnist"):
+        spec.cells(["table1/bnn-teano-mnist"])
+    assert len(spec.cells(["table1/*-mnist"])) == 4
+    assert spec.shown(Path("/elsewhere/x")) == "/elsewhere/x"

@@ -1,0 +1,231 @@
+"""Training: Algorithm 1 step by step, resume bit for bit, selection, divergence."""
+
+import math
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from conftest import convnet_settings, made_splits, settings
+
+from reproduce import preprocess, train
+
+CPU = torch.device("cpu")
+
+
+def ready(s, shape=(28, 28)):
+    flat = s.net.kind == "mlp"
+    return preprocess.prepare(made_splits(shape), s.data, flat, CPU)
+
+
+def fit(s, tmp_path, data=None, seed=0, **rest):
+    return train.fit(s, data or ready(s), seed, tmp_path / "run.ckpt", CPU, **rest)
+
+
+def plain(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def same_net(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_squared_hinge_by_hand():
+    y = torch.tensor([[0.5, -2.0], [3.0, 1.0]])
+    t = torch.tensor([[1.0, -1.0], [1.0, -1.0]])
+    assert train.squared_hinge(y, t).item() == pytest.approx((0.25 + 0 + 0 + 4) / 4)
+
+
+def test_it_learns_made_images(tmp_path):
+    outcome = fit(settings(train={"epochs": 8}, net={"hidden": [128, 128]}), tmp_path)
+    assert outcome.curve[0]["valid_wrong"] > outcome.best["valid_wrong"]
+    assert outcome.best["valid_wrong"] / outcome.scored["valid"] < 0.15
+
+
+def np_step(w, b, gamma, beta, x, t, rate):
+    """One step of Algorithm 1 for 784-H-10 in float64, Adam's first step; returns updated weights and the loss."""
+    h, n = x, len(x)
+    saved = []
+    last = len(w) - 1
+    for k in range(len(w)):
+        wb = np.where(w[k] >= 0, 1.0, -1.0)
+        s = h @ wb.T + b[k]
+        mean, var = s.mean(0), s.var(0)
+        inv = 1 / np.sqrt(var + 1e-4)
+        hat = (s - mean) * inv
+        a = gamma[k] * hat + beta[k]
+        saved.append((h, wb, hat, inv, a))
+        h = a if k == last else np.where(a >= 0, 1.0, -1.0)
+    slack = np.maximum(0, 1 - t * h)
+    loss = (slack**2).mean()
+    g = -2 * t * slack / slack.size
+    new = []
+    for k in reversed(range(len(w))):
+        h, wb, hat, inv, a = saved[k]
+        if k != last:
+            g = g * (np.abs(a) <= 1)
+        ghat = g * gamma[k]
+        gs = inv * (ghat - ghat.mean(0) - hat * (ghat * hat).mean(0))
+        gw = gs.T @ h
+        factor = math.sqrt(sum(w[k].shape) / 1.5)
+        step = math.sqrt(1 - 0.999) / (1 - 0.9) * 0.1 * gw / (np.sqrt(0.001) * np.abs(gw) + 1e-8)
+        new.insert(0, (np.clip(w[k] - rate * factor * step, -1, 1), gw, factor))
+        g = gs @ wb
+    return new, loss
+
+
+def test_one_step_is_algorithm_1(tmp_path):
+    s = settings(net={"hidden": [24, 16], "dropout_in": 0.0, "dropout_hidden": 0.0}, train={"epochs": 1})
+    data = ready(s)
+    module = train.Classifier(s, data, 0)
+    module.double()
+    module.rule.set_rate(3e-3)
+    blocks = module.net.blocks
+    w = [b.layer.weight.detach().numpy().copy() for b in blocks]
+    bias = [b.layer.bias.detach().numpy().copy() for b in blocks]
+    gamma = [b.norm.weight.detach().numpy().copy() for b in blocks]
+    beta = [b.norm.bias.detach().numpy().copy() for b in blocks]
+    index = torch.arange(100)
+    x = data["train"].images(index).double()
+    t = module.targets[data["train"].labels[index]]
+    loss = train.squared_hinge(module.net(x), t)
+    loss.backward()
+    module.rule.step()
+    train.optim.clip_(module.clipped)
+    expected, np_loss = np_step(w, bias, gamma, beta, x.numpy(), t.numpy(), 3e-3)
+    assert loss.item() == pytest.approx(np_loss, rel=1e-10)
+    for block, (weight, grad, factor), before in zip(blocks, expected, w, strict=True):
+        np.testing.assert_allclose(block.layer.weight.grad.numpy(), grad, rtol=1e-7, atol=1e-12)
+        moved = np.abs(grad) > 1e-5  # where the first Adam step is a sign, safely
+        np.testing.assert_allclose(block.layer.weight.detach().numpy()[moved], weight[moved], rtol=1e-6)
+        assert np.abs(weight - before).max() <= 3e-3 * factor * 1.01
+        assert np.abs(weight).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["theano", "torch7", "convnet"])
+def test_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, kind):
+    if kind == "convnet":
+        s, shape = convnet_settings(train={"epochs": 4, "batch": 100}), (32, 32, 3)
+    else:
+        s, shape = settings(train={"epochs": 4}), (28, 28)
+    if kind == "torch7":
+        rule = {"kind": "shift_adamax", "beta1": 0.9, "beta2": 0.999, "eps": 2.0**-27}
+        s = settings(
+            net={"activation": "stochastic_sign", "norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.125}},
+            train={"epochs": 4, "optimizer": rule, "bias_rate": "as_weight"},
+            data={"drop_incomplete": False, "train": 550},
+        )
+    data = ready(s, shape)
+    straight = fit(s, tmp_path, data)
+
+    class Stop(L.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 2:
+                raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(s, tmp_path, data, callbacks=[Stop()], checkpoint_seconds=0)
+    assert (tmp_path / "run.ckpt").exists()
+    torch.manual_seed(99)  # the state of the global generator must not matter
+    seen = []
+
+    class Watch(L.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            seen.append(trainer.current_epoch)
+
+    resumed = fit(s, tmp_path, data, callbacks=[Watch()])
+    assert seen == [2, 3]
+    assert plain(resumed.curve) == plain(straight.curve)
+    assert same_net(resumed.net, straight.net)
+
+
+def test_other_seed_other_run_same_seed_same_run(tmp_path):
+    s = settings(train={"epochs": 2})
+    data = ready(s)
+    first, again, other = (fit(s, tmp_path, data, seed=k) for k in (0, 0, 1))
+    assert plain(first.curve) == plain(again.curve) and same_net(first.net, again.net)
+    assert plain(first.curve) != plain(other.curve)
+
+
+def test_block_size_changes_nothing(tmp_path, monkeypatch):
+    s = settings(train={"epochs": 2})
+    data = ready(s)
+    one = fit(s, tmp_path, data)
+    monkeypatch.setattr(train, "STEPS_PER_BLOCK", 1)
+    assert plain(fit(s, tmp_path, data).curve) == plain(one.curve)
+
+
+def test_damaged_checkpoint_is_told_and_the_run_starts_again(tmp_path):
+    s = settings(train={"epochs": 2})
+    data = ready(s)
+    straight = fit(s, tmp_path, data)
+    (tmp_path / "run.ckpt").write_bytes(b"PK\x03\x04 no checkpoint")
+    said = []
+    again = fit(s, tmp_path, data, say=said.append)
+    assert "damaged" in said[0]
+    assert plain(again.curve) == plain(straight.curve)
+
+
+def test_test_error_is_read_at_the_best_validation_epoch_ties_to_the_later(tmp_path):
+    s = settings(train={"epochs": 6})
+    outcome = fit(s, tmp_path)
+    wrong = [row["valid_wrong"] for row in outcome.curve]
+    best = max(i for i, w in enumerate(wrong) if w == min(wrong))
+    assert outcome.best["epoch"] == best + 1
+    assert outcome.best["test_wrong"] == outcome.curve[best]["test_wrong"]
+    assert "test_wrong" in outcome.curve[-1]
+    for i, row in enumerate(outcome.curve[:-1]):
+        assert ("test_wrong" in row) == (row["valid_wrong"] <= min(wrong[: i + 1]))
+    module = train.Classifier(s, ready(s), 0)
+    module.net.load_state_dict(outcome.net)
+    assert module.evaluate("test")[0] == outcome.best["test_wrong"]
+
+
+def test_incomplete_batches_are_dropped_only_where_the_cell_says_so():
+    order = torch.arange(250)
+    sizes = [[len(step) for block in train.Blocks(order, 100, drop) for step in block] for drop in (True, False)]
+    assert sizes == [[100, 100], [100, 100, 50]]
+    s = settings(data={"train": 550, "valid": 150, "test": 200})
+    module = train.Classifier(s, preprocess.prepare(made_splits(train=550, valid=150), s.data, True, CPU), 0)
+    assert (module.scored("valid"), module.scored("test")) == (100, 200)
+
+
+@pytest.mark.parametrize("where", ["loss", "hidden"])
+def test_a_number_that_is_not_finite_stops_the_run_with_the_epoch(tmp_path, where):
+    s = settings(train={"epochs": 3})
+
+    class Poison(L.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 1:
+                with torch.no_grad():
+                    norm = module.net.blocks[-1 if where == "loss" else 0].norm
+                    norm.bias[0] = float("nan")
+
+    with pytest.raises(train.Diverged, match="after epoch 2") as error:
+        fit(s, tmp_path, callbacks=[Poison()], checkpoint_seconds=1e9)
+    assert error.value.epoch == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_first_epoch_of_the_mnist_net_at_paper_size_is_the_authors(tmp_path):
+    """The author's own log gives cost and error after epoch 1; ours must be near (paper.yaml, author_log)."""
+    from reproduce import data as sets
+    from reproduce import spec
+
+    (cell,) = spec.cells(["table1/bnn-theano-mnist"])
+    paper = spec.read_yaml(spec.EXPERIMENTS / "paper.yaml")["author_log"]["mnist_epoch_1"]
+    s = cell.scales["paper"]
+    data = preprocess.prepare(sets.splits(sets.load("mnist"), s.data), s.data, True, CPU)
+    rows = []
+
+    class One(L.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            rows.append(module.curve[-1])
+            trainer.should_stop = True
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(s, tmp_path, data, callbacks=[One()], checkpoint_seconds=1e9)
+    assert rows[0]["train_loss"] == pytest.approx(paper["train_loss"], rel=0.02)
+    assert rows[0]["valid_loss"] == pytest.approx(paper["valid_loss"], rel=0.1)
+    assert 100 * rows[0]["valid_wrong"] / 10000 == pytest.approx(paper["valid_error"], abs=1.0)
