@@ -24,8 +24,8 @@ class _SignSTE(Function):
         ctx.masked = masked
         if masked:
             ctx.save_for_backward(x)
-        if stochastic:
-            return sign((x + 1) / 2 - torch.rand_like(x))
+        if stochastic:  # (x + 1) / 2 >= U[0, 1), written for noise in [-1, 1)
+            return torch.ge(x, torch.empty_like(x).uniform_(-1, 1), out=torch.empty_like(x)).mul_(2).sub_(1)
         return sign(x)
 
     @staticmethod
@@ -77,4 +77,4 @@ def ap2(x: Tensor) -> Tensor:
     if x.dtype not in _AP2_CARRY:
         raise TypeError(f"ap2 takes float32 or float64, not {x.dtype}")
     integer, carry, mask = _AP2_CARRY[x.dtype]
-    return ((x.view(integer) + carry) & mask).view(x.dtype)
+    return (x.view(integer) + carry).bitwise_and_(mask).view(x.dtype)

@@ -71,8 +71,12 @@ def outside(record: runs.Record | None, limits: dict[str, tuple[float, float]]) 
     ]
 
 
+class Missing(Exception):
+    """Some cell could not be checked for want of data; the rest was and is good."""
+
+
 def check(data: Path | None, say: Say) -> bool:
-    """Train every check cell afresh with its own seed; whether all stay within their bands."""
+    """Train every check cell afresh with its own seed; whether all stay within their bands. Raises Missing."""
     cells = _cells()
     shutil.rmtree(OWN_STORE, ignore_errors=True)
     plan = [
@@ -81,14 +85,18 @@ def check(data: Path | None, say: Say) -> bool:
         if c.experiment.check
     ]
     limits = {c.name: bands(c) for c in cells}
-    records = _trained(plan, data, say)
+    records, missing = _trained(plan, data, say)
     good = True
     for item in plan:
+        if item.cell.name in missing:
+            continue
         record = records.get((item.cell.name, None, item.seed))
         problems = outside(record, limits[item.cell.name])
         good &= not problems
         shown = "" if record is None else ", ".join(f"{k} {v:.3f}" for k, v in measures(record).items())
         say(f"{item.cell.name}: {'; '.join(problems) if problems else f'within its band ({shown})'}")
+    if good and missing:
+        raise Missing("; ".join(missing.values()))
     return good
 
 
@@ -105,7 +113,9 @@ def mutants(data: Path | None, say: Say, keep: bool) -> bool:
         for mutant, settings in c.mutants.items()
         for seed in range(MUTANT_SEEDS)
     ]
-    records = _trained(plan, data, say)
+    records, missing = _trained(plan, data, say)
+    if missing:
+        raise Missing("; ".join(missing.values()))
     caught: dict[str, bool] = {}
     for cell in cells:
         for mutant in cell.mutants:
@@ -130,21 +140,24 @@ def calibrate(data: Path | None, say: Say) -> None:
         if c.experiment.check
         for seed in c.experiment.check.calibration
     ]
-    _keep(list(_trained(plan, data, say).values()), COMMITTED / "calibration")
+    records, missing = _trained(plan, data, say)
+    _keep(list(records.values()), COMMITTED / "calibration")
+    if missing:
+        raise Missing("; ".join(missing.values()))
 
 
 def _cells() -> list[spec.Cell]:
     return [c for c in spec.cells() if c.experiment.check]
 
 
-def _trained(
-    plan: Sequence[campaign.Wanted], data: Path | None, say: Say
-) -> dict[tuple[str, str | None, int], runs.Record]:
+Trained = dict[tuple[str, str | None, int], runs.Record]
+
+
+def _trained(plan: Sequence[campaign.Wanted], data: Path | None, say: Say) -> tuple[Trained, dict[str, str]]:
     store = runs.Store(OWN_STORE)
     summary = campaign.carry_out(plan, store, data, torch.device("cpu"), say, bar=False)
-    if summary.missing:
-        raise ValueError(next(iter(summary.missing.values())))
-    return {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.broken]}
+    found = {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.broken]}
+    return found, summary.missing
 
 
 def _keep(records: Sequence[runs.Record], folder: Path) -> None:

@@ -242,7 +242,7 @@ def check(
             small.calibrate(data, _say)
             return
         good = small.mutants(data, _say, keep) if mutants else small.check(data, _say)
-    except ValueError as error:
+    except (ValueError, small.Missing) as error:
         raise _stop(str(error), 3) from None
     _say(("every mutant is caught" if mutants else "check passed") if good else "check FAILED")
     if not good:

@@ -95,21 +95,24 @@ class _ShiftNorm(Function):
         centred2 = ap2(centred)
         inv_std = (centred * centred2).mean(dims).add(eps).rsqrt()
         inv_std2, weight2 = ap2(inv_std), ap2(weight)
-        normalized = centred * inv_std2.view(shape)
-        ctx.save_for_backward(centred2, ap2(normalized), inv_std2, weight2)
+        ctx.save_for_backward(centred2, inv_std2, weight2)
         ctx.mark_non_differentiable(mean, inv_std)
-        return normalized * weight2.view(shape) + bias.view(shape), mean, inv_std
+        y = torch.addcmul(bias.view(shape), centred, (inv_std2 * weight2).view(shape))
+        return y, mean, inv_std
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         grad = grads[0]
-        centred2, normalized2, inv_std2, weight2 = ctx.saved_tensors
+        centred2, inv_std2, weight2 = ctx.saved_tensors
         dims = [0, *range(2, grad.dim())]
         shape = (-1, *[1] * (grad.dim() - 2))
-        projection = (centred2 * grad).mean(dims) * inv_std2 * inv_std2
-        grad_x = grad - grad.mean(dims).view(shape) - centred2 * projection.view(shape)
-        grad_x *= (inv_std2 * weight2).view(shape)
-        return grad_x, (normalized2 * grad).sum(dims), grad.sum(dims), None
+        count = grad.numel() // len(weight2)
+        total = grad.sum(dims)
+        # AP2 of the normalized x is AP2(C) times a power of two, so one sum serves gamma and x
+        grad_weight = (centred2 * grad).sum(dims) * inv_std2
+        grad_x = torch.addcmul(grad, centred2, (-grad_weight * inv_std2 / count).view(shape))
+        grad_x.sub_((total / count).view(shape)).mul_((inv_std2 * weight2).view(shape))
+        return grad_x, grad_weight, total, None
 
 
 class ShiftBatchNorm(_Norm):

@@ -122,7 +122,7 @@ def markdown(frame: pd.DataFrame) -> str:
             "",
             "### Small scale: smaller nets, short training, not the paper's cells",
             "",
-            "Checks that every cell runs and learns, in minutes on a CPU; not to be held against the paper's figures. "
+            "They show that every cell runs and learns, in minutes on a CPU. "
             "SVHN-test10k is 10,000 images of SVHN's test file (7,000 train, 1,000 validation, 2,000 test).",
             "",
         ]

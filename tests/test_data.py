@@ -140,6 +140,7 @@ def test_data_folder_comes_from_the_option_then_the_environment_then_a_cache(tmp
 
 def numbered(name, n_train, n_test, labels=None):
     """A data set whose images are their own index, so that a split shows which ones it took."""
+
     def images(n):
         x = np.zeros((n, 32, 32, 3), np.uint8)
         x[:, 0, 0] = np.stack([np.arange(n) >> 16, np.arange(n) >> 8 & 255, np.arange(n) & 255], 1)
@@ -186,7 +187,11 @@ def test_svhn_test10k_is_split_by_index():
     dataset = numbered("svhn_test10k", 0, 10000)
     wanted = convnet_settings(data={"name": "svhn_test10k", "train": 7000, "valid": 1000, "test": 2000}).data
     parts = data.splits(dataset, wanted)
-    assert [(indices(parts[p])[0], indices(parts[p])[-1]) for p in parts] == [(0, 6999), (7000, 7999), (8000, 9999)]
+    assert [(indices(parts[p])[0], indices(parts[p])[-1]) for p in parts] == [
+        (0, 6999),
+        (7000, 7999),
+        (8000, 9999),
+    ]
 
 
 def test_asking_for_more_than_there_is():

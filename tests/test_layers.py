@@ -1,6 +1,7 @@
 """Layers against plain NumPy written from the paper's algorithms."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -44,7 +45,11 @@ def test_shift_batch_norm_forward_and_backward(shape):
     y = norm(x)
     y.backward(g)
     expected = np_shift_norm(
-        columns(x.detach().numpy()), norm.weight.detach().numpy(), norm.bias.detach().numpy(), 1e-5, columns(g.numpy())
+        columns(x.detach().numpy()),
+        norm.weight.detach().numpy(),
+        norm.bias.detach().numpy(),
+        1e-5,
+        columns(g.numpy()),
     )
     np.testing.assert_allclose(columns(y.detach().numpy()), expected[0], rtol=1e-12)
     np.testing.assert_allclose(columns(x.grad.numpy()), expected[1], rtol=1e-9, atol=1e-12)
@@ -130,10 +135,10 @@ def test_binary_linear_uses_signs_forward_and_passes_the_gradient_to_the_latent_
 
 def test_multipliers_of_the_papers_nets():
     mnist = [784, 4096, 4096, 4096, 10]
-    got = [lr_multiplier(BinaryLinear(a, b)) for a, b in zip(mnist[:-1], mnist[1:], strict=True)]
+    got = [lr_multiplier(BinaryLinear(a, b)) for a, b in pairwise(mnist)]
     assert [round(m, 2) for m in got] == [57.04, 73.90, 73.90, 52.32]
     channels = [3, 128, 128, 256, 256, 512, 512]
-    got = [lr_multiplier(BinaryConv2d(a, b)) for a, b in zip(channels[:-1], channels[1:], strict=True)]
+    got = [lr_multiplier(BinaryConv2d(a, b)) for a, b in pairwise(channels)]
     got += [lr_multiplier(BinaryLinear(a, b)) for a, b in ((8192, 1024), (1024, 1024), (1024, 10))]
     assert [round(m, 1) for m in got] == [28.0, 39.2, 48.0, 55.4, 67.9, 78.4, 78.4, 37.0, 26.3]
     assert math.isclose(got[7], 36.95, abs_tol=0.005)

@@ -15,9 +15,21 @@ def test_ratios_in_the_text_follow_from_the_bars():
     matmul, mlp, error = PAPER["figure3"]["bars"]
     claims = {c["claim"]: c["value"] for c in PAPER["claims"]}
     slack = matmul["plus_minus"] / matmul["xnor"]
-    assert abs(matmul["baseline"] / matmul["xnor"] / claims["XNOR kernel against the unoptimized baseline on 8192 matrices"] - 1) < slack
-    assert abs(matmul["cublas"] / matmul["xnor"] / claims["XNOR kernel against cuBLAS on 8192 matrices"] - 1) < slack
-    assert round(mlp["baseline"] / mlp["xnor"]) == claims["MNIST MLP with the XNOR kernel against the baseline"] == 7
+    assert (
+        abs(
+            matmul["baseline"]
+            / matmul["xnor"]
+            / claims["XNOR kernel against the unoptimized baseline on 8192 matrices"]
+            - 1
+        )
+        < slack
+    )
+    assert (
+        abs(matmul["cublas"] / matmul["xnor"] / claims["XNOR kernel against cuBLAS on 8192 matrices"] - 1) < slack
+    )
+    assert (
+        round(mlp["baseline"] / mlp["xnor"]) == claims["MNIST MLP with the XNOR kernel against the baseline"] == 7
+    )
     assert error["baseline"] == error["xnor"]
 
 
@@ -25,7 +37,9 @@ def test_figure1_has_a_range_for_every_epoch_and_the_baseline_learns_fastest():
     figure = PAPER["figure1"]
     for curve in figure["curves"]:
         assert len(curve["low"]) == len(curve["high"]) == len(figure["epochs"])
-        assert all(a <= b for a, b in zip(curve["low"], curve["high"], strict=True) if a is not None and b is not None)
+        assert all(
+            a <= b for a, b in zip(curve["low"], curve["high"], strict=True) if a is not None and b is not None
+        )
     baseline, theano, torch7 = figure["curves"]
     at60 = figure["epochs"].index(60)
     assert baseline["high"][at60] < torch7["low"][at60] < theano["low"][at60]
@@ -34,4 +48,9 @@ def test_figure1_has_a_range_for_every_epoch_and_the_baseline_learns_fastest():
 def test_energy_tables_are_complete():
     assert [r["multiply"] for r in PAPER["table2"]["rows"]] == [0.2, 3.1, 1.1, 3.7]
     assert [r["add"] for r in PAPER["table2"]["rows"]] == [0.03, 0.1, 0.4, 0.9]
-    assert [(r["low"], r["high"]) for r in PAPER["table3"]["rows"]] == [(10, 10), (20, 20), (100, 100), (1300, 2600)]
+    assert [(r["low"], r["high"]) for r in PAPER["table3"]["rows"]] == [
+        (10, 10),
+        (20, 20),
+        (100, 100),
+        (1300, 2600),
+    ]

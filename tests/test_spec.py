@@ -23,9 +23,7 @@ def test_committed_file_loads_and_builds_at_every_scale(path):
 def test_table1_has_the_twelve_cells_with_the_papers_values():
     paper = yaml.safe_load((spec.EXPERIMENTS / "paper.yaml").read_text())
     printed = {
-        (line["row"], dataset): cell
-        for line in paper["table1"]["rows"]
-        for dataset, cell in line["error"].items()
+        (line["row"], dataset): cell for line in paper["table1"]["rows"] for dataset, cell in line["error"].items()
     }
     cells = spec.cells(["table1"])
     assert len(cells) == 12
@@ -141,7 +139,9 @@ def test_small_changes_only_what_it_names():
 def test_digest_depends_on_every_setting_and_not_on_prose():
     cell = spec.load(THEANO)
     digest = cell.scales["paper"].digest()
-    other = cell.scales["paper"].model_copy(update={"train": cell.scales["paper"].train.model_copy(update={"epochs": 999})})
+    other = cell.scales["paper"].model_copy(
+        update={"train": cell.scales["paper"].train.model_copy(update={"epochs": 999})}
+    )
     assert other.digest() != digest
     assert cell.scales["small"].digest() != digest
 

@@ -44,7 +44,7 @@ def test_it_learns_made_images(tmp_path):
 
 def np_step(w, b, gamma, beta, x, t, rate):
     """One step of Algorithm 1 for 784-H-10 in float64, Adam's first step; returns updated weights and the loss."""
-    h, n = x, len(x)
+    h = x
     saved = []
     last = len(w) - 1
     for k in range(len(w)):

@@ -1,0 +1,49 @@
+"""The verbs a person types, and the promises of README about them."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from reproduce import spec
+
+MAKE = shutil.which("make")
+VERBS = ("reproduce-table1", "test", "check-small", "check-small-mutants", "lint", "report", "publish", "data")
+
+
+def dry_run(*words):
+    done = subprocess.run([MAKE, "-n", *words], capture_output=True, text=True, cwd=spec.ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(MAKE is None, reason="make is not installed")
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_given_interpreter_is_used_as_it_is_and_nothing_is_installed(verb):
+    out = dry_run(verb, "PYTHON=some-python")
+    assert "some-python -m " in out
+    assert ".venv" not in out and "pip" not in out
+
+
+@pytest.mark.skipif(MAKE is None, reason="make is not installed")
+def test_without_one_the_environment_is_made_first():
+    out = dry_run("test", "--always-make")
+    assert out.index("-m venv .venv") < out.index("pip install") < out.index("-m pytest")
+
+
+@pytest.mark.skipif(MAKE is None, reason="make is not installed")
+def test_help_names_every_verb():
+    done = subprocess.run([MAKE, "help"], capture_output=True, text=True, cwd=spec.ROOT, timeout=60)
+    for verb in VERBS:
+        assert f"make {verb} " in done.stdout
+
+
+def test_ci_runs_what_readme_tells_people_to_run():
+    readme = (spec.ROOT / "README.md").read_text()
+    first = re.search(r"```\n(.*?)```", readme, re.S).group(1)
+    commands = [line.split("#")[0].strip() for line in first.splitlines()]
+    assert commands == ["make reproduce-table1", "make test"]
+    ci = (spec.ROOT / ".ci" / "run").read_text()
+    for verb in ("make test", "make lint", "make check-small"):
+        assert f"\n{verb}\n" in ci

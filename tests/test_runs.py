@@ -1,0 +1,135 @@
+"""Records and stores: whole or not at all, keyed by what decides the numbers, foreign files named and left out."""
+
+import json
+
+import pytest
+from conftest import settings
+
+from reproduce import machine, runs, spec
+from reproduce.data import Dataset
+
+
+def made_cell(name="table1/made", **over):
+    content = settings(**over)
+    experiment = spec.Experiment.model_validate(
+        {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a test", **content.model_dump(mode="json")}
+    )
+    return spec.Cell(name=name, experiment=experiment, scales={"paper": content, "small": content}, mutants={})
+
+
+def made_run(seed=0, digest="d" * 64, order="o" * 64, scale="small", variant=None, **over):
+    cell = made_cell(**over)
+    return runs.Run(cell, scale, seed, cell.scales[scale], Dataset("mnist", {}, digest, order), variant)
+
+
+def made_record(run=None, error=2.0, **change):
+    run = run or made_run()
+    row = runs.EpochRow(epoch=1, rate=1e-3, train_loss=0.1, valid_wrong=4, valid_loss=0.2, seconds=1.0)
+    result = runs.Result(
+        best_epoch=1, valid_error=2.0, test_error=error, last_test_error=error, valid_images=200, test_images=200
+    )
+    record = run.record("cpu", "2026-01-01T00:00:00+00:00", 1.0, status="finished", result=result, curve=[row])
+    return record.model_copy(update=change)
+
+
+def test_key_holds_settings_seed_scale_data_and_training_source(monkeypatch):
+    base = made_run().key
+    others = [
+        made_run(seed=1),
+        made_run(digest="e" * 64),
+        made_run(order="p" * 64),
+        made_run(scale="paper"),
+        made_run(train={"epochs": 4}),
+    ]
+    assert len({base, *(run.key for run in others)}) == 6
+    monkeypatch.setattr(machine, "source_digest", lambda: "changed")
+    assert made_run().key != base
+
+
+def test_training_source_covers_what_training_imports():
+    folder = spec.ROOT / "reproduce"
+    seen, todo = set(), ["train"]
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        text = (folder / f"{module}.py").read_text()
+        lines = [line for line in text.splitlines() if line.startswith("from reproduce")]
+        for line in lines:
+            package, names = line.removeprefix("from ").split(" import ")
+            found = [n.strip() for n in names.split(",")] if package == "reproduce" else [package.split(".")[1]]
+            todo += [m for m in found if m not in seen]
+    assert seen - {"spec"} == set(machine.TRAINING_SOURCE)
+
+
+def test_written_record_comes_back_whole(tmp_path):
+    store = runs.Store(tmp_path)
+    store.prepare()
+    record = made_record()
+    path = store.write(record)
+    assert runs.read(path) == record
+    assert store.finished(made_run()) == record
+    assert store.finished(made_run(seed=1)) is None
+    assert [p.name for p in store.runs.iterdir()] == [path.name]
+    assert json.loads(path.read_text())["machine"]["cores"] >= 1
+    assert {"revision", "dirty", "source"} <= set(record.code)
+    assert {"python", "torch", "lightning", "numpy"} <= set(record.libraries)
+
+
+def test_a_record_of_another_run_under_this_name_does_not_count(tmp_path):
+    store = runs.Store(tmp_path)
+    store.prepare()
+    run = made_run()
+    other = made_record(made_run(seed=3))
+    (store.runs / f"{run.stem}.json").write_text(json.dumps(other.model_dump(mode="json", exclude_none=True)))
+    assert store.finished(run) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(format=2), "record format 2"),
+        (lambda c: c.update(seed=-1), "seed"),
+        (lambda c: c.update(extra=1), "extra"),
+        (lambda c: c.pop("curve"), "curve"),
+        (lambda c: c["result"].update(test_error="2.0"), "result.test_error"),
+        (lambda c: c["result"].update(test_error=101.0), "result.test_error"),
+        (lambda c: c["curve"][0].update(train_loss=-1.0), "curve.0.train_loss"),
+    ],
+)
+def test_damaged_foreign_or_future_records_are_named(tmp_path, change, words):
+    content = made_record().model_dump(mode="json", exclude_none=True)
+    change(content)
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (tmp_path / "b.json").write_text("{")
+    (tmp_path / "c.json").write_bytes(b"\xff")
+    good = runs.Store(tmp_path / "s")
+    good.prepare()
+    (tmp_path / "d.json").write_text(good.write(made_record()).read_text())
+    records, problems = runs.read_all(tmp_path)
+    assert len(records) == 1 and len(problems) == 3
+    assert words in problems[0] and all("\n" not in p for p in problems)
+
+
+def test_scratch_files_do_not_stay_when_writing_fails(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        runs.write_whole(tmp_path / "x.json", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_publish_copies_finished_runs_once_and_no_mutants(tmp_path):
+    store = runs.Store(tmp_path / "local")
+    store.prepare()
+    store.write(made_record())
+    store.write(made_record(made_run(seed=1, variant="no-mask")))
+    store.write(made_record(made_run(seed=2), status="failed"))
+    (store.runs / "bad.json").write_text("{}")
+    said = []
+    target = tmp_path / "public"
+    assert runs.publish(store, target, said.append) == 1
+    assert runs.publish(store, target, said.append) == 0
+    assert len(list(target.iterdir())) == 1
+    assert any("bad.json" in line for line in said)
