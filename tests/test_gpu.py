@@ -1,0 +1,76 @@
+"""The training path on an NVIDIA GPU against the CPU's (`pytest -m gpu`)."""
+
+import pytest
+import torch
+from conftest import convnet_settings, made_splits, settings
+
+from reproduce import preprocess, train
+from reproduce.binarize import ap2, sign
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+SHIFT = {
+    "net": {"activation": "stochastic_sign", "norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.125}},
+    "train": {
+        "optimizer": {"kind": "shift_adamax", "beta1": 0.9, "beta2": 0.999, "eps": 2.0**-27},
+        "bias_rate": "as_weight",
+        "epochs": 6,
+    },
+}
+
+
+@pytest.mark.parametrize("case", ["mlp", "mlp_shift", "convnet", "convnet_shift"])
+def test_training_on_the_gpu_learns_what_the_cpu_learns(tmp_path, case):
+    over = SHIFT if case.endswith("shift") else {"train": {"epochs": 6}}
+    s = convnet_settings(**over) if case.startswith("convnet") else settings(**over)
+    shape = (32, 32, 3) if case.startswith("convnet") else (28, 28)
+    final = {}
+    for name in ("cpu", "cuda"):
+        device = torch.device(name)
+        data = preprocess.prepare(made_splits(shape), s.data, s.net.kind == "mlp", device)
+        outcome = train.fit(s, data, 0, tmp_path / f"{name}.ckpt", device)
+        final[name] = outcome.curve[-1]["train_loss"]
+        assert outcome.curve[-1]["train_loss"] < outcome.curve[0]["train_loss"]
+    assert final["cuda"] == pytest.approx(final["cpu"], rel=0.25)
+
+
+def test_first_loss_and_gradients_agree(tmp_path):
+    s = settings(net={"dropout_in": 0.0, "dropout_hidden": 0.0})
+    found = {}
+    for name in ("cpu", "cuda"):
+        data = preprocess.prepare(made_splits(), s.data, True, torch.device(name))
+        module = train.Classifier(s, data, 0).to(name)
+        index = torch.arange(100, device=name)
+        loss = train.squared_hinge(module.net(data["train"].images(index)), module.targets[data["train"].labels[index]])
+        loss.backward()
+        found[name] = [loss.detach().cpu(), *(p.grad.cpu() for p in module.net.parameters())]
+    for a, b in zip(found["cpu"], found["cuda"], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_binarization_is_the_cpus_bit_for_bit():
+    x = torch.randn(100000) * torch.randn(100000).exp()
+    for function in (sign, ap2):
+        assert torch.equal(function(x), function(x.cuda()).cpu())
+
+
+@pytest.mark.parametrize("steps", [[{"step": "zca", "bias": 0.1}], [{"step": "lcn", "kernel": 9}], []])
+def test_preprocessing_agrees(steps):
+    split = made_splits((32, 32, 3))
+    data = convnet_settings(data={"preprocess": [{"step": "range", "low": 0, "high": 1}, *steps]}).data
+    index = torch.arange(50)
+    got = [
+        preprocess.prepare(split, data, False, torch.device(d))["test"].images(index.to(d)).cpu()
+        for d in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(*got, rtol=1e-2, atol=1e-3)
+
+
+def test_same_seed_differs_little_on_one_gpu(tmp_path):
+    s = settings(train={"epochs": 2})
+    device = torch.device("cuda")
+    data = preprocess.prepare(made_splits(), s.data, True, device)
+    first, again = (train.fit(s, data, 0, tmp_path / "r.ckpt", device).curve[-1]["train_loss"] for _ in range(2))
+    assert first == pytest.approx(again, rel=1e-2)
