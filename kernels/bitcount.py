@@ -26,7 +26,7 @@ def border_corrections(w: Packed) -> NDArray[np.int32]:
     back.
     """
     ones = np.bitwise_count(w.words).sum(axis=3, dtype=np.int32)
-    corrections: NDArray[np.int32] = (2 * ones - np.int32(w.k)).reshape(len(ones), -1).T
+    corrections: NDArray[np.int32] = (2 * ones - np.int32(w.k)).reshape(len(ones), w.shape[1] * w.shape[2]).T
     return corrections
 
 
@@ -43,7 +43,7 @@ def conv2d(x: Packed, w: Packed, padding: int, stride: int) -> NDArray[np.int32]
     # (N, H', W', words, kh, kw)
     windows = sliding_window_view(image, (kh, kw), axis=(1, 2))[:, ::stride, ::stride]
     rows = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, kh * kw * image.shape[3])
-    dot = kh * kw * x.k - 2 * differing(rows, w.words.reshape(cout, -1))
+    dot = kh * kw * x.k - 2 * differing(rows, w.words.reshape(cout, rows.shape[1]))
     outside = np.pad(np.zeros(x.shape[1:3], np.int64), padding, constant_values=1)
     taps = sliding_window_view(outside, (kh, kw))[::stride, ::stride]
     correction = taps.reshape(*taps.shape[:2], kh * kw) @ border_corrections(w)

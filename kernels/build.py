@@ -54,7 +54,7 @@ def load() -> ctypes.CDLL:
                 _install(built, target)
             except OSError as error:
                 warnings.warn(
-                    f"compiled kernels cannot be kept in {target.parent}, each process builds its own: {error}",
+                    f"compiled kernels cannot be kept in {target.parent}, processes build their own: {error}",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -91,6 +91,8 @@ def _compile(compiler: list[str], target: Path) -> None:
     if done.returncode != 0:
         reason = "\n".join(done.stderr.strip().splitlines()[-8:])
         raise BuildError(f"{shlex.join(compiler)} failed with exit code {done.returncode}: {reason}")
+    if not target.is_file():
+        raise BuildError(f"{shlex.join(compiler)} succeeded but made nothing")
 
 
 def _install(built: Path, target: Path) -> None:

@@ -1,7 +1,5 @@
 """The reference backend: every operation by its definition, in NumPy. Slow, and there to be believed."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,19 +38,19 @@ def unpack(p: Packed) -> NDArray[np.int8]:
 
 
 def matmul(a: Packed, b: Packed) -> NDArray[np.int32]:
-    """a (M, K) by b (N, K): int32 (M, N), summed in float64, which is exact below 2**53."""
-    product: NDArray[Any] = unpack(a).astype(np.float64) @ unpack(b).astype(np.float64).T
+    """a (M, K) by b (N, K): int32 (M, N), summed in int64."""
+    product: NDArray[np.int64] = unpack(a).astype(np.int64) @ unpack(b).astype(np.int64).T
     return product.astype(np.int32)
 
 
 def conv2d(x: Packed, w: Packed, padding: int, stride: int) -> NDArray[np.int32]:
     """x (N, H, W, C), w (Cout, kh, kw, C): int32 (N, H', W', Cout), tap by tap over a zero border."""
-    image, kernel = unpack(x).astype(np.float64), unpack(w).astype(np.float64)
+    image, kernel = unpack(x).astype(np.int64), unpack(w).astype(np.int64)
     border = (padding, padding)
     image = np.pad(image, ((0, 0), border, border, (0, 0)))
     kh, kw = kernel.shape[1:3]
     out_h, out_w = (image.shape[1] - kh) // stride + 1, (image.shape[2] - kw) // stride + 1
-    out = np.zeros((len(image), out_h, out_w, len(kernel)))
+    out = np.zeros((len(image), out_h, out_w, len(kernel)), np.int64)
     for y in range(kh):
         for x0 in range(kw):
             seen = image[:, y::stride, x0::stride][:, :out_h, :out_w]

@@ -21,17 +21,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["reference", "avx512", "avx2", "portable", "numpy"])
-def way(request: pytest.FixtureRequest, own_cache: None) -> Iterator[str]:
+@pytest.fixture(params=["reference", "avx512", "avx2", "portable", "numpy"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The backend to name in a call; the CPU backend is forced to each instruction set in turn."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "reference":
-            yield "reference"
-            return
-        if request.param not in cpu.isas():
-            pytest.skip(f"this CPU has no {request.param}")
-        patch.setenv("KERNELS_ISA", request.param)
-        yield "cpu"
+    if request.param == "reference":
+        return "reference"
+    if request.param not in cpu.isas():
+        pytest.skip(f"this CPU has no {request.param}")
+    monkeypatch.setenv("KERNELS_ISA", request.param)
+    return "cpu"
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kernels
@@ -13,7 +13,9 @@ from kernels import pack, xnor_conv2d, xnor_matmul
 def torch_conv2d(x, w, padding, stride):
     """The convolution in float64, exact for these sizes; the border is zero."""
     nchw = (torch.from_numpy(array).double().permute(0, 3, 1, 2) for array in (x, w))
-    return torch.nn.functional.conv2d(*nchw, padding=padding, stride=stride).permute(0, 2, 3, 1).long().numpy()
+    return (
+        torch.nn.functional.conv2d(*nchw, padding=padding, stride=stride).permute(0, 2, 3, 1).long().numpy()
+    )
 
 
 @pytest.mark.parametrize("k", [1, 31, 32, 33, 63, 64, 65, 127, 1000, 100003])
@@ -46,9 +48,13 @@ def test_extreme_products(way, k):
 
 
 @given(
-    m=st.integers(0, 20), n=st.integers(0, 60), k=st.integers(1, 400), seed=st.integers(0, 2**32), p=st.floats(0, 1)
+    m=st.integers(0, 20),
+    n=st.integers(0, 60),
+    k=st.integers(1, 400),
+    seed=st.integers(0, 2**32),
+    p=st.floats(0, 1),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_matmul_is_exact(way, m, n, k, seed, p):
     rng = np.random.default_rng(seed)
     a, b = np.where(rng.random((m, k)) < p, 1, -1), rng.integers(0, 2, (n, k)) * 2 - 1
@@ -113,7 +119,7 @@ def test_conv2d_of_nothing_and_of_one_pixel(way, signs, images, cout, size):
     stride=st.integers(1, 3),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_conv2d_is_exact(way, size, taps, images, channels, cout, padding, stride, seed):
     rng = np.random.default_rng(seed)
     taps = tuple(min(t, s + 2 * padding) for t, s in zip(taps, size, strict=True))

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import unpack, xnor_conv2d_threshold, xnor_matmul, xnor_matmul_threshold
+from kernels import unpack, xnor_conv2d, xnor_conv2d_threshold, xnor_matmul, xnor_matmul_threshold
 
 LOWEST, HIGHEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
@@ -35,7 +35,18 @@ def test_thresholds_at_and_far_beyond_the_reachable_range(way, below):
     k = 70
     a = np.stack([np.ones(k), -np.ones(k)])
     near = [-k - 2, -k - 1, -k, -k + 1, 0, k - 1, k, k + 1, k + 2]
-    far = [LOWEST, LOWEST + 1, -(2**32) - 1, -(2**31) - 1, -(2**31), 2**31 - 1, 2**31, 2**32 + 1, HIGHEST - 1, HIGHEST]
+    far = [
+        LOWEST,
+        LOWEST + 1,
+        -(2**32) - 1,
+        -(2**31) - 1,
+        -(2**31),
+        2**31 - 1,
+        2**31,
+        2**32 + 1,
+        HIGHEST - 1,
+        HIGHEST,
+    ]
     level = np.array(near + far)
     b, under = np.ones((len(level), k)), np.full(len(level), below)
     h = xnor_matmul_threshold(a, b, level, under, way)
@@ -55,8 +66,6 @@ def test_ties_are_plus_one_in_both_directions(way, signs):
 @pytest.mark.parametrize(("padding", "stride"), [(1, 1), (0, 2), (3, 1)])
 def test_fused_convolution(way, signs, cout, padding, stride):
     x, w = signs(2, 6, 7, 65), signs(cout, 3, 3, 65, seed=1)
-    from kernels import xnor_conv2d
-
     rng = np.random.default_rng(cout)
     level, below = rng.integers(-20, 21, cout), rng.random(cout) < 0.5
     level[:2] = LOWEST, HIGHEST
@@ -83,7 +92,7 @@ def test_no_rows(way, signs):
     seed=st.integers(0, 2**32),
     data=st.data(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_threshold_and_direction(way, m, n, k, seed, data):
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 2, (m, k)) * 2 - 1, rng.integers(0, 2, (n, k)) * 2 - 1
