@@ -2,7 +2,7 @@
 
     a, b = pack(x), pack(y)                 # real or ±1 arrays (M, K), (N, K); NumPy or torch on the CPU
     c = xnor_matmul(a, b)                   # int32 (M, N) = sign(x) @ sign(y).T
-    h = xnor_matmul_threshold(a, b, t)      # packed (M, N): +1 where c >= t
+    h = xnor_matmul_threshold(a, b, rule)   # packed (M, N): +1 where c meets its unit's integer threshold
 
 sign(x) is +1 where x >= 0, so both zeros are +1, else -1; True is +1. Products take packed arrays or anything
 that `pack` takes. A backend is a module with the functions of `Backend`; to add one, list it in `_BACKENDS`.
@@ -13,7 +13,7 @@ Binarized Neural Networks (arXiv 1602.02830), sections 1 and 4, have the idea: a
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from kernels import cpu, reference
 from kernels.packed import MAX_K, Packed, Rows, Thresholds, rows_of
@@ -106,20 +106,17 @@ def xnor_matmul(a: object, b: object, backend: str = "auto") -> NDArray[np.int32
 def xnor_matmul_threshold(
     a: object,
     b: object,
-    thresholds: ArrayLike,
-    below: ArrayLike | None = None,
+    rule: Thresholds,
     backend: str = "auto",
 ) -> Packed:
-    """The product of `xnor_matmul` against an integer threshold for each row of b: packed (M, N).
+    """The product of `xnor_matmul` against an integer threshold for each row of b: packed (M, N), N >= 1.
 
-    thresholds: int64 (N,). Element (m, n) is +1 where product >= thresholds[n], or, where below[n] (bool
-    (N,), all False by default), where product <= thresholds[n]. Any int64 will do, so that a unit can be
-    constant. Raises as `xnor_matmul` does, and ValueError for N = 0 or thresholds of another length,
-    TypeError for their dtype.
+    Element (m, n) is +1 where the product meets unit n's rule, else -1. Raises as `xnor_matmul` does, and
+    ValueError where the rule is not for N units.
     """
     runner = _backend(backend)
     left, right = _matmul_operands(a, b, backend)
-    rule = _rule(thresholds, below, right.shape[0])
+    _check_units(rule, right.shape[0])
     return Packed(runner.matmul_threshold(left, right, rule), right.shape[0])
 
 
@@ -139,19 +136,18 @@ def xnor_conv2d(
 def xnor_conv2d_threshold(
     x: object,
     w: object,
-    thresholds: ArrayLike,
-    below: ArrayLike | None = None,
+    rule: Thresholds,
     padding: int = 1,
     stride: int = 1,
     backend: str = "auto",
 ) -> Packed:
     """The convolution of `xnor_conv2d` against an integer threshold a filter: packed (N, H', W', Cout).
 
-    `thresholds`, `below` and errors are those of `xnor_matmul_threshold`, with Cout for N.
+    Rule and errors are those of `xnor_matmul_threshold`, with Cout for N.
     """
     runner = _backend(backend)
     images, filters = _conv2d_operands(x, w, padding, stride, backend)
-    rule = _rule(thresholds, below, filters.shape[0])
+    _check_units(rule, filters.shape[0])
     return Packed(runner.conv2d_threshold(images, filters, rule, padding, stride), filters.shape[0])
 
 
@@ -197,11 +193,6 @@ def _conv2d_operands(x: object, w: object, padding: int, stride: int, backend: s
     return images, filters
 
 
-def _rule(thresholds: ArrayLike, below: ArrayLike | None, units: int) -> Thresholds:
-    level = np.asarray(thresholds)
-    under = np.zeros(units, np.bool_) if below is None else np.asarray(below)
-    if level.dtype.kind != "i" or under.dtype != np.bool_:
-        raise TypeError(f"thresholds must be signed integers, below bool, not {level.dtype}, {under.dtype}")
-    if units == 0 or level.shape != (units,) or under.shape != (units,):
-        raise ValueError(f"{units} units need as many thresholds and below, not {level.shape}, {under.shape}")
-    return Thresholds(level.astype(np.int64), under)
+def _check_units(rule: Thresholds, units: int) -> None:
+    if units == 0 or len(rule.level) != units:
+        raise ValueError(f"{units} output units and {len(rule.level)} thresholds")

@@ -19,15 +19,27 @@ def differing(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.int64]
     return counts
 
 
-def border_corrections(w: Packed) -> NDArray[np.int32]:
-    """What to add to a product for each tap of a filter that lies outside the image: int32 (kh * kw, Cout).
+def starts(
+    w: Packed, size: tuple[int, ...], padding: int, stride: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """What a filter's product with zero bits outside an image of `size` counts down from, to be exact.
 
-    The zero bits of the padding count as -1 against every weight of the tap; the correction takes that sum
-    back.
+    Inside, a product is K - 2 (differing bits). A tap outside is to count 0; its zero bits differ from each
+    of its ones, so the start takes 2 (ones of the tap) instead of its share of K. Output rows that miss the
+    same taps are one class, columns likewise: returns starts int32 (row classes, column classes, Cout) and
+    the class of each output row (H',) and column (W',).
     """
-    ones = np.bitwise_count(w.words).sum(axis=3, dtype=np.int32)
-    corrections: NDArray[np.int32] = (2 * ones - np.int32(w.k)).reshape(len(ones), w.shape[1] * w.shape[2]).T
-    return corrections
+    ones = np.bitwise_count(w.words).sum(axis=3, dtype=np.int64)
+    missed, classes = [], []
+    for length, taps in zip(size, w.shape[1:3], strict=True):
+        first = np.arange(0, length + 2 * padding - taps + 1, stride) - padding
+        tap = first[:, None] + np.arange(taps)
+        kinds, kind = np.unique((tap < 0) | (tap >= length), axis=0, return_inverse=True)
+        missed.append(kinds)
+        classes.append(kind.reshape(-1))
+    outside = missed[0][:, None, :, None] | missed[1][None, :, None, :]
+    share = np.where(outside[..., None], 2 * ones.transpose(1, 2, 0), w.k)
+    return share.sum(axis=(2, 3)).astype(np.int32), classes[0], classes[1]
 
 
 def matmul(a: Packed, b: Packed) -> NDArray[np.int32]:
@@ -43,9 +55,7 @@ def conv2d(x: Packed, w: Packed, padding: int, stride: int) -> NDArray[np.int32]
     # (N, H', W', words, kh, kw)
     windows = sliding_window_view(image, (kh, kw), axis=(1, 2))[:, ::stride, ::stride]
     rows = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, kh * kw * image.shape[3])
-    dot = kh * kw * x.k - 2 * differing(rows, w.words.reshape(cout, rows.shape[1]))
-    outside = np.pad(np.zeros(x.shape[1:3], np.int64), padding, constant_values=1)
-    taps = sliding_window_view(outside, (kh, kw))[::stride, ::stride]
-    correction = taps.reshape(*taps.shape[:2], kh * kw) @ border_corrections(w)
-    product: NDArray[np.int32] = (dot.reshape(*windows.shape[:3], cout) + correction).astype(np.int32)
+    start, row, column = starts(w, x.shape[1:3], padding, stride)
+    differ = differing(rows, w.words.reshape(cout, rows.shape[1])).reshape(*windows.shape[:3], cout)
+    product: NDArray[np.int32] = (start[row[:, None], column] - 2 * differ).astype(np.int32)
     return product

@@ -24,9 +24,12 @@ LANES = 16  # columns of a panel (csrc/xnor.h)
 CHUNK_WORDS = 64  # words of a long row taken at once, so that its panels stay in the first-level cache
 
 _FIELDS = (
-    "words lifted images height width pixel_words lifted_words pad stride kernel_h kernel_w out_h out_w "
-    "segs pairs seg_words panels n k border out bits bits_bytes level flip isa threads"
+    "words lifted images height width pixel_words lifted_words pad stride out_h out_w segs pairs seg_words "
+    "panels n start start_y start_x out bits bits_bytes level flip isa threads"
 )
+
+
+_Starts = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]
 
 
 class _Job(ctypes.Structure):
@@ -192,11 +195,12 @@ def _matmul(a: Packed, b: Packed, isa: str | None, threads: int | None, **target
     pairs = -(-words // segs)
     panels = _panels(library, b, segs * pairs, workers)
     lifted = _aligned(rows * segs * pairs, np.uint64)
+    start, start_y, start_x = _matmul_starts(b)
     job = _Job(
-        words=a.words.ctypes.data, lifted=lifted.ctypes.data,
-        images=1, height=rows, width=1, pixel_words=words, lifted_words=segs * pairs,
-        pad=0, stride=1, kernel_h=1, kernel_w=1, out_h=rows, out_w=1,
-        segs=segs, pairs=pairs, seg_words=pairs, panels=panels.ctypes.data, n=len(b.words), k=a.k,
+        words=a.words.ctypes.data, lifted=lifted.ctypes.data, images=rows, height=1, width=1,
+        pixel_words=words, lifted_words=segs * pairs, pad=0, stride=1, out_h=1, out_w=1,
+        segs=segs, pairs=pairs, seg_words=pairs, panels=panels.ctypes.data, n=len(b.words),
+        start=start.ctypes.data, start_y=start_y.ctypes.data, start_x=start_x.ctypes.data,
         isa=ISAS.index(chosen), threads=workers, **target,
     )  # fmt: skip
     library.kernels_product(job)
@@ -216,17 +220,12 @@ def _conv2d(
     padded_w = width + 2 * padding
     panels = _panels(library, w, kh * kw * words, workers)
     lifted = _aligned(images * (height + 2 * padding) * padded_w * words, np.uint64)
-    border = w.derived.get("cpu border")
-    if border is None:
-        border = np.zeros((kh * kw, -(-cout // LANES) * LANES), np.int32)
-        border[:, :cout] = bitcount.border_corrections(w)
-        w.derived["cpu border"] = border
+    start, start_y, start_x = _conv2d_starts(x, w, padding, stride)
     job = _Job(
-        words=x.words.ctypes.data, lifted=lifted.ctypes.data,
-        images=images, height=height, width=width, pixel_words=words, lifted_words=words,
-        pad=padding, stride=stride, kernel_h=kh, kernel_w=kw, out_h=out_h, out_w=out_w,
-        segs=kh, pairs=kw * words, seg_words=padded_w * words, panels=panels.ctypes.data,
-        n=cout, k=kh * kw * x.k, border=border.ctypes.data if padding else 0,
+        words=x.words.ctypes.data, lifted=lifted.ctypes.data, images=images, height=height, width=width,
+        pixel_words=words, lifted_words=words, pad=padding, stride=stride, out_h=out_h, out_w=out_w,
+        segs=kh, pairs=kw * words, seg_words=padded_w * words, panels=panels.ctypes.data, n=cout,
+        start=start.ctypes.data, start_y=start_y.ctypes.data, start_x=start_x.ctypes.data,
         isa=ISAS.index(chosen), threads=workers, **target,
     )  # fmt: skip
     library.kernels_product(job)
@@ -243,7 +242,7 @@ def _panels(library: ctypes.CDLL, b: Packed, pairs: int, threads: int) -> NDArra
     panels: NDArray[np.uint32] | None = b.derived.get("cpu panels")
     if panels is None:
         n = len(b.words)
-        panels = _aligned(-(-n // LANES) * pairs * LANES * 2, np.uint32)
+        panels = _aligned(_padded(n) * pairs * 2, np.uint32)
         library.kernels_panels(
             threads, b.words.ctypes.data, n, b.words.size // max(n, 1), pairs, panels.ctypes.data
         )
@@ -251,14 +250,41 @@ def _panels(library: ctypes.CDLL, b: Packed, pairs: int, threads: int) -> NDArra
     return panels
 
 
+def _matmul_starts(b: Packed) -> _Starts:
+    made: _Starts | None = b.derived.get("cpu starts")
+    if made is None:
+        none = np.zeros(1, np.int64)
+        made = b.derived["cpu starts"] = (np.full(_padded(len(b.words)), b.k, np.int32), none, none)
+    return made
+
+
+def _conv2d_starts(x: Packed, w: Packed, padding: int, stride: int) -> _Starts:
+    """`bitcount.starts` with Cout padded to whole panels, and classes as offsets."""
+    key = ("cpu starts", *x.shape[1:3], padding, stride)
+    made: _Starts | None = w.derived.get(key)
+    if made is None:
+        start, row, column = bitcount.starts(w, x.shape[1:3], padding, stride)
+        cout = _padded(len(w.words))
+        start = np.pad(start, ((0, 0), (0, 0), (0, cout - start.shape[2])))
+        made = w.derived[key] = (start, row * (start.shape[1] * cout), column * cout)
+    return made
+
+
 def _lanes(rule: Thresholds, k: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """A rule as (dot ^ flip) >= level: dot <= t is ~dot >= ~t. Lanes without a unit never fire."""
-    n = len(rule.level)
-    level = np.full(-(-n // LANES) * LANES, np.iinfo(np.int32).max, np.int32)
-    flip = np.zeros_like(level)
-    flip[:n] = -rule.below.astype(np.int32)
-    level[:n] = np.clip(rule.level, -k - 1, k + 1) ^ flip[:n]
-    return level, flip
+    made: tuple[NDArray[np.int32], NDArray[np.int32]] | None = rule.derived.get(("cpu lanes", k))
+    if made is None:
+        n = len(rule.level)
+        level = np.full(_padded(n), np.iinfo(np.int32).max, np.int32)
+        flip = np.zeros_like(level)
+        flip[:n] = -rule.below.astype(np.int32)
+        level[:n] = np.clip(rule.level, -k - 1, k + 1) ^ flip[:n]
+        made = rule.derived["cpu lanes", k] = (level, flip)
+    return made
+
+
+def _padded(n: int) -> int:
+    return -(-n // LANES) * LANES
 
 
 def _aligned(count: int, dtype: type[np.generic]) -> NDArray[Any]:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 MAX_K = 2**31 - 2  # the product and a threshold one beyond it fit int32
 
@@ -24,7 +24,7 @@ class Packed:
 
     words: NDArray[np.uint64]
     k: int
-    derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         words = self.words
@@ -56,14 +56,32 @@ class Packed:
         return counts
 
 
-class Thresholds(NamedTuple):
-    """A rule for each output unit: its bit is `dot <= level` where `below`, else `dot >= level`.
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """A rule for each of N output units: its bit is `dot <= level` where `below`, else `dot >= level`.
 
-    `level` is int64 and may lie outside the reachable range, so that a unit can be constant; `below` is bool.
+    `level` is int64 (N,) and may lie outside the reachable range, so that a unit can be constant; `below` is
+    bool (N,), all False by default. Both are copied and read-only.
+
+    Raises TypeError where the dtypes are others (any signed integer will do for `level`), ValueError for
+    other shapes.
     """
 
     level: NDArray[np.int64]
     below: NDArray[np.bool_]
+    derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __init__(self, level: ArrayLike, below: ArrayLike | None = None) -> None:
+        levels = np.array(level)
+        under = np.zeros(levels.shape, np.bool_) if below is None else np.array(below)
+        if levels.dtype.kind != "i" or under.dtype != np.bool_:
+            raise TypeError(f"level must be signed integers, below bool, not {levels.dtype}, {under.dtype}")
+        if levels.ndim != 1 or under.shape != levels.shape:
+            raise ValueError(f"level and below need one length, not shapes {levels.shape}, {under.shape}")
+        levels = levels.astype(np.int64)
+        levels.flags.writeable = under.flags.writeable = False
+        for name, value in (("level", levels), ("below", under), ("derived", {})):
+            object.__setattr__(self, name, value)
 
     def apply(self, dot: NDArray[Any]) -> NDArray[np.bool_]:
         """The bits of integer products, units last."""

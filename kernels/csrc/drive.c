@@ -1,5 +1,5 @@
 /* The entry points called from Python: packing, panels, and the product over tiles. A matrix product is the
- * convolution of an image of M rows, one pixel wide, by a 1x1 kernel. */
+ * convolution of M images of one pixel by 1x1 taps. */
 #include <string.h>
 
 #include "xnor.h"
@@ -24,8 +24,8 @@ int kernels_level(void)
 {
 #ifdef HAVE_X86
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vpopcntdq"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vpopcntdq"))
         return 2;
     if (__builtin_cpu_supports("avx2")) return 1;
 #endif
@@ -59,8 +59,8 @@ static void pack_task(void *context, size_t task)
 int kernels_pack(int level, int threads, int dtype, const void *from, int64_t row_bytes, int64_t rows, int64_t k,
                  uint64_t *words)
 {
-    const size_t row_words = ((size_t)k + 63) / 64;
-    pack_t p = {isa_table(level), from, row_bytes, (size_t)rows, (size_t)k, 1 + MIN_CHUNK / row_words, dtype, 0, words};
+    const size_t chunk = 1 + MIN_CHUNK / (((size_t)k + 63) / 64);
+    pack_t p = {isa_table(level), from, row_bytes, (size_t)rows, (size_t)k, chunk, dtype, 0, words};
     parallel(pack_task, &p, (p.rows + p.chunk - 1) / p.chunk, threads);
     return p.nan;
 }
@@ -102,11 +102,12 @@ typedef struct {
     const uint64_t *words;      /* (images, height, width, pixel_words) */
     uint64_t *lifted;           /* scratch: (images, height + 2 pad, width + 2 pad, lifted_words) */
     int64_t images, height, width, pixel_words, lifted_words;
-    int64_t pad, stride, kernel_h, kernel_w, out_h, out_w;
+    int64_t pad, stride, out_h, out_w;
     int64_t segs, pairs, seg_words; /* how a row is walked: `segs` runs of `pairs` words, seg_words apart */
     const uint32_t *panels;
-    int64_t n, k;
-    const int32_t *border;      /* (kernel_h * kernel_w, panels * LANES) to add where a tap falls outside, or NULL */
+    int64_t n;
+    const int32_t *start;       /* rows of panels * LANES: the product where no bit differs; start_y[y] + start_x[x] */
+    const int64_t *start_y, *start_x; /* (out_h), (out_w): is where the row of output pixel (y, x) begins */
     int32_t *out;               /* (images * out_h * out_w, n), or NULL for packed bits: */
     uint8_t *bits;              /* zeroed rows of bits_bytes */
     int64_t bits_bytes;
@@ -154,20 +155,26 @@ static void lift_task(void *context, size_t task)
     }
 }
 
-/* Adds the border corrections of one output pixel: a tap outside has met the zero bits of the padding, which counted
- * as -1 against every weight; it is to count as 0. */
-static void add_border(const plan_t *p, size_t row, size_t col, size_t cols, int32_t *out)
+/* One row of the product: where its window starts in the lifted operand, and what it counts down from. */
+typedef struct {
+    const uint32_t *from;
+    const int32_t *start;
+} row_t;
+
+static void find_rows(const plan_t *p, size_t row0, size_t rows, row_t *row)
 {
     const job_t *j = p->j;
-    const size_t pixel = row % (size_t)(j->out_h * j->out_w);
-    const int64_t y0 = (int64_t)pixel / j->out_w * j->stride - j->pad;
-    const int64_t x0 = (int64_t)pixel % j->out_w * j->stride - j->pad;
-    if (y0 >= 0 && x0 >= 0 && y0 + j->kernel_h <= j->height && x0 + j->kernel_w <= j->width) return;
-    const int32_t *tap = j->border + col;
-    for (int64_t y = y0; y < y0 + j->kernel_h; y++)
-        for (int64_t x = x0; x < x0 + j->kernel_w; x++, tap += p->panels * LANES)
-            if (y < 0 || x < 0 || y >= j->height || x >= j->width)
-                for (size_t c = 0; c < cols; c++) out[c] += tap[c];
+    const size_t out_w = (size_t)j->out_w, out_h = (size_t)j->out_h, stride = (size_t)j->stride;
+    size_t x = row0 % out_w, y = row0 / out_w % out_h, image = row0 / out_w / out_h;
+    for (size_t r = 0; r < rows; r++) {
+        const size_t line = image * (size_t)(j->height + 2 * j->pad) + y * stride;
+        row[r].from = (const uint32_t *)(j->lifted + (line * p->padded_w + x * stride) * (size_t)j->lifted_words);
+        row[r].start = j->start + j->start_y[y] + j->start_x[x];
+        if (++x == out_w) {
+            x = 0;
+            if (++y == out_h) y = 0, image++;
+        }
+    }
 }
 
 static void product_task(void *context, size_t task)
@@ -175,47 +182,42 @@ static void product_task(void *context, size_t task)
     const plan_t *p = context;
     const job_t *j = p->j;
     const size_t row0 = task / p->splits * p->block, rows = min(p->block, p->rows - row0);
-    const size_t split = task % p->splits;
+    const size_t split = task % p->splits, end = (split + 1) * p->groups / p->splits;
     const size_t segs = (size_t)j->segs, pairs = (size_t)j->pairs, n = (size_t)j->n;
     const size_t chunk = pairs * segs <= CHUNK_PAIRS ? segs : pairs < CHUNK_PAIRS ? CHUNK_PAIRS / pairs : 1;
 
-    const uint32_t *base[BLOCK_ROWS];
-    for (size_t r = 0; r < rows; r++) {
-        const size_t row = row0 + r, out_w = (size_t)j->out_w, line = row / out_w, out_h = (size_t)j->out_h;
-        const size_t y = line / out_h * (size_t)(j->height + 2 * j->pad) + line % out_h * (size_t)j->stride;
-        base[r] = (const uint32_t *)(j->lifted + (y * p->padded_w + row % out_w * (size_t)j->stride) * (size_t)j->lifted_words);
-    }
+    row_t row[BLOCK_ROWS];
+    find_rows(p, row0, rows, row);
 
     _Alignas(64) int32_t held[BLOCK_ROWS * TILE_COLS];
-    for (size_t g = split * p->groups / p->splits; g < (split + 1) * p->groups / p->splits; g++) {
-        const size_t panel0 = g * TILE_PANELS, col = panel0 * LANES, cols = min(TILE_COLS, n - col);
+    tile_t t = {.panel_stride = segs * pairs * PAIR, .pairs = pairs, .seg_stride = 2 * (size_t)j->seg_words};
+    for (size_t g = split * p->groups / p->splits; g < end; g++) {
+        const size_t panel0 = g * TILE_PANELS, col = panel0 * LANES;
         const int np = (int)min(TILE_PANELS, p->panels - panel0);
+        const size_t cols = min((size_t)np * LANES, n - col);
         const int direct = j->out != NULL && cols == (size_t)np * LANES;
-        for (size_t s = 0; s < segs; s += chunk)
+        t.out_stride = direct ? n : TILE_COLS;
+        for (size_t s = 0; s < segs; s += chunk) {
+            t.panels = j->panels + panel0 * t.panel_stride + s * pairs * PAIR;
+            t.segs = min(chunk, segs - s);
+            t.first = s == 0;
             for (size_t r = 0; r < rows; r += TILE_ROWS) {
                 const int mr = (int)min(TILE_ROWS, rows - r);
-                tile_t t = {.panels = j->panels + panel0 * segs * pairs * PAIR + s * pairs * PAIR,
-                            .panel_stride = segs * pairs * PAIR,
-                            .segs = min(chunk, segs - s),
-                            .pairs = pairs,
-                            .seg_stride = 2 * (size_t)j->seg_words,
-                            .out = direct ? j->out + (row0 + r) * n + col : held + (chunk < segs ? r * TILE_COLS : 0),
-                            .out_stride = direct ? n : TILE_COLS,
-                            .base = (int32_t)j->k,
-                            .first = s == 0};
-                for (int i = 0; i < mr; i++) t.rows[i] = base[r + (size_t)i] + s * t.seg_stride;
-                p->isa->tile(&t, mr, np);
-                if (s + chunk < segs) continue;
                 for (int i = 0; i < mr; i++) {
-                    const size_t row = row0 + r + (size_t)i;
-                    int32_t *dot = t.out + (size_t)i * t.out_stride;
-                    if (j->border) add_border(p, row, col, (size_t)np * LANES, dot);
-                    if (!j->out)
-                        p->isa->compare(dot, j->level + col, j->flip + col, np, j->bits + row * (size_t)j->bits_bytes + col / 8);
-                    else if (!direct)
-                        memcpy(j->out + row * n + col, dot, cols * sizeof *dot);
+                    t.rows[i] = row[r + (size_t)i].from + s * t.seg_stride;
+                    t.start[i] = row[r + (size_t)i].start + col;
                 }
+                t.out = direct ? j->out + (row0 + r) * n + col : held + (chunk < segs ? r * TILE_COLS : 0);
+                p->isa->tile(&t, mr, np);
+                if (direct || s + chunk < segs) continue;
+                if (j->out)
+                    for (size_t i = 0; i < (size_t)mr; i++)
+                        memcpy(j->out + (row0 + r + i) * n + col, t.out + i * TILE_COLS, cols * sizeof *t.out);
+                else
+                    p->isa->compare(t.out, mr, np, j->level + col, j->flip + col,
+                                    j->bits + (row0 + r) * (size_t)j->bits_bytes + col / 8, (size_t)j->bits_bytes);
             }
+        }
     }
 }
 
@@ -230,8 +232,8 @@ void kernels_product(const job_t *j)
     const size_t words = p.rows * p.panels * LANES * (size_t)(j->segs * j->pairs);
     const int threads = words < 16 * MIN_CHUNK ? 1 : (int)j->threads;
 
-    const size_t line_words = p.padded_w * (size_t)j->lifted_words, lines = (size_t)(j->images * (j->height + 2 * j->pad));
-    p.lift_chunk = 1 + MIN_CHUNK / line_words;
+    const size_t lines = (size_t)(j->images * (j->height + 2 * j->pad));
+    p.lift_chunk = 1 + MIN_CHUNK / (p.padded_w * (size_t)j->lifted_words);
     parallel(lift_task, &p, (lines + p.lift_chunk - 1) / p.lift_chunk, threads);
 
     p.block = min(BLOCK_ROWS, p.rows);

@@ -47,10 +47,9 @@ INLINE void tile(const tile_t *t, const int MR, const int NP)
             }
         }
     }
-    const __m512i base = _mm512_set1_epi32(t->base);
     EACH(i, MR) EACH(j, NP) {
         int32_t *out = t->out + i * t->out_stride + j * LANES;
-        const __m512i start = t->first ? base : _mm512_loadu_si512(out);
+        const __m512i start = _mm512_loadu_si512(t->first ? t->start[i] + j * LANES : out);
         const __m512i count = _mm512_add_epi32(_mm512_popcnt_epi32(ones[i][j]), _mm512_slli_epi32(twos[i][j], 1));
         _mm512_storeu_si512(out, _mm512_sub_epi32(start, _mm512_slli_epi32(count, 1)));
     }
@@ -68,13 +67,16 @@ static TARGET void tile_any(const tile_t *t, int mr, int np)
     }
 }
 
-static TARGET void compare(const int32_t *dot, const int32_t *level, const int32_t *flip, int np, uint8_t *bits)
+static TARGET void compare(const int32_t *dot, int mr, int np, const int32_t *level, const int32_t *flip, uint8_t *bits,
+                           size_t bits_stride)
 {
-    for (int j = 0; j < np; j++, dot += LANES, level += LANES, flip += LANES) {
-        const __m512i d = _mm512_xor_si512(_mm512_loadu_si512(dot), _mm512_loadu_si512(flip));
-        const uint32_t mask = _mm512_cmpge_epi32_mask(d, _mm512_loadu_si512(level));
-        bits[2 * j] = (uint8_t)mask;
-        bits[2 * j + 1] = (uint8_t)(mask >> 8);
+    for (int j = 0; j < np; j++, dot += LANES, level += LANES, flip += LANES, bits += LANES / 8) {
+        const __m512i least = _mm512_loadu_si512(level), sign = _mm512_loadu_si512(flip);
+        for (int i = 0; i < mr; i++) {
+            const __m512i d = _mm512_xor_si512(_mm512_loadu_si512(dot + i * TILE_COLS), sign);
+            const uint16_t mask = (uint16_t)_mm512_cmpge_epi32_mask(d, least);
+            __builtin_memcpy(bits + (size_t)i * bits_stride, &mask, sizeof mask);
+        }
     }
 }
 
@@ -93,7 +95,7 @@ static TARGET int64_t spin(int64_t steps)
     return 12 * LANES * 2;
 }
 
-/* Packing: GROUP(p, m, n) reads the lanes of mask m at element offset p, sets bits `pos` and adds to NaN mask `n`. */
+/* Packing: POS and NAN_OF are masks over the lanes `m` of v. */
 #define PACK_ROW(name, type, lanes, mask_t, load, POS, NAN_OF)                                     \
     static TARGET int name(const void *row, size_t k, uint64_t *words)                             \
     {                                                                                              \
@@ -121,10 +123,10 @@ static TARGET int64_t spin(int64_t steps)
 /* as unsigned numbers, +0.0 .. +inf and -0.0 (0x8000) are at most 0x8000 */
 #define HALF_POS _mm512_mask_cmple_epu16_mask(m, v, _mm512_set1_epi16((short)0x8000))
 
-PACK_ROW(pack_f32, float, 16, __mmask16, _mm512_maskz_loadu_epi32, _mm512_mask_cmp_ps_mask(m, PS, _mm512_setzero_ps(), _CMP_GE_OQ),
-         _mm512_mask_cmp_ps_mask(m, PS, PS, _CMP_UNORD_Q))
-PACK_ROW(pack_f64, double, 8, __mmask8, _mm512_maskz_loadu_epi64, _mm512_mask_cmp_pd_mask(m, PD, _mm512_setzero_pd(), _CMP_GE_OQ),
-         _mm512_mask_cmp_pd_mask(m, PD, PD, _CMP_UNORD_Q))
+PACK_ROW(pack_f32, float, 16, __mmask16, _mm512_maskz_loadu_epi32,
+         _mm512_mask_cmp_ps_mask(m, PS, _mm512_setzero_ps(), _CMP_GE_OQ), _mm512_mask_cmp_ps_mask(m, PS, PS, _CMP_UNORD_Q))
+PACK_ROW(pack_f64, double, 8, __mmask8, _mm512_maskz_loadu_epi64,
+         _mm512_mask_cmp_pd_mask(m, PD, _mm512_setzero_pd(), _CMP_GE_OQ), _mm512_mask_cmp_pd_mask(m, PD, PD, _CMP_UNORD_Q))
 PACK_ROW(pack_f16, uint16_t, 32, __mmask32, _mm512_maskz_loadu_epi16, HALF_POS, HALF_NAN(0x7c00))
 PACK_ROW(pack_bf16, uint16_t, 32, __mmask32, _mm512_maskz_loadu_epi16, HALF_POS, HALF_NAN(0x7f80))
 PACK_ROW(pack_i8, int8_t, 64, __mmask64, _mm512_maskz_loadu_epi8, _mm512_mask_cmpge_epi8_mask(m, v, ZERO), 0)

@@ -12,7 +12,7 @@ INLINE vec_t load(const void *p)
     return v;
 }
 
-INLINE void tile_lanes(const tile_t *t, const int MR, const uint32_t *panel, int32_t *out)
+INLINE void tile_lanes(const tile_t *t, const int MR, const uint32_t *panel, size_t col)
 {
     vec_t ones[TILE_ROWS], twos[TILE_ROWS], bytes[TILE_ROWS];
     for (int i = 0; i < MR; i++) ones[i] = twos[i] = bytes[i] = (vec_t){0};
@@ -38,9 +38,9 @@ INLINE void tile_lanes(const tile_t *t, const int MR, const uint32_t *panel, int
     }
     for (int i = 0; i < MR; i++) {
         const vec_t count = FOLD(BYTE_COUNTS(ones[i])) + 2 * (twos[i] + FOLD(bytes[i]));
-        const vec_t start = t->first ? (vec_t){0} + (uint32_t)t->base : load(out + i * t->out_stride);
-        const vec_t dot = start - 2 * count;
-        __builtin_memcpy(out + i * t->out_stride, &dot, sizeof dot);
+        int32_t *out = t->out + i * t->out_stride + col;
+        const vec_t dot = load(t->first ? t->start[i] + col : out) - 2 * count;
+        __builtin_memcpy(out, &dot, sizeof dot);
     }
 }
 
@@ -49,23 +49,25 @@ static TARGET void tile_any(const tile_t *t, int mr, int np)
     for (int j = 0; j < np; j++)
         for (int l = 0; l < LANES; l += V) {
             const uint32_t *panel = t->panels + j * t->panel_stride + l;
-            int32_t *out = t->out + j * LANES + l;
+            const size_t col = j * LANES + l;
             switch (mr) {
-                case 1: tile_lanes(t, 1, panel, out); break;
-                case 2: tile_lanes(t, 2, panel, out); break;
-                case 3: tile_lanes(t, 3, panel, out); break;
-                case 4: tile_lanes(t, 4, panel, out); break;
+                case 1: tile_lanes(t, 1, panel, col); break;
+                case 2: tile_lanes(t, 2, panel, col); break;
+                case 3: tile_lanes(t, 3, panel, col); break;
+                case 4: tile_lanes(t, 4, panel, col); break;
             }
         }
 }
 
-static TARGET void compare(const int32_t *dot, const int32_t *level, const int32_t *flip, int np, uint8_t *bits)
+static TARGET void compare(const int32_t *dot, int mr, int np, const int32_t *level, const int32_t *flip, uint8_t *bits,
+                           size_t bits_stride)
 {
-    for (int i = 0; i < np * LANES; i += 8) {
-        unsigned byte = 0;
-        for (int j = 0; j < 8; j++) byte |= (unsigned)((dot[i + j] ^ flip[i + j]) >= level[i + j]) << j;
-        bits[i / 8] = (uint8_t)byte;
-    }
+    for (int r = 0; r < mr; r++, dot += TILE_COLS, bits += bits_stride)
+        for (int i = 0; i < np * LANES; i += 8) {
+            unsigned byte = 0;
+            for (int l = i; l < i + 8; l++) byte |= (unsigned)((dot[l] ^ flip[l]) >= level[l]) << (l - i);
+            bits[i / 8] = (uint8_t)byte;
+        }
 }
 
 /* Packing: POS(v) and IS_NAN(v) of one element */
@@ -107,5 +109,6 @@ static int64_t spin(int64_t steps)
 #define ISA_TABLE                                                                                  \
     {                                                                                              \
         tile_any, compare,                                                                         \
-            {pack_f32, pack_f64, pack_f16, pack_bf16, pack_i8, pack_i16, pack_i32, pack_i64, pack_bool}, spin, \
+            {pack_f32, pack_f64, pack_f16, pack_bf16, pack_i8, pack_i16, pack_i32, pack_i64, pack_bool}, \
+            spin,                                                                                  \
     }

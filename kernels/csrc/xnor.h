@@ -35,15 +35,16 @@ typedef struct {
     size_t segs, pairs, seg_stride;
     int32_t *out;
     size_t out_stride;
-    int32_t base; /* out = (first ? base : out) - 2 * popcount(row xor column) */
+    const int32_t *start[TILE_ROWS]; /* out = (first ? start : out) - 2 * popcount(row xor column) */
     int first;
 } tile_t;
 
 typedef struct {
     /* mr in 1..TILE_ROWS rows by np in 1..TILE_PANELS panels */
     void (*tile)(const tile_t *t, int mr, int np);
-    /* for each of np panels LANES bits, (dot ^ flip) >= level, least significant first */
-    void (*compare)(const int32_t *dot, const int32_t *level, const int32_t *flip, int np, uint8_t *bits);
+    /* mr rows of dots, TILE_COLS apart, to rows of bits: LANES for each panel, (dot ^ flip) >= level, lowest first */
+    void (*compare)(const int32_t *dot, int mr, int np, const int32_t *level, const int32_t *flip, uint8_t *bits,
+                    size_t bits_stride);
     /* one row of k values to (k + 63) / 64 words of bits (value >= 0), zero padded; returns nonzero at a NaN */
     int (*pack[9])(const void *row, size_t k, uint64_t *words);
     /* `steps` carry-save steps on registers alone (the roofline); returns 32-bit words popcounted a step, 0 if none */

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import unpack, xnor_conv2d, xnor_conv2d_threshold, xnor_matmul, xnor_matmul_threshold
+from kernels import Thresholds, unpack, xnor_conv2d, xnor_conv2d_threshold, xnor_matmul, xnor_matmul_threshold
 
 LOWEST, HIGHEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
@@ -25,7 +25,7 @@ def test_bits_are_the_comparison(way, signs, k, n):
     a, b = signs(5, k), signs(n, k, seed=1)
     rng = np.random.default_rng(n)
     level, below = rng.integers(-(k**0.5), k**0.5 + 1, n).astype(np.int64), rng.random(n) < 0.5
-    h = xnor_matmul_threshold(a, b, level, below, way)
+    h = xnor_matmul_threshold(a, b, Thresholds(level, below), way)
     assert h.shape == (5, n)
     assert np.array_equal(unpack(h), expected(a @ b.T, level, below))
 
@@ -49,7 +49,7 @@ def test_thresholds_at_and_far_beyond_the_reachable_range(way, below):
     ]
     level = np.array(near + far)
     b, under = np.ones((len(level), k)), np.full(len(level), below)
-    h = xnor_matmul_threshold(a, b, level, under, way)
+    h = xnor_matmul_threshold(a, b, Thresholds(level, under), way)
     assert np.array_equal(unpack(h), expected(np.array([[k], [-k]]).repeat(len(level), 1), level, under))
 
 
@@ -58,7 +58,7 @@ def test_ties_are_plus_one_in_both_directions(way, signs):
     dot = xnor_matmul(a, b, way)
     for row, values in enumerate(dot):
         for below in (False, True):
-            bits = unpack(xnor_matmul_threshold(a, b, values.astype(np.int64), np.full(6, below), way))
+            bits = unpack(xnor_matmul_threshold(a, b, Thresholds(values, np.full(6, below)), way))
             assert (bits[row] == 1).all()
 
 
@@ -69,7 +69,7 @@ def test_fused_convolution(way, signs, cout, padding, stride):
     rng = np.random.default_rng(cout)
     level, below = rng.integers(-20, 21, cout), rng.random(cout) < 0.5
     level[:2] = LOWEST, HIGHEST
-    h = xnor_conv2d_threshold(x, w, level, below, padding, stride, way)
+    h = xnor_conv2d_threshold(x, w, Thresholds(level, below), padding, stride, way)
     dot = xnor_conv2d(x, w, padding, stride, "reference")
     assert h.shape == dot.shape
     assert np.array_equal(unpack(h), expected(dot, level, below))
@@ -77,12 +77,12 @@ def test_fused_convolution(way, signs, cout, padding, stride):
 
 def test_layers_chain_without_unpacking(way, signs):
     a, b, c = signs(5, 200), signs(96, 200, seed=1), signs(7, 96, seed=2)
-    hidden = xnor_matmul_threshold(a, b, np.zeros(96, np.int64), backend=way)
+    hidden = xnor_matmul_threshold(a, b, Thresholds(np.zeros(96, int)), way)
     assert np.array_equal(xnor_matmul(hidden, c, way), np.where(a @ b.T >= 0, 1, -1) @ c.T)
 
 
 def test_no_rows(way, signs):
-    assert xnor_matmul_threshold(signs(0, 9), signs(4, 9), np.zeros(4, int), backend=way).shape == (0, 4)
+    assert xnor_matmul_threshold(signs(0, 9), signs(4, 9), Thresholds(np.zeros(4, int)), way).shape == (0, 4)
 
 
 @given(
@@ -99,26 +99,38 @@ def test_any_threshold_and_direction(way, m, n, k, seed, data):
     one = st.one_of(st.integers(-k - 2, k + 2), st.integers(LOWEST, HIGHEST))
     level = np.array(data.draw(st.lists(one, min_size=n, max_size=n)), np.int64)
     below = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
-    h = xnor_matmul_threshold(a, b, level, below, way)
+    h = xnor_matmul_threshold(a, b, Thresholds(level, below), way)
     assert np.array_equal(unpack(h), expected(a @ b.T, level, below))
 
 
 @pytest.mark.parametrize(
     ("level", "below", "error"),
     [
-        (np.zeros(3, int), None, ValueError),
         (np.zeros((4, 1), int), None, ValueError),
+        (0, None, ValueError),
         (np.zeros(4), None, TypeError),
         (np.zeros(4, np.uint64), None, TypeError),
         (np.zeros(4, int), np.zeros(3, bool), ValueError),
         (np.zeros(4, int), np.zeros(4, int), TypeError),
     ],
 )
-def test_rules_that_do_not_fit_are_refused(level, below, error):
+def test_rules_that_make_no_sense_are_refused(level, below, error):
     with pytest.raises(error):
-        xnor_matmul_threshold(np.ones((2, 5)), np.ones((4, 5)), level, below)
+        Thresholds(level, below)
 
 
-def test_a_layer_without_units_is_refused():
-    with pytest.raises(ValueError, match="0 units"):
-        xnor_matmul_threshold(np.ones((2, 5)), np.ones((0, 5)), np.zeros(0, int))
+def test_a_rule_is_fixed():
+    level = np.array([1, 2])
+    rule = Thresholds(level)
+    level[0] = 100
+    assert rule.level.tolist() == [1, 2] and rule.below.tolist() == [False, False]
+    with pytest.raises(ValueError, match="read-only"):
+        rule.level[0] = 3
+
+
+@pytest.mark.parametrize("units", [0, 3])
+def test_a_rule_for_another_number_of_units_is_refused(units):
+    with pytest.raises(ValueError, match=f"{units} output units and 4 thresholds"):
+        xnor_matmul_threshold(np.ones((2, 5)), np.ones((units, 5)), Thresholds(np.zeros(4, int)))
+    with pytest.raises(ValueError, match=f"{units} output units and 4 thresholds"):
+        xnor_conv2d_threshold(np.ones((1, 4, 4, 5)), np.ones((units, 3, 3, 5)), Thresholds([0, 0, 0, 0]))
