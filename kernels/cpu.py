@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,14 @@ _FIELDS = (
 )
 
 
-_Starts = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]
+class _Held(NamedTuple):
+    """An array and its address, which NumPy takes a microsecond to say."""
+
+    array: NDArray[Any]
+    at: int
+
+
+_Starts = tuple[_Held, _Held, _Held]
 
 
 class _Job(ctypes.Structure):
@@ -135,7 +142,7 @@ def matmul_threshold(
     bits = np.zeros((len(a.words), words_for(len(b.words))), np.uint64)
     level, flip = _lanes(rule, a.k)
     fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[1] * 8}
-    if not _matmul(a, b, isa, threads, **fused, level=level.ctypes.data, flip=flip.ctypes.data):
+    if not _matmul(a, b, isa, threads, **fused, level=level.at, flip=flip.at):
         return reference.pack(Rows(rule.apply(bitcount.matmul(a, b)), "bool"))
     return bits
 
@@ -164,9 +171,7 @@ def conv2d_threshold(
     bits = np.zeros((*_out_shape(x, w, padding, stride), words_for(len(w.words))), np.uint64)
     level, flip = _lanes(rule, w.shape[1] * w.shape[2] * w.k)
     fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[3] * 8}
-    if not _conv2d(
-        x, w, padding, stride, isa, threads, **fused, level=level.ctypes.data, flip=flip.ctypes.data
-    ):
+    if not _conv2d(x, w, padding, stride, isa, threads, **fused, level=level.at, flip=flip.at):
         dot = bitcount.conv2d(x, w, padding, stride)
         return reference.pack(Rows(rule.apply(dot).reshape(-1, len(w.words)), "bool")).reshape(bits.shape)
     return bits
@@ -197,10 +202,10 @@ def _matmul(a: Packed, b: Packed, isa: str | None, threads: int | None, **target
     lifted = _aligned(rows * segs * pairs, np.uint64)
     start, start_y, start_x = _matmul_starts(b)
     job = _Job(
-        words=a.words.ctypes.data, lifted=lifted.ctypes.data, images=rows, height=1, width=1,
+        words=a.address, lifted=lifted.at, images=rows, height=1, width=1,
         pixel_words=words, lifted_words=segs * pairs, pad=0, stride=1, out_h=1, out_w=1,
-        segs=segs, pairs=pairs, seg_words=pairs, panels=panels.ctypes.data, n=len(b.words),
-        start=start.ctypes.data, start_y=start_y.ctypes.data, start_x=start_x.ctypes.data,
+        segs=segs, pairs=pairs, seg_words=pairs, panels=panels.at, n=len(b.words),
+        start=start.at, start_y=start_y.at, start_x=start_x.at,
         isa=ISAS.index(chosen), threads=workers, **target,
     )  # fmt: skip
     library.kernels_product(job)
@@ -222,10 +227,10 @@ def _conv2d(
     lifted = _aligned(images * (height + 2 * padding) * padded_w * words, np.uint64)
     start, start_y, start_x = _conv2d_starts(x, w, padding, stride)
     job = _Job(
-        words=x.words.ctypes.data, lifted=lifted.ctypes.data, images=images, height=height, width=width,
+        words=x.address, lifted=lifted.at, images=images, height=height, width=width,
         pixel_words=words, lifted_words=words, pad=padding, stride=stride, out_h=out_h, out_w=out_w,
-        segs=kh, pairs=kw * words, seg_words=padded_w * words, panels=panels.ctypes.data, n=cout,
-        start=start.ctypes.data, start_y=start_y.ctypes.data, start_x=start_x.ctypes.data,
+        segs=kh, pairs=kw * words, seg_words=padded_w * words, panels=panels.at, n=cout,
+        start=start.at, start_y=start_y.at, start_x=start_x.at,
         isa=ISAS.index(chosen), threads=workers, **target,
     )  # fmt: skip
     library.kernels_product(job)
@@ -237,15 +242,13 @@ def _out_shape(x: Packed, w: Packed, padding: int, stride: int) -> tuple[int, in
     return x.shape[0], out_h, out_w
 
 
-def _panels(library: ctypes.CDLL, b: Packed, pairs: int, threads: int) -> NDArray[np.uint32]:
+def _panels(library: ctypes.CDLL, b: Packed, pairs: int, threads: int) -> _Held:
     """b's rows as panels of `pairs` words; two threads may build them at once, to the same end."""
-    panels: NDArray[np.uint32] | None = b.derived.get("cpu panels")
+    panels: _Held | None = b.derived.get("cpu panels")
     if panels is None:
         n = len(b.words)
         panels = _aligned(_padded(n) * pairs * 2, np.uint32)
-        library.kernels_panels(
-            threads, b.words.ctypes.data, n, b.words.size // max(n, 1), pairs, panels.ctypes.data
-        )
+        library.kernels_panels(threads, b.address, n, b.words.size // max(n, 1), pairs, panels.at)
         b.derived["cpu panels"] = panels
     return panels
 
@@ -253,8 +256,8 @@ def _panels(library: ctypes.CDLL, b: Packed, pairs: int, threads: int) -> NDArra
 def _matmul_starts(b: Packed) -> _Starts:
     made: _Starts | None = b.derived.get("cpu starts")
     if made is None:
-        none = np.zeros(1, np.int64)
-        made = b.derived["cpu starts"] = (np.full(_padded(len(b.words)), b.k, np.int32), none, none)
+        none = _held(np.zeros(1, np.int64))
+        made = b.derived["cpu starts"] = (_held(np.full(_padded(len(b.words)), b.k, np.int32)), none, none)
     return made
 
 
@@ -266,20 +269,21 @@ def _conv2d_starts(x: Packed, w: Packed, padding: int, stride: int) -> _Starts:
         start, row, column = bitcount.starts(w, x.shape[1:3], padding, stride)
         cout = _padded(len(w.words))
         start = np.pad(start, ((0, 0), (0, 0), (0, cout - start.shape[2])))
-        made = w.derived[key] = (start, row * (start.shape[1] * cout), column * cout)
+        made = (_held(start), _held(row * (start.shape[1] * cout)), _held(column * cout))
+        w.derived[key] = made
     return made
 
 
-def _lanes(rule: Thresholds, k: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _lanes(rule: Thresholds, k: int) -> tuple[_Held, _Held]:
     """A rule as (dot ^ flip) >= level: dot <= t is ~dot >= ~t. Lanes without a unit never fire."""
-    made: tuple[NDArray[np.int32], NDArray[np.int32]] | None = rule.derived.get(("cpu lanes", k))
+    made: tuple[_Held, _Held] | None = rule.derived.get(("cpu lanes", k))
     if made is None:
         n = len(rule.level)
         level = np.full(_padded(n), np.iinfo(np.int32).max, np.int32)
         flip = np.zeros_like(level)
         flip[:n] = -rule.below.astype(np.int32)
         level[:n] = np.clip(rule.level, -k - 1, k + 1) ^ flip[:n]
-        made = rule.derived["cpu lanes", k] = (level, flip)
+        made = rule.derived["cpu lanes", k] = (_held(level), _held(flip))
     return made
 
 
@@ -287,9 +291,13 @@ def _padded(n: int) -> int:
     return -(-n // LANES) * LANES
 
 
-def _aligned(count: int, dtype: type[np.generic]) -> NDArray[Any]:
+def _held(array: NDArray[Any]) -> _Held:
+    return _Held(array, array.ctypes.data)
+
+
+def _aligned(count: int, dtype: type[np.generic]) -> _Held:
     """An uninitialised array that starts on a cache line."""
     size = count * np.dtype(dtype).itemsize
-    buffer = np.empty(size + 64, np.uint8)
-    start = -buffer.ctypes.data % 64
-    return buffer[start : start + size].view(dtype)
+    buffer = _held(np.empty(size + 63, np.uint8))
+    skip = -buffer.at % 64
+    return _Held(buffer.array[skip : skip + size].view(dtype), buffer.at + skip)

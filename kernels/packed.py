@@ -50,6 +50,11 @@ class Packed:
         return (*self.words.shape[:-1], self.k)
 
     @cached_property
+    def address(self) -> int:
+        """Where the words begin in memory (NumPy takes a microsecond to say so)."""
+        return self.words.ctypes.data
+
+    @cached_property
     def counts(self) -> NDArray[np.int32]:
         """Number of +1 in each row: int32 of shape `shape[:-1]`."""
         counts: NDArray[np.int32] = np.bitwise_count(self.words).sum(axis=-1, dtype=np.int32)
