@@ -106,7 +106,7 @@ static TARGET int64_t spin(int64_t steps)
             for (size_t j = 0; j < 64 && i + j < k; j += lanes) {                                  \
                 const size_t left = k - i - j;                                                     \
                 const mask_t m = left >= lanes ? (mask_t)~0ull : (mask_t)((1ull << left) - 1);     \
-                const __m512i v = load(m, p + i + j);                                              \
+                const __m512i v = left >= lanes ? _mm512_loadu_si512(p + i + j) : load(m, p + i + j); \
                 word |= (uint64_t)(POS) << j;                                                      \
                 nan |= (uint64_t)(NAN_OF);                                                         \
             }                                                                                      \
