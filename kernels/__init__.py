@@ -45,14 +45,16 @@ class Backend(Protocol):
     def pack(self, rows: Rows) -> NDArray[np.uint64]:
         """Words of rows; ValueError for NaN."""
 
-    def matmul(self, a: Packed, b: Packed) -> NDArray[np.int32]:
-        """(M, K) by (N, K) to (M, N)."""
+    def matmul(self, a: Packed, b: Packed, out: NDArray[np.int32] | None) -> NDArray[np.int32]:
+        """(M, K) by (N, K) to (M, N), into `out` if it is given and fits, else ValueError."""
 
     def matmul_threshold(self, a: Packed, b: Packed, rule: Thresholds) -> NDArray[np.uint64]:
         """Words of the product's bits."""
 
-    def conv2d(self, x: Packed, w: Packed, padding: int, stride: int) -> NDArray[np.int32]:
-        """(N, H, W, C) by (Cout, kh, kw, C) to (N, H', W', Cout)."""
+    def conv2d(
+        self, x: Packed, w: Packed, padding: int, stride: int, out: NDArray[np.int32] | None
+    ) -> NDArray[np.int32]:
+        """(N, H, W, C) by (Cout, kh, kw, C) to (N, H', W', Cout); `out` as in `matmul`."""
 
     def conv2d_threshold(
         self, x: Packed, w: Packed, rule: Thresholds, padding: int, stride: int
@@ -93,14 +95,17 @@ def unpack(p: Packed) -> NDArray[np.int8]:
     return reference.unpack(p)
 
 
-def xnor_matmul(a: object, b: object, backend: str = "auto") -> NDArray[np.int32]:
+def xnor_matmul(
+    a: object, b: object, backend: str = "auto", out: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]:
     """The exact product sign(a) @ sign(b).T: int32 (M, N) of a (M, K) and b (N, K), M and N >= 0, K >= 1.
 
-    A packed b keeps the layout the backend wants of it, so weights are best packed once and given as b.
-    Raises ValueError where the shapes do not fit, and what `pack` raises.
+    A packed b keeps the layout the backend wants of it, so weights are best packed once and given as b. The
+    product is written to `out` where one is given (writable, C-contiguous), which saves a large one's page
+    faults. Raises ValueError where shapes or `out` do not fit, and what `pack` raises.
     """
     runner = _backend(backend)
-    return runner.matmul(*_matmul_operands(a, b, backend))
+    return runner.matmul(*_matmul_operands(a, b, backend), out)
 
 
 def xnor_matmul_threshold(
@@ -121,16 +126,21 @@ def xnor_matmul_threshold(
 
 
 def xnor_conv2d(
-    x: object, w: object, padding: int = 1, stride: int = 1, backend: str = "auto"
+    x: object,
+    w: object,
+    padding: int = 1,
+    stride: int = 1,
+    backend: str = "auto",
+    out: NDArray[np.int32] | None = None,
 ) -> NDArray[np.int32]:
     """The exact convolution (cross-correlation) of signs: int32 (N, H', W', Cout).
 
     x: (N, H, W, C); w: (Cout, kh, kw, C); H' = (H + 2 padding - kh) // stride + 1, W' likewise. The padding
-    is zero: taps outside the image add nothing. Raises ValueError where shapes, padding or stride do not fit,
-    and what `pack` raises.
+    is zero: taps outside the image add nothing. `out` as in `xnor_matmul`. Raises ValueError where shapes,
+    padding, stride or `out` do not fit, and what `pack` raises.
     """
     runner = _backend(backend)
-    return runner.conv2d(*_conv2d_operands(x, w, padding, stride, backend), padding, stride)
+    return runner.conv2d(*_conv2d_operands(x, w, padding, stride, backend), padding, stride, out)
 
 
 def xnor_conv2d_threshold(

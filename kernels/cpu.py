@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import bitcount, build, reference
-from kernels.packed import KINDS, Packed, Rows, Thresholds, words_for
+from kernels.packed import KINDS, Packed, Rows, Thresholds, conv2d_shape, output, words_for
 
 ISAS = ("portable", "avx2", "avx512")  # by level, as kernels_level counts them
 LANES = 16  # columns of a panel (csrc/xnor.h)
@@ -127,11 +127,18 @@ def pack(rows: Rows, *, isa: str | None = None, threads: int | None = None) -> N
     return words
 
 
-def matmul(a: Packed, b: Packed, *, isa: str | None = None, threads: int | None = None) -> NDArray[np.int32]:
+def matmul(
+    a: Packed,
+    b: Packed,
+    out: NDArray[np.int32] | None = None,
+    *,
+    isa: str | None = None,
+    threads: int | None = None,
+) -> NDArray[np.int32]:
     """a (M, K) by b (N, K): int32 (M, N). Keeps b's panels in `b.derived` for the next call."""
-    out = np.empty((len(a.words), len(b.words)), np.int32)
+    out = output((len(a.words), len(b.words)), out)
     if not _matmul(a, b, isa, threads, out=out.ctypes.data):
-        return bitcount.matmul(a, b)
+        out[:] = bitcount.matmul(a, b)
     return out
 
 
@@ -148,12 +155,19 @@ def matmul_threshold(
 
 
 def conv2d(
-    x: Packed, w: Packed, padding: int, stride: int, *, isa: str | None = None, threads: int | None = None
+    x: Packed,
+    w: Packed,
+    padding: int,
+    stride: int,
+    out: NDArray[np.int32] | None = None,
+    *,
+    isa: str | None = None,
+    threads: int | None = None,
 ) -> NDArray[np.int32]:
     """x (N, H, W, C), w (Cout, kh, kw, C): int32 (N, H', W', Cout). Keeps w's panels in `w.derived`."""
-    out = np.empty((*_out_shape(x, w, padding, stride), len(w.words)), np.int32)
+    out = output(conv2d_shape(x, w, padding, stride), out)
     if not _conv2d(x, w, padding, stride, isa, threads, out=out.ctypes.data):
-        return bitcount.conv2d(x, w, padding, stride)
+        out[:] = bitcount.conv2d(x, w, padding, stride)
     return out
 
 
@@ -168,7 +182,7 @@ def conv2d_threshold(
     threads: int | None = None,
 ) -> NDArray[np.uint64]:
     """Packed bits of the convolution against a rule for each filter: words (N, H', W', ceil(Cout / 64))."""
-    bits = np.zeros((*_out_shape(x, w, padding, stride), words_for(len(w.words))), np.uint64)
+    bits = np.zeros((*conv2d_shape(x, w, padding, stride)[:3], words_for(len(w.words))), np.uint64)
     level, flip = _lanes(rule, w.shape[1] * w.shape[2] * w.k)
     fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[3] * 8}
     if not _conv2d(x, w, padding, stride, isa, threads, **fused, level=level.at, flip=flip.at):
@@ -221,7 +235,7 @@ def _conv2d(
         return False
     images, height, width, words = x.words.shape
     cout, kh, kw, _ = w.words.shape
-    _, out_h, out_w = _out_shape(x, w, padding, stride)
+    _, out_h, out_w, _ = conv2d_shape(x, w, padding, stride)
     padded_w = width + 2 * padding
     panels = _panels(library, w, kh * kw * words, workers)
     lifted = _aligned(images * (height + 2 * padding) * padded_w * words, np.uint64)
@@ -235,11 +249,6 @@ def _conv2d(
     )  # fmt: skip
     library.kernels_product(job)
     return True
-
-
-def _out_shape(x: Packed, w: Packed, padding: int, stride: int) -> tuple[int, int, int]:
-    out_h, out_w = ((x.shape[i] + 2 * padding - w.shape[i]) // stride + 1 for i in (1, 2))
-    return x.shape[0], out_h, out_w
 
 
 def _panels(library: ctypes.CDLL, b: Packed, pairs: int, threads: int) -> _Held:

@@ -108,6 +108,22 @@ def words_for(k: int) -> int:
     return (k + 63) // 64
 
 
+def conv2d_shape(x: Packed, w: Packed, padding: int, stride: int) -> tuple[int, int, int, int]:
+    """Shape (N, H', W', Cout) of the convolution of x (N, H, W, C) with w (Cout, kh, kw, C)."""
+    height, width = ((x.shape[i] + 2 * padding - w.shape[i]) // stride + 1 for i in (1, 2))
+    return x.shape[0], height, width, w.shape[0]
+
+
+def output(shape: tuple[int, ...], out: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    """A new int32 array of this shape, or `out` where it is one that can be written in place, else ValueError."""
+    if out is None:
+        return np.empty(shape, np.int32)
+    fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == np.int32 and out.flags.carray
+    if not fits:
+        raise ValueError(f"out must be a writable C-contiguous int32 array of shape {shape}")
+    return out
+
+
 def rows_of(x: Any) -> tuple[Rows, tuple[int, ...]]:
     """A NumPy array or torch CPU tensor (*lead, K) as rows, and its leading shape.
 

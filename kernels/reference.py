@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.packed import Packed, Rows, Thresholds, words_for
+from kernels.packed import Packed, Rows, Thresholds, conv2d_shape, output, words_for
 
 
 def unavailable() -> str | None:
@@ -37,25 +37,27 @@ def unpack(p: Packed) -> NDArray[np.int8]:
     return 2 * bits.astype(np.int8) - 1
 
 
-def matmul(a: Packed, b: Packed) -> NDArray[np.int32]:
+def matmul(a: Packed, b: Packed, out: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
     """a (M, K) by b (N, K): int32 (M, N), summed in int64."""
-    product: NDArray[np.int64] = unpack(a).astype(np.int64) @ unpack(b).astype(np.int64).T
-    return product.astype(np.int32)
+    out = output((a.shape[0], b.shape[0]), out)
+    out[:] = unpack(a).astype(np.int64) @ unpack(b).astype(np.int64).T
+    return out
 
 
-def conv2d(x: Packed, w: Packed, padding: int, stride: int) -> NDArray[np.int32]:
+def conv2d(
+    x: Packed, w: Packed, padding: int, stride: int, out: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]:
     """x (N, H, W, C), w (Cout, kh, kw, C): int32 (N, H', W', Cout), tap by tap over a zero border."""
-    image, kernel = unpack(x).astype(np.int64), unpack(w).astype(np.int64)
+    out = output(conv2d_shape(x, w, padding, stride), out)
+    out[:] = 0
     border = (padding, padding)
-    image = np.pad(image, ((0, 0), border, border, (0, 0)))
-    kh, kw = kernel.shape[1:3]
-    out_h, out_w = (image.shape[1] - kh) // stride + 1, (image.shape[2] - kw) // stride + 1
-    out = np.zeros((len(image), out_h, out_w, len(kernel)), np.int64)
-    for y in range(kh):
-        for x0 in range(kw):
-            seen = image[:, y::stride, x0::stride][:, :out_h, :out_w]
-            out += seen @ kernel[:, y, x0].T
-    return out.astype(np.int32)
+    image = np.pad(unpack(x).astype(np.int64), ((0, 0), border, border, (0, 0)))
+    kernel = unpack(w).astype(np.int64)
+    for row in range(kernel.shape[1]):
+        for column in range(kernel.shape[2]):
+            seen = image[:, row::stride, column::stride][:, : out.shape[1], : out.shape[2]]
+            out += seen @ kernel[:, row, column].T
+    return out
 
 
 def matmul_threshold(a: Packed, b: Packed, rule: Thresholds) -> NDArray[np.uint64]:

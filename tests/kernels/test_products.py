@@ -128,6 +128,29 @@ def test_conv2d_is_exact(way, size, taps, images, channels, cout, padding, strid
     assert np.array_equal(xnor_conv2d(x, w, padding, stride, way), torch_conv2d(x, w, padding, stride))
 
 
+def test_a_given_output_is_filled(way, signs):
+    a, b = signs(9, 70), signs(20, 70, seed=1)
+    x, w = signs(2, 5, 4, 70), signs(20, 3, 3, 70, seed=1)
+    flat, image = np.full((9, 20), 7, np.int32), np.full((2, 5, 4, 20), 7, np.int32)
+    assert xnor_matmul(a, b, way, flat) is flat and np.array_equal(flat, a @ b.T)
+    assert xnor_conv2d(x, w, backend=way, out=image) is image
+    assert np.array_equal(image, torch_conv2d(x, w, 1, 1))
+
+
+def test_an_output_that_does_not_fit_is_refused(way):
+    frozen = np.empty((3, 4), np.int32)
+    frozen.flags.writeable = False
+    for out in (
+        np.empty((4, 3), np.int32),
+        np.empty((3, 4)),
+        np.empty((3, 8), np.int32)[:, ::2],
+        frozen,
+        [0],
+    ):
+        with pytest.raises(ValueError, match="out must be"):
+            xnor_matmul(np.ones((3, 5)), np.ones((4, 5)), way, out)
+
+
 def test_operands_of_different_k_are_refused(way):
     with pytest.raises(ValueError, match="K = 64 but b has K = 65"):
         xnor_matmul(np.ones((2, 64)), np.ones((2, 65)), way)
