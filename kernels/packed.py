@@ -115,7 +115,7 @@ def conv2d_shape(x: Packed, w: Packed, padding: int, stride: int) -> tuple[int, 
 
 
 def output(shape: tuple[int, ...], out: NDArray[np.int32] | None) -> NDArray[np.int32]:
-    """A new int32 array of this shape, or `out` where it is one that can be written in place, else ValueError."""
+    """A new int32 array of this shape, or `out` where that can take it in place, else ValueError."""
     if out is None:
         return np.empty(shape, np.int32)
     fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == np.int32 and out.flags.carray
