@@ -171,6 +171,15 @@ def test_any_number_of_threads(signs, threads):
     assert np.array_equal(cpu.matmul(pack(a), pack(b), threads=threads), a @ b.T)
 
 
+def test_a_call_returns_when_every_thread_is_done(signs):
+    a, b = signs(256, 20_000), signs(192, 20_000, seed=1)
+    want = (a.astype(np.float32) @ b.T.astype(np.float32)).astype(np.int32)
+    left, right, out = pack(a), pack(b), np.empty((256, 192), np.int32)
+    for _ in range(100):  # eight tasks of a tenth of a millisecond
+        out[:] = 7
+        assert np.array_equal(cpu.matmul(left, right, out, threads=8), want)
+
+
 def test_a_number_of_threads_that_makes_no_sense(monkeypatch):
     p = pack(np.ones((1, 1)))
     for threads in ("0", "-1", "many"):
@@ -189,6 +198,8 @@ def test_a_forked_process_starts_its_own_threads():
             if child == 0:
                 try:
                     check(i)
+                    tasks = "/proc/self/task"
+                    assert not os.path.exists(tasks) or len(os.listdir(tasks)) == 4
                     os._exit(0)
                 finally:
                     os._exit(1)
