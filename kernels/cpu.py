@@ -95,10 +95,16 @@ def _choose(isa: str | None) -> str:
 
 def _threads(threads: int | None) -> int:
     if threads is None:
-        threads = int(os.environ.get("KERNELS_THREADS") or len(os.sched_getaffinity(0)))
+        threads = int(os.environ.get("KERNELS_THREADS") or _cores())
     if threads < 1:
         raise ValueError(f"the number of threads must be at least 1, not {threads}")
     return threads
+
+
+def _cores() -> int:
+    """Cores this process may run on, or all of them where the system does not say (macOS)."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def unavailable() -> str | None:

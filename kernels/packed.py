@@ -44,6 +44,10 @@ class Packed:
             raise ValueError(f"packed words have bits set beyond K = {self.k}")
         words.flags.writeable = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles leave `derived` behind: it holds addresses."""
+        return Packed, (self.words, self.k)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the ±1 array, K last."""
@@ -87,6 +91,10 @@ class Thresholds:
         levels.flags.writeable = under.flags.writeable = False
         for name, value in (("level", levels), ("below", under), ("derived", {})):
             object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles leave `derived` behind: it holds addresses."""
+        return Thresholds, (self.level, self.below)
 
     def apply(self, dot: NDArray[Any]) -> NDArray[np.bool_]:
         """The bits of integer products, units last."""

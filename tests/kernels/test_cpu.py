@@ -1,7 +1,9 @@
 """The CPU backend's own ground: building and caching, no compiler, threads, forks."""
 
+import copy
 import errno
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from kernels import build, cpu, pack, xnor_matmul
+from kernels import Thresholds, build, cpu, pack, xnor_matmul, xnor_matmul_threshold
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here"
@@ -163,6 +165,16 @@ def test_several_threads_sharing_one_right_operand(signs):
     with ThreadPoolExecutor(8) as pool:
         products = list(pool.map(lambda x: xnor_matmul(x, shared), a))
     assert all(np.array_equal(c, x @ b.T) for c, x in zip(products, a, strict=True))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_leave_addresses_behind(way, signs, copied):
+    a, b = pack(signs(5, 70)), pack(signs(20, 70, seed=1))
+    rule = Thresholds(np.arange(-10, 10))
+    want = xnor_matmul_threshold(a, b, rule, way).words  # fills what is derived from the three
+    for other in map(copied, (a, b, rule)):
+        assert other.derived == {} and "address" not in vars(other)
+    assert np.array_equal(xnor_matmul_threshold(*map(copied, (a, b, rule)), way).words, want)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7, 300])
