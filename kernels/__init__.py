@@ -1,0 +1,208 @@
+"""Exact arithmetic on ±1 arrays, one bit an element: packing, products, convolutions, thresholds.
+
+    a, b = pack(x), pack(y)                 # real or ±1 arrays (M, K), (N, K); NumPy or torch on the CPU
+    c = xnor_matmul(a, b)                   # int32 (M, N) = sign(x) @ sign(y).T
+    h = xnor_matmul_threshold(a, b, rule)   # packed (M, N): +1 where c meets its unit's integer threshold
+
+sign(x) is +1 where x >= 0, so both zeros are +1, else -1; True is +1. Products take packed arrays or anything
+that `pack` takes. A backend is a module with the functions of `Backend`; to add one, list it in `_BACKENDS`.
+Binarized Neural Networks (arXiv 1602.02830), sections 1 and 4, have the idea: a product of ±1 vectors is K -
+2 popcount(a xor b).
+"""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels import cpu, reference
+from kernels.packed import MAX_K, Packed, Rows, Thresholds, rows_of
+
+__all__ = [
+    "Backend",
+    "Packed",
+    "Thresholds",
+    "backends",
+    "describe",
+    "pack",
+    "unpack",
+    "xnor_conv2d",
+    "xnor_conv2d_threshold",
+    "xnor_matmul",
+    "xnor_matmul_threshold",
+]
+
+
+class Backend(Protocol):
+    """What a backend module offers. Its callers have checked that the operands fit each other."""
+
+    def unavailable(self) -> str | None:
+        """Why the backend cannot run on this machine, or None."""
+
+    def describe(self) -> str:
+        """What would run, in words."""
+
+    def pack(self, rows: Rows) -> NDArray[np.uint64]:
+        """Words of rows; ValueError for NaN."""
+
+    def matmul(self, a: Packed, b: Packed, out: NDArray[np.int32] | None) -> NDArray[np.int32]:
+        """(M, K) by (N, K) to (M, N), into `out` if it is given and fits, else ValueError."""
+
+    def matmul_threshold(self, a: Packed, b: Packed, rule: Thresholds) -> NDArray[np.uint64]:
+        """Words of the product's bits."""
+
+    def conv2d(
+        self, x: Packed, w: Packed, padding: int, stride: int, out: NDArray[np.int32] | None
+    ) -> NDArray[np.int32]:
+        """(N, H, W, C) by (Cout, kh, kw, C) to (N, H', W', Cout); `out` as in `matmul`."""
+
+    def conv2d_threshold(
+        self, x: Packed, w: Packed, rule: Thresholds, padding: int, stride: int
+    ) -> NDArray[np.uint64]:
+        """Words of the convolution's bits."""
+
+
+# by preference: "auto" is the first that runs here
+_BACKENDS: dict[str, Backend] = {"cpu": cpu, "reference": reference}
+
+
+def backends() -> dict[str, str]:
+    """Every backend by name: what it runs here, or why it cannot. The first that can is what "auto" takes."""
+    return {name: _why_not(backend) or backend.describe() for name, backend in _BACKENDS.items()}
+
+
+def describe(backend: str = "auto") -> str:
+    """What a call with this `backend` runs on this machine, in words; errors as in the call."""
+    return _backend(backend).describe()
+
+
+def pack(x: object, backend: str = "auto") -> Packed:
+    """Packs the signs of a real array (*lead, K) along its last axis.
+
+    x: a NumPy array or torch CPU tensor of float64/32/16, bfloat16, int8/16/32/64 or bool, any strides,
+    read-only or not. Values >= 0 (so -0.0 too) and True are +1. A packed array is given back as it is. Raises
+    ValueError for NaN and for K = 0, TypeError for other arrays and elements.
+    """
+    if isinstance(x, Packed):
+        return x
+    rows, lead = rows_of(x)
+    words = _backend(backend).pack(rows)
+    return Packed(words.reshape(*lead, words.shape[1]), rows.values.shape[1])
+
+
+def unpack(p: Packed) -> NDArray[np.int8]:
+    """The ±1 array of a packed one: int8 of shape `p.shape`."""
+    return reference.unpack(p)
+
+
+def xnor_matmul(
+    a: object, b: object, backend: str = "auto", out: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]:
+    """The exact product sign(a) @ sign(b).T: int32 (M, N) of a (M, K) and b (N, K), M and N >= 0, K >= 1.
+
+    A packed b keeps the layout the backend wants of it, so weights are best packed once and given as b. The
+    product is written to `out` where one is given (writable, C-contiguous), which saves a large one's page
+    faults. Raises ValueError where shapes or `out` do not fit, and what `pack` raises.
+    """
+    runner = _backend(backend)
+    return runner.matmul(*_matmul_operands(a, b, backend), out)
+
+
+def xnor_matmul_threshold(
+    a: object,
+    b: object,
+    rule: Thresholds,
+    backend: str = "auto",
+) -> Packed:
+    """The product of `xnor_matmul` against an integer threshold for each row of b: packed (M, N), N >= 1.
+
+    Element (m, n) is +1 where the product meets unit n's rule, else -1. Raises as `xnor_matmul` does, and
+    ValueError where the rule is not for N units.
+    """
+    runner = _backend(backend)
+    left, right = _matmul_operands(a, b, backend)
+    _check_units(rule, right.shape[0])
+    return Packed(runner.matmul_threshold(left, right, rule), right.shape[0])
+
+
+def xnor_conv2d(
+    x: object,
+    w: object,
+    padding: int = 1,
+    stride: int = 1,
+    backend: str = "auto",
+    out: NDArray[np.int32] | None = None,
+) -> NDArray[np.int32]:
+    """The exact convolution (cross-correlation) of signs: int32 (N, H', W', Cout).
+
+    x: (N, H, W, C); w: (Cout, kh, kw, C); H' = (H + 2 padding - kh) // stride + 1, W' likewise. The padding
+    is zero: taps outside the image add nothing. `out` as in `xnor_matmul`. Raises ValueError where shapes,
+    padding, stride or `out` do not fit, and what `pack` raises.
+    """
+    runner = _backend(backend)
+    return runner.conv2d(*_conv2d_operands(x, w, padding, stride, backend), padding, stride, out)
+
+
+def xnor_conv2d_threshold(
+    x: object,
+    w: object,
+    rule: Thresholds,
+    padding: int = 1,
+    stride: int = 1,
+    backend: str = "auto",
+) -> Packed:
+    """The convolution of `xnor_conv2d` against an integer threshold a filter: packed (N, H', W', Cout).
+
+    Rule and errors are those of `xnor_matmul_threshold`, with Cout for N.
+    """
+    runner = _backend(backend)
+    images, filters = _conv2d_operands(x, w, padding, stride, backend)
+    _check_units(rule, filters.shape[0])
+    return Packed(runner.conv2d_threshold(images, filters, rule, padding, stride), filters.shape[0])
+
+
+def _why_not(backend: Backend) -> str | None:
+    reason = backend.unavailable()
+    return reason and f"unavailable: {reason}"
+
+
+def _backend(name: str) -> Backend:
+    if name == "auto":
+        return next(backend for backend in _BACKENDS.values() if backend.unavailable() is None)
+    if name not in _BACKENDS:
+        raise ValueError(f"no backend {name!r}: one of auto, {', '.join(_BACKENDS)} is needed")
+    if reason := _BACKENDS[name].unavailable():
+        raise RuntimeError(f"backend {name!r} is unavailable: {reason}")
+    return _BACKENDS[name]
+
+
+def _matmul_operands(a: object, b: object, backend: str) -> tuple[Packed, Packed]:
+    left, right = pack(a, backend), pack(b, backend)
+    for name, operand in (("a", left), ("b", right)):
+        if len(operand.shape) != 2:
+            raise ValueError(f"{name} must have two axes (rows, K), not shape {operand.shape}")
+    if left.k != right.k:
+        raise ValueError(f"a has K = {left.k} but b has K = {right.k}")
+    return left, right
+
+
+def _conv2d_operands(x: object, w: object, padding: int, stride: int, backend: str) -> tuple[Packed, Packed]:
+    images, filters = pack(x, backend), pack(w, backend)
+    for name, operand, axes in (("x", images, "(N, H, W, C)"), ("w", filters, "(Cout, kh, kw, C)")):
+        if len(operand.shape) != 4:
+            raise ValueError(f"{name} must have four axes {axes}, not shape {operand.shape}")
+    if images.k != filters.k:
+        raise ValueError(f"x has {images.k} channels but w has {filters.k}")
+    if padding < 0 or stride < 1:
+        raise ValueError(f"padding must be >= 0 and stride >= 1, not {padding} and {stride}")
+    size, taps = images.shape[1:3], filters.shape[1:3]
+    if min(taps) < 1 or any(s + 2 * padding < t for s, t in zip(size, taps, strict=True)):
+        raise ValueError(f"{taps[0]}x{taps[1]} taps do not fit {size[0]}x{size[1]} with padding {padding}")
+    if taps[0] * taps[1] * filters.k > MAX_K:
+        raise ValueError(f"a filter of shape {filters.shape[1:]} has more than {MAX_K} elements")
+    return images, filters
+
+
+def _check_units(rule: Thresholds, units: int) -> None:
+    if units == 0 or len(rule.level) != units:
+        raise ValueError(f"{units} output units and {len(rule.level)} thresholds")

@@ -1,0 +1,66 @@
+/* Shared declarations of the CPU kernels. Everything counts in 32-bit lanes:
+ *
+ * lifted    a packed 64-bit word (hi, lo) is stored as (hi ^ lo, lo). With A = a.lo ^ a.hi and B likewise, a
+ *           carry-save step over both halves needs s = c ^ A ^ B, x = a.lo ^ b.lo, carry = maj(c, x, x ^ s ^ c):
+ *           one popcount for two 32-bit words.
+ * panel     LANES columns of the right operand side by side: for each 64-bit word LANES low halves, then LANES
+ *           xors of the halves. Missing columns and missing words are zero.
+ */
+#ifndef XNOR_H
+#define XNOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the packed layouts assume a little-endian machine"
+#endif
+
+#if defined(__x86_64__)
+#define HAVE_X86 1
+#endif
+
+#define LANES 16
+#define PAIR (2 * LANES) /* uint32 that one 64-bit word of a panel takes */
+#define TILE_ROWS 4
+#define TILE_PANELS 3
+#define TILE_COLS (TILE_PANELS * LANES)
+
+/* Where one tile reads and writes. Rows and panels are walked over `segs` segments of `pairs` lifted words; segments
+ * lie seg_stride uint32 apart in a row and follow each other in a panel. */
+typedef struct {
+    const uint32_t *rows[TILE_ROWS];
+    const uint32_t *panels;
+    size_t panel_stride; /* uint32 from one panel to the next */
+    size_t segs, pairs, seg_stride;
+    int32_t *out;
+    size_t out_stride;
+    const int32_t *start[TILE_ROWS]; /* out = (first ? start : out) - 2 * popcount(row xor column) */
+    int first;
+} tile_t;
+
+typedef struct {
+    /* mr in 1..TILE_ROWS rows by np in 1..TILE_PANELS panels */
+    void (*tile)(const tile_t *t, int mr, int np);
+    /* mr rows of dots, TILE_COLS apart, to rows of bits: LANES for each panel, (dot ^ flip) >= level, lowest first */
+    void (*compare)(const int32_t *dot, int mr, int np, const int32_t *level, const int32_t *flip, uint8_t *bits,
+                    size_t bits_stride);
+    /* one row of k values to (k + 63) / 64 words of bits (value >= 0), zero padded; returns nonzero at a NaN */
+    int (*pack[9])(const void *row, size_t k, uint64_t *words);
+    /* `steps` carry-save steps on registers alone (the roofline); returns 32-bit words popcounted a step, 0 if none */
+    int64_t (*spin)(int64_t steps);
+} isa_t;
+
+/* order of isa_t.pack; cpu.py holds the same list */
+enum { F32, F64, F16, BF16, I8, I16, I32, I64, BOOL };
+
+extern const isa_t isa_portable;
+#ifdef HAVE_X86
+extern const isa_t isa_avx2, isa_avx512;
+#endif
+
+/* Runs task(context, i) for i in [0, count) on up to `threads` threads, the caller among them; returns when all
+ * are done. A caller that finds the pool busy with another caller's work runs its tasks alone. */
+void parallel(void (*task)(void *context, size_t i), void *context, size_t count, int threads);
+
+#endif

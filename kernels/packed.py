@@ -1,0 +1,171 @@
+"""Packed ±1 arrays: what every backend takes and gives, and how real arrays are brought to them."""
+
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+MAX_K = 2**31 - 2  # the product and a threshold one beyond it fit int32
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A ±1 array of shape (*lead, k) as bits along its last axis.
+
+    `words` is uint64 of shape (*lead, ceil(k / 64)); bit i of word j is 1 where element 64 j + i is +1, bits
+    beyond k are 0. The words are made read-only: backends keep layouts derived from them in `derived`, which
+    lives as long as the array does.
+
+    Raises ValueError or TypeError where `words` does not hold exactly such bits.
+    """
+
+    words: NDArray[np.uint64]
+    k: int
+    derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        words = self.words
+        if not isinstance(words, np.ndarray) or words.dtype != np.uint64:
+            raise TypeError(
+                f"packed words are a uint64 array, not {getattr(words, 'dtype', type(words).__name__)}"
+            )
+        if not 1 <= self.k <= MAX_K:
+            raise ValueError(f"K must be between 1 and {MAX_K}, not {self.k}")
+        if words.ndim < 1 or words.shape[-1] != words_for(self.k):
+            raise ValueError(
+                f"K = {self.k} takes {words_for(self.k)} words a row, not words of shape {words.shape}"
+            )
+        if not words.flags.c_contiguous:
+            raise ValueError("packed words must be contiguous")
+        if self.k % 64 and (words[..., -1] >> np.uint64(self.k % 64)).any():
+            raise ValueError(f"packed words have bits set beyond K = {self.k}")
+        words.flags.writeable = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles leave `derived` behind: it holds addresses."""
+        return Packed, (self.words, self.k)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the ±1 array, K last."""
+        return (*self.words.shape[:-1], self.k)
+
+    @cached_property
+    def address(self) -> int:
+        """Where the words begin in memory (NumPy takes a microsecond to say so)."""
+        return self.words.ctypes.data
+
+    @cached_property
+    def counts(self) -> NDArray[np.int32]:
+        """Number of +1 in each row: int32 of shape `shape[:-1]`."""
+        counts: NDArray[np.int32] = np.bitwise_count(self.words).sum(axis=-1, dtype=np.int32)
+        return counts
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """A rule for each of N output units: its bit is `dot <= level` where `below`, else `dot >= level`.
+
+    `level` is int64 (N,) and may lie outside the reachable range, so that a unit can be constant; `below` is
+    bool (N,), all False by default. Both are copied and read-only.
+
+    Raises TypeError where the dtypes are others (any signed integer will do for `level`), ValueError for
+    other shapes.
+    """
+
+    level: NDArray[np.int64]
+    below: NDArray[np.bool_]
+    derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __init__(self, level: ArrayLike, below: ArrayLike | None = None) -> None:
+        levels = np.array(level)
+        under = np.zeros(levels.shape, np.bool_) if below is None else np.array(below)
+        if levels.dtype.kind != "i" or under.dtype != np.bool_:
+            raise TypeError(f"level must be signed integers, below bool, not {levels.dtype}, {under.dtype}")
+        if levels.ndim != 1 or under.shape != levels.shape:
+            raise ValueError(f"level and below need one length, not shapes {levels.shape}, {under.shape}")
+        levels = levels.astype(np.int64)
+        levels.flags.writeable = under.flags.writeable = False
+        for name, value in (("level", levels), ("below", under), ("derived", {})):
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles leave `derived` behind: it holds addresses."""
+        return Thresholds, (self.level, self.below)
+
+    def apply(self, dot: NDArray[Any]) -> NDArray[np.bool_]:
+        """The bits of integer products, units last."""
+        return np.where(self.below, dot <= self.level, dot >= self.level)
+
+
+class Rows(NamedTuple):
+    """A real array as rows to pack: `values` (rows, K), unit stride along K; bfloat16 travels as uint16."""
+
+    values: NDArray[Any]
+    kind: str  # the NumPy name of the element type, or "bfloat16"
+
+
+KINDS = ("float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "bool")
+
+
+def words_for(k: int) -> int:
+    """Number of 64-bit words that hold k bits."""
+    return (k + 63) // 64
+
+
+def conv2d_shape(x: Packed, w: Packed, padding: int, stride: int) -> tuple[int, int, int, int]:
+    """Shape (N, H', W', Cout) of the convolution of x (N, H, W, C) with w (Cout, kh, kw, C)."""
+    height, width = ((x.shape[i] + 2 * padding - w.shape[i]) // stride + 1 for i in (1, 2))
+    return x.shape[0], height, width, w.shape[0]
+
+
+def output(shape: tuple[int, ...], out: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    """A new int32 array of this shape, or `out` where that can take it in place, else ValueError."""
+    if out is None:
+        return np.empty(shape, np.int32)
+    fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == np.int32 and out.flags.carray
+    if not fits:
+        raise ValueError(f"out must be a writable C-contiguous int32 array of shape {shape}")
+    return out
+
+
+def rows_of(x: Any) -> tuple[Rows, tuple[int, ...]]:
+    """A NumPy array or torch CPU tensor (*lead, K) as rows, and its leading shape.
+
+    Copies only what has no unit stride along K, is misaligned or byte-swapped, or cannot be viewed as two
+    axes. Raises TypeError for other kinds of array and element, ValueError for no axes and for K = 0.
+    """
+    array, kind = _as_numpy(x)
+    if kind not in KINDS:
+        hint = "; unsigned values would all be +1: give bool or ±1" if array.dtype.kind == "u" else ""
+        raise TypeError(f"cannot pack {kind}: one of {', '.join(KINDS)} is needed{hint}")
+    if array.ndim < 1:
+        raise ValueError("cannot pack a scalar: the last axis is the packed one")
+    k = array.shape[-1]
+    if not 1 <= k <= MAX_K:
+        raise ValueError(f"K, the length of the last axis, must be between 1 and {MAX_K}, not {k}")
+    lead = array.shape[:-1]
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    rows = array.reshape(int(np.prod(lead)), k)
+    if (k > 1 and rows.strides[1] != rows.itemsize) or not rows.flags.aligned:
+        rows = np.array(rows, order="C")
+    return Rows(rows, kind), lead
+
+
+def _as_numpy(x: Any) -> tuple[NDArray[Any], str]:
+    if isinstance(x, np.ndarray):
+        return x, x.dtype.name
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        if x.device.type != "cpu" or x.layout != torch.strided:
+            raise TypeError(f"cannot pack a {x.layout} tensor on {x.device}: a dense CPU tensor is needed")
+        x = x.detach().resolve_neg()
+        if x.dtype == torch.bfloat16:
+            return x.view(torch.int16).numpy().view(np.uint16), "bfloat16"
+        array: NDArray[Any] = x.numpy()
+        return array, array.dtype.name
+    raise TypeError(f"cannot pack {type(x).__name__}: a NumPy array or a torch CPU tensor is needed")

@@ -1,0 +1,231 @@
+"""The CPU backend's own ground: building and caching, no compiler, threads, forks."""
+
+import copy
+import errno
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from kernels import Thresholds, build, cpu, pack, xnor_matmul, xnor_matmul_threshold
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here"
+)
+
+CHECK = """
+import numpy as np
+from kernels import cpu, pack, xnor_matmul
+
+def check(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 2, (50, 700)) * 2 - 1, rng.integers(0, 2, (300, 700)) * 2 - 1
+    assert np.array_equal(xnor_matmul(a, b), a @ b.T)
+"""
+
+
+def start(script, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-W", "always", "-c", CHECK + textwrap.dedent(script)],
+        env={**os.environ, **environment},
+        cwd=build.SOURCES.parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(script, **environment):
+    process = start(script, **environment)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def fake_compiler(folder, body):
+    script = folder / "compiler"
+    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo fake && exit 0\n{body}\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.mark.parametrize("body", ["echo boom >&2; exit 3", "exit 0"])
+def test_a_compiler_that_fails_is_told_of_once_and_numpy_takes_over(tmp_path, body):
+    compiler = fake_compiler(tmp_path, body)
+    _, err = run(
+        "check(1); check(2); print(cpu.describe())", CC=compiler, KERNELS_CACHE=str(tmp_path / "cache")
+    )
+    assert err.count("RuntimeWarning") == 1 and "1-bit kernels run in NumPy" in err
+    assert ("boom" in err) == ("boom" in body)
+
+
+def test_no_compiler_at_all(tmp_path):
+    out, err = run("check(1); print(cpu.isas())", CC="/nonexistent/cc", KERNELS_CACHE=str(tmp_path))
+    assert "('numpy',)" in out and err.count("RuntimeWarning") == 1 and "no C compiler answers" in err
+
+
+def test_a_forced_instruction_set_is_not_silently_replaced(monkeypatch):
+    with pytest.raises(ValueError, match="'avx9' does not run here"):
+        cpu.matmul(pack(np.ones((1, 1))), pack(np.ones((1, 1))), isa="avx9")
+    monkeypatch.setenv("KERNELS_ISA", "avx9")
+    with pytest.raises(ValueError, match="'avx9' does not run here"):
+        xnor_matmul(np.ones((1, 1)), np.ones((1, 1)))
+
+
+def test_the_library_is_built_once_and_found_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "a" / "b"))
+    build.load()
+    monkeypatch.setattr(build, "_compile", lambda *_: pytest.fail("compiled again"))
+    build.load()
+    assert [path.suffix for path in (tmp_path / "a" / "b").iterdir()] == [".so"]
+
+
+def test_other_flags_make_another_library(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERNELS_CACHE", str(tmp_path))
+    build.load()
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DOTHER"))
+    build.load()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_library_is_built_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERNELS_CACHE", str(tmp_path))
+    compiler, version = build._compiler()
+    target = tmp_path / f"kernels-{build._digest(compiler, version)}.so"
+    target.write_bytes(b"\x7fELF and no more")
+    assert build.load().kernels_level() >= 0
+    assert target.stat().st_size > 10_000
+
+
+def test_a_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")  # a folder below a file can be made by nobody, root included
+    monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.warns(RuntimeWarning, match="cannot be kept in .*file/cache"):
+        library = build.load()
+    assert library.kernels_level() >= 0
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_full_or_read_only_cache_folder(tmp_path, monkeypatch, code):
+    monkeypatch.setenv("KERNELS_CACHE", str(tmp_path))
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(shutil, "copyfileobj", refuse)
+    with pytest.warns(RuntimeWarning, match=os.strerror(code)):
+        library = build.load()
+    assert library.kernels_level() >= 0
+    assert list(tmp_path.iterdir()) == []  # no half-written file is left
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERNELS_CACHE", "/x/y")
+    assert str(build.cache_folder()) == "/x/y"
+    monkeypatch.delenv("KERNELS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert build.cache_folder() == tmp_path / "xnor-kernels"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert build.cache_folder() == tmp_path / ".cache" / "xnor-kernels"
+
+
+def test_processes_and_threads_that_build_at_once(tmp_path):
+    script = """
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(check, range(8)))
+    """
+    processes = [start(script, KERNELS_CACHE=str(tmp_path)) for _ in range(3)]
+    for process in processes:
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == 0 and "Warning" not in err, err
+    assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
+
+
+def test_several_threads_calling_at_once(way, signs):
+    def call(i):
+        m, n, k = 20 + 13 * i % 60, 40 + 31 * i % 300, 1 + 97 * i % 2000
+        a, b = signs(m, k, seed=i), signs(n, k, seed=i + 1)
+        return all(np.array_equal(xnor_matmul(a, b, way), a @ b.T) for _ in range(3))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(call, range(40)))
+
+
+def test_several_threads_sharing_one_right_operand(signs):
+    b, a = signs(300, 900, seed=1), [signs(20 + i, 900, seed=i) for i in range(16)]
+    shared = pack(b)
+    with ThreadPoolExecutor(8) as pool:
+        products = list(pool.map(lambda x: xnor_matmul(x, shared), a))
+    assert all(np.array_equal(c, x @ b.T) for c, x in zip(products, a, strict=True))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_leave_addresses_behind(way, signs, copied):
+    a, b = pack(signs(5, 70)), pack(signs(20, 70, seed=1))
+    rule = Thresholds(np.arange(-10, 10))
+    want = xnor_matmul_threshold(a, b, rule, way).words  # fills what is derived from the three
+    for other in map(copied, (a, b, rule)):
+        assert other.derived == {} and "address" not in vars(other)
+    assert np.array_equal(xnor_matmul_threshold(*map(copied, (a, b, rule)), way).words, want)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7, 300])
+def test_any_number_of_threads(signs, threads):
+    a, b = signs(300, 500), signs(200, 500, seed=1)
+    assert np.array_equal(cpu.matmul(pack(a), pack(b), threads=threads), a @ b.T)
+
+
+def test_a_call_returns_when_every_thread_is_done(signs):
+    a, b = signs(256, 20_000), signs(192, 20_000, seed=1)
+    want = (a.astype(np.float32) @ b.T.astype(np.float32)).astype(np.int32)
+    left, right, out = pack(a), pack(b), np.empty((256, 192), np.int32)
+    for _ in range(100):  # eight tasks of a tenth of a millisecond
+        out[:] = 7
+        assert np.array_equal(cpu.matmul(left, right, out, threads=8), want)
+
+
+def test_a_number_of_threads_that_makes_no_sense(monkeypatch):
+    p = pack(np.ones((1, 1)))
+    for threads in ("0", "-1", "many"):
+        monkeypatch.setenv("KERNELS_THREADS", threads)
+        with pytest.raises(ValueError):
+            cpu.matmul(p, p)
+
+
+def test_a_forked_process_starts_its_own_threads():
+    run(
+        """
+        import os
+        check(1)
+        for i in range(3):
+            child = os.fork()
+            if child == 0:
+                try:
+                    check(i)
+                    tasks = "/proc/self/task"
+                    assert not os.path.exists(tasks) or len(os.listdir(tasks)) == 4
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            assert os.waitpid(child, 0)[1] == 0
+        check(2)
+        """,
+        KERNELS_THREADS="4",
+    )
+
+
+def test_roofline_is_above_a_product():
+    if "avx512" not in cpu.isas():
+        assert cpu.roofline() is None
+        return
+    rate = cpu.roofline(0.05, threads=1)
+    assert rate is not None and rate > 1e11
+    assert cpu.roofline(0.01, isa="portable") is None
