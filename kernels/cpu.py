@@ -126,9 +126,7 @@ def pack(rows: Rows, *, isa: str | None = None, threads: int | None = None) -> N
     words = np.empty((count, words_for(k)), np.uint64)
     at, step = rows.values.ctypes.data, rows.values.strides[0]
     kind = KINDS.index(rows.kind)
-    if library.kernels_pack(
-        ISAS.index(chosen), _threads(threads), kind, at, step, count, k, words.ctypes.data
-    ):
+    if library.kernels_pack(ISAS.index(chosen), _threads(threads), kind, at, step, count, k, words.ctypes.data):
         raise ValueError("cannot pack NaN: it has no sign")
     return words
 

@@ -43,7 +43,9 @@ def test_first_loss_and_gradients_agree(tmp_path):
         data = preprocess.prepare(made_splits(), s.data, True, torch.device(name))
         module = train.Classifier(s, data, 0).to(name)
         index = torch.arange(100, device=name)
-        loss = train.squared_hinge(module.net(data["train"].images(index)), module.targets[data["train"].labels[index]])
+        loss = train.squared_hinge(
+            module.net(data["train"].images(index)), module.targets[data["train"].labels[index]]
+        )
         loss.backward()
         found[name] = [loss.detach().cpu(), *(p.grad.cpu() for p in module.net.parameters())]
     for a, b in zip(found["cpu"], found["cuda"], strict=True):

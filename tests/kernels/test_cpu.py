@@ -15,9 +15,7 @@ import pytest
 
 from kernels import Thresholds, build, cpu, pack, xnor_matmul, xnor_matmul_threshold
 
-pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here"
-)
+pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here")
 
 CHECK = """
 import numpy as np
@@ -58,9 +56,7 @@ def fake_compiler(folder, body):
 @pytest.mark.parametrize("body", ["echo boom >&2; exit 3", "exit 0"])
 def test_a_compiler_that_fails_is_told_of_once_and_numpy_takes_over(tmp_path, body):
     compiler = fake_compiler(tmp_path, body)
-    _, err = run(
-        "check(1); check(2); print(cpu.describe())", CC=compiler, KERNELS_CACHE=str(tmp_path / "cache")
-    )
+    _, err = run("check(1); check(2); print(cpu.describe())", CC=compiler, KERNELS_CACHE=str(tmp_path / "cache"))
     assert err.count("RuntimeWarning") == 1 and "1-bit kernels run in NumPy" in err
     assert ("boom" in err) == ("boom" in body)
 

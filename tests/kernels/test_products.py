@@ -13,9 +13,7 @@ from kernels import pack, xnor_conv2d, xnor_matmul
 def torch_conv2d(x, w, padding, stride):
     """The convolution in float64, exact for these sizes; the border is zero."""
     nchw = (torch.from_numpy(array).double().permute(0, 3, 1, 2) for array in (x, w))
-    return (
-        torch.nn.functional.conv2d(*nchw, padding=padding, stride=stride).permute(0, 2, 3, 1).long().numpy()
-    )
+    return torch.nn.functional.conv2d(*nchw, padding=padding, stride=stride).permute(0, 2, 3, 1).long().numpy()
 
 
 @pytest.mark.parametrize("k", [1, 31, 32, 33, 63, 64, 65, 127, 1000, 100003])
