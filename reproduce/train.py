@@ -29,11 +29,15 @@ from reproduce.preprocess import DeviceData
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
 CHECKPOINT_SECONDS = 60.0
-MEANT_SO = "|".join(  # remarks on what is as meant
-    (".*does not have many workers.*", ".*exists and is not empty.*", ".*`training_step` returned `None`.*",
-     ".*Trying to infer the `batch_size`.*", ".*isinstance.treespec, LeafSpec.*", ".*is smaller than the logging.*",
-     ".*GPU available but not used.*", ".*Checkpoint directory.*")
-)  # fmt: skip
+MEANT_SO = "|".join(  # Lightning's remarks on what is as meant
+    (
+        ".*does not have many workers.*",
+        ".*`training_step` returned `None`.*",
+        ".*is smaller than the logging.*",
+        ".*GPU available but not used.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    )
+)
 
 
 class Diverged(Exception):
