@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
 from reproduce import data, spec
+
+torch.set_num_threads(1)  # the nets here are tiny, and the other core may be busy
 
 
 def settings(**over):

@@ -1,6 +1,8 @@
 """Training: Algorithm 1 step by step, resume bit for bit, selection, divergence."""
 
 import math
+import os
+import signal
 
 import lightning as L
 import numpy as np
@@ -135,6 +137,26 @@ def test_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, kind):
 
     resumed = fit(s, tmp_path, data, callbacks=[Watch()])
     assert seen == [2, 3]
+    assert plain(resumed.curve) == plain(straight.curve)
+    assert same_net(resumed.net, straight.net)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_stop_the_run_which_goes_on_later(tmp_path, how):
+    s = settings(train={"epochs": 4})
+    data = ready(s)
+    straight = fit(s, tmp_path, data)
+    before = signal.getsignal(signal.SIGINT)
+
+    class Press(L.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 2:
+                os.kill(os.getpid(), how)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(s, tmp_path, data, callbacks=[Press()], checkpoint_seconds=0)
+    assert signal.getsignal(signal.SIGINT) is before
+    resumed = fit(s, tmp_path, data)
     assert plain(resumed.curve) == plain(straight.curve)
     assert same_net(resumed.net, straight.net)
 
