@@ -1,5 +1,6 @@
 """Training: Algorithm 1 step by step, resume bit for bit, selection, divergence."""
 
+import dataclasses
 import math
 import os
 import signal
@@ -90,12 +91,11 @@ def test_one_step_is_algorithm_1(tmp_path):
     index = torch.arange(100)
     x = data["train"].images(index).double()
     t = module.targets[data["train"].labels[index]]
-    loss = train.squared_hinge(module.net(x), t)
-    loss.backward()
-    module.rule.step()
-    train.optim.clip_(module.clipped)
+    module.data = {"train": dataclasses.replace(data["train"], rows=x)}
+    module.training_step([index], 0)
     expected, np_loss = np_step(w, bias, gamma, beta, x.numpy(), t.numpy(), 3e-3)
-    assert loss.item() == pytest.approx(np_loss, rel=1e-10)
+    assert module.loss_sum.item() == pytest.approx(np_loss, rel=1e-10)
+    assert any((np.abs(weight) == 1).any() for weight, _, _ in expected)  # clipping has work to do
     for block, (weight, grad, factor), before in zip(blocks, expected, w, strict=True):
         np.testing.assert_allclose(block.layer.weight.grad.numpy(), grad, rtol=1e-7, atol=1e-12)
         moved = np.abs(grad) > 1e-5  # where the first Adam step is a sign, safely
@@ -201,6 +201,18 @@ def test_test_error_is_read_at_the_best_validation_epoch_ties_to_the_later(tmp_p
     module = train.Classifier(s, ready(s), 0)
     module.net.load_state_dict(outcome.net)
     assert module.evaluate("test")[0] == outcome.best["test_wrong"]
+
+
+def test_a_tie_goes_to_the_later_epoch(tmp_path, monkeypatch):
+    wrong = iter([9, 5, 7, 5, 6])
+
+    def evaluate(module, split):
+        return (next(wrong) if split == "valid" else 50), 0.1
+
+    monkeypatch.setattr(train.Classifier, "evaluate", evaluate)
+    outcome = fit(settings(train={"epochs": 5}), tmp_path)
+    assert outcome.best["epoch"] == 4
+    assert [("test_wrong" in row) for row in outcome.curve] == [True, True, False, True, True]
 
 
 def test_incomplete_batches_are_dropped_only_where_the_cell_says_so():
