@@ -7,18 +7,18 @@
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-/* One carry-save step: twos += popcount(carry). 0x96 is a ^ b ^ c; 0xd4 is maj(c, x, x ^ s ^ c) of (c, x, s).
- * Written out because compilers copy three registers here where one copy is enough. */
+/* One carry-save step: twos += popcount(carry). 0x96 is a ^ b ^ c; 0xd4 is maj(c, x, x ^ s ^ c) of (x, c, s), the same
+ * for c and x exchanged. Written out because compilers copy three registers here where one copy is enough. */
 #define STEP(ones, twos, a_both, b_both, x)                                                        \
     do {                                                                                           \
-        __m512i carry_;                                                                            \
-        __asm__("vmovdqa64 %[o], %[t]\n\t"                                                         \
+        __m512i before_, carry_ = (x);                                                             \
+        __asm__("vmovdqa64 %[o], %[c]\n\t"                                                         \
                 "vpternlogd $0x96, %[b], %[a], %[o]\n\t"                                           \
-                "vpternlogd $0xd4, %[o], %[y], %[t]\n\t"                                           \
-                "vpopcntd %[t], %[t]\n\t"                                                          \
-                "vpaddd %[t], %[n], %[n]"                                                          \
-                : [o] "+v"(ones), [n] "+v"(twos), [t] "=&v"(carry_)                                \
-                : [a] "v"(a_both), [b] "v"(b_both), [y] "v"(x));                                   \
+                "vpternlogd $0xd4, %[o], %[c], %[y]\n\t"                                           \
+                "vpopcntd %[y], %[y]\n\t"                                                          \
+                "vpaddd %[y], %[n], %[n]"                                                          \
+                : [o] "+v"(ones), [n] "+v"(twos), [y] "+v"(carry_), [c] "=&v"(before_)             \
+                : [a] "v"(a_both), [b] "v"(b_both));                                               \
     } while (0)
 
 #define EACH(index, limit) _Pragma("GCC unroll 4") for (int index = 0; index < (limit); index++)
