@@ -5,7 +5,7 @@
 #include "xnor.h"
 
 #define BLOCK_ROWS 128  /* rows that meet one group of panels before the next group comes in */
-#define RUN_ROWS 16     /* rows whose results wait in the first-level cache for their comparison */
+#define RUN_ROWS 32     /* rows whose results wait in the first-level cache for their comparison */
 #define CHUNK_PAIRS 80  /* words of a panel group that stay in the first-level cache */
 #define MIN_CHUNK 4096  /* words: a task of packing, lifting or panel building */
 #define TASKS_EACH 4    /* tasks a thread, so that an unlucky thread does not hold up the others */
