@@ -75,8 +75,8 @@ static TARGET void tiles(const tile_t *t, const row_t *row, size_t rows, int np)
     }
 }
 
-static TARGET void compare(const int32_t *dot, size_t rows, int np, const int32_t *level, const int32_t *flip, uint8_t *bits,
-                           size_t bits_stride)
+static TARGET void compare(const int32_t *dot, size_t rows, int np, const int32_t *level, const int32_t *flip,
+                           uint8_t *bits, size_t bits_stride)
 {
     for (int j = 0; j < np; j++, dot += LANES, level += LANES, flip += LANES, bits += LANES / 8) {
         const __m512i least = _mm512_loadu_si512(level), sign = _mm512_loadu_si512(flip);
@@ -132,9 +132,11 @@ static TARGET int64_t spin(int64_t steps)
 #define HALF_POS _mm512_mask_cmple_epu16_mask(m, v, _mm512_set1_epi16((short)0x8000))
 
 PACK_ROW(pack_f32, float, 16, __mmask16, _mm512_maskz_loadu_epi32,
-         _mm512_mask_cmp_ps_mask(m, PS, _mm512_setzero_ps(), _CMP_GE_OQ), _mm512_mask_cmp_ps_mask(m, PS, PS, _CMP_UNORD_Q))
+         _mm512_mask_cmp_ps_mask(m, PS, _mm512_setzero_ps(), _CMP_GE_OQ),
+         _mm512_mask_cmp_ps_mask(m, PS, PS, _CMP_UNORD_Q))
 PACK_ROW(pack_f64, double, 8, __mmask8, _mm512_maskz_loadu_epi64,
-         _mm512_mask_cmp_pd_mask(m, PD, _mm512_setzero_pd(), _CMP_GE_OQ), _mm512_mask_cmp_pd_mask(m, PD, PD, _CMP_UNORD_Q))
+         _mm512_mask_cmp_pd_mask(m, PD, _mm512_setzero_pd(), _CMP_GE_OQ),
+         _mm512_mask_cmp_pd_mask(m, PD, PD, _CMP_UNORD_Q))
 PACK_ROW(pack_f16, uint16_t, 32, __mmask32, _mm512_maskz_loadu_epi16, HALF_POS, HALF_NAN(0x7c00))
 PACK_ROW(pack_bf16, uint16_t, 32, __mmask32, _mm512_maskz_loadu_epi16, HALF_POS, HALF_NAN(0x7f80))
 PACK_ROW(pack_i8, int8_t, 64, __mmask64, _mm512_maskz_loadu_epi8, _mm512_mask_cmpge_epi8_mask(m, v, ZERO), 0)

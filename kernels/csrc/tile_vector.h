@@ -61,8 +61,8 @@ static TARGET void tiles(const tile_t *t, const row_t *row, size_t rows, int np)
             }
 }
 
-static TARGET void compare(const int32_t *dot, size_t rows, int np, const int32_t *level, const int32_t *flip, uint8_t *bits,
-                           size_t bits_stride)
+static TARGET void compare(const int32_t *dot, size_t rows, int np, const int32_t *level, const int32_t *flip,
+                           uint8_t *bits, size_t bits_stride)
 {
     for (size_t r = 0; r < rows; r++, dot += TILE_COLS, bits += bits_stride)
         for (int i = 0; i < np * LANES; i += 8) {
