@@ -145,24 +145,13 @@ def _show(frame: pd.DataFrame, scale: str) -> None:
     """The table of one scale on the terminal: cell, paper, ours, scale, seeds, seconds."""
     import pandas as pd
 
-    table = Table(
-        "cell",
-        "row",
-        "data set",
-        "paper %",
-        "ours %",
-        "95 % prediction",
-        "scale",
-        "seeds",
-        "seconds",
-        "verdict",
-    )
+    table = Table("cell", "paper %", "ours %", "prediction", "scale", "seeds", "seconds", "verdict")
     for _, line in frame[frame["scale"] == scale].iterrows():
         number = {k: "" if pd.isna(line[k]) else f"{line[k]:.2f}" for k in ("paper", "mean", "low", "high")}
         interval = f"{number['low']} to {number['high']}" if number["low"] else ""
         seconds = "" if pd.isna(line["seconds"]) else f"{line['seconds']:.0f}"
         table.add_row(
-            *(line["cell"], line["row"], line["dataset"], number["paper"], number["mean"], interval, scale),
+            *(f"{line['row']}, {line['dataset']}", number["paper"], number["mean"], interval, scale),
             *(str(line["seeds"]), seconds, line["verdict"]),
         )
     console = Console(width=None if sys.stdout.isatty() else 140)
