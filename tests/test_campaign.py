@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import settings
-from test_runs import made_cell
+from made import made_cell, settings
 
 from reproduce import campaign, check, cli, data, runs, spec, train
 
@@ -44,7 +43,7 @@ def test_missing_data_is_named_per_cell_and_the_rest_runs(tmp_path, data_folder,
         raise OSError("unreachable")
 
     monkeypatch.setitem(data.SOURCES, "cifar10", [unreachable])
-    from conftest import convnet_settings
+    from made import convnet_settings
 
     content = convnet_settings(train={"epochs": 1})
     other = made_cell("table1/other")

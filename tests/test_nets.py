@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import convnet_settings, settings
+from made import convnet_settings, settings
 
 from reproduce import nets, spec
 

@@ -4,7 +4,7 @@ import io
 
 import pandas as pd
 import pytest
-from test_runs import made_cell, made_record, made_run
+from made import made_cell, made_record, made_run
 
 from reproduce import report, runs, spec, verdict
 

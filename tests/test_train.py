@@ -9,7 +9,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import convnet_settings, made_splits, settings
+from made import convnet_settings, made_splits, settings
 
 from reproduce import preprocess, train
 
