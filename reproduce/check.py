@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from reproduce import campaign, runs, spec
+from reproduce import campaign, runs, spec, yamlfile
 
-COMMITTED = spec.ROOT / "results" / "check"
-OWN_STORE = spec.ROOT / "results" / "check-local"
+COMMITTED = yamlfile.ROOT / "results" / "check"
+OWN_STORE = yamlfile.ROOT / "results" / "check-local"
 CONFIDENCE = 0.999
 MUTANT_SEEDS = 3
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import spec
+from reproduce import spec, yamlfile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,7 @@ def run(
     size = _scale(scale, chosen.type)
     store = runs.Store(results or runs.LOCAL)
     plan = campaign.wanted(found, size, range(first_seed, first_seed + seeds), _say)
-    _say(f"{len(plan)} run(s) at {size} scale on {chosen.type}; results in {spec.shown(store.root)}")
+    _say(f"{len(plan)} run(s) at {size} scale on {chosen.type}; results in {yamlfile.shown(store.root)}")
     try:
         summary = campaign.carry_out(plan, store, data, chosen, _say)
     except KeyboardInterrupt:
@@ -134,7 +134,7 @@ def run(
         _say(f"not run: {cell}: {reason}")
     for record in summary.broken:
         _say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
-    _say(f"written: {spec.shown(store.root / 'report')}/table1.md and table1.csv")
+    _say(f"written: {yamlfile.shown(store.root / 'report')}/table1.md and table1.csv")
     if summary.broken:
         raise typer.Exit(1)
     if plan and not summary.records:
@@ -194,7 +194,7 @@ def make_report(results: ResultsOption = None) -> None:
     cells = spec.cells(["table1"])
     if results is not None:
         report.write(report.of(results / "runs", cells, _say), results / "report")
-        _say(f"written: {spec.shown(results / 'report')}")
+        _say(f"written: {yamlfile.shown(results / 'report')}")
     else:
         report.refresh(_say)
 
@@ -209,7 +209,7 @@ def publish(
 
     target = to or runs.PUBLISHED
     copied = runs.publish(runs.Store(results or runs.LOCAL), target / "runs", _say)
-    _say(f"{copied} record(s) copied to {spec.shown(target / 'runs')}")
+    _say(f"{copied} record(s) copied to {yamlfile.shown(target / 'runs')}")
     if to is None:
         report.refresh(_say)
 

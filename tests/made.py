@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reproduce import runs, spec
+from reproduce import runs, spec, yamlfile
 from reproduce.data import Dataset
 
 
@@ -41,7 +41,7 @@ def settings(**over):
             "epochs": 3,
         },
     }
-    return spec.Settings.model_validate(spec._merged(base, over))
+    return spec.Settings.model_validate(yamlfile.merged(base, over))
 
 
 CONVNET = {
@@ -64,7 +64,7 @@ def convnet_settings(**over):
     base = settings().model_dump(mode="json")
     base["net"] = CONVNET["net"]
     base["data"]["name"] = "cifar10"
-    return spec.Settings.model_validate(spec._merged(base, over))
+    return spec.Settings.model_validate(yamlfile.merged(base, over))
 
 
 def made_images(n, shape=(28, 28), seed=0):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from made import made_cell, settings
 
-from reproduce import campaign, check, cli, data, runs, spec, train
+from reproduce import campaign, check, cli, data, runs, spec, train, yamlfile
 
 CPU = torch.device("cpu")
 
@@ -152,7 +152,11 @@ def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(tmp_path, data_folder, mo
 
 def test_module_runs_as_a_program():
     done = subprocess.run(
-        [sys.executable, "-m", "reproduce", "--help"], capture_output=True, text=True, cwd=spec.ROOT, timeout=120
+        [sys.executable, "-m", "reproduce", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=yamlfile.ROOT,
+        timeout=120,
     )
     assert done.returncode == 0
     for verb in ("list", "run", "data", "report", "publish", "check"):

@@ -5,7 +5,7 @@ import json
 import pytest
 from made import made_record, made_run
 
-from reproduce import machine, runs, spec
+from reproduce import machine, runs, yamlfile
 
 
 def test_key_holds_settings_seed_scale_data_and_training_source(monkeypatch):
@@ -23,7 +23,7 @@ def test_key_holds_settings_seed_scale_data_and_training_source(monkeypatch):
 
 
 def test_training_source_covers_what_training_imports():
-    folder = spec.ROOT / "reproduce"
+    folder = yamlfile.ROOT / "reproduce"
     seen, todo = set(), ["train"]
     while todo:
         module = todo.pop()
@@ -34,7 +34,7 @@ def test_training_source_covers_what_training_imports():
             package, names = line.removeprefix("from ").split(" import ")
             found = [n.strip() for n in names.split(",")] if package == "reproduce" else [package.split(".")[1]]
             todo += [m for m in found if m not in seen]
-    assert seen - {"spec"} == set(machine.TRAINING_SOURCE)
+    assert seen - {"spec", "yamlfile"} == set(machine.TRAINING_SOURCE)
 
 
 def test_written_record_comes_back_whole(tmp_path):

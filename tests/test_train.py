@@ -11,7 +11,7 @@ import pytest
 import torch
 from made import convnet_settings, made_splits, settings
 
-from reproduce import preprocess, train
+from reproduce import preprocess, train, yamlfile
 
 CPU = torch.device("cpu")
 
@@ -248,7 +248,7 @@ def test_first_epoch_of_the_mnist_net_at_paper_size_is_the_authors(tmp_path):
     from reproduce import spec
 
     (cell,) = spec.cells(["table1/bnn-theano-mnist"])
-    paper = spec.read_yaml(spec.EXPERIMENTS / "paper.yaml")["author_log"]["mnist_epoch_1"]
+    paper = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["author_log"]["mnist_epoch_1"]
     s = cell.scales["paper"]
     data = preprocess.prepare(sets.splits(sets.load("mnist"), s.data), s.data, True, CPU)
     rows = []
