@@ -205,4 +205,5 @@ def test_committed_mutants_at_least_two_of_three_are_caught():
         cell.append(bool(check.outside(record, limits[record.cell])))
     assert set(caught) == {"no-mask", "no-clipping", "no-multiplier"}
     assert all(len(seeds) == check.MUTANT_SEEDS for cells in caught.values() for seeds in cells.values())
-    assert sum(any(all(seeds) for seeds in cells.values()) for cells in caught.values()) >= 2
+    noticed = {variant for variant, cells in caught.items() if any(all(seeds) for seeds in cells.values())}
+    assert noticed == {"no-mask", "no-multiplier"}  # README says so
