@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
 from reproduce import data, nets, preprocess, runs, spec, train
@@ -129,12 +130,18 @@ def carry_out(
     say: Say,
     bar: bool | None = None,
 ) -> Summary:
-    """Train what is not yet in the store, one run after another; report what is missing or fails, and go on."""
+    """Train what is not yet in the store, one run after another; report what is missing or fails, and go on.
+
+    Several processes may work on one store: a run that another one is at is left for the end, then waited for.
+    """
     store.prepare()
     summary = Summary()
     progress = Progress([cost(item.settings) for item in plan], say)
     prepared = _Prepared(device)
-    for number, item in enumerate(plan):
+    queue = deque(enumerate(plan))
+    postponed: set[int] = set()
+    while queue:
+        number, item = queue.popleft()
         progress.position = number
         title = f"[{number + 1}/{len(plan)}] {describe(item)}"
         try:
@@ -146,7 +153,16 @@ def carry_out(
             progress.skip(number)
             continue
         run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant)
-        with FileLock(store.lock(run)):
+        lock = FileLock(store.lock(run))
+        try:
+            lock.acquire(blocking=number in postponed)
+        except Timeout:
+            say(f"{title}: another process is at it, left for later")
+            postponed.add(number)
+            queue.append((number, item))
+            continue
+        with lock:
+            lock.release()  # once for acquire; `with` holds it still
             record = store.finished(run)
             if record is not None:
                 say(f"{title}: already there, {_shown(record)}")

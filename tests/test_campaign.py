@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from made import made_cell, settings
+from filelock import FileLock
+from made import made_cell, made_record, settings
 
 from reproduce import campaign, check, cli, data, runs, spec, train, yamlfile
 
@@ -36,6 +37,29 @@ def test_runs_are_recorded_and_skipped_the_next_time(tmp_path, data_folder):
     assert not list((store.root / "work").glob("*.ckpt"))
     net = torch.load(store.net(record.stem), weights_only=True)
     assert net["blocks.0.layer.weight"].shape == (32, 784)
+
+
+def test_a_run_that_another_process_is_at_is_left_for_the_end_and_not_made_twice(tmp_path, data_folder):
+    cell = made_cell(train={"epochs": 1})
+    store = runs.Store(tmp_path / "s")
+    store.prepare()
+    dataset = data.load("mnist", data_folder)
+    first = runs.Run(cell, "small", 0, cell.scales["small"], dataset)
+    other = FileLock(store.lock(first), thread_local=False)
+    other.acquire()
+    said = []
+
+    def say(line):
+        said.append(line)
+        if "seed 1" in line and other.is_locked:  # the other process ends while we are at seed 1
+            store.write(made_record(first))
+            other.release()
+
+    plan = campaign.wanted([cell], "small", [0, 1], say)
+    summary = campaign.carry_out(plan, store, data_folder, CPU, say, bar=False)
+    assert summary.trained == 1 and sorted(r.seed for r in summary.records) == [0, 1]
+    assert "another process" in said[0] and "already there" in said[-1]
+    assert len(list(store.runs.glob("*.json"))) == 2
 
 
 def test_missing_data_is_named_per_cell_and_the_rest_runs(tmp_path, data_folder, monkeypatch):
