@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import deque
@@ -120,6 +121,14 @@ def wanted(cells: Sequence[spec.Cell], scale: spec.Scale, seeds: Sequence[int], 
             elif seed == seeds[0]:
                 say(f"{cell.name} has no {scale} scale; left out")
     return found
+
+
+def shard(plan: Sequence[Wanted], part: str) -> list[Wanted]:
+    """Part i of n of a plan, for "i/n" with 1 <= i <= n: every n-th run. ValueError for anything else."""
+    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", part)
+    if not found or int(found[1]) > int(found[2]):
+        raise ValueError(f"--shard takes i/n with 1 <= i <= n, not {part!r}")
+    return list(plan[int(found[1]) - 1 :: int(found[2])])
 
 
 def carry_out(

@@ -100,6 +100,7 @@ def run(
     data: DataOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
+    shard: Annotated[str, typer.Option(help="i/n: only every n-th run, to share them among machines.")] = "1/1",
 ) -> None:
     """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
 
@@ -116,11 +117,12 @@ def run(
         torch.set_num_threads(threads)
     try:
         chosen = campaign.pick_device(device)
+        size = _scale(scale, chosen.type)
+        plan = campaign.wanted(found, size, range(first_seed, first_seed + seeds), _say)
+        plan = campaign.shard(plan, shard)
     except ValueError as error:
         raise _stop(str(error), 2) from None
-    size = _scale(scale, chosen.type)
     store = runs.Store(results or runs.LOCAL)
-    plan = campaign.wanted(found, size, range(first_seed, first_seed + seeds), _say)
     _say(f"{len(plan)} run(s) at {size} scale on {chosen.type}; results in {yamlfile.shown(store.root)}")
     try:
         summary = campaign.carry_out(plan, store, data, chosen, _say)

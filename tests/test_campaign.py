@@ -92,6 +92,16 @@ def test_a_diverged_run_is_recorded_as_failed_and_tried_again(tmp_path, data_fol
     assert go(tmp_path, data_folder, [cell]).trained == 1
 
 
+def test_shards_cover_the_plan_once():
+    plan = campaign.wanted([made_cell()], "small", list(range(7)), print)
+    parts = [campaign.shard(plan, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(item.seed for part in parts for item in part) == list(range(7))
+    assert [len(part) for part in parts] == [3, 2, 2]
+    for bad in ("0/3", "4/3", "1", "a/b", "-1/2", "1/0"):
+        with pytest.raises(ValueError, match="--shard takes"):
+            campaign.shard(plan, bad)
+
+
 def test_time_left_follows_the_costs():
     progress = campaign.Progress([100.0, 300.0], print)
     assert "not known" in progress.left()
@@ -151,6 +161,7 @@ def test_run_command_without_any_data_ends_with_code_3(tmp_path, monkeypatch, ca
     [
         (["run", "--scale", "big"], "--scale takes"),
         (["run", "--device", "tpu"], "--device takes"),
+        (["run", "--scale", "small", "--shard", "3/2"], "--shard takes"),
         (["run", "table1/mad"], "did you mean 'table1/made'"),
         (["data", "minst"], "did you mean 'mnist'"),
     ],
