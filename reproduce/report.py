@@ -76,7 +76,7 @@ def _line(cell: spec.Cell, scale: str, group: list[runs.Record], suffix: str) ->
         "scale": scale,
         "seeds": len(errors),
         "verdict": "not run",
-        "machine": "; ".join(sorted({r.machine["name"] for r in group})) + suffix,
+        "machine": "; ".join(sorted({_machine(r) for r in group})) + suffix,
         "dirty": any(r.code["dirty"] for r in group),
         "cell": cell.name,
     }
@@ -90,6 +90,12 @@ def _line(cell: spec.Cell, scale: str, group: list[runs.Record], suffix: str) ->
         elif published and experiment.margin:
             line["verdict"] = verdict.verdict(errors, published.value, experiment.margin)
     return line
+
+
+def _machine(record: runs.Record) -> str:
+    found = record.machine
+    fewer = "gpu" not in found and found["threads"] != found["cores"]
+    return f"{found['name']}, {found['threads']} used" if fewer else str(found["name"])
 
 
 def _number(value: object, digits: int = 2) -> str:
