@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
-from reproduce import data, nets, preprocess, runs, spec, train
+from reproduce import data, machine, nets, preprocess, runs, spec, train
 
 Say = Callable[[str], None]
 
@@ -144,6 +144,7 @@ def carry_out(
     Several processes may work on one store: a run that another one is at is left for the end, then waited for.
     """
     store.prepare()
+    machine.code()  # what runs is what lies here now, not when the first record is written
     summary = Summary()
     progress = Progress([cost(item.settings) for item in plan], say)
     prepared = _Prepared(device)
