@@ -35,10 +35,10 @@ class _Job(ctypes.Structure):
 
 @dataclass(frozen=True, eq=False)
 class LocalThresholds:
-    """A rule for each output unit and place: its bit is `dot <= level` where the unit is `below`, else `dot >= level`.
+    """A rule for each unit and place: its bit is `dot <= level` where the unit is `below`, else `dot >= level`.
 
-    level: int64 (Y, X, N), one row for each class of places; row: int64 (H',) and column: int64 (W',), the class of
-    each output row and column; below: bool (N,). Raises TypeError or ValueError where they do not fit each other.
+    level: int64 (Y, X, N), one row for each class of places; row: int64 (H',) and column: int64 (W',), the class
+    of each output row and column; below: bool (N,). Raises TypeError or ValueError where they do not fit.
     """
 
     level: NDArray[np.int64]
@@ -65,7 +65,7 @@ class LocalThresholds:
 
 
 def planes(x: NDArray[np.uint8], w: Packed, padding: int = 0, backend: str = "auto") -> NDArray[np.int32]:
-    """x (N, H, W, C) uint8 by w (Cout, kh, kw, C): int32 (N, H', W', Cout), a zero border, one plane after another.
+    """x (N, H, W, C) uint8 by w (Cout, kh, kw, C): int32 (N, H', W', Cout), a zero border, plane after plane.
 
     With a plane's bits as ±1, x^n . w = (product + sum of the weights inside the image) / 2. Raises what
     `xnor_conv2d` raises.
@@ -89,7 +89,7 @@ def pixel_conv2d(
     way: str | None = None,
     out: NDArray[np.int32] | None = None,
 ) -> NDArray[np.int32]:
-    """What `planes` gives, by the fastest way of the backend. `way` is one of `ways()`, on the CPU backend only."""
+    """What `planes` gives, by the fastest way of the backend; `way`: one of `ways()`, on the CPU backend only."""
     shape = _check(x, w, padding)
     result = output(shape, out)
     if not _run(x, w, padding, shape, backend, way, out=result.ctypes.data):
