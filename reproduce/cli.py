@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import spec
+from reproduce import packing, spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -247,6 +247,10 @@ def check(
     _say(("every mutant is caught" if mutants else "check passed") if good else "check FAILED")
     if not good:
         raise typer.Exit(1)
+
+
+app.command()(packing.freeze)
+app.command()(packing.predict)
 
 
 def main() -> None:
