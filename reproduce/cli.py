@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import packing, spec
+from reproduce import bench, packing, spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -251,6 +251,7 @@ def check(
 
 app.command()(packing.freeze)
 app.command()(packing.predict)
+app.command()(bench.bench)
 
 
 def main() -> None:

@@ -250,10 +250,14 @@ class PackedNet:
         step = CHUNK[self.settings.net.kind]
         for start in range(0, len(images), step):
             h = self.first(images[start : start + step], backend)
-            for layer in self.hidden:
-                h = layer(h, backend)
-            scores[start : start + step] = self.output(h, backend)
+            scores[start : start + step] = self.from_bits(h, backend)
         return scores
+
+    def from_bits(self, h: Packed, backend: str = "auto") -> Floats:
+        """Scores float64 (N, 10) from the first layer's bits, packed (N, H, W, channels)."""
+        for layer in self.hidden:
+            h = layer(h, backend)
+        return self.output(h, backend)
 
     def hidden_bits(self, images: NDArray[Any], backend: str = "auto") -> Iterator[NDArray[np.int8]]:
         """Each hidden block's ±1, after its pooling: int8 (N, units) or (N, H, W, channels), block after block."""

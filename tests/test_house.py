@@ -9,7 +9,18 @@ import pytest
 from reproduce import spec
 
 MAKE = shutil.which("make")
-VERBS = ("reproduce-table1", "test", "check-small", "check-small-mutants", "lint", "report", "publish", "data")
+VERBS = (
+    "reproduce-table1",
+    "bench-cpu",
+    "bench-gpu",
+    "test",
+    "check-small",
+    "check-small-mutants",
+    "lint",
+    "report",
+    "publish",
+    "data",
+)
 
 
 def dry_run(*words):
