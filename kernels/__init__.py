@@ -6,8 +6,8 @@
 
 sign(x) is +1 where x >= 0, so both zeros are +1, else -1; True is +1. Products take packed arrays or anything
 that `pack` takes. A backend is a module with the functions of `Backend`; to add one, list it in `_BACKENDS`.
-Binarized Neural Networks (arXiv 1602.02830), sections 1 and 4, have the idea: a product of ±1 vectors is K -
-2 popcount(a xor b).
+The product of ±1 vectors as K - 2 popcount(a xor b) is from Binarized Neural Networks, arXiv 1602.02830,
+algorithm 5 and section 4.
 """
 
 from typing import Protocol

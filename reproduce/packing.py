@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reproduce import spec
+from reproduce import spec, yamlfile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ def find(run: str, store: runs.Store) -> Path:
     if not path.is_file():
         near = difflib.get_close_matches(run, [p.stem for p in store.runs.glob("*.json")], n=1, cutoff=0.3)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no run {run!r} in {spec.shown(store.runs)}{hint}")
+        raise ValueError(f"no run {run!r} in {yamlfile.shown(store.runs)}{hint}")
     return path
 
 
@@ -70,7 +70,7 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ValueError(f"{record.stem}: its weights are not here ({spec.shown(weights)})") from None
+        raise ValueError(f"{record.stem}: its weights are not here ({yamlfile.shown(weights)})") from None
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"{weights.name} cannot be read ({type(error).__name__})") from None
     about: dict[str, Any] = {"cell": record.cell, "scale": record.scale, "seed": record.seed, "key": record.key}
@@ -176,7 +176,7 @@ def freeze(
         raise _stop(error, 2) from None
     net, size = PackedNet.load(path), path.stat().st_size
     _say(f"{net.weights:,} weights in {size:,} bytes, 1/{4 * net.weights / size:.1f} of what they take in float32")
-    _say(f"written: {spec.shown(path)}")
+    _say(f"written: {yamlfile.shown(path)}")
 
 
 def predict(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reproduce import runs, spec, verdict
+from reproduce import runs, spec, verdict, yamlfile
 
 ROWS = ("BNN (Torch7)", "BNN (Theano)", "BinaryConnect", "No regularization")
 DATASETS = ("MNIST", "SVHN", "CIFAR-10", "SVHN-test10k")
@@ -184,6 +184,6 @@ def refresh(say: Callable[[str], None]) -> None:
     """Bring results/report and README's table up to date with the committed records."""
     frame = of(runs.PUBLISHED / "runs", spec.cells(["table1"]), say)
     write(frame, runs.PUBLISHED / "report")
-    readme = spec.ROOT / "README.md"
+    readme = yamlfile.ROOT / "README.md"
     runs.write_whole(readme, into_readme(readme.read_text(encoding="utf-8"), frame))
     say("written: results/report/table1.md, table1.csv and README's table")

@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reproduce import machine, spec
+from reproduce import machine, spec, yamlfile
 from reproduce.data import Dataset
 
 FORMAT = 1  # of the records below; a record of another is named and left out
-LOCAL = spec.ROOT / "results" / "local"
-PUBLISHED = spec.ROOT / "results"
+LOCAL = yamlfile.ROOT / "results" / "local"
+PUBLISHED = yamlfile.ROOT / "results"
 
 
 class _Frozen(BaseModel):

@@ -7,10 +7,13 @@ end goes on exactly as if it had never stopped.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
 import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,11 +32,15 @@ from reproduce.preprocess import DeviceData
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
 CHECKPOINT_SECONDS = 60.0
-MEANT_SO = "|".join(  # remarks on what is as meant
-    (".*does not have many workers.*", ".*exists and is not empty.*", ".*`training_step` returned `None`.*",
-     ".*Trying to infer the `batch_size`.*", ".*isinstance.treespec, LeafSpec.*", ".*is smaller than the logging.*",
-     ".*GPU available but not used.*", ".*Checkpoint directory.*")
-)  # fmt: skip
+MEANT_SO = "|".join(  # Lightning's remarks on what is as meant
+    (
+        ".*does not have many workers.*",
+        ".*`training_step` returned `None`.*",
+        ".*is smaller than the logging.*",
+        ".*GPU available but not used.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    )
+)
 
 
 class Diverged(Exception):
@@ -224,7 +231,10 @@ def fit(
     say: Callable[[str], None] = lambda _: None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Outcome:
-    """Train to the end, from `checkpoint` if it is there and sound. Raises Diverged."""
+    """Train to the end, from `checkpoint` if it is there and sound.
+
+    Raises Diverged, and KeyboardInterrupt where Ctrl-C, SIGTERM or a callback stopped it early.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     module = Classifier(settings, data, seed)
     resume = checkpoint if checkpoint.exists() and _sound(checkpoint, say) else None
@@ -242,8 +252,9 @@ def fit(
             default_root_dir=checkpoint.parent,
             callbacks=[*(callbacks or []), EpochCheckpoint(checkpoint, checkpoint_seconds)],
         )
-        trainer.fit(module, ckpt_path=resume, weights_only=True)
-    if len(module.curve) != settings.train.epochs:  # Lightning swallows Ctrl-C and ends fit() quietly
+        with contextlib.suppress(SystemExit), _own_ctrl_c():  # SystemExit: how Lightning ends on a signal
+            trainer.fit(module, ckpt_path=resume, weights_only=True)
+    if len(module.curve) != settings.train.epochs:
         raise KeyboardInterrupt
     return Outcome(
         curve=module.curve,
@@ -254,6 +265,19 @@ def fit(
         parameters=sum(p.numel() for p in module.net.parameters()),
         net={k: v.cpu() for k, v in module.best["net"].items()},
     )
+
+
+@contextlib.contextmanager
+def _own_ctrl_c() -> Iterator[None]:
+    """Put back the handler of Ctrl-C, which Lightning leaves switched off after an interrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _sound(path: Path, say: Callable[[str], None]) -> bool:

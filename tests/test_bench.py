@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from reproduce import bench, cli, spec
+from reproduce import bench, cli, spec, yamlfile
 
 
 def run(*words):
@@ -53,7 +53,7 @@ def test_a_record_is_never_written_over(tmp_path):
 
 
 def test_the_papers_bars_stand_beside_their_like():
-    bars = spec.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure3"]["bars"]
+    bars = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure3"]["bars"]
     product, mlp = "product of 8192×8192 matrices", "MNIST MLP, 10000 images in batches of 1000"
     assert bench.paper_seconds(product, "naive float32", bars) == 6.79
     assert bench.paper_seconds(product, "torch float32", bars) == 0.99

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import convnet_settings, made_images, settings
+from made import convnet_settings, made_images, settings
 
 from reproduce import data, spec
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import convnet_settings, made_splits, settings
+from made import convnet_settings, made_splits, settings
 
 from reproduce import preprocess, train
 from reproduce.binarize import ap2, sign

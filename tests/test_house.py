@@ -1,12 +1,13 @@
 """The verbs a person types, and the promises of README about them."""
 
+import os
 import re
 import shutil
 import subprocess
 
 import pytest
 
-from reproduce import spec
+from reproduce import yamlfile
 
 MAKE = shutil.which("make")
 VERBS = (
@@ -23,8 +24,14 @@ VERBS = (
 )
 
 
+# a make that runs these tests must not hand its own variables down
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PYTHON")}
+
+
 def dry_run(*words):
-    done = subprocess.run([MAKE, "-n", *words], capture_output=True, text=True, cwd=spec.ROOT, timeout=60)
+    done = subprocess.run(
+        [MAKE, "-n", *words], capture_output=True, text=True, cwd=yamlfile.ROOT, timeout=60, env=ENVIRONMENT
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -45,16 +52,16 @@ def test_without_one_the_environment_is_made_first():
 
 @pytest.mark.skipif(MAKE is None, reason="make is not installed")
 def test_help_names_every_verb():
-    done = subprocess.run([MAKE, "help"], capture_output=True, text=True, cwd=spec.ROOT, timeout=60)
+    done = subprocess.run([MAKE, "help"], capture_output=True, text=True, cwd=yamlfile.ROOT, timeout=60)
     for verb in VERBS:
         assert f"make {verb} " in done.stdout
 
 
 def test_ci_runs_what_readme_tells_people_to_run():
-    readme = (spec.ROOT / "README.md").read_text()
+    readme = (yamlfile.ROOT / "README.md").read_text()
     first = re.search(r"```\n(.*?)```", readme, re.S).group(1)
     commands = [line.split("#")[0].strip() for line in first.splitlines()]
     assert commands == ["make reproduce-table1", "make test"]
-    ci = (spec.ROOT / ".ci" / "run").read_text()
+    ci = (yamlfile.ROOT / ".ci" / "run").read_text()
     for verb in ("make test", "make lint", "make check-small"):
         assert f"\n{verb}\n" in ci

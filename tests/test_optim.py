@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import convnet_settings, settings
+from made import convnet_settings, settings
 from test_layers import np_ap2
 
 from reproduce import nets, optim, spec

@@ -12,7 +12,7 @@ from conftest import convnet_settings, made_splits, settings
 
 import kernels
 from kernels import pixels
-from reproduce import nets, packed, packfile, preprocess, spec
+from reproduce import nets, packed, packfile, preprocess, yamlfile
 from reproduce.packed import PackedError, PackedNet, freeze, freeze_net
 from reproduce.train import Classifier
 
@@ -449,7 +449,7 @@ def test_a_fitting_checksum_does_not_make_nonsense_a_net(tmp_path):
         assert "\n" not in str(error.value)
 
     def edited(**over):
-        return json.dumps(spec._merged(header, over)).encode()
+        return json.dumps(yamlfile.merged(header, over)).encode()
 
     refused("longer than the file", length=2**31)
     refused("header cannot be read", header=b"{}")

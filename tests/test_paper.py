@@ -2,13 +2,13 @@
 
 import yaml
 
-from reproduce import spec
+from reproduce import spec, yamlfile
 
 PAPER = yaml.safe_load((spec.EXPERIMENTS / "paper.yaml").read_text(encoding="utf-8"))
 
 
 def test_it_reads_by_our_strict_loader_too():
-    assert spec.read_yaml(spec.EXPERIMENTS / "paper.yaml")["arxiv"] == "1602.02830"
+    assert yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["arxiv"] == "1602.02830"
 
 
 def test_ratios_in_the_text_follow_from_the_bars():

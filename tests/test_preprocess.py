@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import convnet_settings, made_splits, settings
+from made import convnet_settings, made_splits, settings
 from scipy import ndimage
 
 from reproduce import preprocess

@@ -4,9 +4,9 @@ import io
 
 import pandas as pd
 import pytest
-from test_runs import made_cell, made_record, made_run
+from made import made_cell, made_record, made_run
 
-from reproduce import report, runs, spec, verdict
+from reproduce import report, runs, spec, verdict, yamlfile
 
 
 def cell_with_paper():
@@ -92,7 +92,7 @@ def test_committed_table_and_readme_follow_from_the_committed_records():
     csv = frame[report.COLUMNS].to_csv(index=False, float_format="%.4f", lineterminator="\n")
     assert (folder / "table1.csv").read_text() == csv
     assert (folder / "table1.md").read_text() == f"# Table 1\n\n{report.markdown(frame)}"
-    readme = (spec.ROOT / "README.md").read_text()
+    readme = (yamlfile.ROOT / "README.md").read_text()
     assert report.into_readme(readme, frame) == readme
 
 

@@ -3,33 +3,9 @@
 import json
 
 import pytest
-from conftest import settings
+from made import made_record, made_run
 
-from reproduce import machine, runs, spec
-from reproduce.data import Dataset
-
-
-def made_cell(name="table1/made", **over):
-    content = settings(**over)
-    experiment = spec.Experiment.model_validate(
-        {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a test", **content.model_dump(mode="json")}
-    )
-    return spec.Cell(name=name, experiment=experiment, scales={"paper": content, "small": content}, mutants={})
-
-
-def made_run(seed=0, digest="d" * 64, order="o" * 64, scale="small", variant=None, **over):
-    cell = made_cell(**over)
-    return runs.Run(cell, scale, seed, cell.scales[scale], Dataset("mnist", {}, digest, order), variant)
-
-
-def made_record(run=None, error=2.0, **change):
-    run = run or made_run()
-    row = runs.EpochRow(epoch=1, rate=1e-3, train_loss=0.1, valid_wrong=4, valid_loss=0.2, seconds=1.0)
-    result = runs.Result(
-        best_epoch=1, valid_error=2.0, test_error=error, last_test_error=error, valid_images=200, test_images=200
-    )
-    record = run.record("cpu", "2026-01-01T00:00:00+00:00", 1.0, status="finished", result=result, curve=[row])
-    return record.model_copy(update=change)
+from reproduce import machine, runs, yamlfile
 
 
 def test_key_holds_settings_seed_scale_data_and_training_source(monkeypatch):
@@ -47,7 +23,7 @@ def test_key_holds_settings_seed_scale_data_and_training_source(monkeypatch):
 
 
 def test_training_source_covers_what_training_imports():
-    folder = spec.ROOT / "reproduce"
+    folder = yamlfile.ROOT / "reproduce"
     seen, todo = set(), ["train"]
     while todo:
         module = todo.pop()
@@ -58,7 +34,7 @@ def test_training_source_covers_what_training_imports():
             package, names = line.removeprefix("from ").split(" import ")
             found = [n.strip() for n in names.split(",")] if package == "reproduce" else [package.split(".")[1]]
             todo += [m for m in found if m not in seen]
-    assert seen - {"spec"} == set(machine.TRAINING_SOURCE)
+    assert seen - {"spec", "yamlfile"} == set(machine.TRAINING_SOURCE)
 
 
 def test_written_record_comes_back_whole(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reproduce import cli, nets, spec
+from reproduce import cli, nets, spec, yamlfile
 
 FILES = sorted(spec.EXPERIMENTS.glob("*/*.yaml"))
 THEANO = spec.EXPERIMENTS / "table1" / "bnn-theano-mnist.yaml"
@@ -38,7 +38,7 @@ def test_table1_has_the_twelve_cells_with_the_papers_values():
 
 
 def broken(tmp_path, change):
-    content = yaml.load(THEANO.read_text(), Loader=spec._Loader)
+    content = yaml.load(THEANO.read_text(), Loader=yamlfile._Loader)
     change(content)
     path = tmp_path / "group" / "cell.yaml"
     path.parent.mkdir(exist_ok=True)
@@ -126,14 +126,14 @@ def test_not_utf8_is_one_line(tmp_path):
 
 
 def test_exponents_without_a_point_are_numbers(tmp_path):
-    assert yaml.load("a: 1e-3\nb: 3E+2\nc: 1e", Loader=spec._Loader) == {"a": 1e-3, "b": 300.0, "c": "1e"}
+    assert yaml.load("a: 1e-3\nb: 3E+2\nc: 1e", Loader=yamlfile._Loader) == {"a": 1e-3, "b": 300.0, "c": "1e"}
 
 
 def test_small_changes_only_what_it_names():
     cell = spec.load(THEANO)
     paper, small = (cell.scales[s].model_dump(mode="json") for s in ("paper", "small"))
     override = cell.experiment.small
-    assert spec._merged(paper, override) == small != paper
+    assert yamlfile.merged(paper, override) == small != paper
 
 
 def test_digest_depends_on_every_setting_and_not_on_prose():
@@ -162,4 +162,4 @@ def test_unknown_cell_names_the_nearest():
     with pytest.raises(spec.SpecError, match="bnn-theano-mnist"):
         spec.cells(["table1/bnn-teano-mnist"])
     assert len(spec.cells(["table1/*-mnist"])) == 4
-    assert spec.shown(Path("/elsewhere/x")) == "/elsewhere/x"
+    assert yamlfile.shown(Path("/elsewhere/x")) == "/elsewhere/x"

@@ -1,14 +1,17 @@
 """Training: Algorithm 1 step by step, resume bit for bit, selection, divergence."""
 
+import dataclasses
 import math
+import os
+import signal
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import convnet_settings, made_splits, settings
+from made import convnet_settings, made_splits, settings
 
-from reproduce import preprocess, train
+from reproduce import preprocess, train, yamlfile
 
 CPU = torch.device("cpu")
 
@@ -88,12 +91,11 @@ def test_one_step_is_algorithm_1(tmp_path):
     index = torch.arange(100)
     x = data["train"].images(index).double()
     t = module.targets[data["train"].labels[index]]
-    loss = train.squared_hinge(module.net(x), t)
-    loss.backward()
-    module.rule.step()
-    train.optim.clip_(module.clipped)
+    module.data = {"train": dataclasses.replace(data["train"], rows=x)}
+    module.training_step([index], 0)
     expected, np_loss = np_step(w, bias, gamma, beta, x.numpy(), t.numpy(), 3e-3)
-    assert loss.item() == pytest.approx(np_loss, rel=1e-10)
+    assert module.loss_sum.item() == pytest.approx(np_loss, rel=1e-10)
+    assert any((np.abs(weight) == 1).any() for weight, _, _ in expected)  # clipping has work to do
     for block, (weight, grad, factor), before in zip(blocks, expected, w, strict=True):
         np.testing.assert_allclose(block.layer.weight.grad.numpy(), grad, rtol=1e-7, atol=1e-12)
         moved = np.abs(grad) > 1e-5  # where the first Adam step is a sign, safely
@@ -135,6 +137,26 @@ def test_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, kind):
 
     resumed = fit(s, tmp_path, data, callbacks=[Watch()])
     assert seen == [2, 3]
+    assert plain(resumed.curve) == plain(straight.curve)
+    assert same_net(resumed.net, straight.net)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_stop_the_run_which_goes_on_later(tmp_path, how):
+    s = settings(train={"epochs": 4})
+    data = ready(s)
+    straight = fit(s, tmp_path, data)
+    before = signal.getsignal(signal.SIGINT)
+
+    class Press(L.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 2:
+                os.kill(os.getpid(), how)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(s, tmp_path, data, callbacks=[Press()], checkpoint_seconds=0)
+    assert signal.getsignal(signal.SIGINT) is before
+    resumed = fit(s, tmp_path, data)
     assert plain(resumed.curve) == plain(straight.curve)
     assert same_net(resumed.net, straight.net)
 
@@ -181,6 +203,18 @@ def test_test_error_is_read_at_the_best_validation_epoch_ties_to_the_later(tmp_p
     assert module.evaluate("test")[0] == outcome.best["test_wrong"]
 
 
+def test_a_tie_goes_to_the_later_epoch(tmp_path, monkeypatch):
+    wrong = iter([9, 5, 7, 5, 6])
+
+    def evaluate(module, split):
+        return (next(wrong) if split == "valid" else 50), 0.1
+
+    monkeypatch.setattr(train.Classifier, "evaluate", evaluate)
+    outcome = fit(settings(train={"epochs": 5}), tmp_path)
+    assert outcome.best["epoch"] == 4
+    assert [("test_wrong" in row) for row in outcome.curve] == [True, True, False, True, True]
+
+
 def test_incomplete_batches_are_dropped_only_where_the_cell_says_so():
     order = torch.arange(250)
     sizes = [[len(step) for block in train.Blocks(order, 100, drop) for step in block] for drop in (True, False)]
@@ -214,7 +248,7 @@ def test_first_epoch_of_the_mnist_net_at_paper_size_is_the_authors(tmp_path):
     from reproduce import spec
 
     (cell,) = spec.cells(["table1/bnn-theano-mnist"])
-    paper = spec.read_yaml(spec.EXPERIMENTS / "paper.yaml")["author_log"]["mnist_epoch_1"]
+    paper = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["author_log"]["mnist_epoch_1"]
     s = cell.scales["paper"]
     data = preprocess.prepare(sets.splits(sets.load("mnist"), s.data), s.data, True, CPU)
     rows = []

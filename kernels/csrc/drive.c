@@ -5,6 +5,7 @@
 #include "xnor.h"
 
 #define BLOCK_ROWS 128  /* rows that meet one group of panels before the next group comes in */
+#define RUN_ROWS 32     /* rows whose results wait in the first-level cache for their comparison */
 #define CHUNK_PAIRS 80  /* words of a panel group that stay in the first-level cache */
 #define MIN_CHUNK 4096  /* words: a task of packing, lifting or panel building */
 #define TASKS_EACH 4    /* tasks a thread, so that an unlucky thread does not hold up the others */
@@ -155,12 +156,6 @@ static void lift_task(void *context, size_t task)
     }
 }
 
-/* One row of the product: where its window starts in the lifted operand, and what it counts down from. */
-typedef struct {
-    const uint32_t *from;
-    const int32_t *start;
-} row_t;
-
 static void find_rows(const plan_t *p, size_t row0, size_t rows, row_t *row)
 {
     const job_t *j = p->j;
@@ -196,25 +191,23 @@ static void product_task(void *context, size_t task)
         const int np = (int)min(TILE_PANELS, p->panels - panel0);
         const size_t cols = min((size_t)np * LANES, n - col);
         const int direct = j->out != NULL && cols == (size_t)np * LANES;
+        t.col = col;
         t.out_stride = direct ? n : TILE_COLS;
         for (size_t s = 0; s < segs; s += chunk) {
             t.panels = j->panels + panel0 * t.panel_stride + s * pairs * PAIR;
+            t.offset = s * t.seg_stride;
             t.segs = min(chunk, segs - s);
             t.first = s == 0;
-            for (size_t r = 0; r < rows; r += TILE_ROWS) {
-                const int mr = (int)min(TILE_ROWS, rows - r);
-                for (int i = 0; i < mr; i++) {
-                    t.rows[i] = row[r + (size_t)i].from + s * t.seg_stride;
-                    t.start[i] = row[r + (size_t)i].start + col;
-                }
+            for (size_t r = 0; r < rows; r += RUN_ROWS) {
+                const size_t run = min(RUN_ROWS, rows - r);
                 t.out = direct ? j->out + (row0 + r) * n + col : held + (chunk < segs ? r * TILE_COLS : 0);
-                p->isa->tile(&t, mr, np);
+                p->isa->tiles(&t, row + r, run, np);
                 if (direct || s + chunk < segs) continue;
                 if (j->out)
-                    for (size_t i = 0; i < (size_t)mr; i++)
+                    for (size_t i = 0; i < run; i++)
                         memcpy(j->out + (row0 + r + i) * n + col, t.out + i * TILE_COLS, cols * sizeof *t.out);
                 else
-                    p->isa->compare(t.out, mr, np, j->level + col, j->flip + col,
+                    p->isa->compare(t.out, run, np, j->level + col, j->flip + col,
                                     j->bits + (row0 + r) * (size_t)j->bits_bytes + col / 8, (size_t)j->bits_bytes);
             }
         }

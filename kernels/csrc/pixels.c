@@ -77,16 +77,13 @@ static void by_planes(const plan_t *p, const uint64_t *planes, size_t panel0, in
     const pixels_t *j = p->j;
     const size_t words = (size_t)j->words;
     _Alignas(64) int32_t twice[PLANES * TILE_COLS];
+    row_t row[PLANES];
+    for (size_t i = 0; i < PLANES; i++) row[i] = (row_t){(const uint32_t *)(planes + i * words), j->start};
     tile_t t = {.panel_stride = words * PAIR, .segs = 1, .pairs = words, .out_stride = TILE_COLS, .first = 1};
     t.panels = (const uint32_t *)j->panels + panel0 * t.panel_stride;
-    for (size_t first = 0; first < PLANES; first += TILE_ROWS) {
-        for (size_t i = 0; i < TILE_ROWS; i++) {
-            t.rows[i] = (const uint32_t *)(planes + (first + i) * words);
-            t.start[i] = j->start + panel0 * LANES;
-        }
-        t.out = twice + first * TILE_COLS;
-        p->isa->tile(&t, TILE_ROWS, np);
-    }
+    t.col = panel0 * LANES;
+    t.out = twice;
+    p->isa->tiles(&t, row, PLANES, np);
     for (int c = 0; c < np * LANES; c++) {
         int32_t sum = 0;
         for (int i = 0; i < PLANES; i++) sum += twice[i * TILE_COLS + c] * (1 << i);
@@ -137,13 +134,15 @@ static void pixels_task(void *context, size_t task)
             } else {
                 by_planes(p, windows + r * 8 * words, panel0, np, s);
             }
-            for (size_t i = 0; i < many; i++, r++) {
+            for (size_t i = 0, run = 1; i < many; i += run, r += run, run = 1) {
                 const int32_t *found = s + i * TILE_COLS;
-                if (j->out)
+                if (j->out) {
                     memcpy(j->out + (row0 + r) * n + col, found, cols * sizeof *found);
-                else
-                    p->isa->compare(found, 1, np, levels[r] + col, j->flip + col,
-                                    j->bits + (row0 + r) * (size_t)j->bits_bytes + col / 8, (size_t)j->bits_bytes);
+                    continue;
+                }
+                while (i + run < many && levels[r + run] == levels[r]) run++;
+                p->isa->compare(found, run, np, levels[r] + col, j->flip + col,
+                                j->bits + (row0 + r) * (size_t)j->bits_bytes + col / 8, (size_t)j->bits_bytes);
             }
         }
     }

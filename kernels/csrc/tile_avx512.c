@@ -7,23 +7,23 @@
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-/* One carry-save step: twos += popcount(carry). 0x96 is a ^ b ^ c; 0xd4 is maj(c, x, x ^ s ^ c) of (c, x, s).
- * Written out because compilers copy three registers here where one copy is enough. */
+/* One carry-save step: twos += popcount(carry). 0x96 is a ^ b ^ c; 0xd4 is maj(c, x, x ^ s ^ c) of (x, c, s), the same
+ * for c and x exchanged. Written out because compilers copy three registers here where one copy is enough. */
 #define STEP(ones, twos, a_both, b_both, x)                                                        \
     do {                                                                                           \
-        __m512i carry_;                                                                            \
-        __asm__("vmovdqa64 %[o], %[t]\n\t"                                                         \
+        __m512i before_, carry_ = (x);                                                             \
+        __asm__("vmovdqa64 %[o], %[c]\n\t"                                                         \
                 "vpternlogd $0x96, %[b], %[a], %[o]\n\t"                                           \
-                "vpternlogd $0xd4, %[o], %[y], %[t]\n\t"                                           \
-                "vpopcntd %[t], %[t]\n\t"                                                          \
-                "vpaddd %[t], %[n], %[n]"                                                          \
-                : [o] "+v"(ones), [n] "+v"(twos), [t] "=&v"(carry_)                                \
-                : [a] "v"(a_both), [b] "v"(b_both), [y] "v"(x));                                   \
+                "vpternlogd $0xd4, %[o], %[c], %[y]\n\t"                                           \
+                "vpopcntd %[y], %[y]\n\t"                                                          \
+                "vpaddd %[y], %[n], %[n]"                                                          \
+                : [o] "+v"(ones), [n] "+v"(twos), [y] "+v"(carry_), [c] "=&v"(before_)             \
+                : [a] "v"(a_both), [b] "v"(b_both));                                               \
     } while (0)
 
 #define EACH(index, limit) _Pragma("GCC unroll 4") for (int index = 0; index < (limit); index++)
 
-INLINE void tile(const tile_t *t, const int MR, const int NP)
+INLINE void tile(const tile_t *t, const row_t *row, int32_t *to, const int MR, const int NP)
 {
     __m512i ones[TILE_ROWS][TILE_PANELS], twos[TILE_ROWS][TILE_PANELS];
     EACH(i, MR) EACH(j, NP) ones[i][j] = twos[i][j] = _mm512_setzero_si512();
@@ -32,7 +32,7 @@ INLINE void tile(const tile_t *t, const int MR, const int NP)
     const uint32_t *b = t->panels;
     for (size_t s = 0; s < t->segs; s++) {
         const uint32_t *a[TILE_ROWS];
-        EACH(i, MR) a[i] = t->rows[i] + s * t->seg_stride;
+        EACH(i, MR) a[i] = row[i].from + t->offset + s * t->seg_stride;
         for (size_t k = 0; k < pairs; k++, b += PAIR) {
             __m512i lo[TILE_PANELS], both[TILE_PANELS];
             EACH(j, NP) lo[j] = _mm512_loadu_si512(b + j * stride);
@@ -48,34 +48,42 @@ INLINE void tile(const tile_t *t, const int MR, const int NP)
         }
     }
     EACH(i, MR) EACH(j, NP) {
-        int32_t *out = t->out + i * t->out_stride + j * LANES;
-        const __m512i start = _mm512_loadu_si512(t->first ? t->start[i] + j * LANES : out);
+        int32_t *out = to + i * t->out_stride + j * LANES;
+        const __m512i start = _mm512_loadu_si512(t->first ? row[i].start + t->col + j * LANES : out);
         const __m512i count = _mm512_add_epi32(_mm512_popcnt_epi32(ones[i][j]), _mm512_slli_epi32(twos[i][j], 1));
         _mm512_storeu_si512(out, _mm512_sub_epi32(start, _mm512_slli_epi32(count, 1)));
     }
 }
 
-#define CASE(m, p) case 4 * (m) + (p): tile(t, m, p); break;
-
-static TARGET void tile_any(const tile_t *t, int mr, int np)
+INLINE void tiles_of(const tile_t *t, const row_t *row, size_t rows, const int NP)
 {
-    switch (4 * mr + np) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3)
-        CASE(2, 1) CASE(2, 2) CASE(2, 3)
-        CASE(3, 1) CASE(3, 2) CASE(3, 3)
-        CASE(4, 1) CASE(4, 2) CASE(4, 3)
+    int32_t *out = t->out;
+    for (; rows >= 4; rows -= 4, row += 4, out += 4 * t->out_stride) tile(t, row, out, 4, NP);
+    switch (rows) {
+        case 1: tile(t, row, out, 1, NP); break;
+        case 2: tile(t, row, out, 2, NP); break;
+        case 3: tile(t, row, out, 3, NP); break;
     }
 }
 
-static TARGET void compare(const int32_t *dot, int mr, int np, const int32_t *level, const int32_t *flip, uint8_t *bits,
-                           size_t bits_stride)
+static TARGET void tiles(const tile_t *t, const row_t *row, size_t rows, int np)
+{
+    switch (np) {
+        case 1: tiles_of(t, row, rows, 1); break;
+        case 2: tiles_of(t, row, rows, 2); break;
+        case 3: tiles_of(t, row, rows, 3); break;
+    }
+}
+
+static TARGET void compare(const int32_t *dot, size_t rows, int np, const int32_t *level, const int32_t *flip,
+                           uint8_t *bits, size_t bits_stride)
 {
     for (int j = 0; j < np; j++, dot += LANES, level += LANES, flip += LANES, bits += LANES / 8) {
         const __m512i least = _mm512_loadu_si512(level), sign = _mm512_loadu_si512(flip);
-        for (int i = 0; i < mr; i++) {
+        for (size_t i = 0; i < rows; i++) {
             const __m512i d = _mm512_xor_si512(_mm512_loadu_si512(dot + i * TILE_COLS), sign);
             const uint16_t mask = (uint16_t)_mm512_cmpge_epi32_mask(d, least);
-            __builtin_memcpy(bits + (size_t)i * bits_stride, &mask, sizeof mask);
+            __builtin_memcpy(bits + i * bits_stride, &mask, sizeof mask);
         }
     }
 }
@@ -124,9 +132,11 @@ static TARGET int64_t spin(int64_t steps)
 #define HALF_POS _mm512_mask_cmple_epu16_mask(m, v, _mm512_set1_epi16((short)0x8000))
 
 PACK_ROW(pack_f32, float, 16, __mmask16, _mm512_maskz_loadu_epi32,
-         _mm512_mask_cmp_ps_mask(m, PS, _mm512_setzero_ps(), _CMP_GE_OQ), _mm512_mask_cmp_ps_mask(m, PS, PS, _CMP_UNORD_Q))
+         _mm512_mask_cmp_ps_mask(m, PS, _mm512_setzero_ps(), _CMP_GE_OQ),
+         _mm512_mask_cmp_ps_mask(m, PS, PS, _CMP_UNORD_Q))
 PACK_ROW(pack_f64, double, 8, __mmask8, _mm512_maskz_loadu_epi64,
-         _mm512_mask_cmp_pd_mask(m, PD, _mm512_setzero_pd(), _CMP_GE_OQ), _mm512_mask_cmp_pd_mask(m, PD, PD, _CMP_UNORD_Q))
+         _mm512_mask_cmp_pd_mask(m, PD, _mm512_setzero_pd(), _CMP_GE_OQ),
+         _mm512_mask_cmp_pd_mask(m, PD, PD, _CMP_UNORD_Q))
 PACK_ROW(pack_f16, uint16_t, 32, __mmask32, _mm512_maskz_loadu_epi16, HALF_POS, HALF_NAN(0x7c00))
 PACK_ROW(pack_bf16, uint16_t, 32, __mmask32, _mm512_maskz_loadu_epi16, HALF_POS, HALF_NAN(0x7f80))
 PACK_ROW(pack_i8, int8_t, 64, __mmask64, _mm512_maskz_loadu_epi8, _mm512_mask_cmpge_epi8_mask(m, v, ZERO), 0)
@@ -136,7 +146,7 @@ PACK_ROW(pack_i64, int64_t, 8, __mmask8, _mm512_maskz_loadu_epi64, _mm512_mask_c
 PACK_ROW(pack_bool, uint8_t, 64, __mmask64, _mm512_maskz_loadu_epi8, _mm512_mask_test_epi8_mask(m, v, v), 0)
 
 const isa_t isa_avx512 = {
-    tile_any, compare,
+    tiles, compare,
     {pack_f32, pack_f64, pack_f16, pack_bf16, pack_i8, pack_i16, pack_i32, pack_i64, pack_bool},
     spin,
 };

@@ -12,7 +12,7 @@ INLINE vec_t load(const void *p)
     return v;
 }
 
-INLINE void tile_lanes(const tile_t *t, const int MR, const uint32_t *panel, size_t col)
+INLINE void tile_lanes(const tile_t *t, const row_t *row, int32_t *to, const int MR, const uint32_t *panel, size_t col)
 {
     vec_t ones[TILE_ROWS], twos[TILE_ROWS], bytes[TILE_ROWS];
     for (int i = 0; i < MR; i++) ones[i] = twos[i] = bytes[i] = (vec_t){0};
@@ -20,7 +20,7 @@ INLINE void tile_lanes(const tile_t *t, const int MR, const uint32_t *panel, siz
     int room = FLUSH;
     for (size_t s = 0; s < t->segs; s++) {
         const uint32_t *a[TILE_ROWS];
-        for (int i = 0; i < MR; i++) a[i] = t->rows[i] + s * t->seg_stride;
+        for (int i = 0; i < MR; i++) a[i] = row[i].from + t->offset + s * t->seg_stride;
         for (size_t k = 0; k < t->pairs; k++, panel += PAIR) {
             const vec_t lo = load(panel), both = load(panel + LANES);
             for (int i = 0; i < MR; i++) {
@@ -38,31 +38,33 @@ INLINE void tile_lanes(const tile_t *t, const int MR, const uint32_t *panel, siz
     }
     for (int i = 0; i < MR; i++) {
         const vec_t count = FOLD(BYTE_COUNTS(ones[i])) + 2 * (twos[i] + FOLD(bytes[i]));
-        int32_t *out = t->out + i * t->out_stride + col;
-        const vec_t dot = load(t->first ? t->start[i] + col : out) - 2 * count;
+        int32_t *out = to + i * t->out_stride + col;
+        const vec_t dot = load(t->first ? row[i].start + t->col + col : out) - 2 * count;
         __builtin_memcpy(out, &dot, sizeof dot);
     }
 }
 
-static TARGET void tile_any(const tile_t *t, int mr, int np)
+static TARGET void tiles(const tile_t *t, const row_t *row, size_t rows, int np)
 {
-    for (int j = 0; j < np; j++)
-        for (int l = 0; l < LANES; l += V) {
-            const uint32_t *panel = t->panels + j * t->panel_stride + l;
-            const size_t col = j * LANES + l;
-            switch (mr) {
-                case 1: tile_lanes(t, 1, panel, col); break;
-                case 2: tile_lanes(t, 2, panel, col); break;
-                case 3: tile_lanes(t, 3, panel, col); break;
-                case 4: tile_lanes(t, 4, panel, col); break;
+    for (size_t r = 0; r < rows; r += TILE_ROWS, row += TILE_ROWS)
+        for (int j = 0; j < np; j++)
+            for (int l = 0; l < LANES; l += V) {
+                const uint32_t *panel = t->panels + j * t->panel_stride + l;
+                int32_t *out = t->out + r * t->out_stride;
+                const size_t col = j * LANES + l;
+                switch (rows - r) {
+                    case 1: tile_lanes(t, row, out, 1, panel, col); break;
+                    case 2: tile_lanes(t, row, out, 2, panel, col); break;
+                    case 3: tile_lanes(t, row, out, 3, panel, col); break;
+                    default: tile_lanes(t, row, out, 4, panel, col); break;
+                }
             }
-        }
 }
 
-static TARGET void compare(const int32_t *dot, int mr, int np, const int32_t *level, const int32_t *flip, uint8_t *bits,
-                           size_t bits_stride)
+static TARGET void compare(const int32_t *dot, size_t rows, int np, const int32_t *level, const int32_t *flip,
+                           uint8_t *bits, size_t bits_stride)
 {
-    for (int r = 0; r < mr; r++, dot += TILE_COLS, bits += bits_stride)
+    for (size_t r = 0; r < rows; r++, dot += TILE_COLS, bits += bits_stride)
         for (int i = 0; i < np * LANES; i += 8) {
             unsigned byte = 0;
             for (int l = i; l < i + 8; l++) byte |= (unsigned)((dot[l] ^ flip[l]) >= level[l]) << (l - i);
@@ -108,7 +110,7 @@ static int64_t spin(int64_t steps)
 
 #define ISA_TABLE                                                                                  \
     {                                                                                              \
-        tile_any, compare,                                                                         \
+        tiles, compare,                                                                            \
             {pack_f32, pack_f64, pack_f16, pack_bf16, pack_i8, pack_i16, pack_i32, pack_i64, pack_bool}, \
             spin,                                                                                  \
     }

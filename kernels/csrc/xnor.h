@@ -26,24 +26,30 @@
 #define TILE_PANELS 3
 #define TILE_COLS (TILE_PANELS * LANES)
 
-/* Where one tile reads and writes. Rows and panels are walked over `segs` segments of `pairs` lifted words; segments
- * lie seg_stride uint32 apart in a row and follow each other in a panel. */
+/* One row of a product: where its window starts in the lifted operand, and LANES values a panel to count down from. */
 typedef struct {
-    const uint32_t *rows[TILE_ROWS];
+    const uint32_t *from;
+    const int32_t *start;
+} row_t;
+
+/* Where tiles read and write. Rows and panels are walked over `segs` segments of `pairs` lifted words; segments lie
+ * seg_stride uint32 apart in a row and follow each other in a panel. */
+typedef struct {
+    size_t offset; /* of the first segment in every row, uint32 */
+    size_t col;    /* of the first panel in every start */
     const uint32_t *panels;
     size_t panel_stride; /* uint32 from one panel to the next */
     size_t segs, pairs, seg_stride;
     int32_t *out;
     size_t out_stride;
-    const int32_t *start[TILE_ROWS]; /* out = (first ? start : out) - 2 * popcount(row xor column) */
-    int first;
+    int first; /* out = (first ? start : out) - 2 * popcount(row xor column) */
 } tile_t;
 
 typedef struct {
-    /* mr in 1..TILE_ROWS rows by np in 1..TILE_PANELS panels */
-    void (*tile)(const tile_t *t, int mr, int np);
-    /* mr rows of dots, TILE_COLS apart, to rows of bits: LANES for each panel, (dot ^ flip) >= level, lowest first */
-    void (*compare)(const int32_t *dot, int mr, int np, const int32_t *level, const int32_t *flip, uint8_t *bits,
+    /* `rows` rows by np in 1..TILE_PANELS panels */
+    void (*tiles)(const tile_t *t, const row_t *row, size_t rows, int np);
+    /* rows of dots, TILE_COLS apart, to rows of bits: LANES for each panel, (dot ^ flip) >= level, lowest first */
+    void (*compare)(const int32_t *dot, size_t rows, int np, const int32_t *level, const int32_t *flip, uint8_t *bits,
                     size_t bits_stride);
     /* one row of k values to (k + 63) / 64 words of bits (value >= 0), zero padded; returns nonzero at a NaN */
     int (*pack[9])(const void *row, size_t k, uint64_t *words);

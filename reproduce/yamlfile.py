@@ -1,0 +1,176 @@
+"""YAML files read strictly, and what is wrong with one said in a line: file, key, nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class SpecError(ValueError):
+    """An experiment file that cannot be used; the message is one line for the person who wrote it."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with `1e-3` as the number it is, and without duplicate keys, anchors or merge keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None):
+            line = event.start_mark.line + 1
+            raise SpecError(f"line {line}: anchors and aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise SpecError(f"line {line}: key {key!r} is not a name")
+            if key in seen:
+                raise SpecError(f"line {line}: key {key!r} stands twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. SpecError (one line, naming the file) if it is unreadable or not a mapping."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+    except SpecError as error:
+        raise SpecError(f"{shown(path)}: {error}") from None
+    except OSError as error:
+        raise SpecError(f"{shown(path)}: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SpecError(f"{shown(path)}: not valid YAML: {reason}") from None
+    if not isinstance(content, dict):
+        raise SpecError(f"{shown(path)}: the top level must be a mapping")
+    return content
+
+
+def shown(path: Path) -> str:
+    """The path as a person in the checkout would write it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def merged(base: Any, override: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(override, dict)):
+        return override
+    return {**base, **{k: merged(base[k], v) if k in base else v for k, v in override.items()}}
+
+
+def _holds(tree: Any, path: list[str]) -> bool:
+    """Whether the first keys of `path` stand in an override, as far as mappings go."""
+    for part in path:
+        if isinstance(tree, dict) and part in tree:
+            tree = tree[part]
+        elif not isinstance(tree, list):
+            return False
+    return True
+
+
+def _key_path(error: Any, tree: Any) -> list[Any]:
+    """pydantic's location without the tags of unions, which are no keys of the file."""
+    path = []
+    location = error["loc"]
+    for i, part in enumerate(location):
+        if isinstance(tree, dict) and part not in tree:
+            absent = i == len(location) - 1 and error["type"] in ("missing", "extra_forbidden")
+            if not absent:
+                continue  # a tag
+        path.append(part)
+        if isinstance(tree, dict):
+            tree = tree.get(part)
+        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
+            tree = tree[part]
+    return path
+
+
+def _names(model: Any) -> list[str]:
+    """Field names valid where an unknown key was met, through unions."""
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return list(model.model_fields)
+    return [name for arg in get_args(model) for name in _names(arg)]
+
+
+def _names_at(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """Field names valid at a location of a model."""
+    for part in location:
+        fields = _fields(model)
+        if isinstance(part, str) and part in fields:
+            model = fields[part]
+        elif isinstance(part, str) and (tagged := _tagged(model, part)):
+            model = tagged
+        elif isinstance(part, int):
+            model = get_args(model)[0] if get_args(model) else model
+    return _names(model)
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return {k: f.annotation for k, f in model.model_fields.items()}
+    return {k: v for arg in get_args(model) for k, v in _fields(arg).items()}
+
+
+def _tagged(model: Any, tag: str) -> Any:
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        for key in ("kind", "step"):
+            field = model.model_fields.get(key)
+            if field is not None and tag in get_args(field.annotation):
+                return model
+        return None
+    return next((m for arg in get_args(model) if (m := _tagged(arg, tag))), None)
+
+
+def explain(
+    error: ValidationError, model: type[BaseModel], tree: Any, prefix: str = "", override: Any = None
+) -> str:
+    """The first problem as `key.path: what; nearest valid name`; `prefix` is for keys that an override holds."""
+    first = error.errors(include_url=False)[0]
+    location = tuple(first["loc"])
+    path = _key_path(first, tree)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error" and (own := re.match(r"([a-z_.]+): (.*)", message)):
+        path, message = [*path, own[1]], own[2]  # a model's own check names the key inside the model
+    key = ".".join(str(p) for p in path)
+    if override is not None and _holds(override, ".".join(map(str, path)).split(".")):
+        key = prefix + key
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(
+            str(location[-1]), valid := _names_at(model, location[:-1]), n=1, cutoff=0.5
+        )
+        hint = f"; did you mean {near[0]!r}?" if near else f"; valid names: {', '.join(valid)}"
+        what = f"unknown key{hint}"
+    elif first["type"] == "missing":
+        what = "missing"
+    elif first["type"] == "literal_error":
+        expected = first["ctx"]["expected"]
+        words = re.findall(r"'([^']+)'", expected)
+        near = difflib.get_close_matches(str(first["input"]), words, n=1)
+        what = f"{first['input']!r} is not one of {expected}" + (f"; did you mean {near[0]!r}?" if near else "")
+    elif first["type"] == "union_tag_invalid":
+        words = re.findall(r"'([^']+)'", first["ctx"]["expected_tags"])
+        near = difflib.get_close_matches(str(first["ctx"]["tag"]), words, n=1)
+        what = f"{first['ctx']['tag']!r} is not one of {', '.join(words)}"
+        what += f"; did you mean {near[0]!r}?" if near else ""
+    else:
+        given = first["input"]
+        scalar = isinstance(given, str | int | float | bool) or given is None
+        what = f"{message} (given: {given!r})" if scalar else message
+        what = what[0].lower() + what[1:]
+    return f"{key}: {what}" if key else what

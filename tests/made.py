@@ -1,0 +1,105 @@
+"""What tests make for themselves: settings, images, cells, runs and records."""
+
+import numpy as np
+
+from reproduce import runs, spec, yamlfile
+from reproduce.data import Dataset
+
+
+def settings(**over):
+    """Small, valid settings (an MLP on MNIST); `over` is merged into data, net and train."""
+    vanilla = {"kind": "vanilla", "eps": 1e-4, "alpha": 0.1}
+    base = {
+        "data": {
+            "name": "mnist",
+            "train": 600,
+            "valid": 200,
+            "test": 200,
+            "preprocess": [{"step": "range", "low": -1, "high": 1}],
+            "drop_incomplete": True,
+        },
+        "net": {
+            "kind": "mlp",
+            "hidden": [32, 32],
+            "dropout_in": 0.2,
+            "dropout_hidden": 0.1,
+            "weights": "binary",
+            "activation": "sign",
+            "norm": vanilla,
+            "output_norm": vanilla,
+            "init": "uniform",
+            "bias_init": "zero",
+        },
+        "train": {
+            "optimizer": {"kind": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+            "rate": {"kind": "exponential", "start": 3e-3, "end": 1e-4},
+            "weight_rate": "glorot",
+            "bias_rate": "plain",
+            "norm_rate": "plain",
+            "clip": "weights",
+            "batch": 100,
+            "epochs": 3,
+        },
+    }
+    return spec.Settings.model_validate(yamlfile.merged(base, over))
+
+
+CONVNET = {
+    "data": {"name": "cifar10"},
+    "net": {
+        "kind": "convnet",
+        "channels": [4, 8],
+        "dense": [16],
+        "weights": "binary",
+        "activation": "sign",
+        "norm": {"kind": "vanilla", "eps": 1e-4, "alpha": 0.1},
+        "output_norm": {"kind": "vanilla", "eps": 1e-4, "alpha": 0.1},
+        "init": "uniform",
+        "bias_init": "zero",
+    },
+}
+
+
+def convnet_settings(**over):
+    base = settings().model_dump(mode="json")
+    base["net"] = CONVNET["net"]
+    base["data"]["name"] = "cifar10"
+    return spec.Settings.model_validate(yamlfile.merged(base, over))
+
+
+def made_images(n, shape=(28, 28), seed=0):
+    """Ten classes that can be told apart: one bright patch a class under noise; uint8 images, labels."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 10, n).astype(np.uint8)
+    x = rng.integers(0, 80, (n, *shape)).astype(np.uint8)
+    for i, label in enumerate(y):
+        x[i, 2 + 4 * (label // 5) : 6 + 4 * (label // 5), 4 * (label % 5) : 4 * (label % 5) + 4] += 120
+    return x, y
+
+
+def made_splits(shape=(28, 28), train=600, valid=200, test=200):
+    sizes = {"train": train, "valid": valid, "test": test}
+    return {part: made_images(n, shape, seed) for seed, (part, n) in enumerate(sizes.items())}
+
+
+def made_cell(name="table1/made", **over):
+    content = settings(**over)
+    experiment = spec.Experiment.model_validate(
+        {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a test", **content.model_dump(mode="json")}
+    )
+    return spec.Cell(name=name, experiment=experiment, scales={"paper": content, "small": content}, mutants={})
+
+
+def made_run(seed=0, digest="d" * 64, order="o" * 64, scale="small", variant=None, **over):
+    cell = made_cell(**over)
+    return runs.Run(cell, scale, seed, cell.scales[scale], Dataset("mnist", {}, digest, order), variant)
+
+
+def made_record(run=None, error=2.0, **change):
+    run = run or made_run()
+    row = runs.EpochRow(epoch=1, rate=1e-3, train_loss=0.1, valid_wrong=4, valid_loss=0.2, seconds=1.0)
+    result = runs.Result(
+        best_epoch=1, valid_error=2.0, test_error=error, last_test_error=error, valid_images=200, test_images=200
+    )
+    record = run.record("cpu", "2026-01-01T00:00:00+00:00", 1.0, status="finished", result=result, curve=[row])
+    return record.model_copy(update=change)
