@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from conftest import convnet_settings, made_splits, settings
+from made import convnet_settings, made_splits, settings
 
 import kernels
 from kernels import pixels

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from conftest import convnet_settings
+from made import convnet_settings, made_cell, settings
 from test_campaign import go
-from test_runs import made_cell
+from test_packed import random_state
 from typer.testing import CliRunner
 
-from reproduce import cli, packing, runs
-from reproduce.packed import PackedNet
+from reproduce import cli, data, packing, runs
+from reproduce.packed import PackedNet, freeze_net
 
 
 def run(*words):
@@ -77,11 +77,6 @@ def test_what_cannot_be_packed_is_one_line(tmp_path, data_folder):
 
 
 def test_an_unknown_backend_and_missing_data_are_one_line(tmp_path, data_folder, monkeypatch):
-    from test_packed import random_state
-
-    from reproduce import data
-    from reproduce.packed import freeze_net
-
     def unreachable(scratch):
         raise OSError("unreachable")
 
@@ -91,8 +86,6 @@ def test_an_unknown_backend_and_missing_data_are_one_line(tmp_path, data_folder,
     freeze_net(wanted, random_state(wanted), None).save(file)
     done = run("predict", file, "--data", tmp_path)
     assert done.exit_code == 3 and "reproduce data cifar10" in done.stderr
-    from conftest import settings
-
     wanted = settings()
     freeze_net(wanted, random_state(wanted), None).save(file)
     done = run("predict", file, "--data", data_folder, "--backend", "abacus")
