@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,9 +20,11 @@ from reproduce import spec, yamlfile
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from reproduce import runs
     from reproduce.packed import PackedNet
+    from reproduce.preprocess import DeviceData
 
 AFFINE = ("range", "standardize", "center")  # steps after which an 8-bit pixel is still scale · x + shift
 MEASURED_SECONDS = 1.0
@@ -30,13 +32,15 @@ MEASURED_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What `predict_file` found: wrong of `images`; rates are medians."""
+    """What a packed net does on its data set's test images; rates are medians."""
 
     wrong: int
     images: int
     images_per_second: float
     latency: float
     """Seconds for one image alone."""
+    differing: list[dict[str, Any]] | None
+    """Images that the float32 net puts into another class: index, both classes, and the packed net's margin."""
 
 
 def find(run: str, store: runs.Store) -> Path:
@@ -58,8 +62,6 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
     ValueError (one line) if the run, its weights or its kind of net will not do, DataError if the pixels' scale
     and shift depend on data that are not at hand.
     """
-    import torch
-
     from reproduce import runs
     from reproduce.packed import freeze_net
 
@@ -67,12 +69,7 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
     record = runs.read(path)
     settings = spec.Settings.model_validate_json(json.dumps(record.settings))
     weights = runs.Store(path.parent.parent).net(record.stem)
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"{record.stem}: its weights are not here ({yamlfile.shown(weights)})") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{weights.name} cannot be read ({type(error).__name__})") from None
+    state = weights_of(weights)
     about: dict[str, Any] = {"cell": record.cell, "scale": record.scale, "seed": record.seed, "key": record.key}
     if record.result is not None:
         about["test_error"] = record.result.test_error
@@ -98,34 +95,105 @@ def _affine(
     return train.scale, train.shift.numpy()
 
 
-def images_of(
-    net: PackedNet, data_folder: Path | None, say: Callable[[str], None]
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The test images as the net takes them, and their labels (N,). DataError if they are not at hand."""
-    import numpy as np
+def weights_of(path: Path) -> dict[str, Tensor]:
+    """The state_dict of a trained net. ValueError (one line) if it cannot be read."""
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path.stem}: its weights are not here ({yamlfile.shown(path)})") from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path.name} holds no weights")
+    return state
+
+
+def predict_net(
+    net: PackedNet,
+    data_folder: Path | None,
+    backend: str,
+    say: Callable[[str], None],
+    state: dict[str, Tensor] | None = None,
+) -> Answer:
+    """Run a packed net over its data set's test images, and the float32 net with the weights `state` beside it.
+
+    DataError if the data set is not at hand, ValueError or RuntimeError for a backend or weights that will not do.
+    """
     import torch
 
     from reproduce import data, preprocess
 
     settings = net.settings
     splits = data.splits(data.load(settings.data.name, data_folder, say), settings.data)
-    images, labels = splits["test"]
-    if net.pixels:
-        return images, labels.astype(np.int64)
-    test = preprocess.prepare(splits, settings.data, True, torch.device("cpu"))["test"]
-    real = test.images(torch.arange(len(test)))
-    return real.numpy().reshape(-1, *net.image), labels.astype(np.int64)
-
-
-def predict_file(path: Path, data_folder: Path | None, backend: str, say: Callable[[str], None]) -> Answer:
-    """Run a packed net over its data set's test images. PackedError, DataError, or ValueError for the backend."""
-    from reproduce.packed import PackedNet
-
-    net = PackedNet.load(path)
-    images, labels = images_of(net, data_folder, say)
-    wrong = int((net.predict(images, backend) != labels).sum())
+    images: NDArray[Any] = splits["test"][0]
+    if not net.pixels:
+        test = preprocess.prepare(splits, settings.data, True, torch.device("cpu"))["test"]
+        images = test.images(torch.arange(len(test))).numpy().reshape(-1, *net.image)
+    scores = net.scores(images, backend)
+    wrong = int((scores.argmax(1) != splits["test"][1]).sum())
+    differing = None
+    if state is not None:
+        prepared = preprocess.prepare(splits, settings.data, settings.net.kind == "mlp", torch.device("cpu"))
+        differing = _differing(scores, _float_classes(settings, state, prepared["test"]))
     seconds = _median(lambda: net.predict(images, backend))
-    return Answer(wrong, len(images), len(images) / seconds, _median(lambda: net.predict(images[:1], backend)))
+    latency = _median(lambda: net.predict(images[:1], backend))
+    return Answer(wrong, len(images), len(images) / seconds, latency, differing)
+
+
+def _float_classes(settings: spec.Settings, state: dict[str, Tensor], test: DeviceData) -> NDArray[np.int64]:
+    """Classes by the float32 net, as training evaluates it."""
+    import torch
+
+    from reproduce import nets
+    from reproduce.train import EVAL_BATCH
+
+    module = nets.build(settings.net)
+    module.load_state_dict(state)
+    module.eval()
+    with torch.no_grad():
+        every = [module(test.images(index)).argmax(1) for index in torch.arange(len(test)).split(EVAL_BATCH)]
+    found: NDArray[np.int64] = torch.cat(every).numpy()
+    return found
+
+
+def _differing(scores: NDArray[np.float64], other: NDArray[np.int64]) -> list[dict[str, Any]]:
+    mine = scores.argmax(1)
+    return [
+        {
+            "image": int(i),
+            "packed": int(mine[i]),
+            "float32": int(other[i]),
+            "margin": float(scores[i, mine[i]] - scores[i, other[i]]),
+        }
+        for i in (mine != other).nonzero()[0]
+    ]
+
+
+def record_of(file: Path, net: PackedNet, answer: Answer, backend: str) -> dict[str, Any]:
+    """What `reproduce predict --record` keeps."""
+    import kernels
+    from reproduce import machine, runs
+
+    size = file.stat().st_size
+    return {
+        "format": 1,
+        "kind": "net",
+        "quick": False,
+        "started": runs.now(),
+        "machine": machine.machine("cpu"),
+        "libraries": machine.libraries(),
+        "code": machine.code(),
+        "backend": kernels.describe(backend),
+        "about": net.about,
+        "data": net.settings.data.name,
+        "net": net.settings.net.model_dump(mode="json"),
+        "weights": net.weights,
+        "bytes": size,
+        "times_smaller_than_float32": 4 * net.weights / size,
+        **asdict(answer),
+    }
 
 
 def _median(call: Callable[[], object]) -> float:
@@ -152,7 +220,7 @@ def _say(text: str) -> None:
 
 
 def _stop(error: Exception, code: int) -> typer.Exit:
-    print(f"reproduce: {error}", file=sys.stderr)
+    print(f"reproduce: {str(error).splitlines()[0]}", file=sys.stderr)
     return typer.Exit(code)
 
 
@@ -183,23 +251,40 @@ def predict(
     file: Annotated[Path, typer.Argument(help="A packed net, as `reproduce freeze` writes it.")],
     data: _Data = None,
     backend: Annotated[str, typer.Option(help="A backend of the kernels, or auto.")] = "auto",
+    against: Annotated[
+        Path | None, typer.Option(help="The float net's weights (nets/….pt): compare every prediction with its.")
+    ] = None,
+    record: Annotated[Path | None, typer.Option(help="A folder to keep the figures in, as one JSON file.")] = None,
 ) -> None:
-    """Run a packed net over its data set's test images: errors, images a second, one image's latency."""
+    """Run a packed net over its data set's test images: errors, images a second, one image's latency.
+
+    Exit code 2: the file, the weights or the backend will not do; 3: no data.
+    """
     import kernels
+    from reproduce import bench
     from reproduce.data import DataError
     from reproduce.packed import PackedNet
 
     try:
-        found = predict_file(file, data, backend, _say)
-        settings, about = (net := PackedNet.load(file)).settings, net.about
+        net = PackedNet.load(file)
+        found = predict_net(net, data, backend, _say, None if against is None else weights_of(against))
+        written = record and bench.write(record_of(file, net, found, backend), record)
     except DataError as error:
         raise _stop(error, 3) from None
-    except (ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise _stop(error, 2) from None
     rate = 100 * found.wrong / found.images
-    before = f"; the run's record says {about['test_error']:.2f} %" if "test_error" in about else ""
-    _say(f"{settings.data.name}: {found.wrong} of {found.images:,} test images wrong, {rate:.2f} %{before}")
+    before = f"; the run's record says {net.about['test_error']:.2f} %" if "test_error" in net.about else ""
+    _say(f"{net.settings.data.name}: {found.wrong} of {found.images:,} test images wrong, {rate:.2f} %{before}")
     _say(
         f"{found.images_per_second:,.0f} images/s, one image alone in {1000 * found.latency:.3f} ms; "
         f"{kernels.describe(backend)}"
     )
+    if found.differing is not None:
+        _say(f"the float32 net gives another class on {len(found.differing)} of {found.images:,} images")
+        for image in found.differing:
+            _say(
+                f"    image {image['image']}: {image['packed']}, not {image['float32']}, by {image['margin']:.2g}"
+            )
+    if written:
+        _say(f"written: {yamlfile.shown(written)}")

@@ -47,8 +47,31 @@ def test_a_net_of_real_inputs_is_fed_the_preprocessed_images(tmp_path, data_fold
     record = go(tmp_path, data_folder, [made_cell(train={"epochs": 1}, data={"preprocess": steps})]).records[0]
     path = packing.freeze_run(record.stem, runs.Store(tmp_path), data_folder, print)
     assert not PackedNet.load(path).pixels
-    found = packing.predict_file(path, data_folder, "auto", print)
+    state = packing.weights_of(runs.Store(tmp_path).net(record.stem))
+    found = packing.predict_net(PackedNet.load(path), data_folder, "auto", print, state)
     assert found.images == 200 and abs(found.wrong / 2 - record.result.test_error) <= 0.5
+    assert all(image["margin"] < 1e-3 for image in found.differing)
+
+
+def test_every_prediction_is_held_against_the_float32_nets_and_kept(tmp_path, data_folder):
+    store = runs.Store(tmp_path / "store")
+    record = go(store.root, data_folder, [made_cell(train={"epochs": 1})]).records[0]
+    path = packing.freeze_run(record.stem, store, data_folder, print)
+    words = ("predict", path, "--data", data_folder, "--against")
+    done = run(*words, store.net(record.stem), "--record", tmp_path / "kept")
+    assert done.exit_code == 0, done.output
+    assert "the float32 net gives another class on 0 of 200 images" in done.output
+    (kept,) = (tmp_path / "kept").iterdir()
+    found = json.loads(kept.read_text())
+    assert found["differing"] == [] and found["about"]["key"] == record.key and found["images"] == 200
+    assert found["times_smaller_than_float32"] == 4 * 26432 / path.stat().st_size
+    state = packing.weights_of(store.net(record.stem))
+    state["blocks.2.norm.bias"][4] += 1e3
+    torch.save(state, tmp_path / "other.pt")
+    done = run(*words, tmp_path / "other.pt")
+    assert "another class on 200 of" not in done.output and ", not 4, by " in done.output
+    done = run(*words, tmp_path / "none.pt")
+    assert done.exit_code == 2 and "its weights are not here" in done.stderr
 
 
 def test_what_cannot_be_packed_is_one_line(tmp_path, data_folder):
