@@ -108,33 +108,44 @@ def thresholds(
 
 @dataclass(frozen=True, eq=False)
 class PixelLayer:
-    """The first layer over 8-bit images x, preprocessed as scale · x + shift; shift () or (H · W · C,) float32."""
+    """The first layer over 8-bit images: integers to bits, by a threshold for each unit and class of places."""
 
     shape: Shape
     weights: Packed
-    norm: Norm
-    scale: float
-    shift: NDArray[np.float32]
-    rule: LocalThresholds = field(init=False)
-
-    def __post_init__(self) -> None:
-        if not (0 < self.scale < np.inf and np.isfinite(self.shift).all()):
-            raise PackedError("the images' scale must be positive, scale and shift finite")
-        size, inputs = self.shape.size, self.weights.k
-        signs = kernels.unpack(self.weights).astype(np.float64)
-        image = np.broadcast_to(self.shift.astype(np.float64).reshape(-1), size * size * inputs)
-        offset = _convolved(image.reshape(size, size, inputs), signs, self.shape.padding)
-        places = np.arange(size)
-        if self.shift.size == 1 and size > 2:  # what lies outside decides alone: first, inner and last places
-            places = np.minimum(places, 1) + (places == size - 1)
-            offset = offset[[0, 1, -1]][:, [0, 1, -1]]
-        reach = 255 * int(np.prod(self.weights.shape[1:]))
-        level, below = thresholds(self.norm, reach, self.scale, offset)
-        object.__setattr__(self, "rule", LocalThresholds(level, below, places, places))
+    rule: LocalThresholds
 
     def __call__(self, x: NDArray[np.uint8], backend: str) -> Packed:
         images = x.reshape(len(x), self.shape.size, self.shape.size, self.weights.k)
         return pixel_conv2d_threshold(images, self.weights, self.rule, self.shape.padding, backend)
+
+
+def places(size: int, classes: int) -> NDArray[np.int64]:
+    """The class of each of `size` places: its own, or one of 3: the first, the inner ones, the last."""
+    every = np.arange(size)
+    return every if classes == size else np.minimum(every, 1) + (every == size - 1)
+
+
+def pixel_layer(shape: Shape, weights: Packed, norm: Norm, scale: float, shift: NDArray[np.float32]) -> PixelLayer:
+    """The first layer where pixels x are preprocessed as scale · x + shift, shift () or (H · W · C,).
+
+    Zero padding acts on what is preprocessed: outside the image neither pixel nor shift counts, so a shift moves
+    the thresholds by the weights inside times it, place by place. Raises PackedError.
+    """
+    size, inputs = shape.size, weights.k
+    if not (0 < scale < np.inf and np.isfinite(shift).all()):
+        raise PackedError("the images' scale must be positive, scale and shift finite")
+    if shift.size not in (1, size * size * inputs):
+        raise PackedError(f"a shift of {shift.size} numbers, for {size * size * inputs} pixels")
+    signs = kernels.unpack(weights).astype(np.float64)
+    image = np.broadcast_to(shift.astype(np.float64).reshape(-1), size * size * inputs)
+    offset = _convolved(image.reshape(size, size, inputs), signs, shape.padding)
+    classes = size
+    if shift.size == 1 and size > 3:  # then what lies outside decides alone
+        classes, offset = 3, offset[[0, 1, -1]][:, [0, 1, -1]]
+    reach = 255 * int(np.prod(weights.shape[1:]))
+    level, below = thresholds(norm, reach, scale, offset)
+    where = places(size, classes)
+    return PixelLayer(shape, weights, LocalThresholds(level, below, where, where))
 
 
 def _convolved(image: Floats, signs: Floats, padding: int) -> Floats:
@@ -316,7 +327,7 @@ def freeze_net(
     norms = [block.norm(kind, shape.weights[0]) for block, kind, shape in zip(blocks, kinds, every, strict=True)]
     first: PixelLayer | RealLayer = RealLayer(every[0], weights[0], norms[0])
     if affine is not None:
-        first = PixelLayer(every[0], weights[0], norms[0], *affine)
+        first = pixel_layer(every[0], weights[0], norms[0], *affine)
     hidden = [
         BitLayer(shape, w, Thresholds(*thresholds(norm, int(np.prod(w.shape[1:])))))
         for shape, w, norm in zip(every[1:-1], weights[1:-1], norms[1:-1], strict=True)

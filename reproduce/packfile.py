@@ -1,7 +1,7 @@
 """The file of a packed net: read without pickle, and only if every byte is as it was written.
 
 magic     8 bytes, then version and length of the header, 4 bytes each, little-endian
-header    JSON: settings, what the net takes (scale and the length of shift, or null), about
+header    JSON: settings; places, how many classes of places an 8-bit image has each way (null: real input); about
 arrays    as `_arrays` lists them: the settings decide every dtype and shape, the file none
 checksum  sha256 of all before, 32 bytes
 """
@@ -12,15 +12,17 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kernels import Packed, Thresholds
 from kernels.packed import words_for
+from kernels.pixels import LocalThresholds
 from reproduce import spec
 from reproduce.packed import (
     BitLayer,
@@ -31,6 +33,7 @@ from reproduce.packed import (
     PixelLayer,
     RealLayer,
     Shape,
+    places,
     shapes,
 )
 
@@ -41,17 +44,10 @@ _DIGEST = 32
 _NORM = ("bias", "mean", "factor", "beta")
 
 
-class _Input(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    scale: float = Field(gt=0, allow_inf_nan=False)
-    shift: int | None = Field(ge=1, le=2**24)
-    """Numbers of a shift a pixel; None for one for all."""
-
-
 class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     settings: spec.Settings
-    pixels: _Input | None
+    places: int | None
     about: dict[str, Any]
 
 
@@ -72,28 +68,33 @@ def _arrays(header: _Header) -> list[_Array]:
     every, found = shapes(header.settings.net), []
     for i, shape in enumerate(every):
         units = shape.weights[0]
-        found.append(_Array("<u8", (*shape.weights[:-1], words_for(shape.weights[-1]))))
-        if i in (0, len(every) - 1):
+        found.append(_Array("|u1", (*shape.weights[:-1], -(-shape.weights[-1] // 8))))
+        if i == len(every) - 1 or (i == 0 and header.places is None):
             found.append(_Array("<f8", (len(_NORM), units)))
-            if i == 0 and header.pixels is not None:
-                found.append(_Array("<f4", () if header.pixels.shift is None else (header.pixels.shift,)))
-        else:
-            found += [_Array("<i8", (units,)), _Array("|u1", (units,))]
+            continue
+        where: tuple[int, ...] = ()
+        if i == 0 and header.places is not None:
+            if header.places != shape.size and (header.places != 3 or shape.size <= 3):
+                raise PackedError(f"damaged: {header.places} classes of {shape.size} places")
+            where = (header.places, header.places)
+        found += [_Array("<i4", (*where, units)), _Array("|u1", (units,))]
     return found
 
 
 def save(net: PackedNet, path: Path) -> None:
     """Write `net` to `path`, under a scratch name beside it first. Raises OSError."""
-    pixels: _Input | None = None
-    values: list[NDArray[Any]] = [net.first.weights.words, _stacked(net.first.norm)]
-    if isinstance(net.first, PixelLayer):
-        shift = net.first.shift
-        pixels = _Input(scale=net.first.scale, shift=shift.size if shift.ndim else None)
-        values.append(shift)
+    first = net.first
+    values: list[NDArray[Any]] = [_octets(first.weights)]
+    if isinstance(first, PixelLayer):
+        classes: int | None = len(first.rule.level)
+        values += [_narrow(first.rule.level), first.rule.below]
+    else:
+        classes = None
+        values.append(_stacked(first.norm))
     for layer in net.hidden:
-        values += [layer.weights.words, layer.rule.level, layer.rule.below]
-    values += [net.output.weights.words, _stacked(net.output.norm)]
-    header = _Header(settings=net.settings, pixels=pixels, about=net.about)
+        values += [_octets(layer.weights), _narrow(layer.rule.level), layer.rule.below]
+    values += [_octets(net.output.weights), _stacked(net.output.norm)]
+    header = _Header(settings=net.settings, places=classes, about=net.about)
     text = json.dumps(header.model_dump(mode="json"), allow_nan=False).encode()
     parts = [_START.pack(MAGIC, VERSION, len(text)), text]
     for array, value in zip(_arrays(header), values, strict=True):
@@ -156,11 +157,14 @@ def _net(header: _Header, body: bytes) -> PackedNet:
     first, *hidden, last = shapes(header.settings.net)
     source = iter(values)
     try:
-        weights, norm = _packed(next(source), first), Norm(*next(source))
-        layer: PixelLayer | RealLayer = RealLayer(first, weights, norm)
-        if header.pixels is not None:
-            layer = PixelLayer(first, weights, norm, header.pixels.scale, next(source))
-        bits = tuple(BitLayer(shape, _packed(next(source), shape), _rule(source)) for shape in hidden)
+        weights = _packed(next(source), first)
+        if header.places is None:
+            layer: PixelLayer | RealLayer = RealLayer(first, weights, Norm(*next(source)))
+        else:
+            level, below = _rule(source)
+            where = places(first.size, header.places)
+            layer = PixelLayer(first, weights, LocalThresholds(level, below, where, where))
+        bits = tuple(BitLayer(shape, _packed(next(source), shape), Thresholds(*_rule(source))) for shape in hidden)
         output = OutputLayer(last, _packed(next(source), last), Norm(*next(source)))
     except (ValueError, TypeError) as error:
         raise PackedError(f"damaged: {error}") from None
@@ -171,12 +175,25 @@ def _stacked(norm: Norm) -> NDArray[np.float64]:
     return np.stack([getattr(norm, name) for name in _NORM])
 
 
-def _packed(words: NDArray[Any], shape: Shape) -> Packed:
-    return Packed(words, shape.weights[-1])
+def _octets(weights: Packed) -> NDArray[np.uint8]:
+    """The bits of each row as (k + 7) // 8 bytes."""
+    octets: NDArray[np.uint8] = weights.words.astype("<u8").view(np.uint8)
+    return octets[..., : -(-weights.k // 8)]
 
 
-def _rule(source: Any) -> Thresholds:
+def _packed(octets: NDArray[np.uint8], shape: Shape) -> Packed:
+    whole = np.zeros((*octets.shape[:-1], 8 * words_for(shape.weights[-1])), np.uint8)
+    whole[..., : octets.shape[-1]] = octets
+    return Packed(whole.view("<u8").astype(np.uint64), shape.weights[-1])
+
+
+def _narrow(level: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Levels within 32 bits: products are at most 2^31 - 2 (kernels.packed.MAX_K), so none is lost on the way."""
+    return np.clip(level, -(2**31), 2**31 - 1)
+
+
+def _rule(source: Iterator[NDArray[Any]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     level, below = next(source), next(source)
     if below.max() > 1:
         raise ValueError("a direction that is neither 0 nor 1")
-    return Thresholds(level, below.astype(np.bool_))
+    return level.astype(np.int64), below.astype(np.bool_)

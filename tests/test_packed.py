@@ -456,30 +456,41 @@ def test_a_fitting_checksum_does_not_make_nonsense_a_net(tmp_path):
     refused("header cannot be read", header=b"[" * 100000)
     refused("header cannot be read", header=b"\xff\xfe")
     refused("header cannot be read", header=edited(extra=1))
-    refused("header cannot be read", header=edited(pixels={"scale": -1.0}))
+    refused("header cannot be read", header=edited(places="1"))
+    refused("3 classes of 1 places", header=edited(places=3))
+    refused("0 classes of 1 places", header=edited(places=0))
     refused("header cannot be read", header=edited(settings={"net": {"hidden": []}}))
     refused("bytes of arrays, not", header=edited(settings={"net": {"hidden": [10**7] * 16}}))
-    refused("bytes of arrays, not", header=edited(pixels=None))
-    refused("bytes of arrays, not", header=edited(pixels={"shift": 784}), arrays=arrays)
+    refused("bytes of arrays, not", header=edited(places=None))
     refused("bytes of arrays, not", arrays=arrays[:-1])
-    refused("bits set beyond K", arrays=b"\xff" * (13 * 8) + arrays[13 * 8 :])
-    nan = struct.pack("<d", np.nan)
-    at = 3 * 13 * 8
-    refused("not finite", arrays=arrays[:at] + nan + arrays[at + 8 :])
-    at += 4 * 3 * 8 + 4 + 2 * 8 + 2 * 8  # norm, shift, weights, levels
-    refused("neither 0 nor 1", arrays=arrays[:at] + b"\x02" + arrays[at + 1 :])
-    shift = header["pixels"] | {"shift": 5}
-    at = 3 * 13 * 8 + 4 * 3 * 8
-    refused("damaged: ", header=edited(pixels=shift), arrays=arrays[:at] + bytes(20) + arrays[at + 4 :])
+    refused("bytes of arrays, not", arrays=arrays + b"\0")
+
+    def changed(at, bytes_):
+        return arrays[:at] + bytes_ + arrays[at + len(bytes_) :]
+
+    refused("neither 0 nor 1", arrays=changed(3 * 98 + 3 * 4, b"\x02"))  # after the first weights and levels
+    refused("bits set beyond K", arrays=changed(3 * 98 + 3 * 5, b"\xff"))  # three bits a row
+    refused("not finite", arrays=changed(len(arrays) - 8, struct.pack("<d", np.nan)))
+
+
+def test_levels_beyond_32_bits_are_kept_in_effect(tmp_path):
+    wanted = settings(net={"hidden": [3, 4]})
+    net = freeze_net(wanted, random_state(wanted), (1 / 128, np.float32(-1.0).reshape(())))
+    rule = kernels.Thresholds([2**40, -(2**40), 2**40, -(2**40)], [False, False, True, True])
+    layer = packed.BitLayer(net.hidden[0].shape, net.hidden[0].weights, rule)
+    PackedNet(wanted, net.first, (layer,), net.output).save(tmp_path / "net.bnn")
+    bits = list(PackedNet.load(tmp_path / "net.bnn").hidden_bits(images_for(wanted)))[1]
+    assert (bits == [-1, 1, 1, -1]).all()
 
 
 def test_a_paper_size_net_takes_at_most_a_thirtieth_of_its_float_weights(tmp_path):
     mlp = settings(net={"hidden": [4096] * 3})
     convnet = convnet_settings(net={"channels": [128, 256, 512], "dense": [1024, 1024]})
-    for wanted, shift in ((mlp, np.zeros(784, np.float32)), (convnet, np.zeros(3072, np.float32))):
+    one = np.zeros((), np.float32)
+    for wanted, affine in ((mlp, (1, np.zeros(784, np.float32))), (convnet, (1, one)), (convnet, None)):
         state = nets.build(wanted.net).state_dict()
         path = tmp_path / "net.bnn"
-        net = freeze_net(wanted, state, (2 / 255, shift))
+        net = freeze_net(wanted, state, affine)
         net.save(path)
         assert net.weights == nets.weight_count(nets.build(wanted.net))
         assert path.stat().st_size * 30 <= 4 * net.weights
