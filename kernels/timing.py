@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Times = dict[str, NDArray[np.float64]]
 UNSTEADY = 0.10  # a spread over this is warned about
+PAUSE = 0.003  # seconds between turns: threads of the candidate before go on spinning for a while
 
 
 def interleave(
@@ -38,6 +39,9 @@ def interleave(
         if round_number >= least and time.perf_counter() > end:
             break
         for name, call in candidates.items():
+            time.sleep(PAUSE)
+            if repeats[name] > 1:
+                call()  # short calls find the caches cold after the others' turns
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()
