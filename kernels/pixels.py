@@ -38,7 +38,8 @@ class LocalThresholds:
     """A rule for each unit and place: its bit is `dot <= level` where the unit is `below`, else `dot >= level`.
 
     level: int64 (Y, X, N), one row for each class of places; row: int64 (H',) and column: int64 (W',), the class
-    of each output row and column; below: bool (N,). Raises TypeError or ValueError where they do not fit.
+    of each output row and column; below: bool (N,). All are copied and read-only. Raises TypeError or
+    ValueError where they do not fit.
     """
 
     level: NDArray[np.int64]
@@ -57,6 +58,14 @@ class LocalThresholds:
                 raise TypeError(f"{name} must be int64 with one axis")
             if len(places) and not 0 <= places.min() <= places.max() < self.level.shape[classes]:
                 raise ValueError(f"{name} names classes beyond the levels' {self.level.shape[classes]}")
+        for name in ("level", "below", "row", "column"):
+            copied = np.array(getattr(self, name), order="C")
+            copied.flags.writeable = False
+            object.__setattr__(self, name, copied)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles leave `derived` behind: it holds addresses."""
+        return LocalThresholds, (self.level, self.below, self.row, self.column)
 
     def apply(self, dot: NDArray[Any]) -> NDArray[np.bool_]:
         """The bits of integer products (N, H', W', units)."""

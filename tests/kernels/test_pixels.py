@@ -1,5 +1,8 @@
 """The first layer's products of bytes, and pooling of bits, against plain integer arithmetic."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -73,6 +76,19 @@ def test_bits_are_the_comparison_at_each_place(way, shape):
     for fast in (None, *(pixels.ways() if way == "cpu" else ())):
         h = pixel_conv2d_threshold(x, pack(w), rule, padding, way, way=fast)
         assert h.shape == right.shape and np.array_equal(unpack(h) > 0, bits), fast
+
+
+def test_a_rule_keeps_its_own_arrays_and_copies_leave_addresses_behind():
+    level, below, where = np.zeros((1, 1, 2), np.int64), np.zeros(2, bool), np.zeros(4, np.int64)
+    rule = LocalThresholds(level, below, where, where)
+    x, w = np.zeros((1, 4, 4, 3), np.uint8), pack(np.ones((2, 3, 3, 3)))
+    before = pixel_conv2d_threshold(x, w, rule, 1)
+    level[:] = 9
+    for same in (rule, pickle.loads(pickle.dumps(rule)), copy.deepcopy(rule)):
+        assert (same.derived == {}) == (same is not rule)
+        assert np.array_equal(pixel_conv2d_threshold(x, w, same, 1).words, before.words)
+    with pytest.raises(ValueError, match="read-only"):
+        rule.level[:] = 9
 
 
 def test_many_images_over_several_threads(way, monkeypatch):
