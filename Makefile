@@ -18,7 +18,7 @@ endif
 data_option := $(if $(DATA),--data "$(DATA)")
 options := --results "$(RESULTS)" $(data_option)
 
-.PHONY: help reproduce-table1 test check-small check-small-mutants lint report publish data clean
+.PHONY: help reproduce-table1 bench-cpu bench-gpu test check-small check-small-mutants lint report publish data clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
@@ -26,6 +26,12 @@ help:
 
 reproduce-table1: $(ENV) ## train every cell of Table 1 and show the table (SCALE=paper|small|auto SEEDS=1)
 	$(PY) -m reproduce run table1 --scale $(SCALE) --seeds $(SEEDS) $(options)
+
+bench-cpu: $(ENV) ## figure 3 on this machine's CPU: products, MLP, ConvNet (minutes; wants a quiet machine)
+	$(PY) -m reproduce bench $(data_option)
+
+bench-gpu: $(ENV) ## the same on the GPU
+	@$(PY) -m reproduce bench --gpu
 
 test: $(ENV) ## the test suite (MARK='slow or not slow' for everything but GPU)
 	$(PY) -m pytest $(if $(MARK),-m "$(MARK)")

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import spec, yamlfile
+from reproduce import bench, packing, spec, yamlfile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -238,6 +238,11 @@ def check(
     _say("check passed" if good else "check FAILED")
     if not good:
         raise typer.Exit(1)
+
+
+app.command()(packing.freeze)
+app.command()(packing.predict)
+app.command()(bench.bench)
 
 
 def main() -> None:

@@ -10,7 +10,18 @@ import pytest
 from reproduce import yamlfile
 
 MAKE = shutil.which("make")
-VERBS = ("reproduce-table1", "test", "check-small", "check-small-mutants", "lint", "report", "publish", "data")
+VERBS = (
+    "reproduce-table1",
+    "bench-cpu",
+    "bench-gpu",
+    "test",
+    "check-small",
+    "check-small-mutants",
+    "lint",
+    "report",
+    "publish",
+    "data",
+)
 
 
 # a make that runs these tests must not hand its own variables down

@@ -10,7 +10,7 @@
 #define MIN_CHUNK 4096  /* words: a task of packing, lifting or panel building */
 #define TASKS_EACH 4    /* tasks a thread, so that an unlucky thread does not hold up the others */
 
-static const isa_t *isa_table(int level)
+const isa_t *isa_table(int level)
 {
 #ifdef HAVE_X86
     if (level == 2) return &isa_avx512;

@@ -65,6 +65,9 @@ extern const isa_t isa_portable;
 extern const isa_t isa_avx2, isa_avx512;
 #endif
 
+/* the functions of a level: 0 portable, 1 AVX2, 2 AVX-512 with VPOPCNTDQ */
+const isa_t *isa_table(int level);
+
 /* Runs task(context, i) for i in [0, count) on up to `threads` threads, the caller among them; returns when all
  * are done. A caller that finds the pool busy with another caller's work runs its tasks alone. */
 void parallel(void (*task)(void *context, size_t i), void *context, size_t count, int threads);

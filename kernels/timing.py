@@ -1,0 +1,107 @@
+"""Timing candidates against each other: interleaved, medians, bootstrap intervals of ratios."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Times = dict[str, NDArray[np.float64]]
+UNSTEADY = 0.10  # a spread over this is warned about
+PAUSE = 0.003  # seconds between turns: threads of the candidate before go on spinning for a while
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], object]],
+    budget: float,
+    least: int = 5,
+    most: int = 31,
+    floor: float = 0.02,
+) -> Times:
+    """Seconds a call of each candidate, one number a round, in turns (A B C A B C …), after warm-up calls.
+
+    As many rounds as fit into `budget` seconds, but between `least` and `most`. A candidate is called often enough
+    in each turn to fill `floor` seconds.
+    """
+    repeats = {}
+    for name, call in candidates.items():
+        call()
+        start = time.perf_counter()
+        call()
+        repeats[name] = max(1, math.ceil(floor / max(time.perf_counter() - start, 1e-9)))
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    end = time.perf_counter() + budget
+    for round_number in range(most):
+        if round_number >= least and time.perf_counter() > end:
+            break
+        for name, call in candidates.items():
+            time.sleep(PAUSE)
+            if repeats[name] > 1:
+                call()  # short calls find the caches cold after the others' turns
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                call()
+            times[name].append((time.perf_counter() - start) / repeats[name])
+    return {name: np.array(taken) for name, taken in times.items()}
+
+
+def once(call: Callable[[], object]) -> NDArray[np.float64]:
+    """Seconds of a single call, without warm-up: for what takes too long to repeat."""
+    start = time.perf_counter()
+    call()
+    return np.array([time.perf_counter() - start])
+
+
+def spread(times: NDArray[np.float64]) -> float:
+    """How far apart the 10th and the 90th percentile lie, as a share of the median."""
+    low, high = np.percentile(times, [10, 90])
+    return float((high - low) / np.median(times))
+
+
+def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64], draws: int = 4000) -> dict[str, float | None]:
+    """How many times faster `fast` is: the `ratio` of medians, `low` and `high` of its 95 % bootstrap interval.
+
+    Rounds are drawn as pairs, since what disturbs a machine disturbs both. No interval (None) where the two were
+    not timed in the same rounds, or in fewer than three.
+    """
+    found = float(np.median(slow) / np.median(fast))
+    if len(slow) != len(fast) or len(slow) < 3:
+        return {"ratio": found, "low": None, "high": None}
+    drawn = np.random.default_rng(0).integers(0, len(slow), (draws, len(slow)))
+    ratios = np.median(slow[drawn], axis=1) / np.median(fast[drawn], axis=1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return {"ratio": found, "low": float(low), "high": float(high)}
+
+
+def row(what: str, candidate: str, times: Times, operations: float, **rest: Any) -> dict[str, Any]:
+    """One line of a record: median and range of `candidate`, and how much faster it is than each other.
+
+    `operations`: of one call, 2 a multiply-add.
+    """
+    mine = times[candidate]
+    seconds = float(np.median(mine))
+    return {
+        "what": what,
+        "candidate": candidate,
+        "seconds": seconds,
+        "fastest": float(mine.min()),
+        "slowest": float(mine.max()),
+        "rounds": len(mine),
+        "spread": spread(mine),
+        "operations_per_second": operations / seconds,
+        "times_faster_than": {other: ratio(theirs, mine) for other, theirs in times.items() if other != candidate},
+        **rest,
+    }
+
+
+def warnings(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each row that was unsteady."""
+    return [
+        f"{r['what']}, {r['candidate']}: unsteady, 10th to 90th percentile {100 * r['spread']:.0f} % of the median"
+        for r in rows
+        if r["spread"] > UNSTEADY
+    ]

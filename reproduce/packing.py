@@ -1,0 +1,290 @@
+"""`reproduce freeze` and `reproduce predict`: a run's net packed into a file, and what that file can do."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import pickle
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reproduce import spec, yamlfile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from reproduce import runs
+    from reproduce.packed import PackedNet
+    from reproduce.preprocess import DeviceData
+
+AFFINE = ("range", "standardize", "center")  # steps after which an 8-bit pixel is still scale · x + shift
+MEASURED_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a packed net does on its data set's test images; rates are medians."""
+
+    wrong: int
+    images: int
+    images_per_second: float
+    latency: float
+    """Seconds for one image alone."""
+    differing: list[dict[str, Any]] | None
+    """Images that the float32 net puts into another class: index, both classes, and the packed net's margin."""
+
+
+def find(run: str, store: runs.Store) -> Path:
+    """The record that `run` names: a path, or a file's stem in the store. ValueError if there is none."""
+    path = Path(run)
+    if path.suffix == ".json" and path.is_file():
+        return path
+    path = store.runs / f"{run}.json"
+    if not path.is_file():
+        near = difflib.get_close_matches(run, [p.stem for p in store.runs.glob("*.json")], n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no run {run!r} in {yamlfile.shown(store.runs)}{hint}")
+    return path
+
+
+def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Callable[[str], None]) -> Path:
+    """Pack the trained net of a run; gives the file, `<store>/packed/<stem>.bnn`.
+
+    ValueError (one line) if the run, its weights or its kind of net will not do, DataError if the pixels' scale
+    and shift depend on data that are not at hand.
+    """
+    from reproduce import runs
+    from reproduce.packed import freeze_net
+
+    path = find(run, store)
+    record = runs.read(path)
+    settings = spec.Settings.model_validate_json(json.dumps(record.settings))
+    weights = runs.Store(path.parent.parent).net(record.stem)
+    state = weights_of(weights)
+    about: dict[str, Any] = {"cell": record.cell, "scale": record.scale, "seed": record.seed, "key": record.key}
+    if record.result is not None:
+        about["test_error"] = record.result.test_error
+    net = freeze_net(settings, state, _affine(settings, data_folder, say), about)
+    target = path.parent.parent / "packed" / f"{record.stem}.bnn"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    net.save(target)
+    return target
+
+
+def _affine(
+    settings: spec.Settings, data_folder: Path | None, say: Callable[[str], None]
+) -> tuple[float, NDArray[np.float32]] | None:
+    """Scale and shift of the pixels, or None where the net sees real numbers."""
+    import torch
+
+    from reproduce import data, preprocess
+
+    if any(step.step not in AFFINE for step in settings.data.preprocess):
+        return None
+    splits = data.splits(data.load(settings.data.name, data_folder, say), settings.data)
+    train = preprocess.prepare(splits, settings.data, settings.net.kind == "mlp", torch.device("cpu"))["train"]
+    return train.scale, train.shift.numpy()
+
+
+def weights_of(path: Path) -> dict[str, Tensor]:
+    """The state_dict of a trained net. ValueError (one line) if it cannot be read."""
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path.stem}: its weights are not here ({yamlfile.shown(path)})") from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path.name} holds no weights")
+    return state
+
+
+def predict_net(
+    net: PackedNet,
+    data_folder: Path | None,
+    backend: str,
+    say: Callable[[str], None],
+    state: dict[str, Tensor] | None = None,
+) -> Answer:
+    """Run a packed net over its data set's test images, and the float32 net with the weights `state` beside it.
+
+    DataError if the data set is not at hand, ValueError or RuntimeError for a backend or weights that will not do.
+    """
+    import torch
+
+    from reproduce import data, preprocess
+
+    settings = net.settings
+    splits = data.splits(data.load(settings.data.name, data_folder, say), settings.data)
+    images: NDArray[Any] = splits["test"][0]
+    if not net.pixels:
+        test = preprocess.prepare(splits, settings.data, True, torch.device("cpu"))["test"]
+        images = test.images(torch.arange(len(test))).numpy().reshape(-1, *net.image)
+    scores = net.scores(images, backend)
+    wrong = int((scores.argmax(1) != splits["test"][1]).sum())
+    differing = None
+    if state is not None:
+        prepared = preprocess.prepare(splits, settings.data, settings.net.kind == "mlp", torch.device("cpu"))
+        differing = _differing(scores, _float_classes(settings, state, prepared["test"]))
+    seconds = _median(lambda: net.predict(images, backend))
+    latency = _median(lambda: net.predict(images[:1], backend))
+    return Answer(wrong, len(images), len(images) / seconds, latency, differing)
+
+
+def _float_classes(settings: spec.Settings, state: dict[str, Tensor], test: DeviceData) -> NDArray[np.int64]:
+    """Classes by the float32 net, as training evaluates it."""
+    import torch
+
+    from reproduce import nets
+    from reproduce.train import EVAL_BATCH
+
+    module = nets.build(settings.net)
+    module.load_state_dict(state)
+    module.eval()
+    with torch.no_grad():
+        every = [module(test.images(index)).argmax(1) for index in torch.arange(len(test)).split(EVAL_BATCH)]
+    found: NDArray[np.int64] = torch.cat(every).numpy()
+    return found
+
+
+def _differing(scores: NDArray[np.float64], other: NDArray[np.int64]) -> list[dict[str, Any]]:
+    mine = scores.argmax(1)
+    return [
+        {
+            "image": int(i),
+            "packed": int(mine[i]),
+            "float32": int(other[i]),
+            "margin": float(scores[i, mine[i]] - scores[i, other[i]]),
+        }
+        for i in (mine != other).nonzero()[0]
+    ]
+
+
+def record_of(file: Path, net: PackedNet, answer: Answer, backend: str) -> dict[str, Any]:
+    """What `reproduce predict --record` keeps."""
+    import kernels
+    from reproduce import machine, runs
+
+    size = file.stat().st_size
+    return {
+        "format": 1,
+        "kind": "net",
+        "quick": False,
+        "started": runs.now(),
+        "machine": machine.machine("cpu"),
+        "libraries": machine.libraries(),
+        "code": machine.code(),
+        "backend": kernels.describe(backend),
+        "about": net.about,
+        "data": net.settings.data.name,
+        "net": net.settings.net.model_dump(mode="json"),
+        "weights": net.weights,
+        "bytes": size,
+        "times_smaller_than_float32": 4 * net.weights / size,
+        **asdict(answer),
+    }
+
+
+def _median(call: Callable[[], object]) -> float:
+    """Median seconds of a call that has been warmed up."""
+    call()
+    taken: list[float] = []
+    while len(taken) < 3 or sum(taken) < MEASURED_SECONDS:
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+# --- the commands ---------------------------------------------------------------------------------------------
+
+_Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of the data sets.", show_default="$REPRODUCE_DATA, else a user cache"),
+]
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _stop(error: Exception, code: int) -> typer.Exit:
+    print(f"reproduce: {str(error).splitlines()[0]}", file=sys.stderr)
+    return typer.Exit(code)
+
+
+def freeze(
+    run: Annotated[str, typer.Argument(help="A run: its record's path, or the record's name in your store.")],
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Your store of runs.", show_default="results/local")
+    ] = None,
+    data: _Data = None,
+) -> None:
+    """Pack a trained net into one file of bits and thresholds. Exit code 2: it cannot be packed; 3: no data."""
+    from reproduce import runs
+    from reproduce.data import DataError
+    from reproduce.packed import PackedNet
+
+    try:
+        path = freeze_run(run, runs.Store(results or runs.LOCAL), data, _say)
+    except DataError as error:
+        raise _stop(error, 3) from None
+    except (OSError, ValueError) as error:
+        raise _stop(error, 2) from None
+    net, size = PackedNet.load(path), path.stat().st_size
+    _say(f"{net.weights:,} weights in {size:,} bytes, 1/{4 * net.weights / size:.1f} of what they take in float32")
+    _say(f"written: {yamlfile.shown(path)}")
+
+
+def predict(
+    file: Annotated[Path, typer.Argument(help="A packed net, as `reproduce freeze` writes it.")],
+    data: _Data = None,
+    backend: Annotated[str, typer.Option(help="A backend of the kernels, or auto.")] = "auto",
+    against: Annotated[
+        Path | None, typer.Option(help="The float net's weights (nets/….pt): compare every prediction with its.")
+    ] = None,
+    record: Annotated[Path | None, typer.Option(help="A folder to keep the figures in, as one JSON file.")] = None,
+) -> None:
+    """Run a packed net over its data set's test images: errors, images a second, one image's latency.
+
+    Exit code 2: the file, the weights or the backend will not do; 3: no data.
+    """
+    import kernels
+    from reproduce import bench
+    from reproduce.data import DataError
+    from reproduce.packed import PackedNet
+
+    try:
+        net = PackedNet.load(file)
+        found = predict_net(net, data, backend, _say, None if against is None else weights_of(against))
+        written = record and bench.write(record_of(file, net, found, backend), record)
+    except DataError as error:
+        raise _stop(error, 3) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _stop(error, 2) from None
+    rate = 100 * found.wrong / found.images
+    before = f"; the run's record says {net.about['test_error']:.2f} %" if "test_error" in net.about else ""
+    _say(f"{net.settings.data.name}: {found.wrong} of {found.images:,} test images wrong, {rate:.2f} %{before}")
+    _say(
+        f"{found.images_per_second:,.0f} images/s, one image alone in {1000 * found.latency:.3f} ms; "
+        f"{kernels.describe(backend)}"
+    )
+    if found.differing is not None:
+        _say(f"the float32 net gives another class on {len(found.differing)} of {found.images:,} images")
+        for image in found.differing:
+            _say(
+                f"    image {image['image']}: {image['packed']}, not {image['float32']}, by {image['margin']:.2g}"
+            )
+    if written:
+        _say(f"written: {yamlfile.shown(written)}")

@@ -1,0 +1,91 @@
+"""The benchmark's means: timing in turns, intervals of ratios, the naive kernel, the peaks."""
+
+import numpy as np
+import pytest
+
+from kernels import bench, build, cpu, timing
+
+
+def test_candidates_are_called_in_turns_after_a_warm_up():
+    called = []
+    calls = {name: lambda name=name: called.append(name) for name in "AB"}
+    times = timing.interleave(calls, budget=0, least=4, most=9, floor=0)
+    assert "".join(called) == "AABB" + 4 * "AB"
+    assert set(times) == {"A", "B"} and all(len(t) == 4 and (t >= 0).all() for t in times.values())
+
+
+def test_short_calls_are_repeated_to_fill_the_floor():
+    calls = []
+    timing.interleave({"A": lambda: calls.append(1)}, budget=0, least=2, most=2, floor=1e-3)
+    assert len(calls) > 50
+
+
+def test_rounds_end_with_the_budget_or_the_most():
+    assert len(timing.interleave({"A": lambda: None}, budget=60, least=2, most=6, floor=0)["A"]) == 6
+
+
+def test_ratio_of_medians_and_its_interval():
+    rng = np.random.default_rng(1)
+    noise = rng.normal(1, 0.05, 31)
+    found = timing.ratio(6 * noise, 2 * noise)  # what disturbs both leaves the ratio alone
+    assert found == pytest.approx({"ratio": 3, "low": 3, "high": 3})
+    wide = timing.ratio(6 * noise, 2 * rng.normal(1, 0.05, 31))
+    assert 2.8 < wide["low"] < wide["ratio"] < wide["high"] < 3.2
+    assert timing.ratio(np.array([8.0]), np.array([2.0, 2.0, 2.0])) == {"ratio": 4, "low": None, "high": None}
+
+
+def test_an_unsteady_candidate_is_warned_about():
+    times = {"A": np.array([1.0, 1.01, 1.02]), "B": np.array([1.0, 1.5, 2.0])}
+    rows = [timing.row("a product", name, times, 100) for name in times]
+    assert timing.warnings(rows) == [
+        "a product, B: unsteady, 10th to 90th percentile 53 % of the median",
+    ]
+    assert rows[0]["operations_per_second"] == pytest.approx(100 / 1.01)
+    assert rows[1]["times_faster_than"]["A"]["ratio"] == pytest.approx(1.01 / 1.5)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (48, 32, 64), (0, 16, 16)])
+def test_naive_kernel_is_a_product(shape):
+    m, n, k = shape
+    rng = np.random.default_rng(2)
+    a, b = (rng.integers(-9, 10, s).astype(np.float32) for s in ((m, k), (k, n)))
+    out = np.empty((m, n), np.float32)
+    bench.naive(a, b, out)
+    assert np.array_equal(out, a @ b)
+
+
+def test_naive_kernel_refuses_what_does_not_fit():
+    a = np.zeros((16, 16), np.float32)
+    for bad in ((a[:15], a, a[:15]), (a, a, a[:8]), (np.zeros((16, 32), np.float32), a, a)):
+        with pytest.raises(ValueError, match="multiples of 16"):
+            bench.naive(*bad)
+    with pytest.raises(ValueError, match="without gaps"):
+        bench.naive(a, a.T[::1].astype(np.float64), a)
+
+
+def test_peaks_are_above_what_anything_reaches():
+    found = bench.peaks()
+    if found["fp32_peak"] is None:
+        pytest.skip("no multiply-add known on this machine")
+    a, b = (np.ones((256, 256), np.float32) for _ in range(2))
+    times = timing.interleave({"n": lambda: bench.naive(a, b, np.empty_like(a))}, 0.0, least=3, most=3)
+    assert 2 * 256**3 / times["n"].min() < 1.2 * found["fp32_peak"]
+
+
+def test_different_products_end_the_benchmark(monkeypatch):
+    real = bench.kernels.xnor_matmul
+
+    def wrong(a, b, backend="auto", out=None):
+        real(a, b, backend, out=out)
+        out[0, 0] += 2
+
+    monkeypatch.setattr(bench.kernels, "xnor_matmul", wrong)
+    with pytest.raises(RuntimeError, match="products of size 32 differ"):
+        bench.products(lambda _: None, quick=True)
+
+
+def test_without_a_compiler_the_rest_is_measured(monkeypatch):
+    monkeypatch.setattr(cpu, "_loaded", build.BuildError("none"))
+    rows, notes = bench.products(lambda _: None, quick=True)
+    assert {r["candidate"] for r in rows} >= {bench.KERNEL, bench.FP32} and bench.NAIVE not in str(rows)
+    assert any(note.startswith("no compiler") for note in notes)

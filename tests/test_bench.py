@@ -1,0 +1,83 @@
+"""`reproduce bench` end to end at tiny sizes: its record, its table, its refusals."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from reproduce import bench, cli, spec, yamlfile
+
+
+def run(*words):
+    return CliRunner().invoke(cli.app, ["bench", *(str(word) for word in words)])
+
+
+def test_a_run_gives_one_record_and_a_table(tmp_path):
+    done = run("--quick", "--to", tmp_path / "kernels", "--data", tmp_path)
+    assert done.exit_code == 0, done.output
+    (path,) = (tmp_path / "kernels").iterdir()
+    record = json.loads(path.read_text())
+    assert record["format"] == 1 and record["kind"] == "cpu" and record["quick"] is True
+    assert record["machine"]["cpu"] and record["machine"]["cores"] >= 1
+    assert record["libraries"]["torch"] == torch.__version__ and len(record["code"]["source"]) == 64
+    assert record["backend"].startswith("cpu (") and record["threads"]["kernels"] >= 1
+    by_what = {}
+    for row in record["rows"]:
+        by_what.setdefault(row["what"], {})[row["candidate"]] = row
+        assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
+    products = [rows for what, rows in by_what.items() if what.startswith("product of")]
+    nets = [rows for what, rows in by_what.items() if not what.startswith("product of")]
+    assert len(products) == 2 and len(nets) == 4
+    for rows in products:
+        assert set(rows) >= {"xnor, kernel alone", "xnor, with packing", "torch float32", "naive float32"}
+        against = rows["xnor, kernel alone"]["times_faster_than"]["torch float32"]
+        assert against["low"] <= against["ratio"] <= against["high"]
+        assert (
+            rows["xnor, kernel alone"]["share_of_bound"] is None or rows["torch float32"]["share_of_bound"] < 1.5
+        )
+    for rows in nets:
+        assert set(rows) >= {bench.BITS_ALONE, bench.END_TO_END, bench.FP32}
+    assert any("random images" in note for note in record["notes"])
+    assert sum("float32 net differ on 0 images" in note for note in record["notes"]) == 2
+    assert [bar["unit"] for bar in record["paper"]["bars"]] == ["seconds", "seconds", "percent"]
+    assert "xnor, kernel alone" in done.output and "GTX 750" in done.output and str(path) in done.output
+
+
+def test_a_record_is_never_written_over(tmp_path):
+    record = {"kind": "cpu", "quick": False, "started": "2026-01-02T03:04:05+00:00"}
+    path = bench.write(record, tmp_path)
+    assert path.name == "cpu-20260102T030405.json"
+    with pytest.raises(FileExistsError):
+        bench.write(record, tmp_path)
+
+
+def test_the_papers_bars_stand_beside_their_like():
+    bars = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure3"]["bars"]
+    product, mlp = "product of 8192×8192 matrices", "MNIST MLP, 10000 images in batches of 1000"
+    assert bench.paper_seconds(product, "naive float32", bars) == 6.79
+    assert bench.paper_seconds(product, "torch float32", bars) == 0.99
+    assert bench.paper_seconds(product, "xnor, kernel alone", bars) == 0.29
+    assert bench.paper_seconds(product, "xnor, with packing", bars) is None
+    assert bench.paper_seconds("product of 4096×4096 matrices", "torch float32", bars) is None
+    assert bench.paper_seconds(mlp, bench.END_TO_END, bars) == 0.68
+    assert bench.paper_seconds(mlp, bench.FP32, bars) == 1.11
+    assert bench.paper_seconds(mlp, bench.NAIVE, bars) == 4.65
+
+
+@pytest.mark.parametrize(
+    "there, words", [(False, "no CUDA device here"), (True, "CUDA kernels are not there yet")]
+)
+def test_without_kernels_for_a_gpu_it_says_so_in_one_line(monkeypatch, there, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    done = run("--gpu")
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1 and words in done.stderr and not done.stdout
+
+
+def test_a_damaged_data_set_is_one_line(tmp_path, monkeypatch):
+    from reproduce import data
+
+    (tmp_path / "mnist.npz").write_bytes(b"no data")
+    monkeypatch.setitem(data.SOURCES, "mnist", [])
+    done = run("--quick", "--to", tmp_path / "kernels", "--data", tmp_path)
+    assert done.exit_code == 3 and done.stderr.count("\n") == 1 and "mnist is not at hand" in done.stderr
