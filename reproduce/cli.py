@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import bench, packing, spec, yamlfile
+from reproduce import bench, freeze, spec, yamlfile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,8 +240,8 @@ def check(
         raise typer.Exit(1)
 
 
-app.command()(packing.freeze)
-app.command()(packing.predict)
+app.command()(freeze.freeze)
+app.command()(freeze.predict)
 app.command()(bench.bench)
 
 

@@ -12,8 +12,9 @@ from made import convnet_settings, made_splits, settings
 
 import kernels
 from kernels import pixels
-from reproduce import nets, packed, packfile, preprocess, yamlfile
-from reproduce.packed import PackedError, PackedNet, freeze, freeze_net
+from reproduce import nets, preprocess, yamlfile
+from reproduce.packed import PackedError, PackedNet, file, freeze, freeze_net
+from reproduce.packed import net as net_module
 from reproduce.train import Classifier
 
 SHIFT = {"kind": "shift", "eps": 1e-5, "alpha": 0.125}
@@ -36,7 +37,7 @@ def random_state(wanted, seed=0, wild=True):
             made = rng.uniform(-1, 1, value.shape)
             made.reshape(-1)[:2] = [0.0, -0.0]
             state[name] = torch.tensor(made, dtype=torch.float32)
-    blocks = len(packed.shapes(wanted.net))
+    blocks = len(net_module.shapes(wanted.net))
     for i in range(blocks):
         units = len(state[f"blocks.{i}.norm.mean"])
         reach = state[f"blocks.{i}.layer.weight"][0].numel()
@@ -180,8 +181,8 @@ def test_thresholds_are_found_at_the_very_integer():
     )
     mean[::3] = np.rint(mean[::3])
     beta[::4] = 0
-    norm = packed.Norm(bias, mean, factor, beta)
-    level, below = packed.thresholds(norm, reach)
+    norm = net_module.Norm(bias, mean, factor, beta)
+    level, below = net_module.thresholds(norm, reach)
     s = np.arange(-reach, reach + 1)[:, None]
     right = (((s + bias) - mean) * factor + beta) >= 0
     assert np.array_equal(np.where(below, s <= level, s >= level), right)
@@ -337,7 +338,7 @@ def test_more_images_than_go_through_at_once(monkeypatch):
     net = freeze_net(wanted, random_state(wanted, 3, wild=False), (1 / 255, np.float32(0).reshape(())))
     images = images_for(wanted, 25)
     whole = net.scores(images)
-    monkeypatch.setitem(packed.CHUNK, "mlp", 7)
+    monkeypatch.setitem(net_module.CHUNK, "mlp", 7)
     assert np.array_equal(net.scores(images), whole)
 
 
@@ -391,12 +392,12 @@ def saved(net, tmp_path):
 def test_every_changed_byte_is_refused(tmp_path):
     content = saved(small_net(), tmp_path)
     assert len(content) < 4000
-    packfile.parse(content)
+    file.parse(content)
     for at in range(len(content)):
         for flip in (1 << at % 8, 0xFF):
             changed = content[:at] + bytes([content[at] ^ flip]) + content[at + 1 :]
             with pytest.raises(PackedError) as refused:
-                packfile.parse(changed)
+                file.parse(changed)
             assert "\n" not in str(refused.value)
 
 
@@ -404,10 +405,10 @@ def test_every_length_but_the_right_one_is_refused(tmp_path):
     content = saved(small_net(), tmp_path)
     for length in range(len(content)):
         with pytest.raises(PackedError):
-            packfile.parse(content[:length])
+            file.parse(content[:length])
     for more in (b"\0", content[-32:], content):
         with pytest.raises(PackedError):
-            packfile.parse(content + more)
+            file.parse(content + more)
 
 
 def test_foreign_and_later_files_are_named_as_such(tmp_path):
@@ -439,13 +440,13 @@ def resealed(content, header=None, arrays=None, length=None):
 
 def test_a_fitting_checksum_does_not_make_nonsense_a_net(tmp_path):
     content = saved(small_net(), tmp_path)
-    packfile.parse(resealed(content))
+    file.parse(resealed(content))
     size = struct.unpack_from("<I", content, 12)[0]
     header, arrays = json.loads(content[16 : 16 + size]), content[16 + size : -32]
 
     def refused(match, **parts):
         with pytest.raises(PackedError, match=match) as error:
-            packfile.parse(resealed(content, **parts))
+            file.parse(resealed(content, **parts))
         assert "\n" not in str(error.value)
 
     def edited(**over):
@@ -477,7 +478,7 @@ def test_levels_beyond_32_bits_are_kept_in_effect(tmp_path):
     wanted = settings(net={"hidden": [3, 4]})
     net = freeze_net(wanted, random_state(wanted), (1 / 128, np.float32(-1.0).reshape(())))
     rule = kernels.Thresholds([2**40, -(2**40), 2**40, -(2**40)], [False, False, True, True])
-    layer = packed.BitLayer(net.hidden[0].shape, net.hidden[0].weights, rule)
+    layer = net_module.BitLayer(net.hidden[0].shape, net.hidden[0].weights, rule)
     PackedNet(wanted, net.first, (layer,), net.output).save(tmp_path / "net.bnn")
     bits = list(PackedNet.load(tmp_path / "net.bnn").hidden_bits(images_for(wanted)))[1]
     assert (bits == [-1, 1, 1, -1]).all()

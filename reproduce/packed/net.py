@@ -286,17 +286,17 @@ class PackedNet:
         return images
 
     def save(self, path: Path) -> None:
-        """Write the net to one file, under a scratch name first (reproduce.packfile). Raises OSError."""
-        from reproduce import packfile
+        """Write the net to one file, under a scratch name first (reproduce.packed.file). Raises OSError."""
+        from reproduce.packed import file
 
-        packfile.save(self, path)
+        file.save(self, path)
 
     @staticmethod
     def load(path: Path) -> PackedNet:
         """A net from its file. PackedError, one line, if the file is damaged, foreign or of a later version."""
-        from reproduce import packfile
+        from reproduce.packed import file
 
-        return packfile.load(path)
+        return file.load(path)
 
 
 def freeze(module: Classifier) -> PackedNet:

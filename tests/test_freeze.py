@@ -9,7 +9,7 @@ from test_campaign import go
 from test_packed import random_state
 from typer.testing import CliRunner
 
-from reproduce import cli, data, packing, runs
+from reproduce import cli, data, freeze, runs
 from reproduce.packed import PackedNet, freeze_net
 
 
@@ -19,7 +19,7 @@ def run(*words):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(packing, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(freeze, "MEASURED_SECONDS", 0.0)
 
 
 def test_a_run_is_packed_and_the_file_predicts_what_the_record_says(tmp_path, data_folder):
@@ -45,10 +45,10 @@ def test_a_run_is_packed_and_the_file_predicts_what_the_record_says(tmp_path, da
 def test_a_net_of_real_inputs_is_fed_the_preprocessed_images(tmp_path, data_folder):
     steps = [{"step": "range", "low": 0, "high": 1}, {"step": "zca", "bias": 0.1}]
     record = go(tmp_path, data_folder, [made_cell(train={"epochs": 1}, data={"preprocess": steps})]).records[0]
-    path = packing.freeze_run(record.stem, runs.Store(tmp_path), data_folder, print)
+    path = freeze.freeze_run(record.stem, runs.Store(tmp_path), data_folder, print)
     assert not PackedNet.load(path).pixels
-    state = packing.weights_of(runs.Store(tmp_path).net(record.stem))
-    found = packing.predict_net(PackedNet.load(path), data_folder, "auto", print, state)
+    state = freeze.weights_of(runs.Store(tmp_path).net(record.stem))
+    found = freeze.predict_net(PackedNet.load(path), data_folder, "auto", print, state)
     assert found.images == 200 and abs(found.wrong / 2 - record.result.test_error) <= 0.5
     assert all(image["margin"] < 1e-3 for image in found.differing)
 
@@ -56,7 +56,7 @@ def test_a_net_of_real_inputs_is_fed_the_preprocessed_images(tmp_path, data_fold
 def test_every_prediction_is_held_against_the_float32_nets_and_kept(tmp_path, data_folder):
     store = runs.Store(tmp_path / "store")
     record = go(store.root, data_folder, [made_cell(train={"epochs": 1})]).records[0]
-    path = packing.freeze_run(record.stem, store, data_folder, print)
+    path = freeze.freeze_run(record.stem, store, data_folder, print)
     words = ("predict", path, "--data", data_folder, "--against")
     done = run(*words, store.net(record.stem), "--record", tmp_path / "kept")
     assert done.exit_code == 0, done.output
@@ -65,7 +65,7 @@ def test_every_prediction_is_held_against_the_float32_nets_and_kept(tmp_path, da
     found = json.loads(kept.read_text())
     assert found["differing"] == [] and found["about"]["key"] == record.key and found["images"] == 200
     assert found["times_smaller_than_float32"] == 4 * 26432 / path.stat().st_size
-    state = packing.weights_of(store.net(record.stem))
+    state = freeze.weights_of(store.net(record.stem))
     state["blocks.2.norm.bias"][4] += 1e3
     torch.save(state, tmp_path / "other.pt")
     done = run(*words, tmp_path / "other.pt")

@@ -24,7 +24,7 @@ from kernels import Packed, Thresholds
 from kernels.packed import words_for
 from kernels.pixels import LocalThresholds
 from reproduce import spec
-from reproduce.packed import (
+from reproduce.packed.net import (
     BitLayer,
     Norm,
     OutputLayer,
