@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kernels import Packed, Thresholds
 from kernels.packed import words_for
 from kernels.pixels import LocalThresholds
-from reproduce import spec
+from reproduce import runs, spec
 from reproduce.packed.net import (
     BitLayer,
     Norm,
@@ -100,15 +99,7 @@ def save(net: PackedNet, path: Path) -> None:
     for array, value in zip(_arrays(header), values, strict=True):
         parts.append(np.asarray(value).astype(array.dtype).reshape(array.shape).tobytes())
     content = b"".join(parts)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(scratch, "wb") as file:
-            file.write(content + hashlib.sha256(content).digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    runs.write_whole(path, content + hashlib.sha256(content).digest())
 
 
 def load(path: Path) -> PackedNet:
