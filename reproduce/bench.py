@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reproduce import spec, yamlfile
+from reproduce.terminal import DataOption, say, stop
 
 if TYPE_CHECKING:
     import numpy as np
@@ -298,10 +299,7 @@ def bench(
     ] = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="The GPU's kernels instead of the CPU's.")] = False,
     to: Annotated[Path | None, typer.Option(help="Folder of the record.", show_default="results/kernels")] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="Folder of the data sets.", show_default="$REPRODUCE_DATA, else a user cache"),
-    ] = None,
+    data: DataOption = None,
 ) -> None:
     """Measure Figure 3 on this machine: products, MLP and ConvNet; a table and a record.
 
@@ -313,13 +311,11 @@ def bench(
         import torch
 
         missing = "no CUDA device here" if not torch.cuda.is_available() else "the CUDA kernels are not there yet"
-        print(f"reproduce: {missing}", file=sys.stderr)
-        raise typer.Exit(2)
+        raise stop(missing, 2)
     try:
-        record = measure(lambda text: print(text, flush=True), data, quick)
+        record = measure(say, data, quick)
     except DataError as error:
-        print(f"reproduce: {error}", file=sys.stderr)
-        raise typer.Exit(3) from None
+        raise stop(error, 3) from None
     path = write(record, to or RESULTS)
     show(record)
-    print(f"written: {yamlfile.shown(path)}")
+    say(f"written: {yamlfile.shown(path)}")

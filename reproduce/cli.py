@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reproduce import bench, freeze, spec, yamlfile
+from reproduce.terminal import DataOption, ResultsOption, say, stop
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,29 +31,13 @@ Cells = Annotated[
         show_default="all",
     ),
 ]
-ResultsOption = Annotated[
-    Path | None, typer.Option("--results", help="Your store of runs.", show_default="results/local")
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder of the data sets.", show_default="$REPRODUCE_DATA, else a user cache"),
-]
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _stop(text: str, code: int) -> typer.Exit:
-    print(f"reproduce: {text}", file=sys.stderr)
-    return typer.Exit(code)
 
 
 def _scale(scale: str, device: str) -> spec.Scale:
     if scale == "auto":
         return "paper" if device == "cuda" else "small"
     if scale not in ("paper", "short", "small"):
-        raise _stop(f"--scale takes paper, short, small or auto, not {scale!r}", 2)
+        raise stop(f"--scale takes paper, short, small or auto, not {scale!r}", 2)
     return scale  # type: ignore[return-value]
 
 
@@ -85,7 +70,7 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
             )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     for problem in problems + more:
-        _say(f"left out: {problem}")
+        say(f"left out: {problem}")
 
 
 @app.command()
@@ -111,32 +96,32 @@ def run(
     from reproduce import campaign, report, runs
 
     if device not in ("auto", "cpu", "cuda"):
-        raise _stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
+        raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
     found = spec.cells(cells)
     if threads:
         torch.set_num_threads(threads)
     try:
         chosen = campaign.pick_device(device)
         size = _scale(scale, chosen.type)
-        plan = campaign.wanted(found, size, range(first_seed, first_seed + seeds), _say)
+        plan = campaign.wanted(found, size, range(first_seed, first_seed + seeds), say)
         plan = campaign.shard(plan, shard)
     except ValueError as error:
-        raise _stop(str(error), 2) from None
+        raise stop(str(error), 2) from None
     store = runs.Store(results or runs.LOCAL)
-    _say(f"{len(plan)} run(s) at {size} scale on {chosen.type}; results in {yamlfile.shown(store.root)}")
+    say(f"{len(plan)} run(s) at {size} scale on {chosen.type}; results in {yamlfile.shown(store.root)}")
     try:
-        summary = campaign.carry_out(plan, store, data, chosen, _say)
+        summary = campaign.carry_out(plan, store, data, chosen, say)
     except KeyboardInterrupt:
-        raise _stop("stopped; the same command goes on from the last checkpoint", 130) from None
+        raise stop("stopped; the same command goes on from the last checkpoint", 130) from None
     except OSError as error:
-        raise _stop(f"{error.filename or store.root}: {error.strerror}", 1) from None
-    _show(report.of(store.runs, found, _say), size)
+        raise stop(f"{error.filename or store.root}: {error.strerror}", 1) from None
+    _show(report.of(store.runs, found, say), size)
     report.write(report.of(store.runs, spec.cells(["table1"])), store.root / "report")
     for cell, reason in summary.missing.items():
-        _say(f"not run: {cell}: {reason}")
+        say(f"not run: {cell}: {reason}")
     for record in summary.broken:
-        _say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
-    _say(f"written: {yamlfile.shown(store.root / 'report')}/table1.md and table1.csv")
+        say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
+    say(f"written: {yamlfile.shown(store.root / 'report')}/table1.md and table1.csv")
     if summary.broken:
         raise typer.Exit(1)
     if plan and not summary.records:
@@ -177,13 +162,13 @@ def fetch(
         if name not in sets.SHAPES:
             near = difflib.get_close_matches(name, sets.SHAPES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sets.SHAPES)}"
-            raise _stop(f"no data set {name!r}{hint}", 2)
+            raise stop(f"no data set {name!r}{hint}", 2)
         try:
-            found = sets.load(name, data, _say)
-            _say(f"{name}: content {found.digest[:12]}, order {found.order[:12]}, in {sets.folder(data)}")
+            found = sets.load(name, data, say)
+            say(f"{name}: content {found.digest[:12]}, order {found.order[:12]}, in {sets.folder(data)}")
         except sets.DataError as error:
             missing = True
-            _say(str(error))
+            say(str(error))
     if missing:
         raise typer.Exit(1)
 
@@ -195,10 +180,10 @@ def make_report(results: ResultsOption = None) -> None:
 
     cells = spec.cells(["table1"])
     if results is not None:
-        report.write(report.of(results / "runs", cells, _say), results / "report")
-        _say(f"written: {yamlfile.shown(results / 'report')}")
+        report.write(report.of(results / "runs", cells, say), results / "report")
+        say(f"written: {yamlfile.shown(results / 'report')}")
     else:
-        report.refresh(_say)
+        report.refresh(say)
 
 
 @app.command()
@@ -210,10 +195,10 @@ def publish(
     from reproduce import report, runs
 
     target = to or runs.PUBLISHED
-    copied = runs.publish(runs.Store(results or runs.LOCAL), target / "runs", _say)
-    _say(f"{copied} record(s) copied to {yamlfile.shown(target / 'runs')}")
+    copied = runs.publish(runs.Store(results or runs.LOCAL), target / "runs", say)
+    say(f"{copied} record(s) copied to {yamlfile.shown(target / 'runs')}")
     if to is None:
-        report.refresh(_say)
+        report.refresh(say)
 
 
 @app.command()
@@ -230,12 +215,12 @@ def check(
 
     try:
         if calibrate:
-            small.calibrate(data, _say)
+            small.calibrate(data, say)
             return
-        good = small.mutants(data, _say, keep) if mutants else small.check(data, _say)
+        good = small.mutants(data, say, keep) if mutants else small.check(data, say)
     except (ValueError, small.Missing) as error:
-        raise _stop(str(error), 3) from None
-    _say("check passed" if good else "check FAILED")
+        raise stop(str(error), 3) from None
+    say("check passed" if good else "check FAILED")
     if not good:
         raise typer.Exit(1)
 

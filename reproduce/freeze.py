@@ -6,7 +6,6 @@ import difflib
 import json
 import pickle
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reproduce import spec, yamlfile
+from reproduce.terminal import DataOption, ResultsOption, say, stop
 
 if TYPE_CHECKING:
     import numpy as np
@@ -209,27 +209,11 @@ def _median(call: Callable[[], object]) -> float:
 
 # --- the commands ---------------------------------------------------------------------------------------------
 
-_Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder of the data sets.", show_default="$REPRODUCE_DATA, else a user cache"),
-]
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _stop(error: Exception, code: int) -> typer.Exit:
-    print(f"reproduce: {str(error).splitlines()[0]}", file=sys.stderr)
-    return typer.Exit(code)
-
 
 def freeze(
     run: Annotated[str, typer.Argument(help="A run: its record's path, or the record's name in your store.")],
-    results: Annotated[
-        Path | None, typer.Option("--results", help="Your store of runs.", show_default="results/local")
-    ] = None,
-    data: _Data = None,
+    results: ResultsOption = None,
+    data: DataOption = None,
 ) -> None:
     """Pack a trained net into one file of bits and thresholds. Exit code 2: it cannot be packed; 3: no data."""
     from reproduce import runs
@@ -237,19 +221,19 @@ def freeze(
     from reproduce.packed import PackedNet
 
     try:
-        path = freeze_run(run, runs.Store(results or runs.LOCAL), data, _say)
+        path = freeze_run(run, runs.Store(results or runs.LOCAL), data, say)
     except DataError as error:
-        raise _stop(error, 3) from None
+        raise stop(error, 3) from None
     except (OSError, ValueError) as error:
-        raise _stop(error, 2) from None
+        raise stop(error, 2) from None
     net, size = PackedNet.load(path), path.stat().st_size
-    _say(f"{net.weights:,} weights in {size:,} bytes, 1/{4 * net.weights / size:.1f} of what they take in float32")
-    _say(f"written: {yamlfile.shown(path)}")
+    say(f"{net.weights:,} weights in {size:,} bytes, 1/{4 * net.weights / size:.1f} of what they take in float32")
+    say(f"written: {yamlfile.shown(path)}")
 
 
 def predict(
     file: Annotated[Path, typer.Argument(help="A packed net, as `reproduce freeze` writes it.")],
-    data: _Data = None,
+    data: DataOption = None,
     backend: Annotated[str, typer.Option(help="A backend of the kernels, or auto.")] = "auto",
     against: Annotated[
         Path | None, typer.Option(help="The float net's weights (nets/….pt): compare every prediction with its.")
@@ -267,24 +251,22 @@ def predict(
 
     try:
         net = PackedNet.load(file)
-        found = predict_net(net, data, backend, _say, None if against is None else weights_of(against))
+        found = predict_net(net, data, backend, say, None if against is None else weights_of(against))
         written = record and bench.write(record_of(file, net, found, backend), record)
     except DataError as error:
-        raise _stop(error, 3) from None
+        raise stop(error, 3) from None
     except (OSError, ValueError, RuntimeError) as error:
-        raise _stop(error, 2) from None
+        raise stop(error, 2) from None
     rate = 100 * found.wrong / found.images
     before = f"; the run's record says {net.about['test_error']:.2f} %" if "test_error" in net.about else ""
-    _say(f"{net.settings.data.name}: {found.wrong} of {found.images:,} test images wrong, {rate:.2f} %{before}")
-    _say(
+    say(f"{net.settings.data.name}: {found.wrong} of {found.images:,} test images wrong, {rate:.2f} %{before}")
+    say(
         f"{found.images_per_second:,.0f} images/s, one image alone in {1000 * found.latency:.3f} ms; "
         f"{kernels.describe(backend)}"
     )
     if found.differing is not None:
-        _say(f"the float32 net gives another class on {len(found.differing)} of {found.images:,} images")
+        say(f"the float32 net gives another class on {len(found.differing)} of {found.images:,} images")
         for image in found.differing:
-            _say(
-                f"    image {image['image']}: {image['packed']}, not {image['float32']}, by {image['margin']:.2g}"
-            )
+            say(f"    image {image['image']}: {image['packed']}, not {image['float32']}, by {image['margin']:.2g}")
     if written:
-        _say(f"written: {yamlfile.shown(written)}")
+        say(f"written: {yamlfile.shown(written)}")
