@@ -1,0 +1,152 @@
+// Packing, unpacking, row counts, thresholds, and the rows of a convolution. One warp does one piece of a row,
+// warps stride over the pieces. Packed rows are `words` 32-bit words, a multiple of 4.
+
+template <typename T>
+__device__ __forceinline__ bool sign_of(T x) { return x >= T(0); }
+template <typename T>
+__device__ __forceinline__ bool is_nan(T x) { return x != x; }
+
+struct Half { unsigned short raw; };
+struct Brain { unsigned short raw; };
+struct Truth { unsigned char raw; };
+__device__ __forceinline__ bool half_sign(unsigned short raw) { return !(raw >> 15) || !(raw & 0x7fff); }
+template <>
+__device__ __forceinline__ bool sign_of(Half x) { return half_sign(x.raw); }
+template <>
+__device__ __forceinline__ bool is_nan(Half x) { return (x.raw & 0x7fff) > 0x7c00; }
+template <>
+__device__ __forceinline__ bool sign_of(Brain x) { return half_sign(x.raw); }
+template <>
+__device__ __forceinline__ bool is_nan(Brain x) { return (x.raw & 0x7fff) > 0x7f80; }
+template <>
+__device__ __forceinline__ bool sign_of(Truth x) { return x.raw != 0; }
+template <>
+__device__ __forceinline__ bool is_nan(Truth) { return false; }
+
+__device__ __forceinline__ long long first_warp() {
+    return ((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+}
+__device__ __forceinline__ long long warps() { return (long long)gridDim.x * blockDim.x / 32; }
+
+// Each piece is 1024 elements: lane i of a warp ends up with the i-th of its 32 words.
+template <typename T>
+__device__ void pack_rows(const T* x, u32* out, int* nan, long long rows, long long k, long long words) {
+    const int lane = threadIdx.x % 32;
+    const long long pieces = (words + 31) / 32;
+    bool bad = false;
+    for (long long piece = first_warp(); piece < rows * pieces; piece += warps()) {
+        const long long row = piece / pieces;
+        const long long start = piece % pieces * 1024;
+        const T* source = x + row * k + start;
+        const long long left = k - start;
+        u32 mine = 0;
+#pragma unroll 8
+        for (int i = 0; i < 32; i++) {
+            const int at = i * 32 + lane;
+            bool bit = false;
+            if (at < left) {
+                const T value = source[at];
+                bit = sign_of(value);
+                bad |= is_nan(value);
+            }
+            const u32 word = __ballot_sync(0xffffffffu, bit);
+            if (lane == i) mine = word;
+        }
+        const long long word = start / 32 + lane;
+        if (word < words) out[row * words + word] = mine;
+    }
+    if (bad) *nan = 1;
+}
+
+#define PACK(name, T)                                                                                        \
+    extern "C" __global__ void pack_##name(const T* x, u32* out, int* nan, long long rows, long long k,      \
+                                           long long words) {                                                \
+        pack_rows(x, out, nan, rows, k, words);                                                              \
+    }
+PACK(float32, float)
+PACK(float64, double)
+PACK(float16, Half)
+PACK(bfloat16, Brain)
+PACK(int8, signed char)
+PACK(int16, short)
+PACK(int32, int)
+PACK(int64, long long)
+PACK(bool, Truth)
+
+extern "C" __global__ void count_rows(const u32* x, int* out, long long rows, long long words) {
+    const int lane = threadIdx.x % 32;
+    for (long long row = first_warp(); row < rows; row += warps()) {
+        int sum = 0;
+        for (long long i = lane; i < words; i += 32) sum += __popc(x[row * words + i]);
+        for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        if (lane == 0) out[row] = sum;
+    }
+}
+
+// base of the and form, start - 2 |b_n|, in place over `starts` (classes, n)
+extern "C" __global__ void and_base(int* starts, const int* counts, long long classes, long long n) {
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < classes * n; i += step)
+        starts[i] = int(u32(starts[i]) - 2u * u32(counts[i % n]));
+}
+
+// ±1 floats of packed rows: (rows, k), or (k, rows) where `turned`
+extern "C" __global__ void unpack_float(const u32* x, float* out, long long rows, long long k, long long words,
+                                        long long turned) {
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < rows * k; i += step) {
+        const long long row = turned ? i % rows : i / k;
+        const long long at = turned ? i / rows : i % k;
+        out[i] = x[row * words + at / 32] >> (at % 32) & 1 ? 1.0f : -1.0f;
+    }
+}
+
+// integers of exact floats, minus what the border of a convolution adds: out = x + shift[class][unit]
+extern "C" __global__ void float_to_int(const float* x, int* out, long long count) {
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step)
+        out[i] = __float2int_rn(x[i]);
+}
+
+// bits of (dot ^ flip) >= level, units last
+extern "C" __global__ void threshold_rows(const int* dot, u32* out, const int* level, const int* flip,
+                                          long long rows, long long n, long long words) {
+    const int lane = threadIdx.x % 32;
+    for (long long piece = first_warp(); piece < rows * words; piece += warps()) {
+        const long long row = piece / words;
+        const long long col = piece % words * 32 + lane;
+        const bool bit = col < n && (dot[row * n + col] ^ flip[col]) >= level[col];
+        const u32 word = __ballot_sync(0xffffffffu, bit);
+        if (lane == 0) out[piece] = word;
+    }
+}
+
+struct Windows {
+    const uint4* x;  // (images, height, width, granules)
+    uint4* out;      // (images * out_h * out_w, kh, kw, granules), zero outside the image
+    int* cls;        // class of each output row: class_y[y] * classes_x + class_x[x]
+    const int* class_y;
+    const int* class_x;
+    long long images, height, width, granules, kh, kw, padding, stride, out_h, out_w, classes_x;
+};
+
+extern "C" __global__ void windows(const Windows w) {
+    const long long per_row = w.kh * w.kw * w.granules;
+    const long long total = w.images * w.out_h * w.out_w * per_row;
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += step) {
+        const long long row = i / per_row;
+        const long long in_row = i % per_row;
+        const long long tap = in_row / w.granules;
+        const long long ox = row % w.out_w;
+        const long long oy = row / w.out_w % w.out_h;
+        const long long image = row / w.out_w / w.out_h;
+        const long long y = oy * w.stride - w.padding + tap / w.kw;
+        const long long x = ox * w.stride - w.padding + tap % w.kw;
+        uint4 value = make_uint4(0, 0, 0, 0);
+        if (y >= 0 && y < w.height && x >= 0 && x < w.width)
+            value = w.x[((image * w.height + y) * w.width + x) * w.granules + in_row % w.granules];
+        w.out[i] = value;
+        if (in_row == 0) w.cls[row] = int(w.class_y[oy] * w.classes_x + w.class_x[ox]);
+    }
+}

@@ -1,0 +1,173 @@
+// Hopper's tensor cores: wgmma m64n256k256 .b1 .and.popc (sm_90a), fed by the bulk tensor copy engine.
+//
+// One block an SM stays and walks over tiles of TILE_M x 256 outputs. Warpgroup 0 copies: one thread asks for
+// 128-byte-wide boxes of a and b, STAGES ahead. Each other warpgroup multiplies 64 rows of a by all 256 rows of
+// b. `full[s]` completes when both boxes of stage s have come, `empty[s]` when every consuming warp is done with it;
+// the i-th use of a stage has phase i & 1.
+//
+// Shared memory (PTX ISA, wgmma "Shared Memory Matrix Layout", K-major, 128-byte swizzle): rows of 128 bytes,
+// eight to an atom of 1024 bytes, atoms aligned to it; the 16-byte granule g of row r lies at r * 128 + ((g ^
+// r % 8) << 4), which is what the tensor map's 128-byte swizzle writes. A step of 256 bits is 32 bytes: the
+// descriptor's start address moves by 32, the swizzle is a function of the address.
+// Accumulators (PTX ISA, "Register Fragments", D): register i of a thread is row 16 (warp % 4) + lane / 4 + 8
+// (i / 2 % 2), column 8 (i / 4) + 2 (lane % 4) + i % 2.
+
+constexpr int STEP = 128;  // bytes of K a stage
+constexpr int TILE_N = 256;
+constexpr int TILE_M = 64 * CONSUMERS;
+constexpr int A_BYTES = TILE_M * STEP;
+constexpr int STAGE_BYTES = A_BYTES + TILE_N * STEP;
+constexpr int THREADS = 128 * (CONSUMERS + 1);
+
+struct __align__(64) TensorMap {
+    u64 opaque[16];
+};
+
+__device__ __forceinline__ void barrier_init(u32 barrier, u32 arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(u32 barrier, u32 phase) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}" ::"r"(barrier), "r"(phase) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+// A box at byte `byte` of rows from `row` on; what lies outside the tensor comes as zeros and counts as bytes.
+__device__ __forceinline__ void copy_box(u32 target, const TensorMap& map, u32 barrier, int byte, int row) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+        ::"r"(target), "l"(&map), "r"(byte), "r"(row), "r"(barrier) : "memory");
+}
+
+// PTX ISA, wgmma "Matrix Descriptor Format": start address, (unused) leading offset, offset of the next eight
+// rows, all in units of 16 bytes; swizzle mode 1, 128 bytes, in bits 62-63.
+__device__ __forceinline__ u64 descriptor(u32 address) {
+    return u64((address & 0x3FFFF) >> 4) | u64(1) << 16 | u64(1024 >> 4) << 32 | u64(1) << 62;
+}
+
+template <bool FUSED>
+__device__ __forceinline__ void finish(const Job& job, const u32 (&count)[128], long long m0, long long n0) {
+    const int lane = threadIdx.x % 32;
+    const int t = lane % 4;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const long long at = m0 + threadIdx.x / 32 % 4 * 16 + lane / 4 + half * 8;
+        const Row row = row_of(job, at);
+        if (FUSED) {
+#pragma unroll
+            for (int w = 0; w < 8; w++) {
+                u32 word = 0;
+#pragma unroll
+                for (int q = 0; q < 4; q++)
+#pragma unroll
+                    for (int e = 0; e < 2; e++) {
+                        const long long col = n0 + w * 32 + q * 8 + t * 2 + e;
+                        word |= bit_at<4>(job, row, col, count[(w * 4 + q) * 4 + half * 2 + e]) << (q * 8 + t * 2 + e);
+                    }
+                word |= __shfl_xor_sync(0xffffffffu, word, 1);
+                word |= __shfl_xor_sync(0xffffffffu, word, 2);
+                const long long index = n0 / 32 + w;
+                if (t == w % 4 && row.inside && index < job.bits_pitch) job.bits[at * job.bits_pitch + index] = word;
+            }
+        } else {
+#pragma unroll
+            for (int j = 0; j < 32; j++)
+                store_two<4>(job, row, at, n0 + j * 8 + t * 2, count[j * 4 + half * 2], count[j * 4 + half * 2 + 1]);
+        }
+    }
+}
+
+template <bool FUSED>
+__device__ __forceinline__ void product(const Job& job, const TensorMap& map_a, const TensorMap& map_b) {
+    extern __shared__ unsigned char shared[];
+    const u32 base = (shared_address(shared) + 1023) & ~1023u;
+    const u32 full = base + STAGES * STAGE_BYTES;
+    const u32 empty = full + STAGES * 8;
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < STAGES; s++) {
+            barrier_init(full + s * 8, 1);
+            barrier_init(empty + s * 8, CONSUMERS * 4);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    }
+    __syncthreads();
+
+    const long long tiles_m = (job.m + TILE_M - 1) / TILE_M;
+    const long long tiles_n = (job.n + TILE_N - 1) / TILE_N;
+    const int steps = int((job.pitch + STEP - 1) / STEP);
+    int stage = 0;
+    u32 phase = 0;
+    const int group = threadIdx.x / 128;
+    if (group == 0) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
+        if (threadIdx.x == 0) {
+            for (long long tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
+                long long tm, tn;
+                tile_at(tile, tiles_m, tiles_n, GROUP, tm, tn);
+                for (int step = 0; step < steps; step++) {
+                    barrier_wait(empty + stage * 8, phase ^ 1);  // the first round does not wait
+                    const u32 to = base + stage * STAGE_BYTES;
+                    barrier_expect(full + stage * 8, STAGE_BYTES);
+                    copy_box(to, map_a, full + stage * 8, step * STEP, int(tm) * TILE_M);
+                    copy_box(to + A_BYTES, map_b, full + stage * 8, step * STEP, int(tn) * TILE_N);
+                    if (++stage == STAGES) {
+                        stage = 0;
+                        phase ^= 1;
+                    }
+                }
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
+        const bool speaks = threadIdx.x % 32 == 0;
+        u32 count[128];
+        for (long long tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
+            long long tm, tn;
+            tile_at(tile, tiles_m, tiles_n, GROUP, tm, tn);
+            int before = 0;
+            for (int step = 0; step < steps; step++) {
+                barrier_wait(full + stage * 8, phase);
+                const u32 at = base + stage * STAGE_BYTES;
+                const u64 a = descriptor(at + (group - 1) * 64 * STEP);
+                const u64 b = descriptor(at + A_BYTES);
+                asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+                for (int k = 0; k < STEP / 32; k++) multiply(count, a + k * 2, b + k * 2, step > 0 || k > 0);
+                asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+                asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");  // the step before is done
+                if (step > 0 && speaks) barrier_arrive(empty + before * 8);
+                before = stage;
+                if (++stage == STAGES) {
+                    stage = 0;
+                    phase ^= 1;
+                }
+            }
+            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+            if (speaks) barrier_arrive(empty + before * 8);
+#pragma unroll
+            for (int i = 0; i < 128; i++) asm volatile("" : "+r"(count[i])::"memory");
+            finish<FUSED>(job, count, tm * TILE_M + (group - 1) * 64, tn * TILE_N);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    wgmma_product(const __grid_constant__ Job job, const __grid_constant__ TensorMap a,
+                  const __grid_constant__ TensorMap b) {
+    product<false>(job, a, b);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    wgmma_bits(const __grid_constant__ Job job, const __grid_constant__ TensorMap a,
+               const __grid_constant__ TensorMap b) {
+    product<true>(job, a, b);
+}
