@@ -80,16 +80,12 @@ def compile_cubin(source: str, name: str, architecture: str) -> Compiled:
     library, program = found.library, ctypes.c_void_p()
     _check(
         found,
-        library.nvrtcCreateProgram(
-            ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None
-        ),
+        library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None),
         "creating a program",
     )
     try:
         options = [option.encode() for option in (f"--gpu-architecture=sm_{architecture}", *OPTIONS)]
-        status = library.nvrtcCompileProgram(
-            program, len(options), (ctypes.c_char_p * len(options))(*options)
-        )
+        status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         size = ctypes.c_size_t()
         _check(found, library.nvrtcGetProgramLogSize(program, ctypes.byref(size)), "reading its log")
         log = ctypes.create_string_buffer(size.value)

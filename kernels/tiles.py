@@ -11,7 +11,7 @@ SOURCES = Path(__file__).parent / "cusrc"
 REGISTERS_AN_SM = 65536
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """One source file and its constants.
 
@@ -68,7 +68,7 @@ def _naive(side: int = 16) -> Kernel:
 
 def _rows() -> Kernel:
     kinds = "float32 float64 float16 bfloat16 int8 int16 int32 int64 bool"
-    helpers = "count_rows and_base unpack_float float_to_int threshold_rows windows"
+    helpers = "count_rows and_base unpack_float finish_float threshold_rows windows"
     entries = (*(f"pack_{kind}" for kind in kinds.split()), *helpers.split())
     return Kernel("rows", EVERY, entries, 256)
 

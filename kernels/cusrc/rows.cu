@@ -90,22 +90,24 @@ extern "C" __global__ void and_base(int* starts, const int* counts, long long cl
         starts[i] = int(u32(starts[i]) - 2u * u32(counts[i % n]));
 }
 
-// ±1 floats of packed rows: (rows, k), or (k, rows) where `turned`
+// Floats of packed rows, 1 and `low` (-1 or 0): (rows, k), or (k, rows) where `turned`.
 extern "C" __global__ void unpack_float(const u32* x, float* out, long long rows, long long k, long long words,
-                                        long long turned) {
+                                        long long turned, long long low) {
     const long long step = (long long)gridDim.x * blockDim.x;
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < rows * k; i += step) {
         const long long row = turned ? i % rows : i / k;
         const long long at = turned ? i / rows : i % k;
-        out[i] = x[row * words + at / 32] >> (at % 32) & 1 ? 1.0f : -1.0f;
+        out[i] = x[row * words + at / 32] >> (at % 32) & 1 ? 1.0f : float(low);
     }
 }
 
-// integers of exact floats, minus what the border of a convolution adds: out = x + shift[class][unit]
-extern "C" __global__ void float_to_int(const float* x, int* out, long long count) {
+// Integers from a product of floats: of ±1 as it is, of {0, 1} (job.base is given) by the and form.
+extern "C" __global__ void finish_float(const __grid_constant__ Job job, const float* x) {
     const long long step = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step)
-        out[i] = __float2int_rn(x[i]);
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < job.m * job.n; i += step) {
+        const int value = __float2int_rn(x[i]);
+        job.out[i] = job.base ? dot_at<4>(row_of(job, i / job.n), i % job.n, value) : value;
+    }
 }
 
 // bits of (dot ^ flip) >= level, units last
