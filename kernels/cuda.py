@@ -258,15 +258,18 @@ def _windows(backend: CudaBackend, x: Packed, w: Packed, padding: int, stride: i
     images, out_h, out_w, cout = conv2d_shape(x, w, padding, stride)
     row_words = int(np.prod(w.words.shape[1:]))
     base, class_y, class_x, classes_x = _border(backend, x, w, padding, stride)
-    at_once = max(1, WINDOW_BYTES // (out_h * out_w * row_words * 8))
+    image_bytes = out_h * out_w * row_words * 8
+    if image_bytes >= 16 << 32:
+        raise ValueError(f"an image's windows take {image_bytes} bytes; CUDA backends gather up to 64 GiB")
+    at_once = max(1, WINDOW_BYTES // image_bytes)
     for first in range(0, images, at_once):
         part = x.words[first : first + at_once]
-        rows = len(part) * out_h * out_w
+        rows = part.shape[0] * out_h * out_w
         gathered, cls = cupy.empty((rows, row_words), cupy.uint64), cupy.empty(rows, cupy.int32)
         launch.rows(
             "windows", gathered.size // 2,
             launch.structure(
-                part, gathered, cls, class_y, class_x, len(part), *x.shape[1:3], part.shape[3] // 2,
+                part, gathered, cls, class_y, class_x, part.shape[0], *x.shape[1:3], part.shape[3] // 2,
                 *w.shape[1:3], padding, stride, out_h, out_w, classes_x,
             ),
         )  # fmt: skip

@@ -50,7 +50,11 @@ def structure(*values: Any) -> NDArray[np.int64]:
 def _word(value: Any) -> int:
     if value is None:
         return 0
-    return int(value.data.ptr) if hasattr(value, "data") and hasattr(value.data, "ptr") else int(value)
+    return int(value.data.ptr) if _is_cupy(value) else int(value)
+
+
+def _is_cupy(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "cupy"
 
 
 def kernel(
@@ -58,7 +62,7 @@ def kernel(
 ) -> None:
     """Queues `entry` on CuPy's current device and stream. NumPy arrays are passed by value, as structures."""
     values = tuple(
-        value if isinstance(value, np.ndarray) else np.array([_word(value)], np.int64) for value in arguments
+        value if type(value) is np.ndarray else np.array([_word(value)], np.int64) for value in arguments
     )
     function = _function(which, entry, _device().id)
     function(grid, block or (which.threads,), values, shared_mem=which.shared_bytes)

@@ -52,13 +52,14 @@ def wgmma_wrapper() -> str:
     outputs = ", ".join(f"%{i}" for i in range(registers))
     bound = ", ".join(f'"+r"(c[{i}])' for i in range(registers))
     return (
+        "#ifdef __CUDACC__\n"
         f"__device__ __forceinline__ void multiply(u32 (&c)[{registers}], u64 a, u64 b, u32 add) {{\n"
         '    asm volatile("{\\n.reg .pred p;\\n'
         f'setp.ne.b32 p, %{registers + 2}, 0;\\n"\n'
         f'        "wgmma.mma_async.sync.aligned.m64n{WGMMA_N}k256.s32.b1.b1.and.popc {{{outputs}}}, "\n'
         f'        "%{registers}, %{registers + 1}, p;\\n}}"\n'
         f'        : {bound}\n        : "l"(a), "l"(b), "r"(add));\n'
-        "}\n"
+        "}\n#endif\n"
     )
 
 

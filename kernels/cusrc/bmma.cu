@@ -35,6 +35,7 @@ __device__ __forceinline__ void load_stage(const Job& job, u32 stage, long long 
     }
 }
 
+#ifdef __CUDACC__
 __device__ __forceinline__ void load_matrices(u32 (&to)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -49,6 +50,7 @@ __device__ __forceinline__ void multiply(int (&c)[4], const u32 (&a)[4], u32 b0,
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+#endif
 
 template <bool FUSED>
 __device__ __forceinline__ void product(const Job& job) {
@@ -57,12 +59,12 @@ __device__ __forceinline__ void product(const Job& job) {
     const int warp = threadIdx.x / 32;
     const int warp_m = warp / WARPS_N * WARP_M;
     const int warp_n = warp % WARPS_N * WARP_N;
-    const long long tiles_m = (job.m + TILE_M - 1) / TILE_M;
-    const long long tiles_n = (job.n + TILE_N - 1) / TILE_N;
-    long long tm, tn;
+    const u32 tiles_m = u32((job.m + TILE_M - 1) / TILE_M);
+    const u32 tiles_n = u32((job.n + TILE_N - 1) / TILE_N);
+    u32 tm, tn;
     tile_at(blockIdx.x, tiles_m, tiles_n, GROUP, tm, tn);
-    const long long m0 = tm * TILE_M;
-    const long long n0 = tn * TILE_N;
+    const long long m0 = (long long)tm * TILE_M;
+    const long long n0 = (long long)tn * TILE_N;
     const int steps = int((job.pitch + TILE_K - 1) / TILE_K);
     const u32 base = shared_address(shared);
 

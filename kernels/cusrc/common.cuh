@@ -69,19 +69,18 @@ __device__ __forceinline__ void store_two(const Job& job, const Row& row, long l
 }
 
 // Tiles in groups of GROUP along m, so that blocks that run together share rows of a and b in L2.
-__device__ __forceinline__ void tile_at(long long tile, long long tiles_m, long long tiles_n, int group,
-                                        long long& tm, long long& tn) {
-    const long long per_group = group * tiles_n;
-    const long long first = tile / per_group * group;
-    const long long height = tiles_m - first < group ? tiles_m - first : group;
-    const long long rest = tile % per_group;
+__device__ __forceinline__ void tile_at(u32 tile, u32 tiles_m, u32 tiles_n, u32 group, u32& tm, u32& tn) {
+    const u32 per_group = group * tiles_n;
+    const u32 first = tile / per_group * group;
+    const u32 height = tiles_m - first < group ? tiles_m - first : group;
+    const u32 rest = tile % per_group;
     tm = first + rest % height;
     tn = rest / height;
 }
 
 __device__ __forceinline__ u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#ifdef __CUDACC__  // functions that are one instruction stand so; tests run the rest on the host
 // PTX ISA, cp.async: 16 bytes, zeros in place of what `source_bytes` (0 or 16) leaves out
 __device__ __forceinline__ void copy_async(u32 target, const void* source, bool valid) {
     const int bytes = valid ? 16 : 0;

@@ -132,22 +132,21 @@ struct Windows {
     long long images, height, width, granules, kh, kw, padding, stride, out_h, out_w, classes_x;
 };
 
-extern "C" __global__ void windows(const Windows w) {
-    const long long per_row = w.kh * w.kw * w.granules;
-    const long long total = w.images * w.out_h * w.out_w * per_row;
-    const long long step = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += step) {
-        const long long row = i / per_row;
-        const long long in_row = i % per_row;
-        const long long tap = in_row / w.granules;
-        const long long ox = row % w.out_w;
-        const long long oy = row / w.out_w % w.out_h;
-        const long long image = row / w.out_w / w.out_h;
-        const long long y = oy * w.stride - w.padding + tap / w.kw;
-        const long long x = ox * w.stride - w.padding + tap % w.kw;
+// Fewer than 2^32 granules, so that every division is a short one.
+extern "C" __global__ void windows(const __grid_constant__ Windows w) {
+    const u32 granules = u32(w.granules), kw = u32(w.kw), out_w = u32(w.out_w), out_h = u32(w.out_h);
+    const u32 per_row = u32(w.kh) * kw * granules;
+    const u64 total = u64(w.images) * out_h * out_w * per_row;
+    for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += u64(gridDim.x) * blockDim.x) {
+        const u32 row = u32(i) / per_row, in_row = u32(i) % per_row;
+        const u32 tap = in_row / granules;
+        const u32 ox = row % out_w, line = row / out_w;
+        const u32 oy = line % out_h, image = line / out_h;
+        const long long y = oy * w.stride - w.padding + tap / kw;
+        const long long x = ox * w.stride - w.padding + tap % kw;
         uint4 value = make_uint4(0, 0, 0, 0);
         if (y >= 0 && y < w.height && x >= 0 && x < w.width)
-            value = w.x[((image * w.height + y) * w.width + x) * w.granules + in_row % w.granules];
+            value = w.x[((image * w.height + y) * w.width + x) * granules + in_row % granules];
         w.out[i] = value;
         if (in_row == 0) w.cls[row] = int(w.class_y[oy] * w.classes_x + w.class_x[ox]);
     }

@@ -23,6 +23,7 @@ struct __align__(64) TensorMap {
     u64 opaque[16];
 };
 
+#ifdef __CUDACC__
 __device__ __forceinline__ void barrier_init(u32 barrier, u32 arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
@@ -47,6 +48,31 @@ __device__ __forceinline__ void copy_box(u32 target, const TensorMap& map, u32 b
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
         ::"r"(target), "l"(&map), "r"(byte), "r"(row), "r"(barrier) : "memory");
 }
+// The barriers' words are seen by the copy engine too.
+__device__ __forceinline__ void barrier_fence() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ __forceinline__ void multiply_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void multiply_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int LEFT>
+__device__ __forceinline__ void multiply_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
+}
+template <int COUNT>
+__device__ __forceinline__ void fewer_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT>
+__device__ __forceinline__ void more_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+// No reading of the accumulators is moved before this.
+__device__ __forceinline__ void settle(u32 (&c)[128]) {
+#pragma unroll
+    for (int i = 0; i < 128; i++) asm volatile("" : "+r"(c[i])::"memory");
+}
+#endif
 
 // PTX ISA, wgmma "Matrix Descriptor Format": start address, (unused) leading offset, offset of the next eight
 // rows, all in units of 16 bytes; swizzle mode 1, 128 bytes, in bits 62-63.
@@ -97,22 +123,21 @@ __device__ __forceinline__ void product(const Job& job, const TensorMap& map_a, 
             barrier_init(full + s * 8, 1);
             barrier_init(empty + s * 8, CONSUMERS * 4);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        barrier_fence();
     }
     __syncthreads();
 
-    const long long tiles_m = (job.m + TILE_M - 1) / TILE_M;
-    const long long tiles_n = (job.n + TILE_N - 1) / TILE_N;
+    const u32 tiles_m = u32((job.m + TILE_M - 1) / TILE_M);
+    const u32 tiles_n = u32((job.n + TILE_N - 1) / TILE_N);
     const int steps = int((job.pitch + STEP - 1) / STEP);
     int stage = 0;
     u32 phase = 0;
     const int group = threadIdx.x / 128;
     if (group == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
+        fewer_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0) {
-            for (long long tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
-                long long tm, tn;
+            for (u32 tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
+                u32 tm, tn;
                 tile_at(tile, tiles_m, tiles_n, GROUP, tm, tn);
                 for (int step = 0; step < steps; step++) {
                     barrier_wait(empty + stage * 8, phase ^ 1);  // the first round does not wait
@@ -128,11 +153,11 @@ __device__ __forceinline__ void product(const Job& job, const TensorMap& map_a, 
             }
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
+        more_registers<CONSUMER_REGISTERS>();
         const bool speaks = threadIdx.x % 32 == 0;
         u32 count[128];
-        for (long long tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
-            long long tm, tn;
+        for (u32 tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
+            u32 tm, tn;
             tile_at(tile, tiles_m, tiles_n, GROUP, tm, tn);
             int before = 0;
             for (int step = 0; step < steps; step++) {
@@ -140,11 +165,11 @@ __device__ __forceinline__ void product(const Job& job, const TensorMap& map_a, 
                 const u32 at = base + stage * STAGE_BYTES;
                 const u64 a = descriptor(at + (group - 1) * 64 * STEP);
                 const u64 b = descriptor(at + A_BYTES);
-                asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+                multiply_fence();
 #pragma unroll
                 for (int k = 0; k < STEP / 32; k++) multiply(count, a + k * 2, b + k * 2, step > 0 || k > 0);
-                asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-                asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");  // the step before is done
+                multiply_commit();
+                multiply_wait<1>();  // the step before is done
                 if (step > 0 && speaks) barrier_arrive(empty + before * 8);
                 before = stage;
                 if (++stage == STAGES) {
@@ -152,11 +177,10 @@ __device__ __forceinline__ void product(const Job& job, const TensorMap& map_a, 
                     phase ^= 1;
                 }
             }
-            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+            multiply_wait<0>();
             if (speaks) barrier_arrive(empty + before * 8);
-#pragma unroll
-            for (int i = 0; i < 128; i++) asm volatile("" : "+r"(count[i])::"memory");
-            finish<FUSED>(job, count, tm * TILE_M + (group - 1) * 64, tn * TILE_N);
+            settle(count);
+            finish<FUSED>(job, count, (long long)tm * TILE_M + (group - 1) * 64, (long long)tn * TILE_N);
         }
     }
 }

@@ -13,6 +13,7 @@ constexpr int COLS = TILE_N / 32;
 constexpr int GRANULES = TILE_K / 16;
 constexpr int STAGE_BYTES = (TILE_M + TILE_N) * ROW_BYTES;
 
+#ifdef __CUDACC__
 __device__ __forceinline__ u32 xor3(u32 a, u32 b, u32 c) {
     u32 d;
     asm("lop3.b32 %0, %1, %2, %3, 0x96;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
@@ -24,6 +25,13 @@ __device__ __forceinline__ u32 carry_of(u32 ones, u32 x, u32 s) {
     asm("lop3.b32 %0, %1, %2, %3, 0xD4;" : "=r"(d) : "r"(ones), "r"(x), "r"(s));
     return d;
 }
+#endif
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int BLOCKS = 1;  // two would spill there
+#else
+constexpr int BLOCKS = 2;
+#endif
 
 __device__ __forceinline__ void load_stage(const Job& job, u32 stage, long long m0, long long n0, long long byte) {
 #pragma unroll
@@ -43,12 +51,12 @@ __device__ __forceinline__ void product(const Job& job) {
     extern __shared__ __align__(16) unsigned char shared[];
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
-    const long long tiles_m = (job.m + TILE_M - 1) / TILE_M;
-    const long long tiles_n = (job.n + TILE_N - 1) / TILE_N;
-    long long tm, tn;
+    const u32 tiles_m = u32((job.m + TILE_M - 1) / TILE_M);
+    const u32 tiles_n = u32((job.n + TILE_N - 1) / TILE_N);
+    u32 tm, tn;
     tile_at(blockIdx.x, tiles_m, tiles_n, GROUP, tm, tn);
-    const long long m0 = tm * TILE_M;
-    const long long n0 = tn * TILE_N;
+    const long long m0 = (long long)tm * TILE_M;
+    const long long n0 = (long long)tn * TILE_N;
     const int steps = int((job.pitch + TILE_K - 1) / TILE_K);
     const u32 base = shared_address(shared);
 
@@ -115,9 +123,9 @@ __device__ __forceinline__ void product(const Job& job) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) xnor_product(const __grid_constant__ Job job) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) xnor_product(const __grid_constant__ Job job) {
     product<false>(job);
 }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) xnor_bits(const __grid_constant__ Job job) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) xnor_bits(const __grid_constant__ Job job) {
     product<true>(job);
 }
