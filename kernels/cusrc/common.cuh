@@ -48,7 +48,7 @@ __device__ __forceinline__ u32 bit_at(const Job& job, const Row& row, long long 
     return col < job.n && (dot_at<SCALE>(row, col, count) ^ job.flip[col]) >= job.level[col];
 }
 
-// Two neighbouring columns; col is even. An 8-byte store where rows begin on one.
+// Two neighbouring columns by one 8-byte store, where both are there and that is aligned.
 template <int SCALE>
 __device__ __forceinline__ void store_two(const Job& job, const Row& row, long long at, long long col,
                                           u32 left, u32 right) {
@@ -57,7 +57,7 @@ __device__ __forceinline__ void store_two(const Job& job, const Row& row, long l
     const int first = dot_at<SCALE>(row, col, left);
     if (col + 1 < job.n) {
         const int second = dot_at<SCALE>(row, col + 1, right);
-        if ((job.n & 1) == 0) {
+        if ((reinterpret_cast<u64>(out) & 7) == 0) {
             *reinterpret_cast<int2*>(out) = make_int2(first, second);
         } else {
             out[0] = first;

@@ -28,9 +28,9 @@ __device__ __forceinline__ u32 carry_of(u32 ones, u32 x, u32 s) {
 #endif
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int BLOCKS = 1;  // two would spill there
+constexpr int BLOCKS = 1, UNROLL = 1;  // more would spill there
 #else
-constexpr int BLOCKS = 2;
+constexpr int BLOCKS = 2, UNROLL = GRANULES;
 #endif
 
 __device__ __forceinline__ void load_stage(const Job& job, u32 stage, long long m0, long long n0, long long byte) {
@@ -80,7 +80,7 @@ __device__ __forceinline__ void product(const Job& job) {
         const unsigned char* stage = shared + step % STAGES * STAGE_BYTES;
         const unsigned char* rows = stage + warp * ROWS * ROW_BYTES;
         const unsigned char* cols = stage + (TILE_M + lane) * ROW_BYTES;
-#pragma unroll
+#pragma unroll UNROLL
         for (int g = 0; g < GRANULES; g++) {
             uint4 b[COLS];
 #pragma unroll
