@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kernels import bitcount, launch, nvrtc, tensormap, tiles
+from kernels import bitcount, launch, nvrtc, reference, tensormap, tiles
 from kernels.gpu import gpu_words_for, to_host
 from kernels.launch import Job
 from kernels.packed import Packed, Rows, Thresholds, conv2d_shape
 
 WINDOW_BYTES = 256 << 20  # windows of a convolution held at once
 EXACT_FLOAT_K = 1 << 24
+FUSED_K = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ class CudaBackend:
         with _device(a, b):
             out = _output((a.shape[0], b.shape[0]), out)
             if out.size:
-                self._product(_matmul_job(self, a, b), out, None)
+                self._product(_matmul_job(self, a, b, None), out)
         return out
 
     def matmul_threshold(self, a: Packed, b: Packed, rule: Thresholds) -> Any:
@@ -79,7 +81,7 @@ class CudaBackend:
         with _device(a, b):
             bits = _bits(a.shape[0], b.shape[0])
             if bits.size:
-                self._product(_matmul_job(self, a, b), bits, _lanes(rule, a.k))
+                self._product(_matmul_job(self, a, b, rule), bits)
         return bits
 
     def conv2d(self, x: Packed, w: Packed, padding: int, stride: int, out: Any) -> Any:
@@ -88,8 +90,8 @@ class CudaBackend:
             shape = conv2d_shape(x, w, padding, stride)
             out = _output(shape, out)
             flat = out.reshape(-1, shape[3])
-            for job, part in _windows(self, x, w, padding, stride) if out.size else ():
-                self._product(job, flat[part], None)
+            for job, part in _windows(self, x, w, None, padding, stride) if out.size else ():
+                self._product(job, flat[part])
         return out
 
     def conv2d_threshold(self, x: Packed, w: Packed, rule: Thresholds, padding: int, stride: int) -> Any:
@@ -97,17 +99,15 @@ class CudaBackend:
         with _device(x, w):
             *lead, cout = conv2d_shape(x, w, padding, stride)
             bits = _bits(int(np.prod(lead)), cout)
-            lanes = _lanes(rule, w.k * w.shape[1] * w.shape[2])
-            for job, part in _windows(self, x, w, padding, stride) if bits.size else ():
-                self._product(job, bits[part], lanes)
+            for job, part in _windows(self, x, w, rule, padding, stride) if bits.size else ():
+                self._product(job, bits[part])
         return bits.reshape(*lead, -1)
 
-    def _product(self, job: Job, target: Any, lanes: tuple[Any, Any] | None) -> None:
-        if lanes is None:
+    def _product(self, job: Job, target: Any) -> None:
+        if job.turn is None:
             job.out = target
         else:
             job.bits = target
-            job.level, job.flip = lanes
         self.run(self, job)
 
 
@@ -146,12 +146,12 @@ def _float(backend: CudaBackend, job: Job) -> None:
     launch.rows("unpack_float", b.size, job.b, b, job.n, k, words, 1, low)
     product = naive_product(a, b)
     target = job.out if job.bits is None else cupy.empty((job.m, job.n), cupy.int32)
-    finish = Job(job.a, job.b, job.m, job.n, job.pitch, job.k, base=None if plain else job.base)
+    finish = Job(job.a, job.b, job.m, job.n, job.pitch, job.k, None if plain else job.base)
     finish.cls, finish.cnt, finish.out = job.cls, job.cnt, target
     launch.rows("finish_float", target.size, finish.argument(), product)
     if job.bits is not None:
         words = job.bits.shape[1] * 2
-        rule = (job.level, job.flip)
+        rule = (job.level, job.turn)
         launch.rows("threshold_rows", job.m * words * 32, target, job.bits, *rule, job.m, job.n, words)
 
 
@@ -199,29 +199,45 @@ def _bits(rows: int, units: int) -> Any:
     return cupy.empty((rows, gpu_words_for(units)), cupy.uint64)
 
 
-def _matmul_job(backend: CudaBackend, a: Packed, b: Packed) -> Job:
-    key = ("cuda base", backend.and_form)
-    base = b.derived.get(key)
-    if base is None:
-        base = _base(backend, np.full((1, b.shape[0]), b.k, np.int32), b.words)
-        b.derived[key] = base
-    pitch = a.words.shape[1] * 8
-    job = Job(a.words, b.words, a.shape[0], b.shape[0], pitch, a.k, base)
+def _matmul_job(backend: CudaBackend, a: Packed, b: Packed, rule: Thresholds | None) -> Job:
+    job = Job(a.words, b.words, a.shape[0], b.shape[0], a.words.shape[1] * 8, a.k, None)
+    _set_tables(backend, job, b, rule, b.k, lambda: np.full((1, b.shape[0]), b.k, np.int32), ())
     if backend.and_form and backend.kernel is not tiles.NAIVE:
         job.cnt = _counts(a.words, a.shape[0])
     return job
 
 
-def _base(backend: CudaBackend, starts: Any, words: Any) -> Any:
-    """What counts are added to, on the GPU for good: finished before any stream may use it."""
+def _set_tables(
+    backend: CudaBackend,
+    job: Job,
+    b: Packed,
+    rule: Thresholds | None,
+    k: int,
+    starts: Callable[[], Any],
+    place: tuple[int, ...],
+) -> None:
+    """Sets what counts are added to or compared with (common.cuh), kept in `b.derived` for the next call.
+
+    It is finished before it is kept, so that any stream may use it. `starts` gives int32 (classes, N), which
+    `place` tells apart; `k` bounds the products.
+    """
     import cupy
 
-    made = cupy.asarray(np.ascontiguousarray(starts))
-    if backend.and_form:
-        classes, n = made.size // len(words), len(words)
-        launch.rows("and_base", made.size, made, _counts(words, n), classes, n)
-    cupy.cuda.get_current_stream().synchronize()
-    return made
+    fused = rule is not None and backend.kernel is not tiles.NAIVE
+    key = ("cuda", backend.and_form, *place, id(rule) if fused else None)
+    kept = b.derived.get(key)
+    if kept is None:
+        given = cupy.asarray(starts())
+        classes, n = given.shape
+        table = cupy.empty((classes, -(-n // tiles.TABLE_COLUMNS) * tiles.TABLE_COLUMNS), cupy.int32)
+        counts = _counts(b.words, n) if backend.and_form else None
+        level = _levels(rule, k)[0] if rule is not None and fused else None
+        launch.rows("table_of", table.size, given, counts, level, table, classes, n, table.shape[1])
+        cupy.cuda.get_current_stream().synchronize()
+        kept = b.derived[key] = (table, rule)  # the rule too, so that its id stays its own
+    job.base = kept[0]
+    if rule is not None:
+        job.level, job.turn = _levels(rule, k)
 
 
 def _counts(words: Any, rows: int) -> Any:
@@ -232,32 +248,45 @@ def _counts(words: Any, rows: int) -> Any:
     return counts
 
 
-def _lanes(rule: Thresholds, k: int) -> tuple[Any, Any]:
-    """A rule as (dot ^ flip) >= level: dot <= t is ~dot >= ~t."""
+def _levels(rule: Thresholds, k: int) -> tuple[Any, Any]:
+    """`levels` on the current GPU, kept in the rule."""
     import cupy
 
-    key = ("cuda lanes", cupy.cuda.Device().id, k)
+    key = ("cuda", cupy.cuda.Device().id, k)
     made: tuple[Any, Any] | None = rule.derived.get(key)
     if made is None:
-        made = cupy.asarray(lanes(rule, k)[0]), cupy.asarray(lanes(rule, k)[1])
+        level, turn = levels(rule, k)
+        made = cupy.asarray(level), cupy.asarray(turn)
         cupy.cuda.get_current_stream().synchronize()
         rule.derived[key] = made
     return made
 
 
-def lanes(rule: Thresholds, k: int) -> tuple[Any, Any]:
-    """`level` and `flip` of a rule as the kernels take them: int32 (N,), clipped to what |dot| <= k can meet."""
-    flip = -rule.below.astype(np.int32)
-    return np.clip(rule.level, -k - 1, k + 1).astype(np.int32) ^ flip, flip
+def levels(rule: Thresholds, k: int) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
+    """A rule for |dot| <= k as the kernels take it: dot >= level (int32 (N,)), turned where its bit is set.
+
+    Levels are clipped to what dot can meet. dot <= t is the opposite of dot >= t + 1. Raises ValueError for
+    k >= 2^30, where the comparison would leave int32.
+    """
+    if k >= FUSED_K:
+        raise ValueError(f"the CUDA backends apply thresholds for K < 2^30, not {k}")
+    level = (np.clip(rule.level, -k - 1, k + 1) + rule.below).astype(np.int32)
+    words = np.zeros(gpu_words_for(len(level)), np.uint64)
+    below = reference.pack(Rows(rule.below[None], "bool"))[0]
+    words[: len(below)] = below
+    return level, words
 
 
-def _windows(backend: CudaBackend, x: Packed, w: Packed, padding: int, stride: int) -> Iterator[tuple[Job, slice]]:
+def _windows(
+    backend: CudaBackend, x: Packed, w: Packed, rule: Thresholds | None, padding: int, stride: int
+) -> Iterator[tuple[Job, slice]]:
     """Jobs whose products, one after the other, are the rows of the convolution, and which rows they are."""
     import cupy
 
     images, out_h, out_w, cout = conv2d_shape(x, w, padding, stride)
     row_words = int(np.prod(w.words.shape[1:]))
-    base, class_y, class_x, classes_x = _border(backend, x, w, padding, stride)
+    starts, class_y, class_x = _border(x, w, padding, stride)
+    taps = w.shape[1] * w.shape[2]
     image_bytes = out_h * out_w * row_words * 8
     if image_bytes >= 16 << 32:
         raise ValueError(f"an image's windows take {image_bytes} bytes; CUDA backends gather up to 64 GiB")
@@ -270,26 +299,27 @@ def _windows(backend: CudaBackend, x: Packed, w: Packed, padding: int, stride: i
             "windows", gathered.size // 2,
             launch.structure(
                 part, gathered, cls, class_y, class_x, part.shape[0], *x.shape[1:3], part.shape[3] // 2,
-                *w.shape[1:3], padding, stride, out_h, out_w, classes_x,
+                *w.shape[1:3], padding, stride, out_h, out_w, starts.shape[1],
             ),
         )  # fmt: skip
-        job = Job(gathered, w.words, rows, cout, row_words * 8, x.k, base)
-        job.cls = cls
+        job = Job(gathered, w.words, rows, cout, row_words * 8, x.k, None, cls)
+        place = (*x.shape[1:3], padding, stride)
+        _set_tables(backend, job, w, rule, w.k * taps, lambda: starts.reshape(-1, cout), place)
         if backend.and_form:
             job.cnt = _counts(gathered, rows)
         yield job, slice(first * out_h * out_w, first * out_h * out_w + rows)
 
 
-def _border(backend: CudaBackend, x: Packed, w: Packed, padding: int, stride: int) -> tuple[Any, ...]:
-    """`bitcount.starts` on the GPU: base (classes, Cout), class of each row and column, classes of columns."""
+def _border(x: Packed, w: Packed, padding: int, stride: int) -> tuple[Any, Any, Any]:
+    """`bitcount.starts`: (row classes, column classes, Cout) on the host, each row's and column's class there."""
     import cupy
 
-    key = ("cuda base", backend.and_form, *x.shape[1:3], padding, stride)
-    made: tuple[Any, ...] | None = w.derived.get(key)
+    key = ("cuda border", *x.shape[1:3], padding, stride)
+    made: tuple[Any, Any, Any] | None = w.derived.get(key)
     if made is None:
         starts, rows, columns = bitcount.starts(to_host(w), x.shape[1:3], padding, stride)
-        kinds = (cupy.asarray(rows.astype(np.int32)), cupy.asarray(columns.astype(np.int32)))
-        made = (_base(backend, starts, w.words), *kinds, starts.shape[1])
+        made = (starts, cupy.asarray(rows.astype(np.int32)), cupy.asarray(columns.astype(np.int32)))
+        cupy.cuda.get_current_stream().synchronize()
         w.derived[key] = made
     return made
 

@@ -12,7 +12,7 @@ from kernels import nvrtc, tiles
 
 @dataclass
 class Job:
-    """`Job` of cusrc/common.cuh; arrays are CuPy's, None is a null pointer. `k` stays on the host."""
+    """`Job` of cusrc/common.cuh; arrays are CuPy's, None is a null pointer. `k` and `level` stay on the host."""
 
     a: Any
     b: Any
@@ -25,8 +25,8 @@ class Job:
     cnt: Any = None
     out: Any = None
     bits: Any = None
+    turn: Any = None
     level: Any = None
-    flip: Any = None
 
     @property
     def form(self) -> str:
@@ -36,9 +36,10 @@ class Job:
     def argument(self) -> NDArray[np.int64]:
         """The structure, to be passed by value."""
         bits_pitch = 0 if self.bits is None else self.bits.shape[1] * 2
+        base_pitch = 0 if self.base is None else self.base.shape[1]
         return structure(
-            self.a, self.b, self.m, self.n, self.pitch, self.base, self.cls, self.cnt, self.out, self.bits,
-            bits_pitch, self.level, self.flip,
+            self.a, self.b, self.m, self.n, self.pitch, self.base, base_pitch, self.cls, self.cnt, self.out,
+            self.bits, bits_pitch, self.turn,
         )  # fmt: skip
 
 

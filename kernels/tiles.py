@@ -44,6 +44,7 @@ class Kernel:
 
 EVERY = ("80", "86", "89", "90", "90a", "100", "120")
 WGMMA_N = 256
+TABLE_COLUMNS = 256  # tables are padded to a multiple of the widest tile
 
 
 def wgmma_wrapper() -> str:
@@ -69,7 +70,7 @@ def _naive(side: int = 16) -> Kernel:
 
 def _rows() -> Kernel:
     kinds = "float32 float64 float16 bfloat16 int8 int16 int32 int64 bool"
-    helpers = "count_rows and_base unpack_float finish_float threshold_rows windows"
+    helpers = "count_rows table_of unpack_float finish_float threshold_rows windows"
     entries = (*(f"pack_{kind}" for kind in kinds.split()), *helpers.split())
     return Kernel("rows", EVERY, entries, 256)
 

@@ -104,37 +104,15 @@ __device__ __forceinline__ void product(const Job& job) {
                 for (int j = 0; j < NS; j++) multiply(count[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
         }
     }
-    const int t = lane % 4;
 #pragma unroll
-    for (int i = 0; i < MS; i++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const long long at = m0 + warp_m + i * 16 + half * 8 + lane / 4;
-            const Row row = row_of(job, at);
-            if (FUSED) {
-#pragma unroll
-                for (int w = 0; w < WARP_N / 32; w++) {
-                    u32 word = 0;
-#pragma unroll
-                    for (int q = 0; q < 4; q++)
-#pragma unroll
-                        for (int e = 0; e < 2; e++) {
-                            const long long col = n0 + warp_n + w * 32 + q * 8 + t * 2 + e;
-                            word |= bit_at<4>(job, row, col, count[i][w * 4 + q][half * 2 + e]) << (q * 8 + t * 2 + e);
-                        }
-                    word |= __shfl_xor_sync(0xffffffffu, word, 1);
-                    word |= __shfl_xor_sync(0xffffffffu, word, 2);
-                    const long long index = (n0 + warp_n) / 32 + w;
-                    if (t == w % 4 && row.inside && index < job.bits_pitch)
-                        job.bits[at * job.bits_pitch + index] = word;
-                }
-            } else {
-#pragma unroll
-                for (int j = 0; j < NS; j++)
-                    store_two<4>(job, row, at, n0 + warp_n + j * 8 + t * 2, count[i][j][half * 2],
-                                 count[i][j][half * 2 + 1]);
-            }
-        }
+    for (int i = 0; i < MS; i++) {
+        const long long at = m0 + warp_m + i * 16 + lane / 4;
+        const auto mine = [&](int j, int half, int e) { return u32(count[i][j][half * 2 + e]); };
+        if (job.cls)
+            finish_rows<FUSED, false, NS>(job, at, n0 + warp_n, mine);
+        else
+            finish_rows<FUSED, true, NS>(job, at, n0 + warp_n, mine);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) bmma_product(const __grid_constant__ Job job) {

@@ -5,6 +5,11 @@
 //               = base[class of m][n] - 2 |a_m xor b_n|               (xor form: base = start)
 // where start is K in a plain product. All sums wrap around 2^32; the result fits int32, so it is exact.
 // Rows are bytes in the order of K, `pitch` bytes each, a multiple of 16; bits beyond K are zero.
+//
+// The fused form asks for dot >= t, or for its opposite: with cut[class][n] = t - base[class][n] that is
+// 4 |a_m and b_n| - 2 |a_m| >= cut, both sides in int32 for K < 2^30, and a word of units is turned where the rule
+// is the opposite. Tables are padded to `base_pitch` columns, a multiple of 256, cut with INT_MAX, so that
+// columns beyond n need no test.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -13,14 +18,14 @@ struct Job {
     const unsigned char* a;  // m rows
     const unsigned char* b;  // n rows
     long long m, n, pitch;
-    const int* base;   // (classes, n)
-    const int* cls;    // class of each row of a, or null: all of class 0
-    const int* cnt;    // ones of each row of a, or null where they do not count (xor form)
-    int* out;          // (m, n), or null in the fused form
-    u32* bits;         // (m, bits_pitch): bit i of word j is unit 32 j + i, or null
+    const int* base;       // (classes, base_pitch): base, or cut in the fused form
+    long long base_pitch;
+    const int* cls;        // class of each row of a, or null: all of class 0
+    const int* cnt;        // ones of each row of a, or null where they do not count (xor form)
+    int* out;              // (m, n), or null in the fused form
+    u32* bits;             // (m, bits_pitch): bit i of word j is unit 32 j + i, or null
     long long bits_pitch;  // words of 32 bits, a multiple of 4
-    const int* level;  // fused rule: (dot ^ flip) >= level
-    const int* flip;   // 0, or -1 where the rule is dot <= ~level
+    const u32* turn;       // (bits_pitch): which units' bits are the opposite
 };
 
 struct Row {
@@ -32,39 +37,78 @@ struct Row {
 __device__ __forceinline__ Row row_of(const Job& job, long long row) {
     Row r;
     r.inside = row < job.m;
-    r.base = job.base + (r.inside && job.cls ? job.cls[row] * job.n : 0);
+    r.base = job.base + (r.inside && job.cls ? job.cls[row] * job.base_pitch : 0);
     r.shift = r.inside && job.cnt ? 0u - 2u * u32(job.cnt[row]) : 0u;
     return r;
 }
 
 // SCALE: 4 (and form) or -2 (xor form)
 template <int SCALE>
-__device__ __forceinline__ int dot_at(const Row& row, long long col, u32 count) {
-    return int(u32(row.base[col]) + row.shift + u32(SCALE) * count);
+__device__ __forceinline__ int dot_of(const Row& row, int base, u32 count) {
+    return int(u32(base) + row.shift + u32(SCALE) * count);
+}
+template <int SCALE>
+__device__ __forceinline__ u32 bit_of(const Row& row, int cut, u32 count) {
+    return int(row.shift + u32(SCALE) * count) >= cut;
 }
 
-template <int SCALE>
-__device__ __forceinline__ u32 bit_at(const Job& job, const Row& row, long long col, u32 count) {
-    return col < job.n && (dot_at<SCALE>(row, col, count) ^ job.flip[col]) >= job.level[col];
+// Two neighbouring columns, the first of them even, of a table
+__device__ __forceinline__ int2 two_of(const int* table, long long col) {
+    return *reinterpret_cast<const int2*>(table + col);
 }
 
 // Two neighbouring columns by one 8-byte store, where both are there and that is aligned.
-template <int SCALE>
-__device__ __forceinline__ void store_two(const Job& job, const Row& row, long long at, long long col,
-                                          u32 left, u32 right) {
+__device__ __forceinline__ void store_two(const Job& job, long long at, long long col, int first, int second) {
     int* out = job.out + at * job.n + col;
-    if (!row.inside || col >= job.n) return;
-    const int first = dot_at<SCALE>(row, col, left);
-    if (col + 1 < job.n) {
-        const int second = dot_at<SCALE>(row, col + 1, right);
-        if ((reinterpret_cast<u64>(out) & 7) == 0) {
-            *reinterpret_cast<int2*>(out) = make_int2(first, second);
-        } else {
-            out[0] = first;
-            out[1] = second;
-        }
+    if (at >= job.m || col >= job.n) return;
+    if (col + 1 == job.n) {
+        out[0] = first;
+    } else if ((reinterpret_cast<u64>(out) & 7) == 0) {
+        *reinterpret_cast<int2*>(out) = make_int2(first, second);
     } else {
         out[0] = first;
+        out[1] = second;
+    }
+}
+
+// A tensor-core thread's part of 16 x 8 N outputs in fragments of 8 columns: rows `at` and at + 8, of each
+// fragment j columns 8 j + 2 t and + 1, t = lane % 4; count(j, half, e) is how many. Four fragments are a word
+// of bits, which the four threads of a row put together.
+template <bool FUSED, bool PLAIN, int N, typename Count>
+__device__ __forceinline__ void finish_rows(const Job& job, long long at, long long n0, Count count) {
+    const int t = threadIdx.x % 4;
+    const Row rows[2] = {row_of(job, at), row_of(job, at + 8)};
+#pragma unroll
+    for (int w = 0; w < N / 4; w++) {
+        u32 word[2] = {0, 0};
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            const int j = w * 4 + q;
+            const long long col = n0 + j * 8 + t * 2;
+            const int2 first = two_of(rows[0].base, col);
+            const int2 second = PLAIN ? first : two_of(rows[1].base, col);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int2 table = half ? second : first;
+                if (FUSED) {
+                    word[half] |= bit_of<4>(rows[half], table.x, count(j, half, 0)) << (q * 8 + t * 2);
+                    word[half] |= bit_of<4>(rows[half], table.y, count(j, half, 1)) << (q * 8 + t * 2 + 1);
+                } else {
+                    store_two(job, at + half * 8, col, dot_of<4>(rows[half], table.x, count(j, half, 0)),
+                              dot_of<4>(rows[half], table.y, count(j, half, 1)));
+                }
+            }
+        }
+        if (FUSED) {
+            const long long index = n0 / 32 + w;
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                word[half] |= __shfl_xor_sync(0xffffffffu, word[half], 1);
+                word[half] |= __shfl_xor_sync(0xffffffffu, word[half], 2);
+                if (t == w % 4 && rows[half].inside && index < job.bits_pitch)
+                    job.bits[(at + half * 8) * job.bits_pitch + index] = word[half] ^ job.turn[index];
+            }
+        }
     }
 }
 

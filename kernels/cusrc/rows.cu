@@ -83,11 +83,20 @@ extern "C" __global__ void count_rows(const u32* x, int* out, long long rows, lo
     }
 }
 
-// base of the and form, start - 2 |b_n|, in place over `starts` (classes, n)
-extern "C" __global__ void and_base(int* starts, const int* counts, long long classes, long long n) {
+// From `starts` (classes, n) the table (classes, pitch): base, start - 2 |b_n| or without counts start itself; with
+// levels, level - base (common.cuh).
+extern "C" __global__ void table_of(const int* starts, const int* counts, const int* level, int* table,
+                                    long long classes, long long n, long long pitch) {
     const long long step = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < classes * n; i += step)
-        starts[i] = int(u32(starts[i]) - 2u * u32(counts[i % n]));
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < classes * pitch; i += step) {
+        const long long col = i % pitch;
+        u32 value = level ? 0x7fffffffu : 0u;
+        if (col < n) {
+            const u32 base = u32(starts[i / pitch * n + col]) - (counts ? 2u * u32(counts[col]) : 0u);
+            value = level ? u32(level[col]) - base : base;
+        }
+        table[i] = int(value);
+    }
 }
 
 // Floats of packed rows, 1 and `low` (-1 or 0): (rows, k), or (k, rows) where `turned`.
@@ -101,25 +110,31 @@ extern "C" __global__ void unpack_float(const u32* x, float* out, long long rows
     }
 }
 
+__device__ __forceinline__ int finish_one(const Job& job, long long at, long long col, int value) {
+    const Row row = row_of(job, at);
+    return dot_of<4>(row, row.base[col], value);
+}
+
 // Integers from a product of floats: of ±1 as it is, of {0, 1} (job.base is given) by the and form.
 extern "C" __global__ void finish_float(const __grid_constant__ Job job, const float* x) {
     const long long step = (long long)gridDim.x * blockDim.x;
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < job.m * job.n; i += step) {
         const int value = __float2int_rn(x[i]);
-        job.out[i] = job.base ? dot_at<4>(row_of(job, i / job.n), i % job.n, value) : value;
+        job.out[i] = job.base ? finish_one(job, i / job.n, i % job.n, value) : value;
     }
 }
 
-// bits of (dot ^ flip) >= level, units last
-extern "C" __global__ void threshold_rows(const int* dot, u32* out, const int* level, const int* flip,
+// bits of dot >= level, turned where the rule is the opposite; units last
+extern "C" __global__ void threshold_rows(const int* dot, u32* out, const int* level, const u32* turn,
                                           long long rows, long long n, long long words) {
     const int lane = threadIdx.x % 32;
     for (long long piece = first_warp(); piece < rows * words; piece += warps()) {
         const long long row = piece / words;
-        const long long col = piece % words * 32 + lane;
-        const bool bit = col < n && (dot[row * n + col] ^ flip[col]) >= level[col];
+        const long long index = piece % words;
+        const long long col = index * 32 + lane;
+        const bool bit = col < n && dot[row * n + col] >= level[col];
         const u32 word = __ballot_sync(0xffffffffu, bit);
-        if (lane == 0) out[piece] = word;
+        if (lane == 0) out[piece] = word ^ turn[index];
     }
 }
 

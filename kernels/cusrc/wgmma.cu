@@ -81,38 +81,6 @@ __device__ __forceinline__ u64 descriptor(u32 address) {
 }
 
 template <bool FUSED>
-__device__ __forceinline__ void finish(const Job& job, const u32 (&count)[128], long long m0, long long n0) {
-    const int lane = threadIdx.x % 32;
-    const int t = lane % 4;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const long long at = m0 + threadIdx.x / 32 % 4 * 16 + lane / 4 + half * 8;
-        const Row row = row_of(job, at);
-        if (FUSED) {
-#pragma unroll
-            for (int w = 0; w < 8; w++) {
-                u32 word = 0;
-#pragma unroll
-                for (int q = 0; q < 4; q++)
-#pragma unroll
-                    for (int e = 0; e < 2; e++) {
-                        const long long col = n0 + w * 32 + q * 8 + t * 2 + e;
-                        word |= bit_at<4>(job, row, col, count[(w * 4 + q) * 4 + half * 2 + e]) << (q * 8 + t * 2 + e);
-                    }
-                word |= __shfl_xor_sync(0xffffffffu, word, 1);
-                word |= __shfl_xor_sync(0xffffffffu, word, 2);
-                const long long index = n0 / 32 + w;
-                if (t == w % 4 && row.inside && index < job.bits_pitch) job.bits[at * job.bits_pitch + index] = word;
-            }
-        } else {
-#pragma unroll
-            for (int j = 0; j < 32; j++)
-                store_two<4>(job, row, at, n0 + j * 8 + t * 2, count[j * 4 + half * 2], count[j * 4 + half * 2 + 1]);
-        }
-    }
-}
-
-template <bool FUSED>
 __device__ __forceinline__ void product(const Job& job, const TensorMap& map_a, const TensorMap& map_b) {
     extern __shared__ unsigned char shared[];
     const u32 base = (shared_address(shared) + 1023) & ~1023u;
@@ -180,7 +148,13 @@ __device__ __forceinline__ void product(const Job& job, const TensorMap& map_a, 
             multiply_wait<0>();
             if (speaks) barrier_arrive(empty + before * 8);
             settle(count);
-            finish<FUSED>(job, count, (long long)tm * TILE_M + (group - 1) * 64, (long long)tn * TILE_N);
+            const int in_tile = (group - 1) * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+            const long long row = (long long)tm * TILE_M + in_tile;
+            const auto mine = [&](int j, int half, int e) { return count[j * 4 + half * 2 + e]; };
+            if (job.cls)
+                finish_rows<FUSED, false, 32>(job, row, (long long)tn * TILE_N, mine);
+            else
+                finish_rows<FUSED, true, 32>(job, row, (long long)tn * TILE_N, mine);
         }
     }
 }

@@ -112,12 +112,14 @@ __device__ __forceinline__ void product(const Job& job) {
         for (int j = 0; j < COLS; j++) {
             const long long col = n0 + j * 32 + lane;
             const u32 differ = 2 * count[r][j] + __popc(ones[r][j]);
+            const int table = row.base[col];
             if (FUSED) {
-                const u32 word = __ballot_sync(0xffffffffu, bit_at<-2>(job, row, col, differ));
+                const u32 word = __ballot_sync(0xffffffffu, bit_of<-2>(row, table, differ));
                 const long long index = n0 / 32 + j;
-                if (lane == 0 && row.inside && index < job.bits_pitch) job.bits[at * job.bits_pitch + index] = word;
+                if (lane == 0 && row.inside && index < job.bits_pitch)
+                    job.bits[at * job.bits_pitch + index] = word ^ job.turn[index];
             } else if (row.inside && col < job.n) {
-                job.out[at * job.n + col] = dot_at<-2>(row, col, differ);
+                job.out[at * job.n + col] = dot_of<-2>(row, table, differ);
             }
         }
     }
