@@ -34,8 +34,12 @@ static inline int __float2int_rn(float x) { return (int)std::nearbyint(x); }
 constexpr uint32_t WINDOW = 0x440;  // where shared memory begins in its own address space
 __attribute__((aligned(16))) unsigned char shared[1 << 18];
 static inline size_t __cvta_generic_to_shared(const void* p) { return (const unsigned char*)p - shared + WINDOW; }
+extern "C" {
+unsigned shared_limit;   // what the launch asked for
+unsigned bank_conflicts; // matrices of ldmatrix whose rows share banks
+}
 static inline unsigned char* at(uint32_t address) {
-    if (address < WINDOW || address - WINDOW >= sizeof shared) abort();
+    if (address < WINDOW || address - WINDOW >= shared_limit) abort();
     return shared + (address - WINDOW);
 }
 
@@ -138,6 +142,11 @@ static void load_matrices(uint32_t (&to)[4], uint32_t address) {
     if (address % 16) abort();
     w.slot[self->lane][0] = address;
     warp_meet();
+    if (self->lane % 8 == 0) {
+        unsigned banks = 0;
+        for (int r = 0; r < 8; r++) banks |= 1u << (w.slot[self->lane + r][0] / 16 % 8);
+        bank_conflicts += banks != 0xFF;
+    }
     for (int i = 0; i < 4; i++) memcpy(&to[i], at(w.slot[i * 8 + self->lane / 4][0]) + self->lane % 4 * 4, 4);
     warp_meet();
 }
@@ -167,7 +176,7 @@ static void barrier_turn(Barrier& b) {
     progress++;
 }
 static void barrier_init(uint32_t address, uint32_t arrivals) {
-    if (address % 8) abort();
+    if (address % 8 || at(address + 7) == nullptr) abort();
     barriers[address] = {(int)arrivals, (int)arrivals, 0, 0};
 }
 static void barrier_fence() {}

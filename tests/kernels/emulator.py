@@ -61,9 +61,14 @@ def library(kernel, folder):
 def run(folder, kernel, entry, grid, block, values):
     """One launch; AssertionError where the threads wait for each other for ever."""
     grid, block = ((ctypes.c_uint32 * 3)(*(*size, 1, 1)[:3]) for size in (grid, block))
+    built = library(kernel, str(folder))
+    ctypes.c_uint32.in_dll(built, "shared_limit").value = kernel.shared_bytes
+    conflicts = ctypes.c_uint32.in_dll(built, "bank_conflicts")
+    conflicts.value = 0
     addresses = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
-    status = getattr(library(kernel, str(folder)), f"run_{entry}")(grid, block, addresses)
+    status = getattr(built, f"run_{entry}")(grid, block, addresses)
     assert status == 0, f"{entry}: {['', 'deadlock', 'copies left over'][status]}"
+    assert conflicts.value == 0, f"{entry}: {conflicts.value} bank conflicts"
 
 
 class Array(np.ndarray):

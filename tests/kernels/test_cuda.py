@@ -3,6 +3,8 @@
 The emulated backends run the kernels' own sources (emulator.py), so the same tests serve both.
 """
 
+import copy
+import dataclasses
 import pickle
 import shutil
 
@@ -256,10 +258,48 @@ def test_the_naive_product_is_a_float_product(cp):
         cuda.naive_product(cp.asarray(a), cp.asarray(a))
 
 
+def test_thresholds_say_where_they_end():
+    assert cuda.levels(Thresholds([2**40, -(2**40)], [True, False]), 5)[0].tolist() == [7, -6]
+    with pytest.raises(ValueError, match=r"2\^30"):
+        cuda.levels(Thresholds([0]), 2**30)
+
+
 def test_naive_says_where_floats_are_not_exact(cp):
     a = GpuPacked(cp.asarray(np.zeros((1, 2**18), np.uint64)), 2**24)
     with pytest.raises(ValueError, match="exact"):
         xnor_matmul(a, a, "cuda-naive")
+
+
+PLANTED = [
+    ("bmma", "copy_wait<STAGES - 2>()", "copy_wait<STAGES - 1>()"),
+    ("bmma", "row * TILE_K / 128 &", "row * TILE_K / 64 &"),
+    ("bmma", "lane / 16 * 8 + lane % 8", "lane % 16"),
+    ("xnor", "__syncthreads();", ""),
+    ("xnor", "copy_wait<STAGES - 2>()", "copy_wait<STAGES - 1>()"),
+    ("wgmma", "multiply_wait<1>();", "multiply_wait<2>();"),
+    ("wgmma", "step > 0 || k > 0", "true"),
+    ("wgmma", "phase ^ 1)", "phase)"),
+    ("wgmma", "u64(1024 >> 4)", "u64(512 >> 4)"),
+]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), PLANTED, ids=lambda text: text[:24])
+def test_the_emulator_notices(folder, monkeypatch, signs, name, right, wrong):
+    """A missing wait or barrier, bank conflicts, a wrong fragment, phase or descriptor."""
+    if shutil.which("g++") is None:
+        pytest.skip("the emulator needs g++")
+    found = kernels._BACKENDS[f"cuda-{name}"]
+    spoilt = copy.copy(found.kernel)
+    assert right in spoilt.source
+    object.__setattr__(spoilt, "source", spoilt.source.replace(right, wrong))
+    a, b = signs(300, 4700), signs(270, 4700, seed=1)
+    with emulator.installed(folder, monkeypatch) as cp:
+        backend = dataclasses.replace(found, kernel=spoilt)
+        try:
+            c = backend.matmul(pack(cp.asarray(a)), pack(cp.asarray(b)), None)
+        except AssertionError:
+            return
+        assert not np.array_equal(numpy(c), product(a, b))
 
 
 @pytest.mark.parametrize("form", [True, False])
