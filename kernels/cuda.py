@@ -203,7 +203,7 @@ def _matmul_job(backend: CudaBackend, a: Packed, b: Packed, rule: Thresholds | N
     job = Job(a.words, b.words, a.shape[0], b.shape[0], a.words.shape[1] * 8, a.k, None)
     _set_tables(backend, job, b, rule, b.k, lambda: np.full((1, b.shape[0]), b.k, np.int32), ())
     if backend.and_form and backend.kernel is not tiles.NAIVE:
-        job.cnt = _counts(a.words, a.shape[0])
+        job.cnt = _kept_counts(a)
     return job
 
 
@@ -238,6 +238,17 @@ def _set_tables(
     job.base = kept[0]
     if rule is not None:
         job.level, job.turn = _levels(rule, k)
+
+
+def _kept_counts(p: Packed) -> Any:
+    """Ones of each row, kept for later products on the same stream, which come after the counting."""
+    import cupy
+
+    key = ("cuda counts", cupy.cuda.get_current_stream().ptr)
+    kept = p.derived.get(key)
+    if kept is None:
+        kept = p.derived[key] = _counts(p.words, p.shape[0])
+    return kept
 
 
 def _counts(words: Any, rows: int) -> Any:

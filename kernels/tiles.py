@@ -64,18 +64,21 @@ def wgmma_wrapper() -> str:
     )
 
 
-def _naive(side: int = 16) -> Kernel:
+def naive(side: int = 16) -> Kernel:
+    """The paper's unoptimized product over tiles of `side` x `side` floats."""
     return Kernel("naive", EVERY, ("naive_product",), side * side, constants={"TILE_SIDE": side})
 
 
-def _rows() -> Kernel:
+def rows() -> Kernel:
+    """Packing and what else is done row by row."""
     kinds = "float32 float64 float16 bfloat16 int8 int16 int32 int64 bool"
     helpers = "count_rows table_of unpack_float finish_float threshold_rows windows"
     entries = (*(f"pack_{kind}" for kind in kinds.split()), *helpers.split())
     return Kernel("rows", EVERY, entries, 256)
 
 
-def _xnor(tile_m: int = 64, tile_n: int = 128, tile_k: int = 64, rows: int = 8, stages: int = 3) -> Kernel:
+def xnor(tile_m: int = 64, tile_n: int = 128, tile_k: int = 64, rows: int = 8, stages: int = 3) -> Kernel:
+    """Xor and popcount; tile_m and tile_n in outputs, tile_k in bytes, `rows` a warp, `stages` buffers."""
     return Kernel(
         "xnor",
         EVERY,
@@ -88,9 +91,10 @@ def _xnor(tile_m: int = 64, tile_n: int = 128, tile_k: int = 64, rows: int = 8, 
     )  # fmt: skip
 
 
-def _bmma(
+def bmma(
     tile_m: int = 128, tile_n: int = 256, tile_k: int = 64, warp_m: int = 64, warp_n: int = 64, stages: int = 4
 ) -> Kernel:
+    """Tensor cores by mma.sync; tiles of a block and of a warp in outputs, tile_k in bytes, `stages` buffers."""
     return Kernel(
         "bmma",
         ("80", "86", "89", "90", "90a"),
@@ -105,7 +109,9 @@ def _bmma(
     )  # fmt: skip
 
 
-def _wgmma(consumers: int = 2, stages: int = 4, producer: int = 40, consumer: int = 232) -> Kernel:
+def wgmma(consumers: int = 2, stages: int = 4, producer: int = 40, consumer: int = 232) -> Kernel:
+    """Tensor cores by wgmma: `consumers` warpgroups of 64 rows each, `stages` buffers, registers of a thread
+    that copies and of one that multiplies. Three consumers would leave too few registers for 256 columns."""
     stage = (64 * consumers + WGMMA_N) * 128
     return Kernel(
         "wgmma",
@@ -122,5 +128,5 @@ def _wgmma(consumers: int = 2, stages: int = 4, producer: int = 40, consumer: in
     )  # fmt: skip
 
 
-NAIVE, ROWS, XNOR, BMMA, WGMMA = _naive(), _rows(), _xnor(), _bmma(), _wgmma()
+NAIVE, ROWS, XNOR, BMMA, WGMMA = naive(), rows(), xnor(), bmma(), wgmma()
 KERNELS = (NAIVE, ROWS, XNOR, BMMA, WGMMA)

@@ -125,7 +125,7 @@ def installed(folder, monkeypatch, multiprocessors=3):
     cupy = types.ModuleType("cupy")
     properties = {"multiProcessorCount": multiprocessors, "name": b"host"}
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDeviceProperties=lambda _: properties)
-    stream = types.SimpleNamespace(synchronize=lambda: None)
+    stream = types.SimpleNamespace(synchronize=lambda: None, ptr=0)
     cupy.ndarray, cupy.empty, cupy.asarray = Array, fresh, asarray
     cupy.ascontiguousarray = lambda x: x if x.flags.c_contiguous else asarray(x)
     cupy.zeros = lambda shape, dtype: asarray(np.zeros(shape, dtype))
