@@ -100,8 +100,9 @@ def pack(x: object, backend: str = "auto") -> Packed:
     if isinstance(x, Packed):
         return x
     there = gpu.on_gpu(x)
+    runner = _backend(backend, there)
     rows, lead = gpu.rows_of(x) if there else rows_of(x)
-    words = _backend(backend, there).pack(rows)
+    words = runner.pack(rows)
     return (GpuPacked if there else Packed)(words.reshape(*lead, words.shape[1]), rows.values.shape[1])
 
 

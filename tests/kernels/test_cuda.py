@@ -21,6 +21,7 @@ from kernels import (
     cuda,
     launch,
     pack,
+    tiles,
     to_gpu,
     to_host,
     unpack,
@@ -213,6 +214,17 @@ def test_mixed_places_are_refused(cp, signs):
         pack(signs(3, 70), "cuda-xnor")
 
 
+@pytest.mark.skipif(launch.no_gpu() is None, reason="there is a GPU here")
+def test_without_a_gpu_each_backend_says_why(monkeypatch, signs):
+    said = kernels.backends()
+    assert all(said[name].startswith("unavailable: ") for name in NAMES)
+    with pytest.raises(RuntimeError, match="'cuda-bmma' is unavailable: "):
+        kernels.describe("cuda-bmma")
+    monkeypatch.setattr(kernels.gpu, "on_gpu", lambda x: True)  # a torch CUDA tensor, say, without CuPy
+    with pytest.raises(RuntimeError, match="no backend for arrays on a GPU: cuda-wgmma: "):
+        pack(signs(3, 70))
+
+
 def test_auto_is_the_best_that_runs(cp, signs):
     a = cp.asarray(signs(3, 70))
     best = next(name for name in reversed(NAMES) if kernels._BACKENDS[name].unavailable() is None)
@@ -268,6 +280,30 @@ def test_naive_says_where_floats_are_not_exact(cp):
     a = GpuPacked(cp.asarray(np.zeros((1, 2**18), np.uint64)), 2**24)
     with pytest.raises(ValueError, match="exact"):
         xnor_matmul(a, a, "cuda-naive")
+
+
+VARIANTS = [
+    ("cuda-wgmma", tiles.wgmma(consumers=1)),
+    ("cuda-wgmma", tiles.wgmma(stages=3)),
+    ("cuda-bmma", tiles.bmma(tile_n=128, warp_n=32)),
+    ("cuda-bmma", tiles.bmma(tile_m=256, tile_n=128)),
+    ("cuda-bmma", tiles.bmma(tile_k=128, stages=2)),
+    ("cuda-xnor", tiles.xnor(tile_m=32, stages=4)),
+    ("cuda-xnor", tiles.xnor(tile_k=32, stages=4)),
+]
+
+
+@pytest.mark.parametrize(("name", "kernel"), VARIANTS)
+def test_other_sizes_of_tiles(cp, signs, name, kernel):
+    """Sizes that a GPU's owner may try."""
+    if reason := kernels._BACKENDS[name].unavailable():
+        pytest.skip(reason)
+    backend = dataclasses.replace(kernels._BACKENDS[name], kernel=kernel)
+    a, b, rule = signs(300, 4700), signs(270, 4700, seed=1), random_rule(4700, 270)
+    operands = pack(cp.asarray(a)), pack(cp.asarray(b))
+    assert np.array_equal(numpy(backend.matmul(*operands, None)), product(a, b))
+    bits = GpuPacked(backend.matmul_threshold(*operands, rule), 270)
+    assert np.array_equal(unpack(bits) > 0, rule.apply(product(a, b)))
 
 
 PLANTED = [
