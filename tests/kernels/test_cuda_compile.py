@@ -40,6 +40,12 @@ def test_wgmma_is_refused_where_there_is_none(target):
         nvrtc.compile_cubin(tiles.WGMMA.source, "wgmma", target)
 
 
+@pytest.mark.parametrize("kernel", [tiles.XNOR, tiles.BMMA], ids=lambda kernel: kernel.name)
+def test_asynchronous_copies_are_refused_before_sm_80(kernel):
+    with pytest.raises(nvrtc.CompileError, match="sm_80"):
+        nvrtc.compile_cubin(kernel.source, kernel.name, "75")
+
+
 def test_registers_move_between_warpgroups_as_the_machine_allows():
     registers, consumers = tiles.REGISTERS_AN_SM, tiles.WGMMA["CONSUMERS"]
     given = tiles.WGMMA["PRODUCER_REGISTERS"], tiles.WGMMA["CONSUMER_REGISTERS"]
