@@ -1,11 +1,13 @@
 """Exact arithmetic on ±1 arrays, one bit an element: packing, products, convolutions, thresholds.
 
-    a, b = pack(x), pack(y)                 # real or ±1 arrays (M, K), (N, K); NumPy or torch on the CPU
+    a, b = pack(x), pack(y)                 # real or ±1 arrays (M, K), (N, K); NumPy, torch or CuPy
     c = xnor_matmul(a, b)                   # int32 (M, N) = sign(x) @ sign(y).T
     h = xnor_matmul_threshold(a, b, rule)   # packed (M, N): +1 where c meets its unit's integer threshold
 
 sign(x) is +1 where x >= 0, so both zeros are +1, else -1; True is +1. Products take packed arrays or anything
-that `pack` takes. A backend is a module with the functions of `Backend`; to add one, list it in `_BACKENDS`.
+that `pack` takes. Arrays on a GPU (CuPy arrays, torch CUDA tensors) are packed, multiplied and given back
+there, as CuPy arrays, by the CUDA backends (kernels.cuda); the others take arrays of the host. `to_gpu` and
+`to_host` move packed arrays. A backend has the functions of `Backend`; to add one, list it in `_BACKENDS`.
 The product of ±1 vectors as K - 2 popcount(a xor b) is from Binarized Neural Networks, arXiv 1602.02830,
 algorithm 5 and section 4.
 """
@@ -15,16 +17,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import cpu, reference
+from kernels import cpu, cuda, gpu, reference
+from kernels.gpu import GpuPacked, to_gpu, to_host
 from kernels.packed import MAX_K, Packed, Rows, Thresholds, rows_of
 
 __all__ = [
     "Backend",
+    "GpuPacked",
     "Packed",
     "Thresholds",
     "backends",
     "describe",
     "pack",
+    "to_gpu",
+    "to_host",
     "unpack",
     "xnor_conv2d",
     "xnor_conv2d_threshold",
@@ -62,37 +68,47 @@ class Backend(Protocol):
         """Words of the convolution's bits."""
 
 
-# by preference: "auto" is the first that runs here
-_BACKENDS: dict[str, Backend] = {"cpu": cpu, "reference": reference}
+# by preference: "auto" is the first that runs here and takes arrays from where the operands are
+_GPU: dict[str, Backend] = {each.name: each for each in (cuda.WGMMA, cuda.BMMA, cuda.XNOR, cuda.NAIVE)}
+_BACKENDS: dict[str, Backend] = {"cpu": cpu, "reference": reference, **_GPU}
 
 
 def backends() -> dict[str, str]:
-    """Every backend by name: what it runs here, or why it cannot. The first that can is what "auto" takes."""
+    """Every backend by name: what it runs here, or why it cannot.
+
+    "auto" takes the first that can, for operands on a GPU the first "cuda-" one.
+    """
     return {name: _why_not(backend) or backend.describe() for name, backend in _BACKENDS.items()}
 
 
 def describe(backend: str = "auto") -> str:
-    """What a call with this `backend` runs on this machine, in words; errors as in the call."""
-    return _backend(backend).describe()
+    """What a call with this `backend` runs on this machine, in words; errors as in the call.
+
+    "auto" is for operands on the host; for those on a GPU see `backends`.
+    """
+    return _backend(backend, backend in _GPU).describe()
 
 
 def pack(x: object, backend: str = "auto") -> Packed:
     """Packs the signs of a real array (*lead, K) along its last axis.
 
-    x: a NumPy array or torch CPU tensor of float64/32/16, bfloat16, int8/16/32/64 or bool, any strides,
-    read-only or not. Values >= 0 (so -0.0 too) and True are +1. A packed array is given back as it is. Raises
-    ValueError for NaN and for K = 0, TypeError for other arrays and elements.
+    x: a NumPy or CuPy array or torch tensor of float64/32/16, bfloat16, int8/16/32/64 or bool, any strides,
+    read-only or not. Values >= 0 (so -0.0 too) and True are +1. A packed array is given back as it is. What is
+    on a GPU gives a `GpuPacked`. Raises ValueError for NaN and for K = 0, TypeError for other arrays and
+    elements, and where the backend does not take arrays from where x is.
     """
     if isinstance(x, Packed):
         return x
-    rows, lead = rows_of(x)
-    words = _backend(backend).pack(rows)
-    return Packed(words.reshape(*lead, words.shape[1]), rows.values.shape[1])
+    there = gpu.on_gpu(x)
+    runner = _backend(backend, there)
+    rows, lead = gpu.rows_of(x) if there else rows_of(x)
+    words = runner.pack(rows)
+    return (GpuPacked if there else Packed)(words.reshape(*lead, words.shape[1]), rows.values.shape[1])
 
 
 def unpack(p: Packed) -> NDArray[np.int8]:
-    """The ±1 array of a packed one: int8 of shape `p.shape`."""
-    return reference.unpack(p)
+    """The ±1 array of a packed one, from wherever it is: NumPy int8 of shape `p.shape`."""
+    return reference.unpack(to_host(p))
 
 
 def xnor_matmul(
@@ -102,10 +118,11 @@ def xnor_matmul(
 
     A packed b keeps the layout the backend wants of it, so weights are best packed once and given as b. The
     product is written to `out` where one is given (writable, C-contiguous), which saves a large one's page
-    faults. Raises ValueError where shapes or `out` do not fit, and what `pack` raises.
+    faults. Raises ValueError where shapes or `out` do not fit, TypeError where one operand is on a GPU and the
+    other is not, and what `pack` raises.
     """
-    runner = _backend(backend)
-    return runner.matmul(*_matmul_operands(a, b, backend), out)
+    left, right = _matmul_operands(a, b, backend)
+    return _runner(backend, left, right).matmul(left, right, out)
 
 
 def xnor_matmul_threshold(
@@ -119,10 +136,10 @@ def xnor_matmul_threshold(
     Element (m, n) is +1 where the product meets unit n's rule, else -1. Raises as `xnor_matmul` does, and
     ValueError where the rule is not for N units.
     """
-    runner = _backend(backend)
     left, right = _matmul_operands(a, b, backend)
     _check_units(rule, right.shape[0])
-    return Packed(runner.matmul_threshold(left, right, rule), right.shape[0])
+    words = _runner(backend, left, right).matmul_threshold(left, right, rule)
+    return type(left)(words, right.shape[0])
 
 
 def xnor_conv2d(
@@ -137,10 +154,10 @@ def xnor_conv2d(
 
     x: (N, H, W, C); w: (Cout, kh, kw, C); H' = (H + 2 padding - kh) // stride + 1, W' likewise. The padding
     is zero: taps outside the image add nothing. `out` as in `xnor_matmul`. Raises ValueError where shapes,
-    padding, stride or `out` do not fit, and what `pack` raises.
+    padding, stride or `out` do not fit, TypeError as in `xnor_matmul`, and what `pack` raises.
     """
-    runner = _backend(backend)
-    return runner.conv2d(*_conv2d_operands(x, w, padding, stride, backend), padding, stride, out)
+    images, filters = _conv2d_operands(x, w, padding, stride, backend)
+    return _runner(backend, images, filters).conv2d(images, filters, padding, stride, out)
 
 
 def xnor_conv2d_threshold(
@@ -155,10 +172,10 @@ def xnor_conv2d_threshold(
 
     Rule and errors are those of `xnor_matmul_threshold`, with Cout for N.
     """
-    runner = _backend(backend)
     images, filters = _conv2d_operands(x, w, padding, stride, backend)
     _check_units(rule, filters.shape[0])
-    return Packed(runner.conv2d_threshold(images, filters, rule, padding, stride), filters.shape[0])
+    words = _runner(backend, images, filters).conv2d_threshold(images, filters, rule, padding, stride)
+    return type(images)(words, filters.shape[0])
 
 
 def _why_not(backend: Backend) -> str | None:
@@ -166,14 +183,32 @@ def _why_not(backend: Backend) -> str | None:
     return reason and f"unavailable: {reason}"
 
 
-def _backend(name: str) -> Backend:
+def _backend(name: str, there: bool) -> Backend:
+    """The backend of this name, which must take arrays from where the operands are: a GPU if `there`."""
+    usable = {key: each for key, each in _BACKENDS.items() if (key in _GPU) == there}
     if name == "auto":
-        return next(backend for backend in _BACKENDS.values() if backend.unavailable() is None)
+        reasons = []
+        for key, each in usable.items():
+            if (reason := each.unavailable()) is None:
+                return each
+            reasons.append(f"{key}: {reason}")
+        raise RuntimeError(f"no backend for arrays on a GPU: {'; '.join(reasons)}")
     if name not in _BACKENDS:
         raise ValueError(f"no backend {name!r}: one of auto, {', '.join(_BACKENDS)} is needed")
-    if reason := _BACKENDS[name].unavailable():
+    if name not in usable:
+        wanted, given = ("the host", "a GPU") if there else ("a GPU", "the host")
+        raise TypeError(f"backend {name!r} takes arrays on {wanted}, not on {given}")
+    if reason := usable[name].unavailable():
         raise RuntimeError(f"backend {name!r} is unavailable: {reason}")
-    return _BACKENDS[name]
+    return usable[name]
+
+
+def _runner(name: str, left: Packed, right: Packed) -> Backend:
+    there = isinstance(left, GpuPacked)
+    if there != isinstance(right, GpuPacked):
+        places = ("a GPU and the second on the host", "the host and the second on a GPU")[not there]
+        raise TypeError(f"the first operand is on {places}: move one with to_gpu or to_host")
+    return _backend(name, there)
 
 
 def _matmul_operands(a: object, b: object, backend: str) -> tuple[Packed, Packed]:

@@ -1,0 +1,68 @@
+"""What the binary products are compared with: the same ±1 product by NVIDIA's libraries, through torch.
+
+    left, right = operands(a, b, "int8")    # once: converting is not what is compared
+    c = matmul(left, right, "int8")
+
+The paper's own comparator (section 4) is cuBLAS in float32; the others are what a GPU
+with tensor cores offers beside it.
+"""
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+# element type of the operands, and what torch may do with float32
+WAYS = {
+    "float32": ("float32", "ieee"),
+    "tf32": ("float32", "tf32"),
+    "bfloat16": ("bfloat16", None),
+    "int8": ("int8", None),
+}
+
+
+def operands(a: "Tensor", b: "Tensor", way: str) -> tuple["Tensor", "Tensor"]:
+    """a (M, K) and b (N, K) of ±1 as `matmul` wants them: b turned, (K, N). Raises ValueError for another way."""
+    import torch
+
+    element = getattr(torch, _way(way)[0])
+    return a.to(element).contiguous(), b.to(element).contiguous().t()
+
+
+def matmul(a: "Tensor", b: "Tensor", way: str) -> "Tensor":
+    """a (M, K) @ b (K, N) by cuBLAS, K-major both.
+
+    Exact in float32 ("float32": CUDA cores, "tf32": tensor cores) and int32 ("int8", where torch wants M > 16
+    and K, N multiples of 8); "bfloat16" rounds its result to 8 bits. Raises ValueError for another way.
+    """
+    import torch
+
+    _, precision = _way(way)
+    if way == "int8":
+        return torch._int_mm(a, b)
+    if precision is None:
+        return a @ b
+    with _precision(precision):
+        return a @ b
+
+
+@contextmanager
+def _precision(wanted: str) -> "Iterator[None]":
+    import torch
+
+    settings: Any = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = wanted
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+def _way(way: str) -> tuple[str, str | None]:
+    if way not in WAYS:
+        raise ValueError(f"no way {way!r}: one of {', '.join(WAYS)} is needed")
+    return WAYS[way]

@@ -1,0 +1,168 @@
+// Packing, unpacking, row counts, thresholds, and the rows of a convolution. One warp does one piece of a row,
+// warps stride over the pieces. Packed rows are `words` 32-bit words, a multiple of 4.
+
+template <typename T>
+__device__ __forceinline__ bool sign_of(T x) { return x >= T(0); }
+template <typename T>
+__device__ __forceinline__ bool is_nan(T x) { return x != x; }
+
+struct Half { unsigned short raw; };
+struct Brain { unsigned short raw; };
+struct Truth { unsigned char raw; };
+__device__ __forceinline__ bool half_sign(unsigned short raw) { return !(raw >> 15) || !(raw & 0x7fff); }
+template <>
+__device__ __forceinline__ bool sign_of(Half x) { return half_sign(x.raw); }
+template <>
+__device__ __forceinline__ bool is_nan(Half x) { return (x.raw & 0x7fff) > 0x7c00; }
+template <>
+__device__ __forceinline__ bool sign_of(Brain x) { return half_sign(x.raw); }
+template <>
+__device__ __forceinline__ bool is_nan(Brain x) { return (x.raw & 0x7fff) > 0x7f80; }
+template <>
+__device__ __forceinline__ bool sign_of(Truth x) { return x.raw != 0; }
+template <>
+__device__ __forceinline__ bool is_nan(Truth) { return false; }
+
+__device__ __forceinline__ long long first_warp() {
+    return ((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+}
+__device__ __forceinline__ long long warps() { return (long long)gridDim.x * blockDim.x / 32; }
+
+// Each piece is 1024 elements: lane i of a warp ends up with the i-th of its 32 words.
+template <typename T>
+__device__ void pack_rows(const T* x, u32* out, int* nan, long long rows, long long k, long long words) {
+    const int lane = threadIdx.x % 32;
+    const long long pieces = (words + 31) / 32;
+    bool bad = false;
+    for (long long piece = first_warp(); piece < rows * pieces; piece += warps()) {
+        const long long row = piece / pieces;
+        const long long start = piece % pieces * 1024;
+        const T* source = x + row * k + start;
+        const long long left = k - start;
+        u32 mine = 0;
+#pragma unroll 8
+        for (int i = 0; i < 32; i++) {
+            const int at = i * 32 + lane;
+            bool bit = false;
+            if (at < left) {
+                const T value = source[at];
+                bit = sign_of(value);
+                bad |= is_nan(value);
+            }
+            const u32 word = __ballot_sync(0xffffffffu, bit);
+            if (lane == i) mine = word;
+        }
+        const long long word = start / 32 + lane;
+        if (word < words) out[row * words + word] = mine;
+    }
+    if (bad) *nan = 1;
+}
+
+#define PACK(name, T)                                                                                        \
+    extern "C" __global__ void pack_##name(const T* x, u32* out, int* nan, long long rows, long long k,      \
+                                           long long words) {                                                \
+        pack_rows(x, out, nan, rows, k, words);                                                              \
+    }
+PACK(float32, float)
+PACK(float64, double)
+PACK(float16, Half)
+PACK(bfloat16, Brain)
+PACK(int8, signed char)
+PACK(int16, short)
+PACK(int32, int)
+PACK(int64, long long)
+PACK(bool, Truth)
+
+extern "C" __global__ void count_rows(const u32* x, int* out, long long rows, long long words) {
+    const int lane = threadIdx.x % 32;
+    for (long long row = first_warp(); row < rows; row += warps()) {
+        int sum = 0;
+        for (long long i = lane; i < words; i += 32) sum += __popc(x[row * words + i]);
+        for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        if (lane == 0) out[row] = sum;
+    }
+}
+
+// From `starts` (classes, n) the table (classes, pitch): base, start - 2 |b_n| or without counts start itself; with
+// levels, level - base (common.cuh).
+extern "C" __global__ void table_of(const int* starts, const int* counts, const int* level, int* table,
+                                    long long classes, long long n, long long pitch) {
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < classes * pitch; i += step) {
+        const long long col = i % pitch;
+        u32 value = level ? 0x7fffffffu : 0u;
+        if (col < n) {
+            const u32 base = u32(starts[i / pitch * n + col]) - (counts ? 2u * u32(counts[col]) : 0u);
+            value = level ? u32(level[col]) - base : base;
+        }
+        table[i] = int(value);
+    }
+}
+
+// Floats of packed rows, 1 and `low` (-1 or 0): (rows, k), or (k, rows) where `turned`.
+extern "C" __global__ void unpack_float(const u32* x, float* out, long long rows, long long k, long long words,
+                                        long long turned, long long low) {
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < rows * k; i += step) {
+        const long long row = turned ? i % rows : i / k;
+        const long long at = turned ? i / rows : i % k;
+        out[i] = x[row * words + at / 32] >> (at % 32) & 1 ? 1.0f : float(low);
+    }
+}
+
+__device__ __forceinline__ int finish_one(const Job& job, long long at, long long col, int value) {
+    const Row row = row_of(job, at);
+    return dot_of<4>(row, row.base[col], value);
+}
+
+// Integers from a product of floats: of ±1 as it is, of {0, 1} (job.base is given) by the and form.
+extern "C" __global__ void finish_float(const __grid_constant__ Job job, const float* x) {
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < job.m * job.n; i += step) {
+        const int value = __float2int_rn(x[i]);
+        job.out[i] = job.base ? finish_one(job, i / job.n, i % job.n, value) : value;
+    }
+}
+
+// bits of dot >= level, turned where the rule is the opposite; units last
+extern "C" __global__ void threshold_rows(const int* dot, u32* out, const int* level, const u32* turn,
+                                          long long rows, long long n, long long words) {
+    const int lane = threadIdx.x % 32;
+    for (long long piece = first_warp(); piece < rows * words; piece += warps()) {
+        const long long row = piece / words;
+        const long long index = piece % words;
+        const long long col = index * 32 + lane;
+        const bool bit = col < n && dot[row * n + col] >= level[col];
+        const u32 word = __ballot_sync(0xffffffffu, bit);
+        if (lane == 0) out[piece] = word ^ turn[index];
+    }
+}
+
+struct Windows {
+    const uint4* x;  // (images, height, width, granules)
+    uint4* out;      // (images * out_h * out_w, kh, kw, granules), zero outside the image
+    int* cls;        // class of each output row: class_y[y] * classes_x + class_x[x]
+    const int* class_y;
+    const int* class_x;
+    long long images, height, width, granules, kh, kw, padding, stride, out_h, out_w, classes_x;
+};
+
+// Fewer than 2^32 granules, so that every division is a short one.
+extern "C" __global__ void windows(const __grid_constant__ Windows w) {
+    const u32 granules = u32(w.granules), kw = u32(w.kw), out_w = u32(w.out_w), out_h = u32(w.out_h);
+    const u32 per_row = u32(w.kh) * kw * granules;
+    const u64 total = u64(w.images) * out_h * out_w * per_row;
+    for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += u64(gridDim.x) * blockDim.x) {
+        const u32 row = u32(i) / per_row, in_row = u32(i) % per_row;
+        const u32 tap = in_row / granules;
+        const u32 ox = row % out_w, line = row / out_w;
+        const u32 oy = line % out_h, image = line / out_h;
+        const long long y = oy * w.stride - w.padding + tap / kw;
+        const long long x = ox * w.stride - w.padding + tap % kw;
+        uint4 value = make_uint4(0, 0, 0, 0);
+        if (y >= 0 && y < w.height && x >= 0 && x < w.width)
+            value = w.x[((image * w.height + y) * w.width + x) * granules + in_row % granules];
+        w.out[i] = value;
+        if (in_row == 0) w.cls[row] = int(w.class_y[oy] * w.classes_x + w.class_x[ox]);
+    }
+}

@@ -1,0 +1,120 @@
+"""Packed arrays on an NVIDIA GPU, held by CuPy, and how CuPy arrays and torch CUDA tensors are brought to them.
+
+CuPy is imported only once an array is on the GPU or a CUDA backend is asked for, so that this module can be
+imported anywhere.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kernels.packed import KINDS, MAX_K, Packed, Rows, words_for
+
+ROW_WORDS = 2  # rows are whole multiples of 16 bytes, as the copy engines want them
+
+
+@dataclass(frozen=True, eq=False)
+class GpuPacked(Packed):
+    """A ±1 array of shape (*lead, k) whose bits are on a GPU.
+
+    `words` is a C-contiguous CuPy uint64 array of shape (*lead, 2 ceil(k / 128)), bits as in `Packed`, those
+    beyond k zero (they are trusted to be: `pack` and the fused products make them so). Nothing may write to
+    them afterwards, since layouts derived from them are kept in `derived`. Work on them is queued on CuPy's
+    current stream.
+
+    Raises ValueError or TypeError where `words` cannot be such an array.
+    """
+
+    def __post_init__(self) -> None:
+        words = self.words
+        if type(words).__module__.partition(".")[0] != "cupy" or words.dtype != np.uint64:
+            raise TypeError(f"packed words on a GPU are a CuPy uint64 array, not {type(words).__name__}")
+        if not 1 <= self.k <= MAX_K:
+            raise ValueError(f"K must be between 1 and {MAX_K}, not {self.k}")
+        if words.ndim < 1 or words.shape[-1] != gpu_words_for(self.k) or not words.flags.c_contiguous:
+            raise ValueError(
+                f"K = {self.k} takes {gpu_words_for(self.k)} contiguous words a row, not shape {words.shape}"
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles travel through the host."""
+        return to_gpu, (to_host(self),)
+
+    @property
+    def address(self) -> int:
+        """Where the words begin in the GPU's memory."""
+        return int(self.words.data.ptr)  # type: ignore[attr-defined]  # CuPy's `data`
+
+    @property
+    def counts(self) -> Any:
+        """Number of +1 in each row: NumPy int32 of shape `shape[:-1]`, counted on the host."""
+        return to_host(self).counts
+
+
+def gpu_words_for(k: int) -> int:
+    """64-bit words a row of k bits takes on the GPU."""
+    return -(-words_for(k) // ROW_WORDS) * ROW_WORDS
+
+
+def to_gpu(p: Packed) -> GpuPacked:
+    """A copy of a packed array on CuPy's current device (one that is on a GPU is given back as it is)."""
+    if isinstance(p, GpuPacked):
+        return p
+    import cupy
+
+    words = np.zeros((*p.words.shape[:-1], gpu_words_for(p.k)), np.uint64)
+    words[..., : p.words.shape[-1]] = p.words
+    return GpuPacked(cupy.asarray(words), p.k)
+
+
+def to_host(p: Packed) -> Packed:
+    """A copy of a packed array in the host's memory (one that is there is given back as it is)."""
+    if not isinstance(p, GpuPacked):
+        return p
+    words = p.words.get()  # type: ignore[attr-defined]  # CuPy's
+    return Packed(np.ascontiguousarray(words[..., : words_for(p.k)]), p.k)
+
+
+def on_gpu(x: object) -> bool:
+    """Whether x is a packed array, CuPy array or torch tensor on a GPU."""
+    cupy, torch = sys.modules.get("cupy"), sys.modules.get("torch")
+    return (
+        isinstance(x, GpuPacked)
+        or (cupy is not None and isinstance(x, cupy.ndarray))
+        or (torch is not None and isinstance(x, torch.Tensor) and x.device.type == "cuda")
+    )
+
+
+def rows_of(x: Any) -> tuple[Rows, tuple[int, ...]]:
+    """A CuPy array or torch CUDA tensor (*lead, K) as CuPy rows (rows, K), and its leading shape.
+
+    Copies only what is not C-contiguous. bfloat16 travels as uint16. Raises as `packed.rows_of` does.
+    """
+    array, kind = _as_cupy(x)
+    if kind not in KINDS:
+        raise TypeError(f"cannot pack {kind}: one of {', '.join(KINDS)} is needed")
+    if array.ndim < 1:
+        raise ValueError("cannot pack a scalar: the last axis is the packed one")
+    k = array.shape[-1]
+    if not 1 <= k <= MAX_K:
+        raise ValueError(f"K, the length of the last axis, must be between 1 and {MAX_K}, not {k}")
+    lead = array.shape[:-1]
+    return Rows(array.reshape(int(np.prod(lead)), k), kind), lead
+
+
+def _as_cupy(x: Any) -> tuple[Any, str]:
+    import cupy
+
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(x, torch.Tensor):
+        with x.device:
+            return cupy.ascontiguousarray(x), str(x.dtype.name)
+    if x.layout != torch.strided:
+        raise TypeError(f"cannot pack a {x.layout} tensor: a dense one is needed")
+    x = x.detach().resolve_neg().contiguous()
+    # DLPack makes CuPy's current stream wait for torch's; it takes integers everywhere, so these two go as such
+    as_integers = {torch.bfloat16: torch.int16, torch.bool: torch.uint8}
+    kind = str(x.dtype).removeprefix("torch.")
+    return cupy.from_dlpack(x.view(as_integers.get(x.dtype, x.dtype))), kind

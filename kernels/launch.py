@@ -1,0 +1,153 @@
+"""Loads compiled kernels through CuPy and launches them; every argument travels as eight bytes or a structure."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels import nvrtc, tiles
+
+
+@dataclass
+class Job:
+    """`Job` of cusrc/common.cuh; arrays are CuPy's, None is a null pointer. `k` and `level` stay on the host."""
+
+    a: Any
+    b: Any
+    m: int
+    n: int
+    pitch: int
+    k: int
+    base: Any
+    cls: Any = None
+    cnt: Any = None
+    out: Any = None
+    bits: Any = None
+    turn: Any = None
+    level: Any = None
+
+    @property
+    def form(self) -> str:
+        """Which of a kernel's two entries does the job."""
+        return "product" if self.bits is None else "bits"
+
+    def argument(self) -> NDArray[np.int64]:
+        """The structure, to be passed by value."""
+        bits_pitch = 0 if self.bits is None else self.bits.shape[1] * 2
+        base_pitch = 0 if self.base is None else self.base.shape[1]
+        return structure(
+            self.a, self.b, self.m, self.n, self.pitch, self.base, base_pitch, self.cls, self.cnt, self.out,
+            self.bits, bits_pitch, self.turn,
+        )  # fmt: skip
+
+
+def structure(*values: Any) -> NDArray[np.int64]:
+    """Eight-byte fields: addresses of CuPy arrays, 0 for None, and integers."""
+    return np.array([_word(value) for value in values], np.int64)
+
+
+def _word(value: Any) -> int:
+    if value is None:
+        return 0
+    return int(value.data.ptr) if _is_cupy(value) else int(value)
+
+
+def _is_cupy(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "cupy"
+
+
+def kernel(
+    which: tiles.Kernel, entry: str, grid: tuple[int, ...], *arguments: Any, block: tuple[int, ...] | None = None
+) -> None:
+    """Queues `entry` on CuPy's current device and stream. NumPy arrays are passed by value, as structures."""
+    values = tuple(
+        value if type(value) is np.ndarray else np.array([_word(value)], np.int64) for value in arguments
+    )
+    function = _function(which, entry, _device().id)
+    function(grid, block or (which.threads,), values, shared_mem=which.shared_bytes)
+
+
+def rows(entry: str, threads: int, *arguments: Any) -> None:
+    """Queues a kernel of cusrc/rows.cu with about one thread for each of `threads` pieces of work."""
+    blocks = max(1, min(-(-threads // tiles.ROWS.threads), multiprocessors() * 32))
+    kernel(tiles.ROWS, entry, (blocks,), *arguments)
+
+
+@cache
+def _module(which: tiles.Kernel, device: int) -> Any:
+    import cupy
+
+    target = architecture(which)
+    if target is None:
+        raise RuntimeError(f"{which.name} cannot run on sm_{capability()}")
+    return cupy.RawModule(path=str(nvrtc.cubin_path(which.source, which.name, target)))
+
+
+@cache
+def _function(which: tiles.Kernel, entry: str, device: int) -> Any:
+    found = _module(which, device).get_function(entry)
+    if which.shared_bytes > 48 << 10:
+        found.max_dynamic_shared_size_bytes = which.shared_bytes
+    return found
+
+
+@cache
+def no_gpu() -> str | None:
+    """Why CUDA kernels cannot run here, or None."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy cannot be imported ({error})"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # CuPy's own classes, which differ between its versions
+        return f"no CUDA GPU ({error})"
+    return None if count else "no CUDA GPU"
+
+
+def _device() -> Any:
+    import cupy
+
+    return cupy.cuda.Device()
+
+
+def capability() -> str:
+    """Compute capability of the current GPU: "90" for 9.0."""
+    return str(_device().compute_capability)
+
+
+def architecture(which: tiles.Kernel) -> str | None:
+    """The target a kernel is compiled for on the current GPU, or None: the best of its own generation."""
+    return best_target(which.architectures, capability())
+
+
+def best_target(architectures: tuple[str, ...], capability: str) -> str | None:
+    """The newest of `architectures` whose machine code a GPU of this capability runs, or None.
+
+    Machine code runs on later minor versions of its generation; that of an "a" target on its own version only,
+    and is taken last, where nothing else is offered.
+    """
+    if f"{capability}a" in architectures and capability not in architectures:
+        return f"{capability}a"
+    fits = [a for a in architectures if a.isdigit() and a[:-1] == capability[:-1] and int(a) <= int(capability)]
+    return max(fits, key=int, default=None)
+
+
+@cache
+def _attribute(name: str, device: int) -> Any:
+    import cupy
+
+    return cupy.cuda.runtime.getDeviceProperties(device)[name]
+
+
+def multiprocessors() -> int:
+    """Multiprocessors of the current GPU."""
+    return int(_attribute("multiProcessorCount", _device().id))
+
+
+def gpu_name() -> str:
+    """Name of the current GPU."""
+    name = _attribute("name", _device().id)
+    return name.decode() if isinstance(name, bytes) else str(name)

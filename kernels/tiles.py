@@ -1,0 +1,132 @@
+"""The CUDA kernels: their sources, what they are compiled for, and the tile sizes that kernel and host share.
+
+The sizes reach a kernel as preprocessor definitions and the host as attributes, so they stand here only.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "cusrc"
+REGISTERS_AN_SM = 65536
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One source file and its constants.
+
+    `architectures` are the targets it is for, as NVRTC spells them after "sm_"; `entries` the kernels in it;
+    `threads` a block; `shared_bytes` the dynamic shared memory of a block; `instruction` what the tensor cores'
+    machine code must show, if anything.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    entries: tuple[str, ...]
+    threads: int
+    shared_bytes: int = 0
+    instruction: str | None = None
+    constants: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def source(self) -> str:
+        """The whole text: shared part, generated instruction, constants and kernel."""
+        parts = [(SOURCES / "common.cuh").read_text()]
+        parts += [f"#define {name} {value}" for name, value in self.constants.items()]
+        if self.name == "wgmma":
+            parts.append(wgmma_wrapper())
+        parts.append((SOURCES / f"{self.name}.cu").read_text())
+        return "\n".join(parts)
+
+    def __getitem__(self, constant: str) -> int:
+        return self.constants[constant]
+
+
+EVERY = ("80", "86", "89", "90", "90a", "100", "120")
+WGMMA_N = 256
+TABLE_COLUMNS = 256  # tables are padded to a multiple of the widest tile
+
+
+def wgmma_wrapper() -> str:
+    """`multiply`: one wgmma m64n256k256 over 128 accumulators, which are not read where `add` is 0."""
+    registers = WGMMA_N // 2
+    outputs = ", ".join(f"%{i}" for i in range(registers))
+    bound = ", ".join(f'"+r"(c[{i}])' for i in range(registers))
+    return (
+        "#ifdef __CUDACC__\n"
+        f"__device__ __forceinline__ void multiply(u32 (&c)[{registers}], u64 a, u64 b, u32 add) {{\n"
+        '    asm volatile("{\\n.reg .pred p;\\n'
+        f'setp.ne.b32 p, %{registers + 2}, 0;\\n"\n'
+        f'        "wgmma.mma_async.sync.aligned.m64n{WGMMA_N}k256.s32.b1.b1.and.popc {{{outputs}}}, "\n'
+        f'        "%{registers}, %{registers + 1}, p;\\n}}"\n'
+        f'        : {bound}\n        : "l"(a), "l"(b), "r"(add));\n'
+        "}\n#endif\n"
+    )
+
+
+def naive(side: int = 16) -> Kernel:
+    """The paper's unoptimized product over tiles of `side` x `side` floats."""
+    return Kernel("naive", EVERY, ("naive_product",), side * side, constants={"TILE_SIDE": side})
+
+
+def rows() -> Kernel:
+    """Packing and what else is done row by row."""
+    kinds = "float32 float64 float16 bfloat16 int8 int16 int32 int64 bool"
+    helpers = "count_rows table_of unpack_float finish_float threshold_rows windows"
+    entries = (*(f"pack_{kind}" for kind in kinds.split()), *helpers.split())
+    return Kernel("rows", EVERY, entries, 256)
+
+
+def xnor(tile_m: int = 64, tile_n: int = 128, tile_k: int = 64, rows: int = 8, stages: int = 3) -> Kernel:
+    """Xor and popcount; tile_m and tile_n in outputs, tile_k in bytes, `rows` a warp, `stages` buffers."""
+    return Kernel(
+        "xnor",
+        EVERY,
+        ("xnor_product", "xnor_bits"),
+        threads=tile_m // rows * 32,
+        shared_bytes=stages * (tile_m + tile_n) * (tile_k + 16),
+        constants={
+            "TILE_M": tile_m, "TILE_N": tile_n, "TILE_K": tile_k, "ROWS": rows, "STAGES": stages, "GROUP": 16,
+        },
+    )  # fmt: skip
+
+
+def bmma(
+    tile_m: int = 128, tile_n: int = 256, tile_k: int = 64, warp_m: int = 64, warp_n: int = 64, stages: int = 4
+) -> Kernel:
+    """Tensor cores by mma.sync; tiles of a block and of a warp in outputs, tile_k in bytes, `stages` buffers."""
+    return Kernel(
+        "bmma",
+        ("80", "86", "89", "90", "90a"),
+        ("bmma_product", "bmma_bits"),
+        threads=(tile_m // warp_m) * (tile_n // warp_n) * 32,
+        shared_bytes=stages * (tile_m + tile_n) * tile_k,
+        instruction="BMMA.168256.AND",
+        constants={
+            "TILE_M": tile_m, "TILE_N": tile_n, "TILE_K": tile_k, "WARP_M": warp_m, "WARP_N": warp_n,
+            "STAGES": stages, "GROUP": 8,
+        },
+    )  # fmt: skip
+
+
+def wgmma(consumers: int = 2, stages: int = 4, producer: int = 40, consumer: int = 232) -> Kernel:
+    """Tensor cores by wgmma: `consumers` warpgroups of 64 rows each, `stages` buffers, registers of a thread
+    that copies and of one that multiplies. Three consumers would leave too few registers for 256 columns."""
+    stage = (64 * consumers + WGMMA_N) * 128
+    return Kernel(
+        "wgmma",
+        ("90a",),
+        ("wgmma_product", "wgmma_bits"),
+        threads=128 * (consumers + 1),
+        # the buffers, up to 1023 bytes to align them, and two barriers a stage
+        shared_bytes=stages * stage + 1024 + stages * 16,
+        instruction="BGMMA",
+        constants={
+            "CONSUMERS": consumers, "STAGES": stages, "GROUP": 16,
+            "PRODUCER_REGISTERS": producer, "CONSUMER_REGISTERS": consumer,
+        },
+    )  # fmt: skip
+
+
+NAIVE, ROWS, XNOR, BMMA, WGMMA = naive(), rows(), xnor(), bmma(), wgmma()
+KERNELS = (NAIVE, ROWS, XNOR, BMMA, WGMMA)

@@ -1,0 +1,152 @@
+"""Runs the CUDA sources on the host (cuda_host.h), and a CuPy that keeps its arrays there.
+
+With `installed()` the CUDA backends do all they do on a GPU except that a launch goes to the host's compiler's
+version of the same source: the host code, the index arithmetic and the meaning of each instruction are run.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+
+from kernels import launch, nvrtc, tensormap
+
+SHIM = Path(__file__).with_name("cuda_host.h")
+ENTRY = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(([^)]*)\)')
+MACRO = re.compile(r"^PACK\((\w+), ([\w ]+)\)", re.M)
+
+
+def _entries(source):
+    """Name and parameter types of each kernel."""
+    for name, parameters in ENTRY.findall(source):
+        if "##" not in name and name != "pack_":
+            yield name, [re.sub(r"\w+$", "", p.strip()).strip() for p in parameters.split(",")]
+    for name, element in MACRO.findall(source):
+        yield f"pack_{name}", [f"const {element}*", "u32*", "int*", "long long", "long long", "long long"]
+
+
+def _wrapper(name, parameters):
+    values = []
+    for i, kind in enumerate(parameters):
+        kind = kind.replace("__grid_constant__", "").replace("const ", "").strip()
+        values.append(f"*({kind}*)values[{i}]")
+    return (
+        f'extern "C" int run_{name}(const unsigned* grid, const unsigned* block, void** values) {{\n'
+        f"    return run_grid(grid, block, [=] {{ {name}({', '.join(values)}); }});\n}}\n"
+    )
+
+
+@functools.cache
+def library(kernel, folder):
+    """The kernel's source compiled for the host."""
+    text = kernel.source
+    shared = "#define __shared__ static\n" if kernel.name == "naive" else ""
+    wrappers = "".join(_wrapper(*entry) for entry in _entries(text))
+    code = f'{shared}#include "{SHIM}"\n{text}\n{wrappers}'
+    stem = Path(folder, f"{kernel.name}-{hashlib.sha256(code.encode()).hexdigest()[:16]}")
+    stem.with_suffix(".cpp").write_text(code)
+    command = ["g++", "-std=c++17", "-O2", "-w", "-shared", "-fPIC", "-fno-strict-aliasing"]
+    target = stem.with_suffix(".so")
+    subprocess.run([*command, str(stem.with_suffix(".cpp")), "-o", str(target)], check=True)
+    return ctypes.CDLL(str(target))
+
+
+def run(folder, kernel, entry, grid, block, values):
+    """One launch; AssertionError where the threads wait for each other for ever."""
+    grid, block = ((ctypes.c_uint32 * 3)(*(*size, 1, 1)[:3]) for size in (grid, block))
+    built = library(kernel, str(folder))
+    ctypes.c_uint32.in_dll(built, "shared_limit").value = kernel.shared_bytes
+    conflicts = ctypes.c_uint32.in_dll(built, "bank_conflicts")
+    conflicts.value = 0
+    addresses = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
+    status = getattr(built, f"run_{entry}")(grid, block, addresses)
+    assert status == 0, f"{entry}: {['', 'deadlock', 'copies left over'][status]}"
+    assert conflicts.value == 0, f"{entry}: {conflicts.value} bank conflicts"
+
+
+class Array(np.ndarray):
+    """A CuPy array of sorts."""
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self.ctypes.data)
+
+    @property
+    def device(self):
+        return Device()
+
+    def get(self):
+        return np.array(self)
+
+
+Array.__module__ = "cupy"
+
+
+class Device:
+    """The one device, as CuPy's."""
+
+    id = 0
+    compute_capability = "90"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def __eq__(self, other):
+        return self.id == other.id
+
+
+def fresh(shape, dtype=np.float64):
+    """Poisoned memory that begins on a multiple of 256, as CuPy's does."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.full(size + 255, 0xCB, np.uint8)
+    start = -room.ctypes.data % 256
+    return room[start : start + size].view(dtype).reshape(shape).view(Array)
+
+
+def asarray(x):
+    made = fresh(np.shape(x), np.asarray(x).dtype)
+    made[...] = x
+    return made
+
+
+@contextlib.contextmanager
+def installed(folder, monkeypatch, multiprocessors=3):
+    """CUDA backends that run on the host while this lasts."""
+    cupy = types.ModuleType("cupy")
+    properties = {"multiProcessorCount": multiprocessors, "name": b"host"}
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDeviceProperties=lambda _: properties)
+    stream = types.SimpleNamespace(synchronize=lambda: None, ptr=0)
+    cupy.ndarray, cupy.empty, cupy.asarray = Array, fresh, asarray
+    cupy.ascontiguousarray = lambda x: x if x.flags.c_contiguous else asarray(x)
+    cupy.zeros = lambda shape, dtype: asarray(np.zeros(shape, dtype))
+    cupy.cuda = types.SimpleNamespace(Device=Device, runtime=runtime, get_current_stream=lambda: stream)
+    for kind in ("int32", "uint64", "float32"):
+        setattr(cupy, kind, getattr(np, kind))
+
+    def kernel(which, entry, grid, *arguments, block=None):
+        values = [v if type(v) is np.ndarray else np.array([launch._word(v)], np.int64) for v in arguments]
+        run(folder, which, entry, grid, block or (which.threads,), values)
+
+    def encode(address, rows, pitch, box_rows):
+        tensormap.fields(address, rows, pitch, box_rows)  # the driver's limits are met
+        return np.array([address, pitch, rows, box_rows, *[0] * 12], np.uint64)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setattr(launch, "kernel", kernel)
+        patch.setattr(launch, "no_gpu", lambda: None)
+        patch.setattr(tensormap, "encode", encode)
+        patch.setattr(nvrtc, "compiler", lambda: None)
+        launch._attribute.cache_clear()
+        yield cupy
+        launch._attribute.cache_clear()
