@@ -146,7 +146,7 @@ def describe(backend: str = "auto") -> str:
 
 
 def _is_cpu(backend: str) -> bool:
-    return kernels._backend(backend) is cpu
+    return kernels._backend(backend, there=False) is cpu
 
 
 def _check(x: NDArray[np.uint8], w: Packed, padding: int) -> tuple[int, int, int, int]:

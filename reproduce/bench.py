@@ -310,7 +310,11 @@ def bench(
     if gpu:
         import torch
 
-        missing = "no CUDA device here" if not torch.cuda.is_available() else "the CUDA kernels are not there yet"
+        missing = (
+            "no CUDA device here"
+            if not torch.cuda.is_available()
+            else "no benchmark of nets on a GPU yet; `python -m kernels.cudatime` times its kernels"
+        )
         raise stop(missing, 2)
     try:
         record = measure(say, data, quick)

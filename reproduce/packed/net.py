@@ -224,7 +224,8 @@ class PackedNet:
     """A net of `settings` in bits; `about` says where it comes from.
 
     Images are uint8 (N, 28, 28) or (N, 32, 32, 3), or, where `pixels` is False, real numbers of that shape,
-    preprocessed as `settings.data` says. `backend` is one of `kernels.backends()` or "auto".
+    preprocessed as `settings.data` says. `backend` is one of `kernels.backends()`
+    that take arrays of the host, or "auto".
     """
 
     settings: spec.Settings
