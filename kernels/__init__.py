@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import cpu, cuda, gpu, reference
-from kernels.gpu import GpuPacked, to_gpu, to_host
+from kernels import cpu, cuda, reference
+from kernels.cuda import arrays
+from kernels.cuda.arrays import GpuPacked, to_gpu, to_host
 from kernels.packed import MAX_K, Packed, Rows, Thresholds, rows_of
 
 __all__ = [
@@ -99,9 +100,9 @@ def pack(x: object, backend: str = "auto") -> Packed:
     """
     if isinstance(x, Packed):
         return x
-    there = gpu.on_gpu(x)
+    there = arrays.on_gpu(x)
     runner = _backend(backend, there)
-    rows, lead = gpu.rows_of(x) if there else rows_of(x)
+    rows, lead = arrays.rows_of(x) if there else rows_of(x)
     words = runner.pack(rows)
     return (GpuPacked if there else Packed)(words.reshape(*lead, words.shape[1]), rows.values.shape[1])
 

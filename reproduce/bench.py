@@ -313,7 +313,7 @@ def bench(
         missing = (
             "no CUDA device here"
             if not torch.cuda.is_available()
-            else "no benchmark of nets on a GPU yet; `python -m kernels.cudatime` times its kernels"
+            else "no benchmark of nets on a GPU yet; `python -m kernels.cuda.bench` times its kernels"
         )
         raise stop(missing, 2)
     try:

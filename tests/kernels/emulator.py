@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kernels import launch, nvrtc, tensormap
+from kernels.cuda import launch, nvrtc, tensormap
 
 SHIM = Path(__file__).with_name("cuda_host.h")
 ENTRY = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(([^)]*)\)')

@@ -19,9 +19,7 @@ from kernels import (
     Thresholds,
     bitcount,
     cuda,
-    launch,
     pack,
-    tiles,
     to_gpu,
     to_host,
     unpack,
@@ -30,6 +28,7 @@ from kernels import (
     xnor_matmul,
     xnor_matmul_threshold,
 )
+from kernels.cuda import launch, tiles
 
 NAMES = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")
 KS = (1, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, 100003)
@@ -220,7 +219,7 @@ def test_without_a_gpu_each_backend_says_why(monkeypatch, signs):
     assert all(said[name].startswith("unavailable: ") for name in NAMES)
     with pytest.raises(RuntimeError, match="'cuda-bmma' is unavailable: "):
         kernels.describe("cuda-bmma")
-    monkeypatch.setattr(kernels.gpu, "on_gpu", lambda x: True)  # a torch CUDA tensor, say, without CuPy
+    monkeypatch.setattr(kernels.cuda.arrays, "on_gpu", lambda x: True)  # a torch CUDA tensor, say, without CuPy
     with pytest.raises(RuntimeError, match="no backend for arrays on a GPU: cuda-wgmma: "):
         pack(signs(3, 70))
 
@@ -340,7 +339,7 @@ def test_the_emulator_notices(folder, monkeypatch, signs, name, right, wrong):
 
 @pytest.mark.parametrize("form", [True, False])
 def test_bases_are_what_counts_are_added_to(form):
-    """The identity of cusrc/common.cuh, with the border of a convolution, by brute force."""
+    """The identity of src/common.cuh, with the border of a convolution, by brute force."""
     rng = np.random.default_rng(3)
     x, w = pack(rng.integers(0, 2, (1, 4, 5, 70)) * 2 - 1), pack(rng.integers(0, 2, (3, 3, 3, 70)) * 2 - 1)
     start, row, column = bitcount.starts(w, (4, 5), 1, 1)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import build, cublas, cudacheck, nvrtc, tensormap, tiles
+from kernels import build
+from kernels.cuda import check, cublas, nvrtc, tensormap, tiles
 
 CASES = [(kernel, target) for kernel in tiles.KERNELS for target in kernel.architectures]
 MOST_REGISTERS = {"naive": 64, "rows": 64, "xnor": 192, "bmma": 255, "wgmma": 168}
@@ -22,8 +23,8 @@ def compiler():
 
 @pytest.mark.parametrize(("kernel", "target"), CASES, ids=[f"{k.name}-{t}" for k, t in CASES])
 def test_kernel_assembles_within_bounds(kernel, target):
-    tool = cudacheck.nvdisasm()
-    reports = cudacheck.check(kernel, target, tool)
+    tool = check.nvdisasm()
+    reports = check.check(kernel, target, tool)
     assert [r.complaints for r in reports] == [()] * len(kernel.entries)
     assert max(r.registers for r in reports) <= MOST_REGISTERS[kernel.name]
     if tool is None:

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import kernels
-from kernels import Thresholds, cublas, launch, pack, unpack, xnor_matmul, xnor_matmul_threshold
-from kernels.gpu import to_gpu, to_host
+from kernels import Thresholds, pack, unpack, xnor_matmul, xnor_matmul_threshold
+from kernels.cuda import cublas, launch
+from kernels.cuda.arrays import to_gpu, to_host
 
 pytestmark = pytest.mark.gpu
 NAMES = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")

@@ -1,9 +1,9 @@
-"""The CUDA backends: they take packed arrays on the GPU (kernels.gpu) and queue work on CuPy's current stream.
+"""The CUDA backends: they take packed arrays on the GPU (`arrays`) and queue work on CuPy's current stream.
 
 `cuda-naive` unpacks to float32 and runs the paper's unoptimized kernel (exact for K < 2^24); `cuda-xnor` counts
 on CUDA cores; `cuda-bmma` uses the binary tensor cores of sm_80 to sm_90 through mma.sync, `cuda-wgmma` those
-of sm_90a through wgmma. The sources in `cusrc` say how; kernels.tiles holds their sizes, kernels.nvrtc compiles
-them on first use. Convolutions gather their windows into rows, WINDOW_BYTES of them at a time.
+of sm_90a through wgmma. The sources in `src` say how; `tiles` holds their sizes, `nvrtc` compiles them on first
+use. Convolutions gather their windows into rows, WINDOW_BYTES of them at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import bitcount, launch, nvrtc, reference, tensormap, tiles
-from kernels.gpu import gpu_words_for, to_host
-from kernels.launch import Job
+from kernels import bitcount, reference
+from kernels.cuda import launch, nvrtc, tensormap, tiles
+from kernels.cuda.arrays import gpu_words_for, to_host
+from kernels.cuda.launch import Job
 from kernels.packed import Packed, Rows, Thresholds, conv2d_shape
 
 WINDOW_BYTES = 256 << 20  # windows of a convolution held at once
@@ -27,7 +28,7 @@ FUSED_K = 1 << 30
 class CudaBackend:
     """One kind of product behind the front door (see `kernels.Backend`).
 
-    `and_form` says which count the kernel gives, and with it what the base is (cusrc/common.cuh).
+    `and_form` says which count the kernel gives, and with it what the base is (src/common.cuh).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the compiler makes of every CUDA kernel, without a GPU: python -m kernels.cudacheck [--json FILE].
+"""What the compiler makes of every CUDA kernel, without a GPU: python -m kernels.cuda.check [--json FILE].
 
 Compiles each kernel for each of its targets, reads registers, spills and shared memory off the assembler's report,
 and counts instructions in the machine code where nvdisasm is found (on the PATH or in the package
@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kernels import nvrtc, tiles
+from kernels.cuda import nvrtc, tiles
 
 # largest dynamic shared memory of a block (CUDA C++ Programming Guide, "Compute Capabilities")
 SHARED_LIMIT = {"80": 163, "86": 99, "89": 99, "90": 227, "90a": 227, "100": 227, "120": 99}
@@ -108,7 +108,7 @@ def _number(pattern: str, text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m kernels.cudacheck", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kernels.cuda.check", description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the table to this file")
     options = parser.parse_args(arguments)
     tool = nvdisasm()

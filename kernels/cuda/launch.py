@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import nvrtc, tiles
+from kernels.cuda import nvrtc, tiles
 
 
 @dataclass
 class Job:
-    """`Job` of cusrc/common.cuh; arrays are CuPy's, None is a null pointer. `k` and `level` stay on the host."""
+    """`Job` of src/common.cuh; arrays are CuPy's, None is a null pointer. `k` and `level` stay on the host."""
 
     a: Any
     b: Any
@@ -70,7 +70,7 @@ def kernel(
 
 
 def rows(entry: str, threads: int, *arguments: Any) -> None:
-    """Queues a kernel of cusrc/rows.cu with about one thread for each of `threads` pieces of work."""
+    """Queues a kernel of src/rows.cu with about one thread for each of `threads` pieces of work."""
     blocks = max(1, min(-(-threads // tiles.ROWS.threads), multiprocessors() * 32))
     kernel(tiles.ROWS, entry, (blocks,), *arguments)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-SOURCES = Path(__file__).parent / "cusrc"
+SOURCES = Path(__file__).parent / "src"
 REGISTERS_AN_SM = 65536
 
 

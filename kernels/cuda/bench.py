@@ -1,4 +1,4 @@
-"""First timings on a GPU: python -m kernels.cudatime [--sizes 1024 8192] [--json FILE].
+"""First timings on a GPU: python -m kernels.cuda.bench [--sizes 1024 8192] [--json FILE].
 
 For each size the square product of random ±1 operands, packed beforehand, by every CUDA backend, as integers and
 as bits, then by cuBLAS; kernels only, device events, warm-up left out, medians of runs that rotate among the
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels import cublas, cuda, launch, pack
+from kernels import cuda, pack
+from kernels.cuda import cublas, launch
 from kernels.packed import Packed, Thresholds
 
 ROUNDS, SECONDS = 15, 0.02
@@ -94,7 +95,7 @@ def agree(calls: dict[str, Callable[[], Any]]) -> dict[str, bool]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m kernels.cudatime", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kernels.cuda.bench", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 4096, 8192])
     parser.add_argument("--naive-until", type=int, default=8192, help="largest size for cuda-naive")
     parser.add_argument("--json", type=Path, help="also write the table to this file")
