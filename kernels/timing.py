@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Times = dict[str, NDArray[np.float64]]
 UNSTEADY = 0.10  # a spread over this is warned about
+SETTLE = 0.05
 PAUSE = 0.003  # seconds between turns: threads of the candidate before go on spinning for a while
 
 
@@ -25,7 +26,8 @@ def interleave(
     """Seconds a call of each candidate, one number a round, in turns (A B C A B C …), after warm-up calls.
 
     As many rounds as fit into `budget` seconds, but between `least` and `most`. A candidate is called often enough
-    in each turn to fill `floor` seconds.
+    in each turn to fill `floor` seconds. Before its turn come SETTLE seconds of rest and, if it is short, a call
+    that is not timed: the thread pool of the one before spins on for a while, and the caches are full of its data.
     """
     repeats = {}
     for name, call in candidates.items():

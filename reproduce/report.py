@@ -76,7 +76,7 @@ def _line(cell: spec.Cell, scale: str, group: list[runs.Record], suffix: str) ->
         "scale": scale,
         "seeds": len(errors),
         "verdict": "not run",
-        "machine": "; ".join(sorted({_machine(r) for r in group})) + suffix,
+        "machine": _machines(group) + suffix,
         "dirty": any(r.code["dirty"] for r in group),
         "cell": cell.name,
     }
@@ -92,10 +92,17 @@ def _line(cell: spec.Cell, scale: str, group: list[runs.Record], suffix: str) ->
     return line
 
 
-def _machine(record: runs.Record) -> str:
-    found = record.machine
-    fewer = "gpu" not in found and found["threads"] != found["cores"]
-    return f"{found['name']}, {found['threads']} used" if fewer else str(found["name"])
+def _machines(group: Sequence[runs.Record]) -> str:
+    """The machines of some runs, with the CPU threads used where that was not all of them."""
+    used: dict[str, set[int]] = {}
+    for record in group:
+        found = record.machine
+        every = "gpu" in found or found["threads"] == found["cores"]
+        used.setdefault(found["name"], set()).update(() if every else (found["threads"],))
+    return "; ".join(
+        f"{name} ({', '.join(map(str, sorted(threads)))} used by some)" if threads else name
+        for name, threads in sorted(used.items())
+    )
 
 
 def _number(value: object, digits: int = 2) -> str:
