@@ -23,7 +23,7 @@ def interleave(
     most: int = 31,
     floor: float = 0.02,
 ) -> Times:
-    """Seconds a call of each candidate, one number a round, in turns (A B C A B C …), after warm-up calls.
+    """Seconds a call of each candidate, one number a round, each round in an order of its own, after warm-up calls.
 
     As many rounds as fit into `budget` seconds, but between `least` and `most`. A candidate is called often enough
     in each turn to fill `floor` seconds. Before its turn come SETTLE seconds of rest and, if it is short, a call
@@ -36,6 +36,7 @@ def interleave(
         call()
         repeats[name] = max(1, math.ceil(floor / max(time.perf_counter() - start, 1e-9)))
     times: dict[str, list[float]] = {name: [] for name in candidates}
+    names, order = list(candidates), np.random.default_rng(0)
     end = time.perf_counter() + budget
     for round_number in range(most):
         if round_number >= least and time.perf_counter() > end:

@@ -66,7 +66,7 @@ def test_the_papers_bars_stand_beside_their_like():
 
 
 @pytest.mark.parametrize(
-    "there, words", [(False, "no CUDA device here"), (True, "CUDA kernels are not there yet")]
+    "there, words", [(False, "no CUDA device here"), (True, "no benchmark of nets on a GPU yet")]
 )
 def test_without_kernels_for_a_gpu_it_says_so_in_one_line(monkeypatch, there, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
