@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 Times = dict[str, NDArray[np.float64]]
 UNSTEADY = 0.10  # a spread over this is warned about
-SETTLE = 0.05
 PAUSE = 0.003  # seconds between turns: threads of the candidate before go on spinning for a while
 
 
@@ -23,11 +22,10 @@ def interleave(
     most: int = 31,
     floor: float = 0.02,
 ) -> Times:
-    """Seconds a call of each candidate, one number a round, each round in an order of its own, after warm-up calls.
+    """Seconds a call of each candidate, one number a round, after warm-up calls; each round has its own order.
 
     As many rounds as fit into `budget` seconds, but between `least` and `most`. A candidate is called often enough
-    in each turn to fill `floor` seconds. Before its turn come SETTLE seconds of rest and, if it is short, a call
-    that is not timed: the thread pool of the one before spins on for a while, and the caches are full of its data.
+    in each turn to fill `floor` seconds.
     """
     repeats = {}
     for name, call in candidates.items():
@@ -41,7 +39,8 @@ def interleave(
     for round_number in range(most):
         if round_number >= least and time.perf_counter() > end:
             break
-        for name, call in candidates.items():
+        for index in order.permutation(len(names)):  # or one would always come behind the same other
+            name, call = names[index], candidates[names[index]]
             time.sleep(PAUSE)
             if repeats[name] > 1:
                 call()  # short calls find the caches cold after the others' turns
