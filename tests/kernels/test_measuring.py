@@ -9,9 +9,11 @@ from kernels import bench, build, cpu, timing
 def test_candidates_are_called_in_turns_after_a_warm_up():
     called = []
     calls = {name: lambda name=name: called.append(name) for name in "AB"}
-    times = timing.interleave(calls, budget=0, least=4, most=9, floor=0)
-    assert "".join(called) == "AABB" + 4 * "AB"
-    assert set(times) == {"A", "B"} and all(len(t) == 4 and (t >= 0).all() for t in times.values())
+    times = timing.interleave(calls, budget=0, least=12, most=12, floor=0)
+    assert "".join(called[:4]) == "AABB"
+    rounds = {"".join(called[i : i + 2]) for i in range(4, 28, 2)}
+    assert len(called) == 28 and rounds == {"AB", "BA"}  # both in every round, neither always first
+    assert set(times) == {"A", "B"} and all(len(t) == 12 and (t >= 0).all() for t in times.values())
 
 
 def test_short_calls_are_repeated_to_fill_the_floor():
