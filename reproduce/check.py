@@ -94,8 +94,12 @@ def check(data: Path | None, say: Say) -> bool:
         record = records.get((item.cell.name, None, item.seed))
         problems = outside(record, limits[item.cell.name])
         good &= not problems
-        shown = "" if record is None else ", ".join(f"{k} {v:.3f}" for k, v in measures(record).items())
-        say(f"{item.cell.name}: {'; '.join(problems) if problems else f'within its band ({shown})'}")
+        if record is not None and not problems:
+            shown = ", ".join(f"{k} {v:.3f}" for k, v in measures(record).items())
+            found = f"within its band ({shown})"
+        else:
+            found = "; ".join(problems)
+        say(f"{item.cell.name}: {found}")
     if good and missing:
         raise Missing("; ".join(missing.values()))
     return good

@@ -226,6 +226,18 @@ def test_bands_need_every_calibration_run(tmp_path):
         assert all(low < high for low, high in limits.values())
 
 
+def test_a_run_that_diverges_fails_the_check_with_a_word(monkeypatch):
+    (cell,) = spec.cells(["check/mlp"])
+    broken = made_record(status="failed", failure="the training loss is not finite", result=None, curve=[])
+    seed = cell.experiment.check.seed
+    monkeypatch.setattr(check, "_cells", lambda: [cell])
+    monkeypatch.setattr(check, "_trained", lambda *_: ({(cell.name, None, seed): broken}, {}))
+    monkeypatch.setattr(check.shutil, "rmtree", lambda *_, **__: None)
+    said = []
+    assert check.check(None, said.append) is False
+    assert said == ["check/mlp: the run failed"]
+
+
 def test_a_failed_run_is_outside():
     assert check.outside(None, {}) == ["the run failed"]
 
