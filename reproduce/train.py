@@ -90,7 +90,7 @@ class Classifier(L.LightningModule):
         self.settings, self.data, self.seed = settings, data, seed
         torch.manual_seed(seed_for(seed, "init"))
         self.net = nets.build(settings.net)
-        self.rule, self.clipped = optim.optimizer(self.net, settings.train)
+        self.rule = optim.optimizer(self.net, settings.train)
         self.register_buffer("targets", 2 * torch.eye(nets.CLASSES) - 1, persistent=False)
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
         self.curve: list[dict[str, Any]] = []
@@ -125,7 +125,6 @@ class Classifier(L.LightningModule):
             self.rule.zero_grad()
             loss.backward()
             self.rule.step()
-            optim.clip_(self.clipped)
             self.loss_sum += loss.detach()
 
     # --- evaluation ---

@@ -135,8 +135,10 @@ __attribute__((always_inline)) TARGET static inline void tile_of(const stretch_t
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-            const __mmask16 mask = (size_t)r >= to->rows ? 0 : v == vectors - 1 ? to->last : 0xFFFF;
-            _mm512_mask_storeu_ps(to->out + (size_t)r * to->out_row + 16 * v, mask, sum[r][v]);
+            float *out = to->out + (size_t)r * to->out_row + 16 * v;
+            if ((size_t)r >= to->rows) continue;
+            if (v == vectors - 1 && to->last != 0xFFFF) _mm512_mask_storeu_ps(out, to->last, sum[r][v]);
+            else _mm512_storeu_ps(out, sum[r][v]); /* Zen's masked stores are slow */
         }
 }
 
