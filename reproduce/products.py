@@ -1,9 +1,9 @@
 """What a layer with binary weights computes: the product with sign(W) and its gradients (paper, Algorithm 1).
 
 On a CPU with AVX-512 the three products of a layer (forward, through the weights, onto the weights) have a ±1
-operand and go through `kernels`, in float32: ±1 by ±1 by XNOR and popcount, real by ±1 through tables. All else, and
-$REPRODUCE_PRODUCTS=torch, is torch's. Either way the mathematics is the same; sums differ in their order only, and
-products of ±1 by ±1 (or 0, ±2 behind dropout) are integers and exact.
+operand and go through `kernels`, in float32: ±1 by ±1 by XNOR and popcount, real by ±1 through tables. All else,
+and $REPRODUCE_PRODUCTS=torch, is torch's. Either way the mathematics is the same; sums differ in their order only,
+and products of ±1 by ±1 (or 0, ±2 behind dropout) are integers and exact.
 """
 
 from __future__ import annotations
