@@ -44,14 +44,15 @@ def _scale(scale: str, device: str) -> spec.Scale:
 @app.command("list")
 def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
     """Show the cells: what the paper prints, what has been run (yours and published), at which scale."""
-    from reproduce import report, runs
+    from reproduce import runs
+    from reproduce.report import evidence
 
     found = spec.cells(cells)
     local, problems = runs.read_all(runs.Store(results or runs.LOCAL).runs)
     public, more = runs.read_all(runs.PUBLISHED / "runs")
     counts: dict[tuple[str, str], list[int]] = {}
     for column, records in enumerate((local, public)):
-        for record in report.usable(records, found):
+        for record in evidence.usable(records, found):
             counts.setdefault((record.cell, record.scale), [0, 0])[column] += 1
     table = Table("cell", "row", "data set", "paper %", "scale", "epochs", "runs: yours", "published")
     for cell in found:
@@ -94,6 +95,7 @@ def run(
     import torch
 
     from reproduce import campaign, report, runs
+    from reproduce.report import table1
 
     if device not in ("auto", "cpu", "cuda"):
         raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
@@ -115,8 +117,11 @@ def run(
         raise stop("stopped; the same command goes on from the last checkpoint", 130) from None
     except OSError as error:
         raise stop(f"{error.filename or store.root}: {error.strerror}", 1) from None
-    _show(report.of(store.runs, found, say), size)
-    report.write(report.of(store.runs, spec.cells(["table1"])), store.root / "report")
+    evidence = report.gather(store.root, report.cells(), say)
+    wanted = {c.name for c in found}
+    frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
+    _show(frame[frame["cell"].isin(wanted)], size)
+    report.write(evidence, store.root / "report")
     for cell, reason in summary.missing.items():
         say(f"not run: {cell}: {reason}")
     for record in summary.broken:
@@ -178,9 +183,8 @@ def make_report(results: ResultsOption = None) -> None:
     """Write table1.md and table1.csv from the committed records, and README's table; or from your own store."""
     from reproduce import report
 
-    cells = spec.cells(["table1"])
     if results is not None:
-        report.write(report.of(results / "runs", cells, say), results / "report")
+        report.write(report.gather(results, report.cells(), say), results / "report")
         say(f"written: {yamlfile.shown(results / 'report')}")
     else:
         report.refresh(say)
