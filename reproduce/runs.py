@@ -13,9 +13,9 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reproduce import machine, spec, yamlfile
 from reproduce.data import Dataset
@@ -59,6 +59,33 @@ class Result(_Frozen):
     test_images: int
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class LayerFilters(_Frozen):
+    """Shares of distinct kernels in a binary convolution (`filters.layer`)."""
+
+    maps_in: int = Field(ge=1)
+    maps_out: int = Field(ge=1)
+    kernel: int = Field(ge=1)
+    distinct: Share
+    distinct_up_to_sign: Share
+
+
+class Filters(_Frozen):
+    """A net's binary convolutions: counts of each, and the signs of the first one's (`filters.of_net`)."""
+
+    layers: list[LayerFilters] = Field(min_length=1)
+    first: list[Annotated[str, Field(pattern="^[01]+$")]]
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> Filters:
+        head = self.layers[0]
+        if len(self.first) != head.maps_out or {len(f) for f in self.first} != {head.maps_in * head.kernel**2}:
+            raise ValueError("first: not the filters of the first layer")
+        return self
+
+
 class Record(_Frozen):
     """What one run was and gave."""
 
@@ -82,6 +109,8 @@ class Record(_Frozen):
     weights: int | None = None
     parameters: int | None = None
     result: Result | None = None
+    filters: Filters | None = None
+    """None where there is no binary convolution, and in records made before they were counted."""
     curve: list[EpochRow]
 
     @property
