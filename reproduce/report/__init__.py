@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reproduce import runs, yamlfile
-from reproduce.report import curves, exports, filters, simulation, table1
+from reproduce.report import claims, curves, energy, exports, filters, simulation, speed, table1
 from reproduce.report.evidence import Evidence
 from reproduce.report.evidence import cells as cells
 from reproduce.report.evidence import gather as gather
@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 def sections(evidence: Evidence) -> list[Section]:
     """The report's parts in the order of the page."""
-    parts = (table1, simulation, curves, filters)
+    parts = (table1, claims, curves, filters, speed, energy, simulation)
     return [part.section(evidence) for part in parts]
 
 

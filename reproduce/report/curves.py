@@ -61,7 +61,8 @@ def frame(evidence: Evidence) -> pd.DataFrame:
                 if r.result
             ]
             for quantity, values in ((ERROR, errors), (COST, [row.train_loss for row in rows])):
-                point = {"series": series, "source": "ours", "scale": scale, "quantity": quantity}
+                point: dict[str, Any] = {"series": series, "source": "ours", "scale": scale}
+                point["quantity"] = quantity
                 point |= {"epoch": rows[0].epoch, "value": float(np.mean(values)), "seeds": len(values)}
                 lines.append(point | {"low": min(values), "high": max(values)})
     return pd.DataFrame(lines, columns=COLUMNS)

@@ -66,6 +66,15 @@ class Bench(_Read):
     path: str = ""
 
 
+class About(_Read):
+    """The run whose net was packed."""
+
+    cell: str
+    scale: spec.Scale
+    seed: int
+    key: str
+
+
 class Packed(_Read):
     """A record of `reproduce predict --record`: a trained net as a file of bits."""
 
@@ -75,7 +84,7 @@ class Packed(_Read):
     started: str
     machine: Machine
     code: dict[str, Any]
-    about: dict[str, Any]
+    about: About
     data: str
     weights: int = Field(ge=1)
     bytes: int = Field(ge=1)
@@ -98,6 +107,8 @@ class Evidence:
     failed: tuple[Record, ...]
     benches: tuple[Bench, ...]
     nets: tuple[Packed, ...]
+    checks: tuple[Record, ...]
+    """Runs of `check-small`: its calibration, and the planted errors (`variant`)."""
     problems: tuple[str, ...]
 
     def path(self, record: Record) -> str:
@@ -119,6 +130,7 @@ def gather(folder: Path, cells: Sequence[spec.Cell], say: Say = lambda _: None) 
     good = usable(read, cells, problems.append)
     name = folder.resolve().name
     others = list(_others(folder / "kernels", name, problems))
+    checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, True)]
     for problem in problems:
         say(f"left out: {problem}")
     return Evidence(
@@ -128,12 +140,13 @@ def gather(folder: Path, cells: Sequence[spec.Cell], say: Say = lambda _: None) 
         failed=tuple(failed(read, good, cells)),
         benches=tuple(b for b in others if isinstance(b, Bench)),
         nets=tuple(n for n in others if isinstance(n, Packed)),
+        checks=tuple(checks),
         problems=tuple(problems),
     )
 
 
-def _runs(folder: Path, problems: list[str]) -> Iterator[Record]:
-    """The sound records under their own names; the curves that no figure shows are dropped at once."""
+def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[Record]:
+    """The sound records under their own names; curves that nothing shows are dropped at once."""
     for path in sorted(folder.glob("*.json")):
         try:
             record = store.read(path)
@@ -143,7 +156,7 @@ def _runs(folder: Path, problems: list[str]) -> Iterator[Record]:
         if record.stem != path.stem:
             problems.append(f"{path.name}: not its own name, it holds {record.stem}")
             continue
-        yield record if record.data.name == CURVES else record.model_copy(update={"curve": []})
+        yield record if curves or record.data.name == CURVES else record.model_copy(update={"curve": []})
 
 
 def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Packed]:
