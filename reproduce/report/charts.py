@@ -1,124 +1,47 @@
-"""The figures of the report, each drawn from its tidy frame, and their SVG text.
+"""The figures of the report, each drawn from its tidy frame.
 
-Every `figureN(frame)` looks at nothing but its frame and gives a matplotlib Figure; an empty frame gives one that says
-"no record yet". Line styles, markers and hatches say the same as the colours, so that the figures can be read in grey.
-The palette is Okabe and Ito's, for colour-blind readers. Widths are small (5 inches) so that a figure shrunk to a
-phone's width keeps letters that can be read.
+Every `figureN(frame)` looks at nothing but its frame and gives a matplotlib Figure; an empty frame gives one that
+says "no record yet". Line styles, markers and hatches say the same as the colours, so that the figures can be read
+in grey.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
-import re
 import textwrap
 from collections.abc import Iterator
-from xml.etree import ElementTree
+from typing import Literal
 
 import matplotlib
 import matplotlib.colors
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-INK = "#1b1e22"  # becomes currentColor: the page's ink, dark or light
-BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7f858d"
-VARIABLES = {BLUE: "blue", VERMILLION: "vermillion", GREEN: "green", PURPLE: "purple", GREY: "grey"}
-WIDTH = 5.0  # inches
-STYLE = sns.axes_style("ticks") | {
-    "axes.edgecolor": INK,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "none",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9,
-    "grid.alpha": 0.35,
-    "grid.color": GREY,
-    "grid.linewidth": 0.6,
-    "hatch.linewidth": 0.7,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "text.color": INK,
-    "text.parse_math": False,  # names come from records: a dollar sign is a dollar sign
-    "xtick.color": INK,
-    "xtick.labelsize": 8.5,
-    "ytick.color": INK,
-    "ytick.labelsize": 8.5,
-}
-CURVES = {  # colour, line
+from reproduce.report.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty
+from reproduce.report.look import svg as svg
+
+Line = Literal["-", ":"] | tuple[float, tuple[float, ...]]
+CURVES: dict[str, tuple[str, Line]] = {
     "baseline (float)": (GREEN, "-"),
     "BNN (Theano)": (VERMILLION, (0, (5, 1.5))),
     "BNN (Torch7)": (BLUE, (0, (5, 1.5, 1, 1.5))),
 }
-OTHER = itertools.product((PURPLE, GREY), ("-", ":"))
+OTHER: tuple[str, Line] = (PURPLE, ":")
 FAMILIES = {"naive": (GREY, ""), "library": (BLUE, "///"), "xnor": (VERMILLION, "xxx")}
-VERDICTS = {
-    "reproduced": (GREEN, "-", "o"),
-    "better than the paper": (BLUE, (0, (5, 1.5)), "^"),
-    "not reproduced": (VERMILLION, (0, (5, 1.5, 1, 1.5)), "s"),
-    "inconclusive": (GREY, (0, (1, 1.2)), "D"),
+VERDICTS = {  # colour, hatch
+    "reproduced": (GREEN, ""),
+    "better than the paper": (BLUE, "////"),
+    "inconclusive": ("none", ""),
+    "not reproduced": (VERMILLION, "xxxx"),
 }
 VARIANTS = {"float": (GREY, ""), "binary weights": (BLUE, "///"), "binary": (VERMILLION, "xxx")}
-CONTROL = dict.fromkeys([*range(0, 9), 11, 12, *range(14, 32)])  # not allowed in XML
-SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-ElementTree.register_namespace("", SVG)
-ElementTree.register_namespace("xlink", XLINK)
-
-
-def svg(figure: Figure, name: str, alt: str = "") -> str:
-    """`figure` as one <svg> element, equal for equal figures, to stand in a page or in a file of its own.
-
-    `name` goes before every id, so that several figures can stand in one page; `alt` is what a screen reader says.
-    Letters stay letters. The ink is currentColor and the palette CSS variables with the printed colours behind them.
-    """
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    root = ElementTree.fromstring(buffer.getvalue().translate(CONTROL))
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag == f"{{{SVG}}}metadata":
-                parent.remove(child)
-    for element in root.iter():
-        for key, value in element.attrib.items():
-            if key == "id":
-                value = f"{name}-{value}"
-            value = re.sub(r"url\(#", f"url(#{name}-", value)
-            if key == f"{{{XLINK}}}href":
-                value = re.sub("^#", f"#{name}-", value)
-            if key == "d":
-                value = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", value)
-            element.set(key, _variables(value))
-        if element.tag == f"{{{SVG}}}style" and element.text:
-            element.text = _variables(element.text)
-    root.set("id", name)
-    root.set("role", "img")
-    root.set("aria-label", alt or name)
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
-
-
-def _variables(value: str) -> str:
-    for colour, variable in VARIABLES.items():
-        value = value.replace(colour, f"var(--{variable}, {colour})")
-    return value.replace(INK, "currentColor")
 
 
 @matplotlib.rc_context(STYLE)
@@ -128,24 +51,21 @@ def figure1(frame: pd.DataFrame) -> Figure:
     The paper's digitised ranges are upright bars, with an arrow where they reach above the printed axis (NaN).
     """
     if frame.empty:
-        return _empty()
+        return empty()
     quantities = [q for q in ("validation error", "training cost") if (frame["quantity"] == q).any()]
     figure = Figure(figsize=(WIDTH, 0.7 + 2.5 * len(quantities)))
     panels = figure.subplots(len(quantities), 1, sharex=True, squeeze=False)[:, 0]
-    looks = dict(CURVES)
-    for series in sorted(set(frame["series"]) - set(CURVES)):
-        looks[series] = (PURPLE, ":")
     paper, ours = (frame[frame["source"] == source] for source in ("paper", "ours"))
     for axes, quantity in zip(panels, quantities, strict=True):
         axes.set_title(quantity[0].upper() + quantity[1:])
         axes.set_ylabel("percent" if quantity == "validation error" else "squared hinge")
         printed = paper[paper["quantity"] == quantity]
         top = 25.0 if len(printed) else math.inf
-        for shift, (series, points) in zip((-4, 0, 4), printed.groupby("series", sort=True), strict=False):
-            _ranges(axes, points, looks[series][0], shift, top)
-        for (series, scale), line in ours[ours["quantity"] == quantity].groupby(["series", "scale"], sort=True):
+        for shift, (name, points) in zip((-4, 0, 4), printed.groupby("series", sort=True), strict=False):
+            _ranges(axes, points, CURVES.get(str(name), OTHER)[0], shift, top)
+        for (series, scale), line in ours[ours["quantity"] == quantity].groupby(["series", "scale"]):
             line = line.sort_values("epoch")
-            colour, style = looks[series]
+            colour, style = CURVES.get(str(series), OTHER)
             thin = scale == "short" and (ours["scale"] == "paper").any()
             axes.plot(line["epoch"], line["value"], color=colour, linestyle=style, linewidth=0.9 if thin else 1.6)
             axes.fill_between(line["epoch"], line["low"], line["high"], color=colour, alpha=0.18, linewidth=0)
@@ -154,8 +74,8 @@ def figure1(frame: pd.DataFrame) -> Figure:
         else:
             axes.set_ylim(bottom=0)
     panels[-1].set_xlabel("epoch")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    figure.legend(handles=_curve_legend(frame, looks), loc="outside lower center", ncols=2)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
+    figure.legend(handles=_curve_legend(frame), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -170,11 +90,11 @@ def _ranges(axes: Axes, points: pd.DataFrame, colour: str, shift: float, top: fl
         axes.plot(above, [top] * len(above), "^", color=colour, alpha=0.8, markersize=6, clip_on=False)
 
 
-def _curve_legend(frame: pd.DataFrame, looks: dict[str, tuple[object, object]]) -> list[Line2D | Patch]:
-    here = [s for s in looks if (frame["series"] == s).any()]
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], color=looks[s][0], linestyle=looks[s][1], label=s) for s in here
-    ]
+def _curve_legend(frame: pd.DataFrame) -> list[Artist]:
+    handles: list[Artist] = []
+    for series in dict.fromkeys(frame["series"]):
+        colour, style = CURVES.get(series, OTHER)
+        handles.append(Line2D([], [], color=colour, linestyle=style, label=series))
     if (frame["source"] == "ours").any():
         handles.append(Patch(color=GREY, alpha=0.3, linewidth=0, label="ours: mean, band over seeds"))
     if (frame["source"] == "paper").any():
@@ -194,7 +114,7 @@ def figure2a(frame: pd.DataFrame) -> Figure:
     Of several seeds the first is drawn, of several cells each.
     """
     if frame.empty:
-        return _empty()
+        return empty()
     blocks = []
     for cell, kernels in frame.groupby("cell", sort=True):
         kernels = kernels[kernels["seed"] == kernels["seed"].min()]
@@ -218,22 +138,23 @@ def figure2a(frame: pd.DataFrame) -> Figure:
 def _tiles(axes: Axes, side: int, codes: list[tuple[bool, ...]], across: int) -> None:
     """One light tile a kernel, its −1 cells dark, as one small picture with clear gaps."""
     picture = np.zeros((math.ceil(len(codes) / across) * (side + 1), across * (side + 1), 4))
-    light, dark = matplotlib.colors.to_rgba("#e3d9c3"), matplotlib.colors.to_rgba("#3b4048")
+    light, dark = matplotlib.colors.to_rgba("#e3d9c3"), matplotlib.colors.to_rgba("#44617f")
     for index, code in enumerate(codes):
         top, left = index // across * (side + 1), index % across * (side + 1)
         positive = np.reshape(code, (side, side, 1))
         picture[top : top + side, left : left + side] = np.where(positive, light, dark)
-    axes.imshow(picture, interpolation="none")
+    axes.imshow(picture.repeat(8, 0).repeat(8, 1), interpolation="none")  # large: printers blur what they enlarge
     axes.set_anchor("W")
     axes.set_axis_off()
 
 
 @matplotlib.rc_context(STYLE)
 def figure2b(frame: pd.DataFrame) -> Figure:
-    """Unique filters in percent per layer, one panel a counting rule, beside random signs and the printed 42 %."""
+    """Unique filters in percent per layer, a panel a counting rule, beside random signs and the printed figure."""
     if frame.empty:
-        return _empty()
+        return empty()
     rules = sorted(set(frame["rule"]), reverse=True)
+    printed = frame["printed"].iloc[0]
     figure = Figure(figsize=(WIDTH, 3.4))
     panels = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
     markers = dict(zip(sorted(set(frame["cell"])), "osD^vP*X", strict=False))
@@ -244,7 +165,7 @@ def figure2b(frame: pd.DataFrame) -> Figure:
     for axes, rule in zip(panels, rules, strict=True):
         own = frame[frame["rule"] == rule]
         axes.set_title(rule)
-        axes.axhline(42, color=INK, linewidth=1, linestyle=(0, (4, 2)))
+        axes.axhline(printed, color=INK, linewidth=1, linestyle=(0, (4, 2)))
         random = own.groupby("layer", sort=False)["random"].mean()
         axes.plot([place[v] for v in random.index], random, "_", color=GREY, markersize=17, markeredgewidth=2.2)
         spread = (len(markers) - 1) / 2
@@ -273,7 +194,7 @@ def figure2b(frame: pd.DataFrame) -> Figure:
         Line2D(
             [], [], marker="_", color=GREY, linestyle="", markersize=14, markeredgewidth=2.2, label="random signs"
         ),
-        Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 2)), label="the paper's 42 %"),
+        Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 2)), label=f"the paper's {printed:g} %"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
@@ -281,9 +202,9 @@ def figure2b(frame: pd.DataFrame) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def figure3(frame: pd.DataFrame) -> Figure:
-    """Times on a log axis, one panel a measured thing; the paper's machine first, then ours, each with its ratios."""
+    """Times on a log axis, a panel a measured thing: the paper's machine first, then ours, with ratios."""
     if frame.empty:
-        return _empty()
+        return empty()
     whats = list(dict.fromkeys(frame["what"]))
     panels = [list(_bars(frame[frame["what"] == what])) for what in whats]
     heights = [sum(1 if isinstance(entry, str) else 1 + 0.6 * entry[0].count("\n") for entry in p) for p in panels]
@@ -364,7 +285,7 @@ def _short(value: float) -> str:
 def energy(frame: pd.DataFrame) -> Figure:
     """Energy of one image (compute and memory apart) and bytes of weights by net and variant, on log axes."""
     if frame.empty:
-        return _empty()
+        return empty()
     nets = list(dict.fromkeys(frame["net"]))
     variants = [v for v in VARIANTS if (frame["variant"] == v).any()]
     figure = Figure(figsize=(WIDTH, 1.0 + 3 * (0.45 + 0.19 * len(nets) * (len(variants) + 0.6))))
@@ -407,40 +328,34 @@ def energy(frame: pd.DataFrame) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def simulation(frame: pd.DataFrame) -> Figure:
-    """Share of every verdict against the shift in margins: a row a number of seeds, a column a spread."""
+    """Shares of the verdicts (percent) by number of seeds, stacked: a row a spread, a column a true shift."""
     if frame.empty:
-        return _empty()
-    counts, spreads = sorted(set(frame["n"])), sorted(set(frame["spread"]))
-    figure = Figure(figsize=(WIDTH, 0.9 + 1.45 * len(counts)))
-    panels = figure.subplots(len(counts), len(spreads), sharex=True, sharey=True, squeeze=False)
-    for (i, n), (j, spread) in itertools.product(enumerate(counts), enumerate(spreads)):
-        axes, here = panels[i][j], frame[(frame["n"] == n) & (frame["spread"] == spread)]
-        axes.set_title(f"{n} seeds, spread {spread:g}", fontsize=8.5)
-        axes.axhline(0.05, color=INK, linewidth=0.6, linestyle=(0, (1, 2)))
-        axes.axhline(0.95, color=INK, linewidth=0.6, linestyle=(0, (1, 2)))
-        for verdict, (colour, style, marker) in VERDICTS.items():
-            line = here[here["verdict"] == verdict].sort_values("shift")
-            axes.plot(
-                line["shift"], line["share"], marker, color=colour, linestyle=style, markersize=3.5, linewidth=1.3
-            )
-        axes.set_ylim(-0.03, 1.03)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        return empty()
+    spreads, shifts = sorted(set(frame["spread"])), sorted(set(frame["shift"]))
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.95 * len(spreads)))
+    panels = figure.subplots(len(spreads), len(shifts), sharex=True, sharey=True, squeeze=False)
+    for (i, spread), (j, shift) in itertools.product(enumerate(spreads), enumerate(shifts)):
+        axes, here = panels[i][j], frame[(frame["spread"] == spread) & (frame["shift"] == shift)]
+        shares = here.pivot_table(index="n", columns="verdict", values="share").reindex(columns=list(VERDICTS))
+        below = np.zeros(len(shares))
+        for verdict, (colour, hatch) in VERDICTS.items():
+            share = shares[verdict].fillna(0).to_numpy()
+            axes.bar(shares.index, share, 1, below, color=colour, hatch=hatch, edgecolor=INK, linewidth=0)
+            below += share
+        axes.set_xlim(shares.index.min() - 0.5, shares.index.max() + 0.5)
+        axes.set_ylim(0, 100)
+        axes.grid(visible=False)
+        axes.set_title(f"shift {shift:g}" if i == 0 else "", fontsize=8.5)
+        axes.yaxis.set_major_locator(MaxNLocator(2))
+        axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    for axes, spread in zip(panels[:, 0], spreads, strict=True):
+        axes.set_ylabel(f"spread {spread:g}", fontsize=8.5)
     for axes in panels[-1]:
-        axes.set_xlabel("shift, margins")
-    known = [v for v in VERDICTS if (frame["verdict"] == v).any()]
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.set_xlabel("seeds")
     handles = [
-        Line2D(
-            [], [], color=VERDICTS[v][0], linestyle=VERDICTS[v][1], marker=VERDICTS[v][2], markersize=4, label=v
-        )
-        for v in known
+        Patch(facecolor=colour, hatch=hatch, edgecolor=INK, linewidth=0.5, label=verdict)
+        for verdict, (colour, hatch) in VERDICTS.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return figure
-
-
-def _empty() -> Figure:
-    figure = Figure(figsize=(WIDTH, 0.8))
-    axes = figure.subplots()
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, "no record yet", ha="center", va="center", style="italic")
     return figure
