@@ -33,7 +33,8 @@ TONES = {  # how a verdict begins -> how it looks
     "not reproduced": "bad",
     "does not hold": "bad",
     "inconclusive": "open",
-    "in part": "open",
+    "nearly holds": "open",
+    "cannot be told": "open",
 }
 
 
