@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -179,15 +180,38 @@ def fetch(
 
 
 @app.command("report")
-def make_report(results: ResultsOption = None) -> None:
-    """Write table1.md and table1.csv from the committed records, and README's table; or from your own store."""
+def make_report(
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A store of runs; several are compared, the first with each other.", show_default="the committed"
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder of the report.", show_default="report or compare in the store")
+    ] = None,
+) -> None:
+    """Write the report of the committed records, with README's table; or of your own store; or compare stores."""
     from reproduce import report
+    from reproduce.runs import PUBLISHED
 
-    if results is not None:
-        report.write(report.gather(results, report.cells(), say), results / "report")
-        say(f"written: {yamlfile.shown(results / 'report')}")
-    else:
+    if results is None and to is None:
         report.refresh(say)
+        return
+    stores = results or [PUBLISHED]
+    for store in stores:
+        if not store.is_dir():
+            raise stop(f"no store {yamlfile.shown(store)}: not a folder", 2)
+    base = stores[0].resolve().parent
+    target = to or stores[0] / ("report" if len(stores) == 1 else "compare")
+    names = [Path(os.path.relpath(store.resolve(), base)).as_posix() for store in stores]
+    home = Path(os.path.relpath(target.resolve(), base)).as_posix()
+    found = [report.gather(s, report.cells(), say, name) for s, name in zip(stores, names, strict=True)]
+    if len(found) == 1:
+        report.write(found[0], target, home)
+    else:
+        report.compared(found, target, home)
+    say(f"written: {yamlfile.shown(target)}")
 
 
 @app.command()

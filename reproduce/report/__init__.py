@@ -6,16 +6,29 @@ frames give tables, figures and verdicts. Nothing here measures, and no number i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reproduce import runs, yamlfile
-from reproduce.report import claims, curves, energy, exports, filters, simulation, speed, table1
+from reproduce.report import (
+    charts,
+    claims,
+    compare,
+    curves,
+    energy,
+    exports,
+    filters,
+    page,
+    simulation,
+    speed,
+    table1,
+)
 from reproduce.report.evidence import Evidence
 from reproduce.report.evidence import cells as cells
 from reproduce.report.evidence import gather as gather
-from reproduce.report.parts import Section, csv
+from reproduce.report.parts import Figure, Section, csv
 
+TITLE = "Binarized Neural Networks, reproduced"
 Say = Callable[[str], None]
 
 
@@ -25,27 +38,81 @@ def sections(evidence: Evidence) -> list[Section]:
     return [part.section(evidence) for part in parts]
 
 
-def files(evidence: Evidence) -> dict[str, str]:
-    """Every file of the report but the page and its pictures: path under the report's folder -> content."""
+def summary(evidence: Evidence) -> str:
+    """The page's first sentence: how many of the paper's cells are measured, and what came of them."""
+    frame = table1.frame(evidence.runs, evidence.cells, evidence.name, quoted=False)
+    paper, small = (frame[frame["scale"] == scale] for scale in ("paper", "small"))
+    run = paper[paper["seeds"] > 0]
+    words = [f"{count} {verdict}" for verdict, count in run["verdict"].value_counts(sort=False).items()]
+    said = (
+        f"{len(run)} of the {len(paper)} cells of Table 1 that can be measured have been run at the paper's scale"
+    )
+    said += f": {', '.join(words)}." if words else "."
+    if len(small):
+        said += f" {len(small)} run at small scale, which is never held against the paper."
+    return (
+        f"{said} Every table, figure and verdict on this page is computed from committed records of single runs."
+    )
+
+
+def tables(evidence: Evidence, parts: Sequence[Section]) -> dict[str, str]:
+    """The files of the report that are the same everywhere: path under the report's folder -> content."""
     frame = table1.frame(evidence.runs, evidence.cells, evidence.name)
-    found = {
+    return {
         "table1.csv": exports.csv(frame),
         "table1.md": f"# Table 1\n\n{exports.markdown(frame)}",
         "table1.tex": exports.latex(frame),
+        **_data(parts),
     }
-    for part in (p for section in sections(evidence) for p in section.parts):
-        found[f"data/{part.name}.csv"] = csv(part.frame)
+
+
+def _data(parts: Sequence[Section]) -> dict[str, str]:
+    return {f"data/{part.name}.csv": csv(part.frame) for section in parts for part in section.parts}
+
+
+def pictures(parts: Sequence[Section], title: str, summary: str, home: str) -> dict[str, str]:
+    """The page, and its figures by themselves: their bytes depend on the versions of the drawing libraries."""
+    found = {"index.html": page.page(title, summary, parts, home)}
+    for part in (part for section in parts for part in section.parts):
+        if isinstance(part, Figure):
+            found[f"{part.name}.svg"] = charts.svg(part.draw(part.frame), f"figure-{part.name}", part.alt)
     return found
 
 
-def write(evidence: Evidence, folder: Path) -> None:
-    """The report of a store into `folder`; files of an earlier one that are no part of it any more are removed."""
-    content = files(evidence)
-    for path in folder.glob("data/*.csv"):
-        if f"data/{path.name}" not in content:
+def write(evidence: Evidence, folder: Path, home: str | None = None) -> None:
+    """The report of a store into `folder`; `home` is that folder as seen from the one that holds the store."""
+    parts = [*sections(evidence), sources(evidence)]
+    content = tables(evidence, parts)
+    content |= pictures(parts, TITLE, summary(evidence), home or f"{evidence.name}/report")
+    _write(content, folder)
+
+
+def compared(stores: Sequence[Evidence], folder: Path, home: str) -> None:
+    """A page and a CSV that hold stores against each other, into `folder`."""
+    parts = [compare.section(stores)]
+    names = ", ".join(store.name for store in stores)
+    said = f"Stores compared: {names}."
+    _write(_data(parts) | pictures(parts, "Stores compared", said, home), folder)
+
+
+def _write(content: dict[str, str], folder: Path) -> None:
+    """Write files; tables and figures of an earlier report that are no part of this one are removed."""
+    for path in [*folder.glob("data/*.csv"), *folder.glob("*.svg")]:
+        if path.relative_to(folder).as_posix() not in content:
             path.unlink()
     for name, text in content.items():
         runs.write_whole(folder / name, text)
+
+
+def sources(evidence: Evidence) -> Section:
+    """What the report rests on, and what was left out."""
+    text = (
+        f"Finished runs: {len(evidence.runs)}. Runs that broke off: {len(evidence.failed)}. Records of "
+        f"benchmarks: {len(evidence.benches)}, of packed nets: {len(evidence.nets)}, of the small-scale check: "
+        f"{len(evidence.checks)}. The newest record of a machine or a net counts, older ones stay as evidence.",
+        *(f"Left out: {problem}." for problem in evidence.problems),
+    )
+    return Section("records", "Records", text, ())
 
 
 def refresh(say: Say) -> None:

@@ -123,12 +123,17 @@ def cells() -> list[spec.Cell]:
     return [c for c in spec.cells() if c.name.split("/")[0] in GROUPS]
 
 
-def gather(folder: Path, cells: Sequence[spec.Cell], say: Say = lambda _: None) -> Evidence:
-    """Read a store. Files that are damaged, foreign or of another format are told and left out."""
+def gather(
+    folder: Path, cells: Sequence[spec.Cell], say: Say = lambda _: None, name: str | None = None
+) -> Evidence:
+    """Read a store. Files that are damaged, foreign or of another format are told and left out.
+
+    Record paths begin with `name`, the folder's own if none is given.
+    """
     problems: list[str] = []
     read = list(_runs(folder / "runs", problems))
     good = usable(read, cells, problems.append)
-    name = folder.resolve().name
+    name = folder.resolve().name if name is None else name
     others = list(_others(folder / "kernels", name, problems))
     checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, True)]
     for problem in problems:
