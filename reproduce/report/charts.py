@@ -28,12 +28,12 @@ from reproduce.report.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILL
 from reproduce.report.look import svg as svg
 
 Line = Literal["-", ":"] | tuple[float, tuple[float, ...]]
-CURVES: dict[str, tuple[str, Line]] = {
-    "baseline (float)": (GREEN, "-"),
-    "BNN (Theano)": (VERMILLION, (0, (5, 1.5))),
-    "BNN (Torch7)": (BLUE, (0, (5, 1.5, 1, 1.5))),
+CURVES: dict[str, tuple[str, Line, str]] = {  # colour, line, marker of the paper's points
+    "baseline (float)": (GREEN, "-", "o"),
+    "BNN (Theano)": (VERMILLION, (0, (5, 1.5)), "s"),
+    "BNN (Torch7)": (BLUE, (0, (5, 1.5, 1, 1.5)), "D"),
 }
-OTHER: tuple[str, Line] = (PURPLE, ":")
+OTHER: tuple[str, Line, str] = (PURPLE, ":", "v")
 FAMILIES = {"naive": (GREY, ""), "library": (BLUE, "///"), "xnor": (VERMILLION, "xxx")}
 VERDICTS = {  # colour, hatch
     "reproduced": (GREEN, ""),
@@ -62,10 +62,10 @@ def figure1(frame: pd.DataFrame) -> Figure:
         printed = paper[paper["quantity"] == quantity]
         top = 25.0 if len(printed) else math.inf
         for shift, (name, points) in zip((-4, 0, 4), printed.groupby("series", sort=True), strict=False):
-            _ranges(axes, points, CURVES.get(str(name), OTHER)[0], shift, top)
+            _ranges(axes, points, CURVES.get(str(name), OTHER), shift, top)
         for (series, scale), line in ours[ours["quantity"] == quantity].groupby(["series", "scale"]):
             line = line.sort_values("epoch")
-            colour, style = CURVES.get(str(series), OTHER)
+            colour, style, _ = CURVES.get(str(series), OTHER)
             thin = scale == "short" and (ours["scale"] == "paper").any()
             axes.plot(line["epoch"], line["value"], color=colour, linestyle=style, linewidth=0.9 if thin else 1.6)
             axes.fill_between(line["epoch"], line["low"], line["high"], color=colour, alpha=0.18, linewidth=0)
@@ -79,12 +79,14 @@ def figure1(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _ranges(axes: Axes, points: pd.DataFrame, colour: str, shift: float, top: float) -> None:
+def _ranges(axes: Axes, points: pd.DataFrame, look: tuple[str, Line, str], shift: float, top: float) -> None:
     """The paper's ranges, `shift` epochs aside; what is above the printed axis (NaN) ends in an arrow at `top`."""
+    colour, _, marker = look
     low, high = points["low"].fillna(top), points["high"].fillna(top)
     epoch = points["epoch"] + shift
     # a range narrower than the digitising can tell would not be seen
     axes.vlines(epoch, low, np.maximum(high, low + 0.3), color=colour, alpha=0.45, linewidth=4.5)
+    axes.plot(epoch, points["value"], marker, color=colour, markersize=3)
     above = epoch[points["high"].isna()]
     if len(above):
         axes.plot(above, [top] * len(above), "^", color=colour, alpha=0.8, markersize=6, clip_on=False)
@@ -93,8 +95,12 @@ def _ranges(axes: Axes, points: pd.DataFrame, colour: str, shift: float, top: fl
 def _curve_legend(frame: pd.DataFrame) -> list[Artist]:
     handles: list[Artist] = []
     for series in dict.fromkeys(frame["series"]):
-        colour, style = CURVES.get(series, OTHER)
-        handles.append(Line2D([], [], color=colour, linestyle=style, label=series))
+        colour, style, marker = CURVES.get(series, OTHER)
+        lines = frame[frame["series"] == series]
+        own, points = ((lines["source"] == source).any() for source in ("ours", "paper"))
+        line = Line2D([], [], color=colour, linestyle=style if own else "", markersize=4, label=series)
+        line.set_marker(marker if points else "")
+        handles.append(line)
     if (frame["source"] == "ours").any():
         handles.append(Patch(color=GREY, alpha=0.3, linewidth=0, label="ours: mean, band over seeds"))
     if (frame["source"] == "paper").any():
@@ -239,9 +245,8 @@ def _bar_panel(axes: Axes, entries: list[str | tuple[str, pd.Series]], frame: pd
     for entry in entries:
         if isinstance(entry, str):
             y += 1.1 if y else 0.85
-            axes.text(
-                0, y, "  " + entry, transform=axes.get_yaxis_transform(), fontsize=8, style="italic", va="center"
-            )
+            start = axes.get_yaxis_transform()
+            axes.annotate(entry, (0, y), (4, 0), start, "offset points", fontsize=8, style="italic", va="center")
             continue
         label, line = entry
         extra = 0.6 * label.count("\n")

@@ -25,7 +25,7 @@ from reproduce.report.parts import Column, Figure, Section, Table
 
 HERE = Path(__file__).parent
 LONG = 24  # rows from which a table is folded
-WIDE = 20  # characters from which a text takes a line of its own on a phone
+WIDE = 24  # characters from which a text may break, and takes a line of its own on a phone
 TONES = {  # how a verdict begins -> how it looks
     "reproduced": "good",
     "holds": "good",
@@ -33,7 +33,8 @@ TONES = {  # how a verdict begins -> how it looks
     "not reproduced": "bad",
     "does not hold": "bad",
     "inconclusive": "open",
-    "in part": "open",
+    "nearly holds": "open",
+    "cannot be told": "open",
 }
 
 
