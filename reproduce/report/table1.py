@@ -98,7 +98,6 @@ def _line(
     experiment, published = cell.experiment, cell.experiment.published
     dataset = cell.dataset_at(scale)
     same_data = dataset == experiment.dataset
-    errors = [r.result.test_error for r in group if r.result]
     of_row = (e["group"] for e in printed() if e["row"] == experiment.row)
     line: dict[str, object] = {
         "row": experiment.row,
@@ -107,18 +106,27 @@ def _line(
         "paper": published.value if published and same_data else None,
         "plus_minus": published.plus_minus if published and same_data else None,
         "scale": scale,
-        "verdict": "not run",
+        "verdict": judged(cell, scale, group),
         "cell": cell.name,
         "quoted": False,
         **measured(group, store),
     }
     line["machine"] = f"{line['machine']}{suffix}"
     line["again"] = again(cell.name, scale, group)
-    if errors and scale != "paper":
-        line["verdict"] = OFF_SCALE[scale]
-    elif errors and published and experiment.margin:
-        line["verdict"] = verdict.verdict(errors, published.value, experiment.margin)
     return line
+
+
+def judged(cell: spec.Cell, scale: str, group: Sequence[runs.Record]) -> str:
+    """The verdict on runs of one cell at one scale; only the paper's scale is held against the paper."""
+    errors = [r.result.test_error for r in group if r.result]
+    experiment = cell.experiment
+    if not errors:
+        return "not run"
+    if scale != "paper":
+        return OFF_SCALE[scale]
+    if experiment.published is None or experiment.margin is None:
+        return "nothing printed"
+    return verdict.verdict(errors, experiment.published.value, experiment.margin)
 
 
 def measured(group: Sequence[runs.Record], store: str) -> dict[str, object]:
