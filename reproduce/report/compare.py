@@ -47,7 +47,8 @@ def frame(stores: Sequence[Evidence]) -> pd.DataFrame:
                     for s in (first, other)
                 ]
                 if all(both):
-                    line = {"cell": cell.name, "row": cell.experiment.row, "scale": scale}
+                    line: dict[str, object] = {"cell": cell.name, "row": cell.experiment.row}
+                    line["scale"] = scale
                     line |= {"dataset": cell.dataset_at(scale), "first": first.name, "second": other.name}  # type: ignore[arg-type]
                     remarks = sorted({n for group in both for r in group for n in notes(r)})
                     line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
@@ -94,12 +95,10 @@ def section(stores: Sequence[Evidence]) -> Section:
     columns = [Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale")]
     for of in ("first", "second"):
         columns += [
-            *(
-                Column(of, f"{of} store"),
-                Column(f"mean_{of}", "mean", 2, "%"),
-                Column(f"low_{of}", "from", 2, "%"),
-            ),
-            *(Column(f"high_{of}", "to", 2, "%")),
+            Column(of, f"{of} store"),
+            Column(f"mean_{of}", "mean", 2, "%"),
+            Column(f"low_{of}", "from", 2, "%"),
+            Column(f"high_{of}", "to", 2, "%"),
             Column(f"seeds_{of}", "seeds", 0),
         ]
     columns += [

@@ -151,7 +151,7 @@ def gather(
 
 
 def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[Record]:
-    """The sound records under their own names; curves that nothing shows are dropped at once."""
+    """The sound records under their own names, without the parts that nothing here reads: thousands must fit."""
     for path in sorted(folder.glob("*.json")):
         try:
             record = store.read(path)
@@ -161,7 +161,10 @@ def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[R
         if record.stem != path.stem:
             problems.append(f"{path.name}: not its own name, it holds {record.stem}")
             continue
-        yield record if curves or record.data.name == CURVES else record.model_copy(update={"curve": []})
+        unread: dict[str, Any] = {"settings": {}, "libraries": {}}
+        if not curves and record.data.name != CURVES:
+            unread["curve"] = []
+        yield record.model_copy(update=unread)
 
 
 def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Packed]:
@@ -201,7 +204,7 @@ def usable(records: Sequence[Record], cells: Sequence[spec.Cell], say: Say = lam
         kept[(record.cell, record.scale, str(record.seed), record.data.order)] = record
     if outdated:
         say(f"{outdated} record(s) of other settings than today's experiment files")
-    return list(kept.values())
+    return sorted(kept.values(), key=lambda r: (r.cell, r.scale, r.data.order, r.seed))
 
 
 def failed(records: Sequence[Record], good: Sequence[Record], cells: Sequence[spec.Cell]) -> list[Record]:

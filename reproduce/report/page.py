@@ -163,6 +163,7 @@ def _words(value: object) -> str:
 
 
 def _links(records: object, home: str) -> list[tuple[str, str]]:
-    """File name and relative link of each path in "a; b"."""
+    """File name and relative link of each path in "a; b"; both paths start at the folder that holds the store."""
+    root = "/" + "~/" * 16  # some folder deep down: paths and `home` may begin with "../"
     paths = [path for path in _words(records).split("; ") if path]
-    return [(posixpath.basename(path), quote(posixpath.relpath(path, home))) for path in paths]
+    return [(posixpath.basename(path), quote(posixpath.relpath(root + path, root + home))) for path in paths]
