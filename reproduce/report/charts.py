@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from reproduce.report.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty
+from reproduce.report.look import BLUE, DARK, GREEN, GREY, INK, LIGHT, PURPLE, STYLE, VERMILLION, WIDTH, empty
 from reproduce.report.look import svg as svg
 
 Line = Literal["-", ":"] | tuple[float, tuple[float, ...]]
@@ -84,8 +84,7 @@ def _ranges(axes: Axes, points: pd.DataFrame, look: tuple[str, Line, str], shift
     colour, _, marker = look
     low, high = points["low"].fillna(top), points["high"].fillna(top)
     epoch = points["epoch"] + shift
-    # a range narrower than the digitising can tell would not be seen
-    axes.vlines(epoch, low, np.maximum(high, low + 0.3), color=colour, alpha=0.45, linewidth=4.5)
+    axes.vlines(epoch, low, high, color=colour, alpha=0.45, linewidth=4.5)
     axes.plot(epoch, points["value"], marker, color=colour, markersize=3)
     above = epoch[points["high"].isna()]
     if len(above):
@@ -129,7 +128,7 @@ def figure2a(frame: pd.DataFrame) -> Figure:
             side = math.isqrt(table.shape[1])
             codes = sorted(map(tuple, table.to_numpy() > 0), reverse=True)
             seed = of_map["seed"].iloc[0]
-            title = f"{cell}, seed {seed}, input map {number}: {len(set(codes))} of {len(codes)} distinct"
+            title = f"{cell}, seed {seed}, input map {number}: {len(set(codes))} distinct of {len(codes)}"
             blocks.append((title, side, codes))
     across = 24
     rows = [math.ceil(len(codes) / across) for _, _, codes in blocks]
@@ -144,7 +143,7 @@ def figure2a(frame: pd.DataFrame) -> Figure:
 def _tiles(axes: Axes, side: int, codes: list[tuple[bool, ...]], across: int) -> None:
     """One light tile a kernel, its −1 cells dark, as one small picture with clear gaps."""
     picture = np.zeros((math.ceil(len(codes) / across) * (side + 1), across * (side + 1), 4))
-    light, dark = matplotlib.colors.to_rgba("#e3d9c3"), matplotlib.colors.to_rgba("#44617f")
+    light, dark = matplotlib.colors.to_rgba(LIGHT), matplotlib.colors.to_rgba(DARK)
     for index, code in enumerate(codes):
         top, left = index // across * (side + 1), index % across * (side + 1)
         positive = np.reshape(code, (side, side, 1))
@@ -342,11 +341,15 @@ def simulation(frame: pd.DataFrame) -> Figure:
     for (i, spread), (j, shift) in itertools.product(enumerate(spreads), enumerate(shifts)):
         axes, here = panels[i][j], frame[(frame["spread"] == spread) & (frame["shift"] == shift)]
         shares = here.pivot_table(index="n", columns="verdict", values="share").reindex(columns=list(VERDICTS))
-        below = np.zeros(len(shares))
+        edges = [*(shares.index - 0.5), shares.index.max() + 0.5]
+        below = [0.0] * len(edges)
         for verdict, (colour, hatch) in VERDICTS.items():
-            share = shares[verdict].fillna(0).to_numpy()
-            axes.bar(shares.index, share, 1, below, color=colour, hatch=hatch, edgecolor=INK, linewidth=0)
-            below += share
+            share = shares[verdict].fillna(0).to_list()
+            top = [b + s for b, s in zip(below, [*share, share[-1]], strict=True)]
+            axes.fill_between(
+                edges, below, top, step="post", color=colour, hatch=hatch, edgecolor=INK, linewidth=0
+            )
+            below = top
         axes.set_xlim(shares.index.min() - 0.5, shares.index.max() + 0.5)
         axes.set_ylim(0, 100)
         axes.grid(visible=False)

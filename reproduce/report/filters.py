@@ -184,8 +184,8 @@ def section(evidence: Evidence) -> Section:
             Figure(
                 "figure2a",
                 f"Binary filters of the first convolution, as trained: {first.cell}, {first.scale} scale, seed "
-                f"{first.seed}, the first {min(SHOWN, count)} of {count}; a column of three kernels is one "
-                "filter.",
+                f"{first.seed}, the first {min(SHOWN, count)} of {count}. A block an input map, kernels sorted "
+                "so that equal ones stand together; +1 is light.",
                 "Tiles of 3×3 black and white squares, one for each kernel of the first convolution.",
                 picture(first),
                 charts.figure2a,
