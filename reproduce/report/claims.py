@@ -324,7 +324,7 @@ def section(evidence: Evidence) -> Section:
     )
     columns = (
         *(Column("claim", "claim"), Column("printed", "printed"), Column("measured", "measured here")),
-        *(Column("where", "where"), Column("verdict", "verdict"), Column("source", "stands in")),
+        *(Column("where", "where"), Column("verdict", "verdict")),
     )
     return Section(
         "claims",

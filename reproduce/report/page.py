@@ -24,7 +24,7 @@ from reproduce.report import charts
 from reproduce.report.parts import Column, Figure, Section, Table
 
 HERE = Path(__file__).parent
-LONG = 24  # rows from which a table is folded
+LONG = 36  # rows from which a table is folded
 WIDE = 24  # characters from which a text may break, and takes a line of its own on a phone
 TONES = {  # how a verdict begins -> how it looks
     "reproduced": "good",

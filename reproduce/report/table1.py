@@ -237,6 +237,7 @@ def section(evidence: Evidence) -> Section:
     tables = []
     for scale in SCALES:
         part = every[every["scale"] == scale].reset_index(drop=True)
+        part["seeds"] = part["seeds"].where(~part["quoted"].astype(bool))
         if not len(part):
             continue
         judged = (
@@ -253,7 +254,14 @@ def section(evidence: Evidence) -> Section:
         tables.append(Table(name, caption, part, with_note(part, *_WHAT, *judged)))
     machines, broken = by_machine(evidence), failures(evidence)
     if len(machines):
-        columns = (*_WHAT, Column("scale", "scale"), _MACHINE, Column("threads", "threads"), *_MEASURED, _SECONDS)
+        columns = (
+            *_WHAT,
+            Column("scale", "scale"),
+            _MACHINE,
+            Column("threads", "threads"),
+            *_MEASURED[:3],
+            _MEASURED[4],
+        )
         caption = "The same runs machine by machine; the tables above pool them."
         tables.append(Table("machines", caption, machines, with_note(machines, *columns)))
     if len(broken):
