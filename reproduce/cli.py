@@ -127,12 +127,14 @@ def run(
     wanted = {c.name for c in found}
     frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
     _show(frame[frame["cell"].isin(wanted)], size)
-    report.write(evidence, store.root / "report")
+    for name, text in report.tables(evidence).items():
+        runs.write_whole(store.root / "report" / name, text)
     for cell, reason in summary.missing.items():
         say(f"not run: {cell}: {reason}")
     for record in summary.broken:
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
-    say(f"written: {yamlfile.shown(store.root / 'report')}/table1.md and table1.csv")
+    folder = yamlfile.shown(store.root)
+    say(f"written: {folder}/report/table1.md and table1.csv; the whole page: reproduce report --results {folder}")
     if summary.broken:
         raise typer.Exit(1)
     if plan and not summary.records:
