@@ -98,7 +98,8 @@ class Rule(torch.optim.Optimizer):
 class Adam(Rule):
     """m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g²;  w -= r · m / (sqrt(v) + eps).
 
-    r = lr · sqrt(1 - b2^t) / (1 - b1^t). The constants stand where Lasagne's `updates.adam` has them: eps is added *before* the bias correction.
+    r = lr · sqrt(1 - b2^t) / (1 - b1^t). The constants stand where Lasagne's `updates.adam` has them: eps is added
+    *before* the bias correction.
     """
 
     kernel = "adam"
