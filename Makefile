@@ -6,6 +6,7 @@ SEEDS ?= 1
 DATA ?=
 RESULTS ?= results/local
 MARK ?=
+LIMIT ?=
 
 ifdef PYTHON
 PY := $(PYTHON)
@@ -24,8 +25,8 @@ help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
 	  printf '  make %-20s %s\n' "$$verb" "$$what"; done
 
-reproduce-table1: $(ENV) ## train every cell of Table 1 and show the table (SCALE=paper|small|auto SEEDS=1)
-	$(PY) -m reproduce run table1 --scale $(SCALE) --seeds $(SEEDS) $(options)
+reproduce-table1: $(ENV) ## train every cell of Table 1 and show the table (SCALE=paper|small|auto SEEDS=1 LIMIT=9m)
+	$(PY) -m reproduce run table1 --scale $(SCALE) --seeds $(SEEDS) $(options) $(if $(LIMIT),--time-limit $(LIMIT))
 
 bench-cpu: $(ENV) ## figure 3 on this machine's CPU: products, MLP, ConvNet (minutes; wants a quiet machine)
 	$(PY) -m reproduce bench $(data_option)
