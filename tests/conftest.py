@@ -19,3 +19,15 @@ def data_folder(tmp_path, monkeypatch):
     np.savez(folder / "mnist.npz", **arrays)
     monkeypatch.setitem(data.DIGESTS, "mnist", data.content_digest(arrays))
     return folder
+
+
+WAYS = {"torch": {}}
+"""The ways a training step can be computed on this machine, and the environment that chooses each."""
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    """Every way in turn; its name."""
+    for name, value in WAYS[request.param].items():
+        monkeypatch.setenv(name, value)
+    return request.param
