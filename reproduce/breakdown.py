@@ -18,15 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reproduce import layers, optim, preprocess, spec, train
+from kernels import reals
+from reproduce import layers, preprocess, products, spec, train
 from reproduce.layers import BinaryConv2d, BinaryLinear
 
 GATHER, LOSS, REST = "data gather", "loss", "rest"
 PRODUCTS, PRODUCTS_BACK = "linear and conv, forward", "linear and conv, backward"
-BINARIZATION = "binarization of weights"
+BINARIZATION = "signs of weights and inputs"
 NORMS, ACTIVATIONS = "batch norm, forward", "activation, dropout, pooling, forward"
 BETWEEN_BACK = "batch norm, activation, dropout, pooling, backward"
-OPTIMIZER, CLIPPING = "optimizer", "clipping"
+OPTIMIZER = "update and clipping"
 
 
 class Stopwatch:
@@ -94,11 +95,12 @@ def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
         for owner, name, part in (
             (preprocess.DeviceData, "images", GATHER),
             (train, "squared_hinge", LOSS),
-            (layers, "binarize_weight", BINARIZATION),
+            (products, "binarize_weight", BINARIZATION),
+            (reals, "signs", BINARIZATION),
+            (reals, "ternary", BINARIZATION),
             (torch.Tensor, "backward", BETWEEN_BACK),
             (module.rule, "step", OPTIMIZER),
             (module.rule, "zero_grad", OPTIMIZER),
-            (optim, "clip_", CLIPPING),
         ):
             stack.enter_context(_replaced(owner, name, watch.around(part, getattr(owner, name))))
         for part, found in (

@@ -40,6 +40,7 @@ MEANT_SO = "|".join(  # Lightning's remarks on what is as meant
         ".*is smaller than the logging.*",
         ".*GPU available but not used.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*`srun` command is available.*",
     )
 )
 

@@ -108,8 +108,8 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
         assert limits["matmul_steps_per_second"] > 0 and limits["products"]
         parts = record["parts"]["seconds"][name]
         assert {breakdown.PRODUCTS, breakdown.PRODUCTS_BACK, breakdown.BETWEEN_BACK, breakdown.NORMS,
-                breakdown.ACTIVATIONS, breakdown.OPTIMIZER, breakdown.CLIPPING, breakdown.LOSS, breakdown.GATHER,
-                breakdown.REST} <= set(parts)  # fmt: skip
+                breakdown.ACTIVATIONS, breakdown.OPTIMIZER, breakdown.BINARIZATION, breakdown.LOSS,
+                breakdown.GATHER, breakdown.REST} <= set(parts)  # fmt: skip
         lightning = record["lightning"]["nets"][name]
         assert 0 < lightning["seconds_a_block"] < 1 and 0 < lightning["share_of_step"]
         assert lightning["steps_an_epoch"] == {"MNIST MLP": 500, "CIFAR-10 ConvNet": 900}[name]
@@ -160,7 +160,7 @@ def test_parts_of_a_step_are_found_where_the_time_is_spent(monkeypatch):
     s = CASES["convnet"]
     data = bench_train.device_data(s, made_images(200, (32, 32, 3))[0])
     slow = (
-        (breakdown.CLIPPING, optim, "clip_", 0.05),
+        (breakdown.OPTIMIZER, optim.Adam, "step", 0.05),
         (breakdown.LOSS, train, "squared_hinge", 0.05),
         (breakdown.GATHER, preprocess.DeviceData, "images", 0.05),
         (breakdown.NORMS, layers.BatchNorm, "forward", 0.008),  # seven of them

@@ -1,5 +1,6 @@
 """One training step against float64 (`twin.py`), from many states of a trajectory; planted errors must show."""
 
+import math
 from contextlib import ExitStack
 
 import numpy as np
@@ -170,12 +171,21 @@ def test_a_step_agrees_with_float64_from_each_of_20_states(way, case):
 
 
 def unclipped(monkeypatch):
-    monkeypatch.setattr(optim, "clip_", lambda _: None)
+    update = optim.Rule._update
+    monkeypatch.setattr(optim.Rule, "_update", lambda self, p, rate, _: update(self, p, rate, math.inf))
 
 
 def eps_after_correction(monkeypatch):
     """torch's own place for Adam's eps."""
-    monkeypatch.setattr(optim.Adam, "step", lambda self: torch.optim.Adam.step(self) and None)
+    step = optim.Adam.step
+
+    def patched(self):
+        eps = self.eps
+        self.eps = eps * math.sqrt(1 - self.beta2 ** (float(self._clock()) + 1))
+        step(self)
+        self.eps = eps
+
+    monkeypatch.setattr(optim.Adam, "step", patched)
 
 
 PLANTED = {
