@@ -28,6 +28,7 @@ from torch import Tensor
 
 from reproduce import nets, optim, spec
 from reproduce.preprocess import DeviceData
+from reproduce.step import Step
 
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
@@ -107,6 +108,7 @@ class Classifier(L.LightningModule):
         self.best: dict[str, Any] = {}
         self.seconds = 0.0
         self._since = time.perf_counter()
+        self._step: Step | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.net(x)
@@ -120,6 +122,7 @@ class Classifier(L.LightningModule):
     def train_dataloader(self) -> Blocks:
         shuffle = torch.Generator().manual_seed(seed_for(self.seed, "order", self.current_epoch))
         order = torch.randperm(len(self.data["train"]), generator=shuffle)
+        order = order.to(self.data["train"].labels.device)
         return Blocks(order, self.settings.train.batch, self.settings.data.drop_incomplete)
 
     def on_train_epoch_start(self) -> None:
@@ -129,13 +132,11 @@ class Classifier(L.LightningModule):
         self.loss_sum.zero_()
 
     def training_step(self, block: list[Tensor], block_index: int) -> None:
-        data = self.data["train"]
+        if self._step is None:
+            buffers = (self.targets, self.loss_sum, squared_hinge)
+            self._step = Step(self.net, self.rule, self.data["train"], *buffers, self.settings.train.batch)
         for index in block:
-            loss = squared_hinge(self.net(data.images(index)), self.targets[data.labels[index]])
-            self.rule.zero_grad()
-            loss.backward()
-            self.rule.step()
-            self.loss_sum += loss.detach()
+            self._step(index)
 
     # --- evaluation ---
 
