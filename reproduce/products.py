@@ -157,11 +157,21 @@ def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bo
     return found
 
 
+def full_precision() -> None:
+    """Whatever is not said otherwise is full float32: torch's own default for convolutions is TF32."""
+    for holder in _holders():
+        holder.fp32_precision = "ieee"
+
+
+def _holders() -> tuple[Any, Any]:
+    return torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+
+
 @contextlib.contextmanager
 def _precision(tensor_cores: bool) -> Iterator[None]:
     """torch's float32 products on a GPU in TF32, or in full float32, for a while."""
     wanted = "tf32" if tensor_cores else "ieee"
-    holders: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    holders = _holders()
     before = [holder.fp32_precision for holder in holders]
     try:
         for holder in holders:

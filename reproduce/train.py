@@ -26,7 +26,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
-from reproduce import nets, optim, spec
+from reproduce import nets, optim, products, spec
 from reproduce.preprocess import DeviceData
 from reproduce.step import Step
 
@@ -265,6 +265,8 @@ def fit(
     KeyboardInterrupt where Ctrl-C, SIGTERM or a callback stopped it early.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    if device.type == "cuda":
+        products.full_precision()
     module = Classifier(settings, data, seed)
     resume = checkpoint if checkpoint.exists() and _sound(checkpoint, say) else None
     saver = EpochCheckpoint(checkpoint, checkpoint_seconds, deadline)

@@ -6,7 +6,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-
 from made import convnet_settings, settings
 
 from reproduce import nets, products
