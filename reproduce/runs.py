@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -255,7 +254,10 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
 
 
 def publish(source: Store, target: Path, say: Any = print) -> int:
-    """Copy finished records that are new into `target`, but no mutants and failures; how many were copied."""
+    """Copy runs that are new into `target`, those that broke off too, but no mutants; how many were copied.
+
+    What is there stays as it is, but for a broken run that has finished since.
+    """
     target.mkdir(parents=True, exist_ok=True)
     copied = 0
     for path in sorted(source.runs.glob("*.json")):
@@ -265,13 +267,23 @@ def publish(source: Store, target: Path, say: Any = print) -> int:
             say(f"left out: {error}")
             continue
         destination = target / path.name
-        if record.status != "finished" or record.variant or destination.exists():
+        if record.variant or (destination.exists() and not _finished_since(record, destination)):
             continue
         if record.code["dirty"]:
             say(f"note: {path.name} was made by code that differs from its revision")
-        shutil.copyfile(path, destination)
+        if record.status == "failed":
+            say(f"note: {path.name} broke off: {record.failure}")
+        write_whole(destination, path.read_bytes())
         copied += 1
     return copied
+
+
+def _finished_since(record: Record, published: Path) -> bool:
+    """Whether the file holds a failed run that `record` has carried to its end."""
+    try:
+        return record.status == "finished" and read(published).status == "failed"
+    except ValueError:
+        return False
 
 
 def now() -> str:

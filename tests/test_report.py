@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from made import made_cell, made_record, made_run
 
-from reproduce import data, report, runs, spec, verdict, yamlfile
+from reproduce import data, machine, report, runs, spec, verdict, yamlfile
 from reproduce.report import evidence, exports, table1
 
 
@@ -103,13 +103,85 @@ def committed():
     return table1.frame(report.gather(runs.PUBLISHED, report.cells()).runs, report.cells())
 
 
-def test_committed_table_and_readme_follow_from_the_committed_records():
-    frame = committed()
+def test_committed_report_and_readme_follow_from_the_committed_records():
+    """The files that are the same on every machine; page and pictures depend on the drawing libraries."""
+    found = report.gather(runs.PUBLISHED, report.cells())
+    parts = [*report.sections(found), report.sources(found)]
+    expected = report.tables(found, parts)
     folder = runs.PUBLISHED / "report"
-    assert (folder / "table1.csv").read_text() == exports.csv(frame)
-    assert (folder / "table1.md").read_text() == f"# Table 1\n\n{exports.markdown(frame)}"
+    for name, text in expected.items():
+        assert (folder / name).read_text(encoding="utf-8") == text, f"{name}: run `make report`"
+    assert {p.name for p in folder.glob("data/*")} == {n.removeprefix("data/") for n in expected if "/" in n}
     readme = (yamlfile.ROOT / "README.md").read_text()
-    assert exports.into_readme(readme, frame) == readme
+    assert exports.into_readme(readme, committed()) == readme
+
+
+def test_report_twice_is_equal_byte_for_byte_and_names_no_machine_folder(tmp_path):
+    found = report.gather(runs.PUBLISHED, report.cells())
+    for name in ("first", "second"):
+        report.write(found, tmp_path / name)
+    first, second = (
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*.*")}
+        for f in (tmp_path / "first", tmp_path / "second")
+    )
+    assert first == second and {"index.html", "figure1.svg", "figure3.svg"} <= {p.name for p in first}
+    for name, content in first.items():
+        assert str(yamlfile.ROOT).encode() not in content and str(tmp_path).encode() not in content, name
+        assert machine.code()["revision"].encode() not in content, name
+
+
+def test_parts_that_are_gone_are_removed(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("data/old.csv", "old.svg", "mine.txt"):
+        (tmp_path / name).write_text("")
+    report._write({"data/new.csv": "a", "index.html": "b"}, tmp_path)
+    assert (tmp_path / "data" / "new.csv").read_text() == "a"
+    assert not (tmp_path / "data" / "old.csv").exists() and not (tmp_path / "old.svg").exists()
+    assert (tmp_path / "mine.txt").exists()
+
+
+def short_cell():
+    cell = cell_with_paper()
+    experiment = cell.experiment.model_copy(update={"scale": "short"})
+    return cell.model_copy(
+        update={"name": "short/made", "experiment": experiment, "scales": {"short": cell.scales["paper"]}}
+    )
+
+
+def test_a_short_schedule_is_a_table_of_its_own_and_never_the_papers_cell():
+    run = made_run(scale="paper")
+    found = [made_record(run, error=0.96, cell="short/made", scale="short", seed=i) for i in range(3)]
+    frame = table1.frame(found, [cell_with_paper(), short_cell()], quoted=False)
+    by_scale = {line["scale"]: line for _, line in frame.iterrows()}
+    assert by_scale["short"]["verdict"] == "short schedule" and by_scale["short"]["seeds"] == 3
+    assert by_scale["paper"]["verdict"] == "not run" and by_scale["paper"]["seeds"] == 0
+    text = exports.markdown(frame)
+    assert text.index("At the paper's scale") < text.index("The paper's net, short schedule")
+    assert "(3)" not in exports.latex(frame)
+
+
+def test_quoted_rows_are_the_papers_other_ones_and_never_judged():
+    frame = table1.frame([], report.cells())
+    quoted = frame[frame["quoted"].astype(bool)]
+    assert set(quoted["verdict"]) == {"quoted"} and len(quoted) == 11
+    assert set(quoted["row"]) & set(table1.ROWS) == set()
+    maxout = quoted[quoted["row"] == "Maxout Networks"].set_index("dataset")["paper"]
+    assert dict(maxout) == {"MNIST": 0.94, "SVHN": 2.47, "CIFAR-10": 11.68}
+    assert len(frame) == len(quoted) + 12
+
+
+def test_latex_is_whole_and_escaped():
+    text = exports.latex(table1.frame(records("paper", [0.95, 0.97, 0.96]), [cell_with_paper()]))
+    lines = text.splitlines()
+    assert lines[2].startswith("\\begin{tabular}{lrrrrrr}") and lines[-1] == "\\end{tabular}"
+    rows = [line for line in lines if line.count(" & ") and "multicolumn" not in line]
+    assert all(line.count(" & ") == 6 for line in rows) and len(rows) == 9
+    (theano,) = (line for line in rows if line.startswith("BNN (Theano)"))
+    summary = verdict.summarize([0.95, 0.97, 0.96])
+    assert f"$0.96$ & $0.96 \\pm {(summary.high - summary.low) / 2:.2f}$ (3)" in theano
+    assert exports.escaped("a_b & 5 % of {x} ~ \\y^2 #1 $") == (
+        "a\\_b \\& 5 \\% of \\{x\\} \\textasciitilde{} \\textbackslash{}y\\textasciicircum{}2 \\#1 \\$"
+    )
 
 
 def test_committed_csv_has_the_contract_columns():

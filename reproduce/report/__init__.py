@@ -44,19 +44,18 @@ def summary(evidence: Evidence) -> str:
     paper, small = (frame[frame["scale"] == scale] for scale in ("paper", "small"))
     run = paper[paper["seeds"] > 0]
     words = [f"{count} {verdict}" for verdict, count in run["verdict"].value_counts(sort=False).items()]
-    said = (
-        f"{len(run)} of the {len(paper)} cells of Table 1 that can be measured have been run at the paper's scale"
-    )
+    said = f"{len(run)} of the {len(paper)} cells of Table 1 that are ours to run were run at the paper's scale"
     said += f": {', '.join(words)}." if words else "."
     if len(small):
-        said += f" {len(small)} run at small scale, which is never held against the paper."
-    return (
-        f"{said} Every table, figure and verdict on this page is computed from committed records of single runs."
-    )
+        said += f" {len(small)} were run at small scale, which is never held against the paper."
+    return f"{said} Every table, figure and verdict here is computed from the records of single runs."
 
 
-def tables(evidence: Evidence, parts: Sequence[Section]) -> dict[str, str]:
-    """The files of the report that are the same everywhere: path under the report's folder -> content."""
+def tables(evidence: Evidence, parts: Sequence[Section] = ()) -> dict[str, str]:
+    """The files of the report that are the same everywhere: path under the report's folder -> content.
+
+    Without `parts` only Table 1's own, which take no time.
+    """
     frame = table1.frame(evidence.runs, evidence.cells, evidence.name)
     return {
         "table1.csv": exports.csv(frame),

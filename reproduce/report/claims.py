@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ import pandas as pd
 from scipy import stats
 
 from reproduce import spec, yamlfile
-from reproduce.check import measures
 from reproduce.report import energy, filters, speed, table1
 from reproduce.report.evidence import Bench, Evidence, Timing
 from reproduce.report.parts import Column, Section, Table
@@ -182,7 +182,8 @@ def _filters(
                 verdict = f"{table1.OFF_SCALE[str(scale)]}: not the paper's net"
             found.append(
                 Finding(
-                    f"{'; '.join(f'{v:.1f} ({k})' for k, v in of.items())}; nearest: {near}",
+                    f"{'; '.join(f'{v:.1f} ({k})' for k, v in of.items())}; nearest: {near}; random signs would "
+                    f"give {' and '.join(f'{number(v):.1f}' for v in lines['random'])} (all layers)",
                     f"{cell}, {scale} scale",
                     verdict,
                     lines["records"].iloc[0],
@@ -234,10 +235,10 @@ def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
     "error."""
     found = []
     for cell in sorted({r.cell for r in evidence.checks}):
-        runs = [r for r in evidence.checks if r.cell == cell and r.result is not None]
+        runs = [r for r in evidence.checks if r.cell == cell]
         usual, without = (
-            [measures(r)["validation error %"] for r in runs if r.variant == variant]
-            for variant in (None, "no-mask")
+            [100 * r.curve[-1].valid_wrong / r.result.valid_images for r in runs if r.result and r.variant == v]
+            for v in (None, "no-mask")
         )
         if min(len(usual), len(without)) < 2:
             continue
@@ -287,15 +288,21 @@ JUDGES: dict[str, Callable[[Evidence, dict[str, Any]], list[Finding]]] = {
 COLUMNS = ["claim", "printed", "measured", "where", "verdict", "source", "dirty", "note", "records", "again"]
 
 
+@cache
+def printed() -> tuple[dict[str, Any], ...]:
+    """The paper's claims: id, claim, value, unit, where."""
+    return tuple(yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["claims"])
+
+
 def frame(evidence: Evidence) -> pd.DataFrame:
     """Every claim, one line per finding; a claim with no evidence is `not measured`."""
     lines = []
-    for claim in yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["claims"]:
+    for claim in printed():
         judge = JUDGES.get(claim["id"])
         findings = judge(evidence, claim) if judge else []
-        printed = claim["unit"] if claim["value"] is None else f"{claim['value']:g} {claim['unit']}"
+        said = claim["unit"] if claim["value"] is None else f"{claim['value']:g} {claim['unit']}"
         for found in findings or [Finding("", "", NOT_MEASURED)]:
-            line = {"claim": claim["claim"], "printed": printed, "source": claim["where"]}
+            line = {"claim": claim["claim"], "printed": said, "source": claim["where"]}
             line |= {"measured": found.measured, "where": found.where, "verdict": found.verdict}
             line |= {"dirty": found.dirty, "note": "code differs from its revision" if found.dirty else ""}
             lines.append(line | {"records": found.records, "again": found.again})
@@ -317,7 +324,7 @@ def section(evidence: Evidence) -> Section:
     )
     columns = (
         *(Column("claim", "claim"), Column("printed", "printed"), Column("measured", "measured here")),
-        *(Column("where", "where"), Column("verdict", "verdict"), Column("source", "stands in")),
+        *(Column("where", "where"), Column("verdict", "verdict")),
     )
     return Section(
         "claims",

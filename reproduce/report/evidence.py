@@ -168,7 +168,7 @@ def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[R
 
 
 def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Packed]:
-    """The records of benchmarks and packed nets that are no trials (`quick`)."""
+    """The records of benchmarks and packed nets, without trials (`quick`)."""
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -182,36 +182,52 @@ def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Pa
         except (ValueError, RecursionError) as error:
             problems.append(f"{path.name}: not valid JSON ({type(error).__name__})")
         else:
-            if not record.quick:
+            if record.quick:
+                problems.append(f"{path.name}: a trial of the benchmark, of tiny sizes")
+            else:
                 yield record.model_copy(update={"path": f"{name}/{folder.name}/{path.name}"})
 
 
 def usable(records: Sequence[Record], cells: Sequence[spec.Cell], say: Say = lambda _: None) -> list[Record]:
     """Finished records of these cells as their files stand today, one per cell, scale, seed and image order.
 
-    Of several (after a change of the training code) the latest counts. Records of other settings are named.
+    Of several (after a change of the training code) the latest counts. How many are of other settings or other
+    cells is told.
     """
-    settings = {(c.name, scale): s.digest() for c in cells for scale, s in c.scales.items()}
+    settings = _settings(cells)
     kept: dict[tuple[str, ...], Record] = {}
-    outdated = 0
+    outdated = foreign = 0
     for record in sorted(records, key=lambda r: r.started):
+        if record.variant:
+            continue
         current = settings.get((record.cell, record.scale))
-        if current is None or record.status != "finished" or record.variant:
-            continue
-        if record.settings_digest != current:
-            outdated += 1
-            continue
-        kept[(record.cell, record.scale, str(record.seed), record.data.order)] = record
+        foreign += current is None
+        outdated += current is not None and record.settings_digest != current
+        if record.status == "finished" and record.settings_digest == current:
+            kept[(record.cell, record.scale, str(record.seed), record.data.order)] = record
     if outdated:
         say(f"{outdated} record(s) of other settings than today's experiment files")
+    if foreign:
+        say(f"{foreign} record(s) of other cells than these")
     return sorted(kept.values(), key=lambda r: (r.cell, r.scale, r.data.order, r.seed))
 
 
 def failed(records: Sequence[Record], good: Sequence[Record], cells: Sequence[spec.Cell]) -> list[Record]:
     """Runs of these cells that broke off because a number was not finite, and did not finish later."""
-    names = {c.name for c in cells}
-    done = {r.key for r in good}
-    return [r for r in records if r.status == "failed" and not r.variant and r.cell in names and r.key not in done]
+    settings, done = _settings(cells), {r.key for r in good}
+    return [
+        r
+        for r in records
+        if r.status == "failed"
+        and not r.variant
+        and r.settings_digest == settings.get((r.cell, r.scale))
+        and r.key not in done
+    ]
+
+
+def _settings(cells: Sequence[spec.Cell]) -> dict[tuple[str, str], str]:
+    """Today's settings of each cell and scale, as digests."""
+    return {(c.name, scale): s.digest() for c in cells for scale, s in c.scales.items()}
 
 
 T = TypeVar("T", Bench, Packed)

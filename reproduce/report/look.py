@@ -43,6 +43,7 @@ STYLE = sns.axes_style("ticks") | {
     "hatch.linewidth": 0.7,
     "legend.fontsize": 9.5,
     "legend.frameon": False,
+    "legend.handlelength": 3,
     "lines.linewidth": 1.6,
     "text.color": INK,
     "text.parse_math": False,  # names come from records: a dollar sign is a dollar sign

@@ -25,7 +25,7 @@ from reproduce.report.parts import Column, Figure, Section, Table
 
 HERE = Path(__file__).parent
 LONG = 24  # rows up to which a table is not folded; one of verdicts never is
-WIDE = 24  # characters from which a text may break, and takes a line of its own on a phone
+WIDE = 16  # characters from which a text may break, and takes a line of its own on a phone
 TONES = {  # how a verdict begins -> how it looks
     "reproduced": "good",
     "holds": "good",

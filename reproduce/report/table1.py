@@ -98,7 +98,6 @@ def _line(
     experiment, published = cell.experiment, cell.experiment.published
     dataset = cell.dataset_at(scale)
     same_data = dataset == experiment.dataset
-    errors = [r.result.test_error for r in group if r.result]
     of_row = (e["group"] for e in printed() if e["row"] == experiment.row)
     line: dict[str, object] = {
         "row": experiment.row,
@@ -107,18 +106,27 @@ def _line(
         "paper": published.value if published and same_data else None,
         "plus_minus": published.plus_minus if published and same_data else None,
         "scale": scale,
-        "verdict": "not run",
+        "verdict": judged(cell, scale, group),
         "cell": cell.name,
         "quoted": False,
         **measured(group, store),
     }
     line["machine"] = f"{line['machine']}{suffix}"
     line["again"] = again(cell.name, scale, group)
-    if errors and scale != "paper":
-        line["verdict"] = OFF_SCALE[scale]
-    elif errors and published and experiment.margin:
-        line["verdict"] = verdict.verdict(errors, published.value, experiment.margin)
     return line
+
+
+def judged(cell: spec.Cell, scale: str, group: Sequence[runs.Record]) -> str:
+    """The verdict on runs of one cell at one scale; only the paper's scale is held against the paper."""
+    errors = [r.result.test_error for r in group if r.result]
+    experiment = cell.experiment
+    if not errors:
+        return "not run"
+    if scale != "paper":
+        return OFF_SCALE[scale]
+    if experiment.published is None or experiment.margin is None:
+        return "nothing printed"
+    return verdict.verdict(errors, experiment.published.value, experiment.margin)
 
 
 def measured(group: Sequence[runs.Record], store: str) -> dict[str, object]:
@@ -229,6 +237,7 @@ def section(evidence: Evidence) -> Section:
     tables = []
     for scale in SCALES:
         part = every[every["scale"] == scale].reset_index(drop=True)
+        part["seeds"] = part["seeds"].where(~part["quoted"].astype(bool))
         if not len(part):
             continue
         judged = (
@@ -245,7 +254,14 @@ def section(evidence: Evidence) -> Section:
         tables.append(Table(name, caption, part, with_note(part, *_WHAT, *judged)))
     machines, broken = by_machine(evidence), failures(evidence)
     if len(machines):
-        columns = (*_WHAT, Column("scale", "scale"), _MACHINE, Column("threads", "threads"), *_MEASURED, _SECONDS)
+        columns = (
+            *_WHAT,
+            Column("scale", "scale"),
+            _MACHINE,
+            Column("threads", "threads"),
+            *_MEASURED[:3],
+            _MEASURED[4],
+        )
         caption = "The same runs machine by machine; the tables above pool them."
         tables.append(Table("machines", caption, machines, with_note(machines, *columns)))
     if len(broken):
