@@ -24,8 +24,8 @@ from reproduce.report import charts
 from reproduce.report.parts import Column, Figure, Section, Table
 
 HERE = Path(__file__).parent
-LONG = 36  # rows from which a table is folded
-WIDE = 24  # characters from which a text may break, and takes a line of its own on a phone
+LONG = 24  # rows up to which a table is not folded; one of verdicts never is
+WIDE = 16  # characters from which a text may break, and takes a line of its own on a phone
 TONES = {  # how a verdict begins -> how it looks
     "reproduced": "good",
     "holds": "good",
@@ -116,7 +116,7 @@ def _table(table: Table, home: str) -> dict[str, Any]:
     return {
         "columns": [{"column": c, "number": _numeric(c, frame[c.key])} for c in table.columns],
         "rows": rows,
-        "folded": len(rows) > LONG,
+        "folded": len(rows) > LONG and not any(c.key == "verdict" for c in table.columns),
         "evidence": any(row["records"] or row["again"] for row in rows),
         "dirty": any(row["dirty"] for row in rows),
         "hints": [c for c in table.columns if c.hint],
