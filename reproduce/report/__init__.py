@@ -11,7 +11,6 @@ from pathlib import Path
 
 from reproduce import runs, yamlfile
 from reproduce.report import (
-    charts,
     claims,
     compare,
     curves,
@@ -74,7 +73,7 @@ def pictures(parts: Sequence[Section], title: str, summary: str, home: str) -> d
     found = {"index.html": page.page(title, summary, parts, home)}
     for part in (part for section in parts for part in section.parts):
         if isinstance(part, Figure):
-            found[f"{part.name}.svg"] = charts.svg(part.draw(part.frame), f"figure-{part.name}", part.alt)
+            found[f"{part.name}.svg"] = part.svg
     return found
 
 

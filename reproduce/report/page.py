@@ -20,7 +20,6 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
-from reproduce.report import charts
 from reproduce.report.parts import Column, Figure, Section, Table
 
 HERE = Path(__file__).parent
@@ -90,8 +89,7 @@ def prose(text: str) -> Markup:
 
 def _part(part: Table | Figure, home: str) -> dict[str, Any]:
     if isinstance(part, Figure):
-        drawing = charts.svg(part.draw(part.frame), f"figure-{part.name}-drawing", part.alt)
-        found = {"kind": "figure", "svg": Markup(drawing)}
+        found = {"kind": "figure", "svg": Markup(part.svg)}
     else:
         found = {"kind": "table", **_table(part, home)}
     return found | {"id": f"{found['kind']}-{part.name}", "name": part.name, "caption": part.caption}
