@@ -1,5 +1,4 @@
-"""Tables 2 and 3: energy constants, and a simple model of what a forward pass costs in three variants of each "
-"net."""
+"""Tables 2 and 3: energy constants, and a simple model of what one image costs in three variants of each net."""
 
 from __future__ import annotations
 

@@ -201,19 +201,19 @@ def section(evidence: Evidence) -> Section:
     rule_columns = (
         Column("rule", "rule"),
         Column("spread", "spread", 2, "margins"),
-        Column("false_alarm", "equal, yet “not reproduced”", 1, percent, "the largest share over 1 to 10 seeds"),
-        Column("found", "three margins off, “not reproduced”", 1, percent, "with five seeds"),
-        Column("equal", "equal, “reproduced”", 1, percent, "with five seeds"),
-        Column("wrong_equal", "one margin off, “reproduced”", 1, percent, "with five seeds"),
+        Column("false_alarm", "false alarm", 1, percent, "equal, “not reproduced”: most over 1 to 10 seeds"),
+        Column("found", "found", 1, percent, "“not reproduced” three margins off, five seeds"),
+        Column("equal", "equal, “reproduced”", 1, percent, "under equality, five seeds"),
+        Column("wrong_equal", "one off, “reproduced”", 1, percent, "one margin off, five seeds"),
         Column("kept", "keeps"),
     )
     seen_columns = (
         *(Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale")),
         *(Column("seeds", "seeds", 0), Column("spread", "spread", 3, "points"), Column("margin", "margin", 2)),
         Column("in_margins", "spread", 2, "margins"),
-        Column("false_alarm", "equal, yet “not reproduced”", 1, percent),
-        Column("found", "three margins off, “not reproduced”", 1, percent, "with as many seeds as there are"),
-        Column("found_with_more", "the same with five seeds", 1, percent),
+        Column("false_alarm", "false alarm", 1, percent, "equal, “not reproduced”, with the seeds there are"),
+        Column("found", "found", 1, percent, "“not reproduced” three margins off, with the seeds there are"),
+        Column("found_with_more", "found by five", 1, percent, "the same with five seeds"),
     )
     grid = table()
     parts: list[Table | Figure] = [
@@ -232,7 +232,7 @@ def section(evidence: Evidence) -> Section:
         ),
     ]
     if len(seen):
-        caption = "The spread as observed. Small-scale nets scatter more than the paper's, so theirs says little."
+        caption = "The spread as observed. Small-scale cells are other nets: theirs need not be the paper's."
         parts.append(Table("spread-observed", caption, seen, with_note(seen, *seen_columns)))
     parts.append(Table("rules", "The rule and two variants of it.", by_rule, rule_columns))
     return Section("verdicts", "Verdicts: the rule, and how often it errs", text, tuple(parts))
