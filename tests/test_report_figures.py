@@ -187,6 +187,16 @@ def test_energy_of_a_small_mlp_by_hand():
     assert (plain["held_in"], binary["held_in"]) == ("1M", "8K")
 
 
+def test_what_fits_no_cache_is_read_from_dram_at_the_low_end():
+    (cell,) = spec.cells(["table1/bnn-torch7-mnist"])
+    found = energy.model(cell.scales["paper"].net, "float")
+    assert (
+        found["held_in"] == "DRAM"
+    )  # values: 784 + 2048 and 2048 + 2048 floats lie in 32K, 2048 + 10 in 32K, too
+    values = (784 + 2048 + 2 * 4096) * 32 / 64 * 20 + (2048 + 10) * 32 / 64 * 20
+    assert found["memory_uj"] == pytest.approx((10_014_720 * 32 / 64 * 1300 + values) * 1e-6)
+
+
 def test_weights_of_the_papers_nets():
     frame = energy.frame().set_index(["net", "variant"])
     assert frame.loc[("CIFAR-10 ConvNet", "float"), "bytes"] == 4 * 14_022_016
@@ -221,6 +231,8 @@ def test_each_machine_is_judged_by_itself(tmp_path):
 @pytest.mark.parametrize(("size", "words"), [(1000, "holds"), (1100, "nearly holds"), (1200, "does not hold")])
 def test_memory_is_judged_by_the_worst_real_file(tmp_path, size, words):
     put(tmp_path / "kernels", "net.json", packed(bytes=size, weights=8000))
+    good = packed()["about"] | {"key": "l" * 64}
+    put(tmp_path / "kernels", "good.json", packed(bytes=1000, weights=8000, about=good))
     found = report.gather(tmp_path, report.cells())
     assert verdicts(found, "weight memory") == [words]
 
