@@ -347,7 +347,7 @@ def simulation(frame: pd.DataFrame) -> Figure:
             share = shares[verdict].fillna(0).to_list()
             top = [b + s for b, s in zip(below, [*share, share[-1]], strict=True)]
             axes.fill_between(
-                edges, below, top, step="post", color=colour, hatch=hatch, edgecolor=INK, linewidth=0
+                edges, below, top, step="post", facecolor=colour, hatch=hatch, edgecolor=INK, linewidth=0
             )
             below = top
         axes.set_xlim(shares.index.min() - 0.5, shares.index.max() + 0.5)
