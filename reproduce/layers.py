@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from reproduce.binarize import ap2, binarize_weight
+from reproduce.binarize import ap2
+from reproduce.products import binary_conv2d, binary_linear
 
 
 class BinaryLinear(nn.Linear):
@@ -22,11 +23,12 @@ class BinaryLinear(nn.Linear):
         self.fans = (n_in, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, binarize_weight(self.weight) if self.binary else self.weight, self.bias)
+        product = binary_linear if self.binary else F.linear
+        return product(x, self.weight, self.bias)
 
 
 class BinaryConv2d(nn.Conv2d):
-    """3×3 convolution, stride 1, padded by one with *zeros*, so border inputs are ternary (paper.yaml, notes).
+    """3×3 convolution, stride 1, padded by one with *zeros*, so that a border's inputs are ternary.
 
     x (N, Cin, H, W) -> (N, Cout, H, W).
     """
@@ -37,8 +39,18 @@ class BinaryConv2d(nn.Conv2d):
         self.fans = (9 * c_in, 9 * c_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = binarize_weight(self.weight) if self.binary else self.weight
-        return F.conv2d(x, weight, self.bias, padding=1)
+        if self.binary:
+            assert self.bias is not None
+            return binary_conv2d(x, self.weight, self.bias)
+        return F.conv2d(x, self.weight, self.bias, padding=1)
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """x with each element zeroed with probability p, the others divided by 1 - p; noise from torch's generator."""
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    keep = torch.empty_like(x).uniform_().ge_(p)  # four times as fast as bernoulli_ on a CPU
+    return x * keep.mul_(1 / (1 - p))
 
 
 def lr_multiplier(layer: BinaryLinear | BinaryConv2d) -> float:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from reproduce import spec
 from reproduce.binarize import sign_ste, stochastic_sign_ste
-from reproduce.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm
+from reproduce.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, dropout
 
 CLASSES = 10
 
@@ -58,7 +58,7 @@ class Block(nn.Module):
         activation = self._train if self.training else self._eval
         if activation is not None:
             x = activation(x)
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return dropout(x, self.dropout) if self.dropout and self.training else x
 
 
 class MLP(nn.Module):
@@ -75,8 +75,8 @@ class MLP(nn.Module):
         _init(self, net)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.dropout_in:
-            x = F.dropout(x, self.dropout_in, self.training)
+        if self.dropout_in and self.training:
+            x = dropout(x, self.dropout_in)
         for block in self.blocks:
             x = block(x)
         return x

@@ -15,7 +15,7 @@ BNN = "table1/bnn-theano-cifar10"
 
 
 def evidence_of(records=(), cells=(), **over):
-    empty = {key: () for key in ("failed", "benches", "nets", "checks", "problems")}
+    empty = {key: () for key in ("failed", "benches", "training", "nets", "checks", "problems")}
     return Evidence(name="store", cells=tuple(cells), runs=tuple(records), **empty | over)
 
 
@@ -154,6 +154,22 @@ def test_figure_3_has_the_papers_bars_first_and_ours_beside(tmp_path):
 )
 def test_families_of_kernels(candidate, expected):
     assert speed.family(candidate) == expected
+
+
+def test_training_speed_is_steps_a_second_of_the_newest_record(tmp_path):
+    row = bench()["rows"][0] | {"what": "MNIST MLP", "seconds": 0.25, "fastest": 0.2, "slowest": 0.5}
+    rows = [
+        row | {"candidate": "ours"} | faster(2.5, 3.0, 3.5, "plain loop"),
+        row | {"candidate": "plain loop", "seconds": 0.75, "slowest": 1.0} | faster(0.2, 1 / 3, 0.4, "ours"),
+    ]
+    put(tmp_path / "train", "new.json", bench(kind="train-cpu", rows=rows, started="2026-02-01T00:00:00+00:00"))
+    put(tmp_path / "train", "old.json", bench(kind="train-cpu"))
+    found = report.gather(tmp_path, report.cells())
+    (table,) = speed.training(found).parts
+    ours, plain = table.frame.to_dict("records")
+    assert (ours["steps"], ours["slowest"], ours["fastest"], ours["times"]) == (4.0, 2.0, 5.0, 3.0)
+    assert plain["steps"] == pytest.approx(4 / 3) and plain["records"].endswith("/train/new.json")
+    assert found.benches == () and speed.training(evidence_of()).parts == ()
 
 
 # --- energy ---------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def at_least(value: float, printed: float) -> str:
 
 def _ratios(evidence: Evidence, what: str, other: str) -> Iterator[tuple[Bench, Timing, Any]]:
     """Per machine: the XNOR row that does what the paper's did, and its ratio to `other`, at the largest size."""
-    for bench in speed.latest(evidence):
+    for bench in speed.latest(evidence.benches):
         rows = [
             (row, ratio)
             for row in bench.rows
