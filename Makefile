@@ -51,10 +51,10 @@ lint: $(ENV) ## ruff and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-report: $(ENV) ## table 1 from the committed records
+report: $(ENV) ## tables, figures, claims and verdicts from the committed records: results/report/index.html
 	$(PY) -m reproduce report
 
-publish: $(ENV) ## copy your finished runs into the committed evidence, refresh the report
+publish: $(ENV) ## copy your runs into the committed evidence, refresh the report and README's table
 	$(PY) -m reproduce publish --results "$(RESULTS)"
 
 data: $(ENV) ## fetch and check the data sets

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
-from reproduce import data, machine, nets, preprocess, runs, spec, train
+from reproduce import data, filters, machine, nets, preprocess, runs, spec, train
 
 Say = Callable[[str], None]
 
@@ -302,6 +302,7 @@ def _train(
         weights=outcome.weights,
         parameters=outcome.parameters,
         result=result,
+        filters=kept_filters(run.settings, outcome.net),
         curve=[runs.EpochRow(**row) for row in outcome.curve],
     )
     net = store.net(run.stem)
@@ -310,3 +311,9 @@ def _train(
     store.write(record)
     checkpoint.unlink(missing_ok=True)
     return record
+
+
+def kept_filters(settings: spec.Settings, state: dict[str, torch.Tensor]) -> runs.Filters | None:
+    """The counts of a net's binary convolutions for its record; None for another net."""
+    found = filters.of_net(state) if settings.net.weights == "binary" else None
+    return None if found is None else runs.Filters.model_validate(found)

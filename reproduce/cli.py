@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import time
 from pathlib import Path
@@ -44,34 +45,40 @@ def _scale(scale: str, device: str) -> spec.Scale:
 
 @app.command("list")
 def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
-    """Show the cells: what the paper prints, what has been run (yours and published), at which scale."""
+    """Show every cell's state: what the paper prints, what was run (yours, published), its figures and verdict."""
     from reproduce import report, runs
+    from reproduce.report import evidence, table1
 
     found = spec.cells(cells)
-    local, problems = runs.read_all(runs.Store(results or runs.LOCAL).runs)
-    public, more = runs.read_all(runs.PUBLISHED / "runs")
-    counts: dict[tuple[str, str], list[int]] = {}
-    for column, records in enumerate((local, public)):
-        for record in report.usable(records, found):
-            counts.setdefault((record.cell, record.scale), [0, 0])[column] += 1
-    table = Table("cell", "row", "data set", "paper %", "scale", "epochs", "runs: yours", "published")
+    stores = [(results or runs.LOCAL), runs.PUBLISHED]
+    yours, public = (report.gather(store, spec.cells(), say) for store in stores)
+    published = evidence.usable([*public.runs, *public.checks], found)
+    pooled = evidence.usable([*published, *yours.runs], found)
+    table = Table("cell", "row", "data set", "scale", "epochs", "yours", "published", "paper %", "ours %", "state")
     for cell in found:
-        published = cell.experiment.published
+        paper = cell.experiment.published
         for scale, settings in cell.scales.items():
-            yours, theirs = counts.get((cell.name, scale), [0, 0])
-            table.add_row(
-                cell.name,
-                cell.experiment.row,
-                cell.dataset_at(scale),
-                f"{published.value:.2f}" if published and scale == "paper" else "",
-                scale,
-                str(settings.train.epochs),
-                str(yours or ""),
-                str(theirs or ""),
+            own, theirs, both = (
+                [r for r in kept if (r.cell, r.scale) == (cell.name, scale)]
+                for kept in (yours.runs, published, pooled)
             )
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-    for problem in problems + more:
-        say(f"left out: {problem}")
+            figures = table1.measured(both, "")
+            interval = (
+                f" ({figures['low']:.2f} to {figures['high']:.2f})" if figures.get("low") is not None else ""
+            )
+            broken = sum((r.cell, r.scale) == (cell.name, scale) for r in [*yours.failed, *public.failed])
+            begun = len(list((stores[0] / "work").glob(f"{cell.name.replace('/', '-')}-{scale}-seed*.ckpt")))
+            state = [table1.judged(cell, scale, both)]
+            state += [f"{count} {what}" for count, what in ((broken, "broke off"), (begun, "begun")) if count]
+            state += [str(figures["note"])] if figures["dirty"] else []
+            table.add_row(
+                *(cell.name, cell.experiment.row, cell.dataset_at(scale), scale, str(settings.train.epochs)),
+                *(str(len(own) or ""), str(len(theirs) or "")),
+                f"{paper.value:.2f}" if paper and scale == "paper" else "",
+                f"{figures['mean']:.2f}{interval}" if both else "",
+                "; ".join(state),
+            )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @app.command()
@@ -104,6 +111,7 @@ def run(
     import torch
 
     from reproduce import campaign, report, runs
+    from reproduce.report import table1
 
     if device not in ("auto", "cpu", "cuda"):
         raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
@@ -131,13 +139,18 @@ def run(
         raise stop("stopped; the same command goes on from the last checkpoint", 130) from None
     except OSError as error:
         raise stop(f"{error.filename or store.root}: {error.strerror}", 1) from None
-    _show(report.of(store.runs, found, say), size)
-    report.write(report.of(store.runs, spec.cells(["table1"])), store.root / "report")
+    evidence = report.gather(store.root, report.cells(), say)
+    wanted = {c.name for c in found}
+    frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
+    _show(frame[frame["cell"].isin(wanted)], size)
+    for name, text in report.tables(evidence).items():
+        runs.write_whole(store.root / "report" / name, text)
     for cell, reason in summary.missing.items():
         say(f"not run: {cell}: {reason}")
     for record in summary.broken:
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
-    say(f"written: {yamlfile.shown(store.root / 'report')}/table1.md and table1.csv")
+    folder = yamlfile.shown(store.root)
+    say(f"written: {folder}/report/table1.md and table1.csv; the whole page: reproduce report --results {folder}")
     if summary.stopped:
         left = len(plan) - len(summary.records) - len(summary.broken)
         raise stop(
@@ -197,16 +210,38 @@ def fetch(
 
 
 @app.command("report")
-def make_report(results: ResultsOption = None) -> None:
-    """Write table1.md and table1.csv from the committed records, and README's table; or from your own store."""
+def make_report(
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A store of runs; several are compared, the first with each other.", show_default="the committed"
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder of the report.", show_default="report or compare in the store")
+    ] = None,
+) -> None:
+    """Write the report of the committed records, with README's table; or of your own store; or compare stores."""
     from reproduce import report
+    from reproduce.runs import PUBLISHED
 
-    cells = spec.cells(["table1"])
-    if results is not None:
-        report.write(report.of(results / "runs", cells, say), results / "report")
-        say(f"written: {yamlfile.shown(results / 'report')}")
-    else:
+    if results is None and to is None:
         report.refresh(say)
+        return
+    stores = results or [PUBLISHED]
+    for store in stores:
+        if not store.is_dir():
+            raise stop(f"no store {yamlfile.shown(store)}: not a folder", 2)
+    base = stores[0].resolve().parent
+    target = to or stores[0] / ("report" if len(stores) == 1 else "compare")
+    names = [Path(os.path.relpath(store.resolve(), base)).as_posix() for store in stores]
+    home = Path(os.path.relpath(target.resolve(), base)).as_posix()
+    found = [report.gather(s, report.cells(), say, name) for s, name in zip(stores, names, strict=True)]
+    if len(found) == 1:
+        report.write(found[0], target, home)
+    else:
+        report.compared(found, target, home)
+    say(f"written: {yamlfile.shown(target)}")
 
 
 @app.command()

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reproduce import machine, spec, yamlfile
 from reproduce.data import Dataset
@@ -59,6 +58,33 @@ class Result(_Frozen):
     test_images: int
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class LayerFilters(_Frozen):
+    """Shares of distinct kernels in a binary convolution (`filters.layer`)."""
+
+    maps_in: int = Field(ge=1)
+    maps_out: int = Field(ge=1)
+    kernel: int = Field(ge=1)
+    distinct: Share
+    distinct_up_to_sign: Share
+
+
+class Filters(_Frozen):
+    """A net's binary convolutions: counts of each, and the signs of the first one's (`filters.of_net`)."""
+
+    layers: list[LayerFilters] = Field(min_length=1)
+    first: list[Annotated[str, Field(pattern="^[01]+$")]]
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> Filters:
+        head = self.layers[0]
+        if len(self.first) != head.maps_out or {len(f) for f in self.first} != {head.maps_in * head.kernel**2}:
+            raise ValueError("first: not the filters of the first layer")
+        return self
+
+
 class Record(_Frozen):
     """What one run was and gave."""
 
@@ -82,6 +108,8 @@ class Record(_Frozen):
     weights: int | None = None
     parameters: int | None = None
     result: Result | None = None
+    filters: Filters | None = None
+    """None where there is no binary convolution, and in records made before they were counted."""
     curve: list[EpochRow]
 
     @property
@@ -226,7 +254,10 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
 
 
 def publish(source: Store, target: Path, say: Any = print) -> int:
-    """Copy finished records that are new into `target`, but no mutants and failures; how many were copied."""
+    """Copy runs that are new into `target`, those that broke off too, but no mutants; how many were copied.
+
+    What is there stays as it is, but for a broken run that has finished since.
+    """
     target.mkdir(parents=True, exist_ok=True)
     copied = 0
     for path in sorted(source.runs.glob("*.json")):
@@ -236,13 +267,23 @@ def publish(source: Store, target: Path, say: Any = print) -> int:
             say(f"left out: {error}")
             continue
         destination = target / path.name
-        if record.status != "finished" or record.variant or destination.exists():
+        if record.variant or (destination.exists() and not _finished_since(record, destination)):
             continue
         if record.code["dirty"]:
             say(f"note: {path.name} was made by code that differs from its revision")
-        shutil.copyfile(path, destination)
+        if record.status == "failed":
+            say(f"note: {path.name} broke off: {record.failure}")
+        write_whole(destination, path.read_bytes())
         copied += 1
     return copied
+
+
+def _finished_since(record: Record, published: Path) -> bool:
+    """Whether the file holds a failed run that `record` has carried to its end."""
+    try:
+        return record.status == "finished" and read(published).status == "failed"
+    except ValueError:
+        return False
 
 
 def now() -> str:

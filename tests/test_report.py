@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from made import made_cell, made_record, made_run
 
-from reproduce import report, runs, spec, verdict, yamlfile
+from reproduce import data, machine, report, runs, spec, verdict, yamlfile
+from reproduce.report import evidence, exports, table1
 
 
 def cell_with_paper():
@@ -23,7 +24,7 @@ def records(scale, errors, **rest):
 
 def test_columns_and_the_lines_of_a_cell():
     cell = cell_with_paper()
-    frame = report.table1(records("paper", [0.95, 0.97, 0.96]) + records("small", [3.0]), [cell])
+    frame = table1.frame(records("paper", [0.95, 0.97, 0.96]) + records("small", [3.0]), [cell], quoted=False)
     assert list(frame.columns[:10]) == [
         *("row", "dataset", "paper", "scale", "seeds", "mean", "low", "high", "verdict", "machine")
     ]
@@ -36,14 +37,14 @@ def test_columns_and_the_lines_of_a_cell():
 
 
 def test_small_scale_is_never_judged_however_good_or_many():
-    frame = report.table1(records("small", [0.96] * 6), [cell_with_paper()])
+    frame = table1.frame(records("small", [0.96] * 6), [cell_with_paper()], quoted=False)
     assert set(frame["verdict"]) == {"not run", "small scale"}
 
 
 def test_runs_of_another_image_order_stand_apart():
     cell = cell_with_paper()
     mixed = records("paper", [0.9, 1.0]) + records("paper", [1.1], order="q" * 64)
-    frame = report.table1(mixed, [cell])
+    frame = table1.frame(mixed, [cell], quoted=False)
     assert sorted(frame["seeds"]) == [1, 2]
     assert all("image order" in m for m in frame["machine"])
 
@@ -54,60 +55,149 @@ def test_records_of_other_settings_failures_and_mutants_do_not_count():
     other = made_record(made_run(scale="paper", train={"epochs": 9}))
     mutant = made_record(made_run(scale="paper", variant="no-mask"))
     failed = made_record(made_run(scale="paper", seed=5), status="failed")
-    assert report.usable([other, mutant, failed], [cell], said.append) == []
+    assert evidence.usable([other, mutant, failed], [cell], said.append) == []
     assert len(said) == 1 and "1 record" in said[0]
 
 
 def test_of_two_records_of_one_seed_the_later_counts():
     early = made_record(made_run(scale="paper"), error=5.0)
     late = made_record(made_run(scale="paper"), error=1.0, started="2026-02-01T00:00:00+00:00")
-    (kept,) = report.usable([late, early], [cell_with_paper()])
+    (kept,) = evidence.usable([late, early], [cell_with_paper()])
     assert kept.result.test_error == 1.0
 
 
-def test_dirty_code_is_marked():
-    dirty = [r.model_copy(update={"code": r.code | {"dirty": True}}) for r in records("paper", [1.0])]
-    clean = [r.model_copy(update={"code": r.code | {"dirty": False}}) for r in records("paper", [1.0])]
-    assert "1.00\\*" in report.markdown(report.table1(dirty, [cell_with_paper()]))
-    assert "\\*" not in report.markdown(report.table1(clean, [cell_with_paper()]))
+@pytest.mark.parametrize(
+    ("dirty", "digest", "words"),
+    [
+        (False, None, None),
+        (True, None, "code differs from its revision"),
+        (None, None, "revision not known"),
+        (False, "e" * 64, "data differ from the known ones"),
+    ],
+)
+def test_dirty_code_and_other_data_are_marked_in_every_table(dirty, digest, words):
+    found = []
+    for record in records("paper", [1.0], digest=digest or data.DIGESTS["mnist"]):
+        found.append(record.model_copy(update={"code": record.code | {"dirty": dirty}}))
+    frame = table1.frame(found, [cell_with_paper()], quoted=False)
+    (line,) = (line for _, line in frame.iterrows() if line["seeds"])
+    assert line["dirty"] == (words is not None) and line["note"] == (words or "")
+    for text, mark in ((exports.markdown(frame), "1.00\\*"), (exports.latex(frame), "$1.00$ (1)*")):
+        assert (mark in text) == (words is not None)
+    if words:
+        assert words in exports.markdown(frame)
+        assert table1.with_note(frame)[-1].key == "note"
 
 
 def test_readme_block_is_replaced_between_its_markers():
-    frame = report.table1(records("paper", [1.0]), [cell_with_paper()])
-    text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
-    new = report.into_readme(text, frame)
+    frame = table1.frame(records("paper", [1.0]), [cell_with_paper()])
+    text = f"before\n{exports.BEGIN}\nold\n{exports.END}\nafter\n"
+    new = exports.into_readme(text, frame)
     assert new.startswith("before\n") and new.endswith("\nafter\n") and "old" not in new
-    assert report.into_readme(new, frame) == new
+    assert exports.into_readme(new, frame) == new
     with pytest.raises(ValueError, match="markers"):
-        report.into_readme("no markers", frame)
+        exports.into_readme("no markers", frame)
 
 
 def committed():
-    return report.of(runs.PUBLISHED / "runs", spec.cells(["table1"]))
+    return table1.frame(report.gather(runs.PUBLISHED, report.cells()).runs, report.cells())
 
 
-def test_committed_table_and_readme_follow_from_the_committed_records():
-    frame = committed()
+def test_committed_report_and_readme_follow_from_the_committed_records():
+    """The files that are the same on every machine; page and pictures depend on the drawing libraries."""
+    found = report.gather(runs.PUBLISHED, report.cells())
+    parts = [*report.sections(found), report.sources(found)]
+    expected = report.tables(found, parts)
     folder = runs.PUBLISHED / "report"
-    csv = frame[report.COLUMNS].to_csv(index=False, float_format="%.4f", lineterminator="\n")
-    assert (folder / "table1.csv").read_text() == csv
-    assert (folder / "table1.md").read_text() == f"# Table 1\n\n{report.markdown(frame)}"
+    for name, text in expected.items():
+        assert (folder / name).read_text(encoding="utf-8") == text, f"{name}: run `make report`"
+    assert {p.name for p in folder.glob("data/*")} == {n.removeprefix("data/") for n in expected if "/" in n}
     readme = (yamlfile.ROOT / "README.md").read_text()
-    assert report.into_readme(readme, frame) == readme
+    assert exports.into_readme(readme, committed()) == readme
+
+
+def test_report_twice_is_equal_byte_for_byte_and_names_no_machine_folder(tmp_path):
+    found = report.gather(runs.PUBLISHED, report.cells())
+    for name in ("first", "second"):
+        report.write(found, tmp_path / name)
+    first, second = (
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*.*")}
+        for f in (tmp_path / "first", tmp_path / "second")
+    )
+    assert first == second and {"index.html", "figure1.svg", "figure3.svg"} <= {p.name for p in first}
+    for name, content in first.items():
+        assert str(yamlfile.ROOT).encode() not in content and str(tmp_path).encode() not in content, name
+        assert machine.code()["revision"].encode() not in content, name
+
+
+def test_parts_that_are_gone_are_removed(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("data/old.csv", "old.svg", "mine.txt"):
+        (tmp_path / name).write_text("")
+    report._write({"data/new.csv": "a", "index.html": "b"}, tmp_path)
+    assert (tmp_path / "data" / "new.csv").read_text() == "a"
+    assert not (tmp_path / "data" / "old.csv").exists() and not (tmp_path / "old.svg").exists()
+    assert (tmp_path / "mine.txt").exists()
+
+
+def short_cell():
+    cell = cell_with_paper()
+    experiment = cell.experiment.model_copy(update={"scale": "short"})
+    return cell.model_copy(
+        update={"name": "short/made", "experiment": experiment, "scales": {"short": cell.scales["paper"]}}
+    )
+
+
+def test_a_short_schedule_is_a_table_of_its_own_and_never_the_papers_cell():
+    run = made_run(scale="paper")
+    found = [made_record(run, error=0.96, cell="short/made", scale="short", seed=i) for i in range(3)]
+    frame = table1.frame(found, [cell_with_paper(), short_cell()], quoted=False)
+    by_scale = {line["scale"]: line for _, line in frame.iterrows()}
+    assert by_scale["short"]["verdict"] == "short schedule" and by_scale["short"]["seeds"] == 3
+    assert by_scale["paper"]["verdict"] == "not run" and by_scale["paper"]["seeds"] == 0
+    text = exports.markdown(frame)
+    assert text.index("At the paper's scale") < text.index("The paper's net, short schedule")
+    assert "(3)" not in exports.latex(frame)
+
+
+def test_quoted_rows_are_the_papers_other_ones_and_never_judged():
+    frame = table1.frame([], report.cells())
+    quoted = frame[frame["quoted"].astype(bool)]
+    assert set(quoted["verdict"]) == {"quoted"} and len(quoted) == 11
+    assert set(quoted["row"]) & set(table1.ROWS) == set()
+    maxout = quoted[quoted["row"] == "Maxout Networks"].set_index("dataset")["paper"]
+    assert dict(maxout) == {"MNIST": 0.94, "SVHN": 2.47, "CIFAR-10": 11.68}
+    assert len(frame[frame["scale"] == "paper"]) == len(quoted) + 12
+
+
+def test_latex_is_whole_and_escaped():
+    text = exports.latex(table1.frame(records("paper", [0.95, 0.97, 0.96]), [cell_with_paper()]))
+    lines = text.splitlines()
+    assert lines[2].startswith("\\begin{tabular}{lrrrrrr}") and lines[-1] == "\\end{tabular}"
+    rows = [line for line in lines if line.count(" & ") and "multicolumn" not in line]
+    assert all(line.count(" & ") == 6 for line in rows) and len(rows) == 9
+    (theano,) = (line for line in rows if line.startswith("BNN (Theano)"))
+    summary = verdict.summarize([0.95, 0.97, 0.96])
+    assert f"$0.96$ & $0.96 \\pm {(summary.high - summary.low) / 2:.2f}$ (3)" in theano
+    assert exports.escaped("a_b & 5 % of {x} ~ \\y^2 #1 $") == (
+        "a\\_b \\& 5 \\% of \\{x\\} \\textasciitilde{} \\textbackslash{}y\\textasciicircum{}2 \\#1 \\$"
+    )
 
 
 def test_committed_csv_has_the_contract_columns():
     frame = pd.read_csv(io.StringIO((runs.PUBLISHED / "report" / "table1.csv").read_text()))
-    assert list(frame.columns) == report.COLUMNS
-    assert set(frame["row"]) == set(report.ROWS)
-    assert set(frame["dataset"]) <= set(report.DATASETS)
-    assert set(frame["scale"]) <= set(report.SCALES)
+    assert list(frame.columns) == table1.COLUMNS
+    assert set(frame.loc[frame["verdict"] != "quoted", "row"]) == set(table1.ROWS)
+    assert len(frame[frame["verdict"] == "quoted"]) == 11 and set(frame["verdict"]) >= {"quoted", "small scale"}
+    assert set(frame["dataset"]) <= set(table1.DATASETS)
+    assert set(frame["scale"]) <= set(table1.SCALES)
 
 
 def test_committed_records_are_sound_clean_and_of_todays_settings():
     found, problems = runs.read_all(runs.PUBLISHED / "runs")
     assert problems == []
-    assert len(report.usable(found, spec.cells())) == len(found)
+    good = evidence.usable(found, spec.cells())
+    assert len(good) + len(evidence.failed(found, good, spec.cells())) == len(found)
     assert not any(r.code["dirty"] for r in found)
 
 

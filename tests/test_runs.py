@@ -96,16 +96,32 @@ def test_scratch_files_do_not_stay_when_writing_fails(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_publish_copies_finished_runs_once_and_no_mutants(tmp_path):
+def test_publish_copies_runs_once_broken_ones_too_and_no_mutants(tmp_path):
     store = runs.Store(tmp_path / "local")
     store.prepare()
     store.write(made_record())
     store.write(made_record(made_run(seed=1, variant="no-mask")))
-    store.write(made_record(made_run(seed=2), status="failed"))
+    store.write(made_record(made_run(seed=2), status="failed", result=None, failure="not finite after epoch 3"))
     (store.runs / "bad.json").write_text("{}")
     said = []
     target = tmp_path / "public"
-    assert runs.publish(store, target, said.append) == 1
+    assert runs.publish(store, target, said.append) == 2
     assert runs.publish(store, target, said.append) == 0
-    assert len(list(target.iterdir())) == 1
-    assert any("bad.json" in line for line in said)
+    assert len(list(target.iterdir())) == 2
+    assert any("bad.json" in line for line in said) and any("after epoch 3" in line for line in said)
+
+
+def test_a_published_record_is_only_replaced_where_a_broken_run_has_finished_since(tmp_path):
+    store = runs.Store(tmp_path / "local")
+    store.prepare()
+    target = tmp_path / "public"
+    broken = made_record(status="failed", result=None, failure="x")
+    path = target / store.write(broken).name
+    runs.publish(store, target, lambda _: None)
+    store.write(made_record(error=2.0))
+    assert runs.publish(store, target, lambda _: None) == 1
+    store.write(made_record(error=3.0))
+    assert runs.publish(store, target, lambda _: None) == 0
+    assert runs.read(path).result.test_error == 2.0
+    store.write(broken)
+    assert runs.publish(store, target, lambda _: None) == 0

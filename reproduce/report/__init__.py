@@ -1,0 +1,125 @@
+"""The report: everything that the records say about the paper, derived afresh each time.
+
+Data flow one way: a store's records (`evidence`) and what the paper prints (`experiments/paper.yaml`) give frames,
+frames give tables, figures and verdicts. Nothing here measures, and no number is typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from reproduce import runs, yamlfile
+from reproduce.report import (
+    claims,
+    compare,
+    curves,
+    energy,
+    exports,
+    filters,
+    page,
+    simulation,
+    speed,
+    table1,
+)
+from reproduce.report.evidence import Evidence
+from reproduce.report.evidence import cells as cells
+from reproduce.report.evidence import gather as gather
+from reproduce.report.parts import Figure, Section, csv
+
+TITLE = "Binarized Neural Networks, reproduced"
+Say = Callable[[str], None]
+
+
+def sections(evidence: Evidence) -> list[Section]:
+    """The report's parts in the order of the page."""
+    parts = (table1, claims, curves, filters, speed, energy, simulation)
+    found = [part.section(evidence) for part in parts]
+    return [*found[:-1], speed.training(evidence), found[-1]]
+
+
+def summary(evidence: Evidence) -> str:
+    """The page's first sentence: how many of the paper's cells are measured, and what came of them."""
+    frame = table1.frame(evidence.runs, evidence.cells, evidence.name, quoted=False)
+    paper, small = (frame[frame["scale"] == scale] for scale in ("paper", "small"))
+    run = paper[paper["seeds"] > 0]
+    words = [f"{count} {verdict}" for verdict, count in run["verdict"].value_counts(sort=False).items()]
+    said = f"{len(run)} of the {len(paper)} cells of Table 1 that are ours to run were run at the paper's scale"
+    said += f": {', '.join(words)}." if words else "."
+    if len(small):
+        said += f" {len(small)} were run at small scale, which is never held against the paper."
+    return f"{said} Every table, figure and verdict here is computed from the records of single runs."
+
+
+def tables(evidence: Evidence, parts: Sequence[Section] = ()) -> dict[str, str]:
+    """The files of the report that are the same everywhere: path under the report's folder -> content.
+
+    Without `parts` only Table 1's own, which take no time.
+    """
+    frame = table1.frame(evidence.runs, evidence.cells, evidence.name)
+    return {
+        "table1.csv": exports.csv(frame),
+        "table1.md": f"# Table 1\n\n{exports.markdown(frame)}",
+        "table1.tex": exports.latex(frame),
+        **_data(parts),
+    }
+
+
+def _data(parts: Sequence[Section]) -> dict[str, str]:
+    return {f"data/{part.name}.csv": csv(part.frame) for section in parts for part in section.parts}
+
+
+def pictures(parts: Sequence[Section], title: str, summary: str, home: str) -> dict[str, str]:
+    """The page, and its figures by themselves: their bytes depend on the versions of the drawing libraries."""
+    found = {"index.html": page.page(title, summary, parts, home)}
+    for part in (part for section in parts for part in section.parts):
+        if isinstance(part, Figure):
+            found[f"{part.name}.svg"] = part.svg
+    return found
+
+
+def write(evidence: Evidence, folder: Path, home: str | None = None) -> None:
+    """The report of a store into `folder`; `home` is that folder as seen from the one that holds the store."""
+    parts = [*sections(evidence), sources(evidence)]
+    content = tables(evidence, parts)
+    content |= pictures(parts, TITLE, summary(evidence), home or f"{evidence.name}/report")
+    _write(content, folder)
+
+
+def compared(stores: Sequence[Evidence], folder: Path, home: str) -> None:
+    """A page and a CSV that hold stores against each other, into `folder`."""
+    parts = [compare.section(stores)]
+    names = ", ".join(store.name for store in stores)
+    said = f"Stores compared: {names}."
+    _write(_data(parts) | pictures(parts, "Stores compared", said, home), folder)
+
+
+def _write(content: dict[str, str], folder: Path) -> None:
+    """Write files; tables and figures of an earlier report that are no part of this one are removed."""
+    for path in [*folder.glob("data/*.csv"), *folder.glob("*.svg")]:
+        if path.relative_to(folder).as_posix() not in content:
+            path.unlink()
+    for name, text in content.items():
+        runs.write_whole(folder / name, text)
+
+
+def sources(evidence: Evidence) -> Section:
+    """What the report rests on, and what was left out."""
+    text = (
+        f"Finished runs: {len(evidence.runs)}. Runs that broke off: {len(evidence.failed)}. Records of "
+        f"benchmarks: {len(evidence.benches)}, of training speed: {len(evidence.training)}, of packed nets: "
+        f"{len(evidence.nets)}, of the small-scale check: {len(evidence.checks)}. The newest record of a machine "
+        "or a net counts, older ones stay as evidence.",
+        *(f"Left out: {problem}." for problem in evidence.problems),
+    )
+    return Section("records", "Records", text, ())
+
+
+def refresh(say: Say) -> None:
+    """Bring results/report and README's table up to date with the committed records."""
+    evidence = gather(runs.PUBLISHED, cells(), say)
+    write(evidence, runs.PUBLISHED / "report")
+    readme = yamlfile.ROOT / "README.md"
+    frame = table1.frame(evidence.runs, evidence.cells)
+    runs.write_whole(readme, exports.into_readme(readme.read_text(encoding="utf-8"), frame))
+    say(f"written: {yamlfile.shown(runs.PUBLISHED / 'report')} and README's table")

@@ -1,0 +1,223 @@
+"""Tables 2 and 3: energy constants, and a simple model of what one image costs in three variants of each net."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+
+from reproduce import spec, yamlfile
+from reproduce.nets import CLASSES
+from reproduce.report import charts
+from reproduce.report.evidence import Evidence, Packed, newest
+from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.table1 import with_note
+from reproduce.runs import stem
+
+VARIANTS = ("float", "binary weights", "binary")
+NETS = {
+    "MNIST MLP, 3 × 4096": "table1/bnn-theano-mnist",
+    "MNIST MLP, 3 × 2048": "table1/bnn-torch7-mnist",
+    "CIFAR-10 ConvNet": "table1/bnn-theano-cifar10",
+    "SVHN ConvNet": "table1/bnn-theano-svhn",
+}
+WORD = 32  # 1-bit multiply-adds in one XNOR, one popcount, one accumulation
+WORD_OPERATIONS = 3
+ACCESS_BITS = 64
+SIZES = {"8K": 2**13, "32K": 2**15, "1M": 2**20}  # bytes; what does not fit lies in DRAM
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's forward pass of one image: weights, multiply-adds, values read and written."""
+
+    weights: int
+    macs: int
+    values_in: int
+    values_out: int
+
+
+def layers(net: spec.MLPNet | spec.ConvNet) -> list[Layer]:
+    """The layers of a net at their sizes (3×3 convolutions on 32×32 images, pooling after each second one)."""
+    found, inputs = [], 784
+    if isinstance(net, spec.ConvNet):
+        channels, size = 3, 32
+        for number, width in enumerate(w for w in net.channels for _ in range(2)):
+            weights, after = 9 * channels * width, size // 2 if number % 2 else size
+            found.append(Layer(weights, weights * size**2, channels * size**2, width * after**2))
+            channels, size = width, after
+        inputs = channels * size**2
+    sizes = [inputs, *(net.dense if isinstance(net, spec.ConvNet) else net.hidden), CLASSES]
+    return found + [Layer(a * b, a * b, a, b) for a, b in pairwise(sizes)]
+
+
+@cache
+def constants() -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Table 2 (operation -> multiply, add) and Table 3 (memory -> low, high), picojoules."""
+    paper = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")
+    return (
+        {r["operation"]: r for r in paper["table2"]["rows"]},
+        {r["memory"]: r for r in paper["table3"]["rows"]},
+    )
+
+
+def per_mac(variant: str, first: bool) -> float:
+    """Picojoules of one multiply-add; `first`: of the layer that reads pixels."""
+    table2, _ = constants()
+    if variant == "float":
+        return table2["32-bit float"]["multiply"] + table2["32-bit float"]["add"]
+    if variant == "binary weights":
+        return table2["32-bit float"]["add"]
+    if first:
+        return table2["32-bit integer"]["add"]
+    return WORD_OPERATIONS * table2["32-bit integer"]["add"] / WORD
+
+
+def level(bits: float) -> str:
+    """The smallest memory of Table 3 that holds so many bits."""
+    return next((name for name, size in SIZES.items() if bits <= 8 * size), "DRAM")
+
+
+def access(bits: float, held: float) -> float:
+    """Picojoules to move `bits` to or from the memory that holds `held` bits, at the low end of its range."""
+    _, table3 = constants()
+    return bits / ACCESS_BITS * table3[level(held)]["low"]
+
+
+def model(net: spec.MLPNet | spec.ConvNet, variant: str) -> dict[str, Any]:
+    """Microjoules of arithmetic and memory for one image, and the bytes of the weights."""
+    shape = layers(net)
+    weight_bits = sum(layer.weights for layer in shape) * (32 if variant == "float" else 1)
+    value_bits = 1 if variant == "binary" else 32
+
+    def moved(index: int) -> tuple[int, int]:
+        """Bits that a layer reads and writes: pixels of 8 bits for the fully binary net, scores of 32."""
+        into = 8 if variant == "binary" and index == 0 else value_bits
+        out = 32 if index == len(shape) - 1 else value_bits
+        return shape[index].values_in * into, shape[index].values_out * out
+
+    traffic = [moved(index) for index in range(len(shape))]
+    values = sum(access(i + o, i + o) for i, o in traffic)
+    weights = access(weight_bits, weight_bits)
+    compute = sum(layer.macs * per_mac(variant, index == 0) for index, layer in enumerate(shape))
+    return {
+        "compute_uj": compute / 1e6,
+        "memory_uj": (weights + values) / 1e6,
+        "bytes": -(-weight_bits // 8),
+        "total_uj": (compute + weights + values) / 1e6,
+        "held_in": level(weight_bits),
+        "accesses": -(-weight_bits // ACCESS_BITS),
+    }
+
+
+@cache
+def frame() -> pd.DataFrame:
+    """One line per net and variant: `model`, and how many times less than in float (energy and bytes)."""
+    lines = []
+    for name, cell_name in NETS.items():
+        (cell,) = spec.cells([cell_name])
+        net = cell.scales["paper"].net
+        whole = model(net, "float")
+        for variant in VARIANTS:
+            found = model(net, variant)
+            found["energy_times"] = whole["total_uj"] / found["total_uj"]
+            found["bytes_times"] = whole["bytes"] / found["bytes"]
+            lines.append({"net": name, "variant": variant, **found})
+    return pd.DataFrame(lines)
+
+
+def files(evidence: Evidence) -> pd.DataFrame:
+    """The newest packed net of each run: bytes of the real file against its weights in float32."""
+    lines = []
+    for net in newest(evidence.nets, lambda n: (n.about.cell, n.about.key)):
+        lines.append(
+            {
+                "cell": net.about.cell,
+                "scale": net.about.scale,
+                "seed": net.about.seed,
+                "weights": net.weights,
+                "float32": 4 * net.weights,
+                "bytes": net.bytes,
+                "times": 4 * net.weights / net.bytes,
+                "images": net.images,
+                "wrong": net.wrong,
+                "differing": None if net.differing is None else len(net.differing),
+                "machine": net.machine.name,
+                "dirty": net.code.get("dirty") is not False,
+                "note": "code differs from its revision" if net.code.get("dirty") is not False else "",
+                "records": net.path,
+                "again": f"reproduce freeze {_stem(net)}",
+            }
+        )
+    columns = ["cell", "scale", "seed", "weights", "float32", "bytes", "times", "images", "wrong", "differing"]
+    return pd.DataFrame(lines, columns=[*columns, "machine", "dirty", "note", "records", "again"])
+
+
+def _stem(net: Packed) -> str:
+    """The name of the run that was packed."""
+    about = net.about
+    return stem(about.cell, about.scale, about.seed, about.key)
+
+
+def section(evidence: Evidence) -> Section:
+    """The constants, the model's assumptions and figures, and real files."""
+    table2, table3 = (pd.DataFrame(t.values()) for t in constants())
+    text = (
+        "Tables 2 and 3 quote rough energies of a 45 nm chip. The paper gives no formula that joins them; this is "
+        "a simple one, and its assumptions are all there is to it. One image is classified. Arithmetic: a "
+        f"multiply-add of the float net takes a 32-bit float product and addition ({per_mac('float', False):g} "
+        f"pJ); with binary weights the product is a change of sign, which is taken as free "
+        f"({per_mac('binary weights', False):g} pJ); in the fully binary net {WORD} of them take an XNOR, a bit "
+        f"count and an addition, {WORD_OPERATIONS} operations taken at the price of a 32-bit integer addition "
+        f"each ({per_mac('binary', False):.2g} pJ a multiply-add), and its first layer adds 8-bit pixels as "
+        f"32-bit integers ({per_mac('binary', True):g} pJ). The tables have no entry for XNOR or bit counting, so "
+        "that price is a choice.",
+        "Memory: each weight is read once an image from the smallest memory that holds all weights (8, 32 and "
+        "1,024 KiB, else DRAM), each layer's inputs are read and its outputs written once, in the smallest memory "
+        "that holds both; values take 32 bits, in the fully binary net 1 bit (pixels 8, scores 32). DRAM counts "
+        "at the low end of its range. Batch normalization, biases, control and padding are left out. So a "
+        "convolution's weights are taken to be reused perfectly; real chips differ.",
+    )
+    picojoule = "pJ"
+    operations = (
+        *(Column("operation", "operation"), Column("multiply", "multiply", 2, picojoule)),
+        Column("add", "add", 2, picojoule),
+    )
+    memories = (
+        *(Column("memory", "memory"), Column("low", "64-bit access", 0, picojoule)),
+        Column("high", "at most", 0, picojoule),
+    )
+    figures, real = frame(), files(evidence)
+    modelled = (
+        *(Column("net", "net"), Column("variant", "variant"), Column("compute_uj", "arithmetic", 2, "µJ")),
+        *(Column("memory_uj", "memory", 2, "µJ"), Column("total_uj", "total", 2, "µJ")),
+        Column("energy_times", "energy, times less", 1, "", "than the float net"),
+        *(Column("bytes", "weights", 0, "bytes"), Column("bytes_times", "times smaller", 1)),
+        Column("held_in", "held in", hint="the memory the weights are read from"),
+    )
+    parts: list[Table | Figure] = [
+        Table("table2", "Table 2, as printed: energy of operations (quoted).", table2, operations),
+        Table("table3", "Table 3, as printed: energy of memory accesses (quoted).", table3, memories),
+        Figure(
+            "energy",
+            "The model: microjoules of arithmetic and memory for one image.",
+            "Bars of modelled energy for four nets, each in float, with binary weights and fully binary.",
+            figures,
+            charts.energy,
+        ),
+        Table("energy-model", "The model's figures.", figures, modelled),
+    ]
+    if len(real):
+        columns = (
+            *(Column("cell", "cell"), Column("scale", "scale"), Column("seed", "seed", 0)),
+            *(Column("weights", "weights", 0), Column("float32", "in float32", 0, "bytes")),
+            *(Column("bytes", "file", 0, "bytes"), Column("times", "times smaller", 1)),
+            Column("differing", "other predictions", 0, "", "images that the float32 net puts into another class"),
+            Column("images", "images", 0),
+        )
+        caption = "Real files: trained nets frozen to bits and thresholds, against their weights alone in float32."
+        parts.append(Table("packed-files", caption, real, with_note(real, *columns)))
+    return Section("energy", "Tables 2 and 3: energy and memory", text, tuple(parts))

@@ -1,0 +1,108 @@
+"""Table 1 as files for others: CSV, Markdown, README's block, LaTeX."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from reproduce.report.table1 import COLUMNS, DATASETS, SCALES, SHORT_NOTE, SMALL_NOTE, TITLES
+
+BEGIN, END = "<!-- table 1: begin (made by `reproduce publish`) -->", "<!-- table 1: end -->"
+PROTOCOL = "Test error (%) at the best validation epoch, the paper's protocol; behind it the last epoch's."
+
+
+def number(value: object, digits: int = 2) -> str:
+    """A number with so many decimals, nothing for none."""
+    return "" if value is None or pd.isna(value) else f"{value:.{digits}f}"  # type: ignore[call-overload]
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """table1.csv: COLUMNS, errors in percent with four decimals."""
+    text: str = frame[COLUMNS].to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    return text
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Table 1 for people: the paper's scale first, short schedules and small scale in tables of their own."""
+    out = [PROTOCOL]
+    for scale in SCALES:
+        part = frame[frame["scale"] == scale]
+        if not len(part):
+            continue
+        out += ["", f"### {TITLES[scale]}", ""]
+        out += {"paper": [], "short": [SHORT_NOTE, ""], "small": [SMALL_NOTE, ""]}[scale]
+        head = ["row", "data set", "paper", "ours", "95 % prediction", "last epoch", "seeds"]
+        head += ["verdict", "machine"] if scale == "paper" else ["seconds", "machine"]
+        rows = [_cells(line) for _, line in part.iterrows()]
+        if scale == "small":  # no column of the paper's: these are other nets
+            head.remove("paper")
+            rows = [[*row[:2], *row[3:]] for row in rows]
+        out += [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    remarks = sorted({n for note in frame.loc[frame["dirty"], "note"] for n in note.split("; ")})
+    if remarks:
+        out += ["", f"\\* of at least one run: {'; '.join(remarks)}."]
+    return "\n".join(out) + "\n"
+
+
+def _cells(line: pd.Series) -> list[str]:
+    interval = f"{number(line['low'])} to {number(line['high'])}" if not pd.isna(line["low"]) else ""
+    within = "" if pd.isna(line["plus_minus"]) else f" ± {number(line['plus_minus'])}"
+    return [
+        line["row"],
+        line["dataset"],
+        number(line["paper"]) + within,
+        number(line["mean"]) + ("\\*" if line["dirty"] else ""),
+        interval,
+        number(line["last"]),
+        "" if line["quoted"] else str(line["seeds"]),
+        line["verdict"] if line["scale"] == "paper" else number(line["seconds"], 0),
+        line["machine"],
+    ]
+
+
+def latex(frame: pd.DataFrame) -> str:
+    """The paper's scale as a booktabs `tabular`: printed, and ours as mean ± half the prediction interval."""
+    part, sets = frame[frame["scale"] == "paper"], DATASETS[:3]
+    out = [
+        "% Needs the package booktabs. Test error in percent; ours: mean, plus or minus half of the 95 %",
+        "% prediction interval, and in parentheses the number of seeds; a dash: not printed, or not run.",
+        f"\\begin{{tabular}}{{l{'rr' * len(sets)}}}",
+        "\\toprule",
+        "".join(f" & \\multicolumn{{2}}{{c}}{{{escaped(s)}}}" for s in sets) + " \\\\",
+        "".join(f"\\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(sets))),
+        "Method" + " & paper & ours" * len(sets) + " \\\\",
+    ]
+    for group in dict.fromkeys(part["group"]):
+        out += ["\\midrule", f"\\multicolumn{{{2 * len(sets) + 1}}}{{l}}{{\\emph{{{escaped(group)}}}}} \\\\"]
+        for row in dict.fromkeys(part.loc[part["group"] == group, "row"]):
+            found = part[part["row"] == row]
+            cells = [x for s in sets for x in _latex_cells(found[found["dataset"] == s])]
+            out.append(" & ".join([escaped(row), *cells]) + " \\\\")
+    return "\n".join([*out, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def _latex_cells(lines: pd.DataFrame) -> list[str]:
+    """Printed and ours; several lines (image orders) one after another."""
+    paper, ours = [], []
+    for _, line in lines.iterrows():
+        within = "" if pd.isna(line["plus_minus"]) else f" \\pm {number(line['plus_minus'])}"
+        paper.append(f"${number(line['paper'])}{within}$")
+        if not pd.isna(line["mean"]):
+            half = "" if pd.isna(line["low"]) else f" \\pm {number((line['high'] - line['low']) / 2)}"
+            ours.append(f"${number(line['mean'])}{half}$ ({line['seeds']}){'*' if line['dirty'] else ''}")
+    return ["; ".join(dict.fromkeys(paper)) or "--", "; ".join(ours) or "--"]
+
+
+def escaped(text: str) -> str:
+    """Text with LaTeX's special characters as themselves."""
+    special = {c: f"\\{c}" for c in "&%$#_{}"}
+    special |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    return "".join(special.get(c, c) for c in text)
+
+
+def into_readme(text: str, frame: pd.DataFrame) -> str:
+    """README's text with our own cells between its markers. ValueError without markers."""
+    if BEGIN not in text or END not in text:
+        raise ValueError("README.md has no markers for table 1")
+    before, rest = text.split(BEGIN, 1)
+    block = markdown(frame[~frame["quoted"].astype(bool)])
+    return f"{before}{BEGIN}\n\n{block}\n{END}{rest.split(END, 1)[1]}"

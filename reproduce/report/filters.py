@@ -1,0 +1,220 @@
+"""Figure 2: the first convolution's binary filters, and how often filters repeat, by two rules of counting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pandas as pd
+
+from reproduce import filters, runs, spec, yamlfile
+from reproduce.report import charts
+from reproduce.report.evidence import Evidence, notes
+from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.table1 import SCALES, again, with_note
+
+LAYERS = ["cell", "scale", "seed", "layer", "maps_in", "maps_out", "rule", "fraction", "random", "first_layer"]
+LAYERS += ["printed"]
+SUMMARY = [
+    "cell",
+    "scale",
+    "seeds",
+    "rule",
+    "mean",
+    "random",
+    "mean_rest",
+    "random_rest",
+    "weighted",
+    "random_weighted",
+]
+PICTURE = ["cell", "seed", "filter", "map", "y", "x", "sign"]
+FIRST = "table1/bnn-theano-cifar10"  # whose filters are shown where there are several
+SHOWN = 64  # filters in the picture, at most
+
+
+def counted(evidence: Evidence) -> list[runs.Record]:
+    """Runs whose records hold the counts of 3×3 filters, at the largest scale first."""
+    found = [r for r in evidence.runs if r.filters and all(f.kernel == 3 for f in r.filters.layers)]
+    return sorted(found, key=lambda r: (SCALES.index(r.scale), r.cell != FIRST, r.cell, r.seed))
+
+
+def layers(records: Sequence[runs.Record]) -> pd.DataFrame:
+    """One line per run, layer and rule: the share of distinct filters and that of random signs, in percent."""
+    lines = []
+    for record in records:
+        for number, found in enumerate(record.filters.layers if record.filters else (), 1):
+            for rule, key in filters.RULES.items():
+                line = {"cell": record.cell, "scale": record.scale, "seed": record.seed, "layer": number}
+                line |= {"maps_in": found.maps_in, "maps_out": found.maps_out, "rule": rule}
+                line |= {"fraction": 100 * getattr(found, key), "first_layer": number == 1}
+                line["printed"] = printed()
+                lines.append(line | {"random": 100 * _random(rule, found.maps_out)})
+    return pd.DataFrame(lines, columns=LAYERS)
+
+
+def _random(rule: str, maps_out: int) -> float:
+    return filters.random_share(int(rule.split()[0]), maps_out)
+
+
+def operations(maps: Sequence[tuple[int, int]]) -> list[int]:
+    """Multiply-adds of 3×3 convolutions with these (maps in, maps out) on 32×32 images, two a stage."""
+    return [9 * i * o * (32 >> number // 2) ** 2 for number, (i, o) in enumerate(maps)]
+
+
+def averages(table: pd.DataFrame) -> dict[str, float]:
+    """Means over the layers of one run and rule (columns of `layers`), in percent.
+
+    mean: all layers alike; mean_rest: without the first; weighted: by their multiply-adds. Each also for random
+    signs.
+    """
+    rest = table[~table["first_layer"].astype(bool)]
+    weights = operations(list(zip(table["maps_in"], table["maps_out"], strict=True)))
+    found = {}
+    for of, to in (("fraction", "mean"), ("random", "random")):
+        found[to] = float(table[of].mean())
+        found[f"{to}_rest"] = float(rest[of].mean())
+        found["weighted" if to == "mean" else "random_weighted"] = float(np.average(table[of], weights=weights))
+    return found
+
+
+def summary(evidence: Evidence) -> pd.DataFrame:
+    """One line per cell, scale and rule: `averages` over the layers, and their mean over the seeds, in percent."""
+    lines = []
+    for (name, scale), group in _cells(counted(evidence)).items():
+        every, remarks = layers(group), sorted({n for r in group for n in notes(r)})
+        for rule in filters.RULES:
+            found = [averages(part) for _, part in every[every["rule"] == rule].groupby("seed")]
+            line = {"cell": name, "scale": scale, "seeds": len(found), "rule": rule}
+            line |= {key: float(np.mean([f[key] for f in found])) for key in found[0]}
+            line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
+            lines.append(line | {"records": evidence.paths(group), "again": again(name, scale, group)})
+    return pd.DataFrame(lines, columns=[*SUMMARY, "dirty", "note", "records", "again"])
+
+
+def _cells(records: Sequence[runs.Record]) -> dict[tuple[str, str], list[runs.Record]]:
+    groups: dict[tuple[str, str], list[runs.Record]] = {}
+    for record in records:
+        groups.setdefault((record.cell, record.scale), []).append(record)
+    return groups
+
+
+def chance(evidence: Evidence) -> pd.DataFrame:
+    """What random signs would give in the paper's own ConvNets: per cell and rule, the averages in percent."""
+    lines = []
+    for cell in evidence.cells:
+        settings = cell.scales.get("paper")
+        if (
+            not cell.name.startswith("table1/bnn")
+            or settings is None
+            or not isinstance(settings.net, spec.ConvNet)
+        ):
+            continue
+        widths = [w for w in settings.net.channels for _ in range(2)]
+        maps = list(zip([3, *widths], widths, strict=False))
+        for rule in filters.RULES:
+            share = [100 * _random(rule, out) for _, out in maps]
+            table = pd.DataFrame(maps, columns=["maps_in", "maps_out"]).assign(fraction=share, random=share)
+            table["first_layer"] = table.index == 0
+            found = averages(table)
+            line = {"cell": cell.name, "rule": rule, "random": found["random"]}
+            lines.append(line | {k: found[k] for k in ("random_rest", "random_weighted")})
+    return pd.DataFrame(lines, columns=["cell", "rule", "random", "random_rest", "random_weighted"])
+
+
+def picture(record: runs.Record) -> pd.DataFrame:
+    """The first SHOWN filters of a run's first convolution, one line per sign; columns PICTURE."""
+    assert record.filters is not None
+    lines = []
+    for index, text in enumerate(record.filters.first[:SHOWN]):
+        for place, bit in enumerate(text):
+            of_map, pixel = divmod(place, 9)
+            line = {"cell": record.cell, "seed": record.seed, "filter": index, "map": of_map}
+            lines.append(line | {"y": pixel // 3, "x": pixel % 3, "sign": 1 if bit == "1" else -1})
+    return pd.DataFrame(lines, columns=PICTURE)
+
+
+@cache
+def printed() -> float:
+    """The paper's share of unique filters, in percent."""
+    claims = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["claims"]
+    return float(next(c["value"] for c in claims if c["id"] == "unique filters"))
+
+
+def section(evidence: Evidence) -> Section:
+    """Picture, counts per layer and rule, averages, and the same for random signs."""
+    records, percent = counted(evidence), "%"
+    text = [
+        "A binary 3×3 kernel is one of 2⁹ = 512. The paper says that in its CIFAR-10 ConvNet "
+        f"{printed():g} % of a layer's filters are unique on average, and does not say how it counted. In a layer "
+        "of 128 × 128 maps there are 32 times more kernels than classes, so only kernels that act on the same "
+        "input map can be counted: distinct ones as a share of the output maps, averaged over the input maps. "
+        "That is done by two rules: every kernel by itself (512 classes), or a kernel and its negation as one "
+        "(256 classes). Random signs repeat, too: C/M · (1 - (1 - 1/C)^M) of M kernels from C classes are "
+        "expected to be distinct. Only what lies below that was learned.",
+    ]
+    averaged = (
+        Column("random", "all layers", 1, percent, "expected of random signs"),
+        Column("random_rest", "without the first", 1, percent, "expected of random signs"),
+        Column(
+            "random_weighted", "op-weighted", 1, percent, "expected of random signs, weighted by multiply-adds"
+        ),
+    )
+    parts: list[Table | Figure] = []
+    if records:
+        first, found = records[0], summary(evidence)
+        alike = [r for r in records if r.scale == first.scale and r.data.name == first.data.name]
+        columns = (
+            *(
+                Column("cell", "cell"),
+                Column("scale", "scale"),
+                Column("seeds", "seeds", 0),
+                Column("rule", "rule"),
+            ),
+            *(Column("mean", "all layers", 1, percent), Column("random", "random signs", 1, percent)),
+            *(
+                Column("mean_rest", "without the first", 1, percent),
+                Column("random_rest", "random signs", 1, percent),
+            ),
+            Column("weighted", "op-weighted", 1, percent, "layers weighted by their multiply-adds"),
+            Column("random_weighted", "random signs", 1, percent),
+        )
+        count = len(first.filters.first) if first.filters else 0
+        parts += [
+            Figure(
+                "figure2a",
+                f"Binary filters of the first convolution, as trained: {first.cell}, {first.scale} scale, seed "
+                f"{first.seed}, the first {min(SHOWN, count)} of {count}. A block an input map, kernels sorted "
+                "so that equal ones stand together; +1 is light.",
+                "Tiles of 3×3 black and white squares, one for each kernel of the first convolution.",
+                picture(first),
+                charts.figure2a,
+            ),
+            Figure(
+                "figure2b",
+                f"Distinct filters per layer by both rules, beside what random signs give ({first.scale} scale).",
+                "Share of distinct filters against the layer, for two rules of counting, with the random "
+                "baseline.",
+                layers(alike),
+                charts.figure2b,
+            ),
+            Table(
+                "filters",
+                f"Averages over the layers; the paper prints {printed():g} %.",
+                found,
+                with_note(found, *columns),
+            ),
+        ]
+    else:
+        text.append(
+            "No record of a binary ConvNet holds its filters yet: there is no picture, and nothing to count."
+        )
+    parts.append(
+        Table(
+            "filters-chance",
+            f"What random signs give in the paper's nets; the paper prints {printed():g} %.",
+            chance(evidence),
+            (Column("cell", "cell"), Column("rule", "rule"), *averaged),
+        )
+    )
+    return Section("figure2", "Figure 2: binary filters", tuple(text), tuple(parts))

@@ -1,0 +1,167 @@
+"""The report as one HTML file that needs nothing else: no request, no font, no script to read it.
+
+page.html is the template (Jinja escapes what it fills in), page.css its look, page.js sorts tables. The same
+sections give the same bytes: no clock, no path of this machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import posixpath
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup, escape
+
+from reproduce.report.parts import Column, Figure, Section, Table
+
+HERE = Path(__file__).parent
+LONG = 24  # rows up to which a table is not folded; one of verdicts never is
+WIDE = 16  # characters from which a text may break, and takes a line of its own on a phone
+TONES = {  # how a verdict begins -> how it looks
+    "reproduced": "good",
+    "holds": "good",
+    "better": "good",
+    "not reproduced": "bad",
+    "does not hold": "bad",
+    "inconclusive": "open",
+    "nearly holds": "open",
+    "cannot be told": "open",
+}
+
+
+def page(title: str, summary: str, sections: Sequence[Section], home: str = "results/report") -> str:
+    """The whole page. `home` is the folder it will lie in, from where the records' paths start (STORE/report).
+
+    `summary` answers first; a section's tables link to data/NAME.csv, its figures to NAME.svg too, both beside the
+    page. ValueError if two parts of the page have one name.
+    """
+    views = [
+        {"anchor": s.anchor, "title": s.title, "text": s.text, "parts": [_part(part, home) for part in s.parts]}
+        for s in sections
+    ]
+    _check_unique(
+        [s.anchor for s in sections], [f"{type(p).__name__} {p.name}" for s in sections for p in s.parts]
+    )
+    style, script = (_text(name) for name in ("page.css", "page.js"))
+    policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _template().render(
+        title=title, summary=summary, sections=views, style=Markup(style), script=Markup(script), policy=policy
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["prose"] = prose
+    return environment.get_template("page.html")
+
+
+def _text(name: str) -> str:
+    """A file of this package, to stand within the page: the newline at its ends would be counted in its hash."""
+    return (HERE / name).read_text(encoding="utf-8").strip()
+
+
+def _check_unique(*lists: Sequence[str]) -> None:
+    twice = sorted({name for names in lists for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two parts of the page are called {', '.join(twice)}")
+
+
+def prose(text: str) -> Markup:
+    """Plain text with `names of code` between backticks."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _part(part: Table | Figure, home: str) -> dict[str, Any]:
+    if isinstance(part, Figure):
+        found = {"kind": "figure", "svg": Markup(part.svg)}
+    else:
+        found = {"kind": "table", **_table(part, home)}
+    return found | {"id": f"{found['kind']}-{part.name}", "name": part.name, "caption": part.caption}
+
+
+def _table(table: Table, home: str) -> dict[str, Any]:
+    frame = table.frame
+    flags = {key: frame[key].fillna(False).astype(bool) for key in ("quoted", "dirty") if key in frame}
+    rows = []
+    for number, line in enumerate(frame.to_dict("records")):
+        cells = [_cell(column, line[column.key], frame[column.key]) for column in table.columns]
+        rows.append(
+            {
+                "cells": cells,
+                "quoted": "quoted" in flags and flags["quoted"].iloc[number],
+                "dirty": "dirty" in flags and flags["dirty"].iloc[number],
+                "records": _links(line.get("records"), home),
+                "again": _words(line.get("again")),
+                "what": ", ".join(c["text"] for c in cells[:2] if c["text"]),
+            }
+        )
+    return {
+        "columns": [{"column": c, "number": _numeric(c, frame[c.key])} for c in table.columns],
+        "rows": rows,
+        "folded": len(rows) > LONG and not any(c.key == "verdict" for c in table.columns),
+        "evidence": any(row["records"] or row["again"] for row in rows),
+        "dirty": any(row["dirty"] for row in rows),
+        "hints": [c for c in table.columns if c.hint],
+    }
+
+
+def _cell(column: Column, value: object, values: pd.Series) -> dict[str, Any]:
+    text = shown(value, column.digits)
+    number = _numeric(column, values)
+    return {
+        "text": text,
+        "label": f"{column.heading} ({column.unit})" if column.unit else column.heading,
+        "number": number,
+        "value": repr(float(value)) if number and text else "",  # type: ignore[arg-type]
+        "wide": not number and len(text) > WIDE,
+        "tone": tone(text) if column.key == "verdict" else "",
+    }
+
+
+def _numeric(column: Column, values: pd.Series) -> bool:
+    """Is this a column of numbers: does it sort as such, and stand at the right?"""
+    found = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    return found or column.digits is not None
+
+
+def shown(value: object, digits: int | None) -> str:
+    """A value as people see it: nothing for what is missing, a number with `digits` decimals, text as it is."""
+    if value is None or pd.isna(value):  # type: ignore[call-overload]
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if digits is not None:
+        return f"{value:.{digits}f}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def tone(verdict: str) -> str:
+    """How a verdict's badge looks: good, bad, open, or plain where nothing was judged."""
+    return next((look for begin, look in TONES.items() if verdict.startswith(begin)), "plain")
+
+
+def _words(value: object) -> str:
+    return "" if value is None or pd.isna(value) else str(value)  # type: ignore[call-overload]
+
+
+def _links(records: object, home: str) -> list[tuple[str, str]]:
+    """File name and relative link of each path in "a; b"; both paths start at the folder that holds the store."""
+    root = "/" + "~/" * 16  # some folder deep down: paths and `home` may begin with "../"
+    paths = [path for path in _words(records).split("; ") if path]
+    return [(posixpath.basename(path), quote(posixpath.relpath(root + path, root + home))) for path in paths]

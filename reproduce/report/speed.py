@@ -1,0 +1,178 @@
+"""Figure 3: times of the products and of the MNIST MLP, per machine, beside the paper's GTX 750."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from reproduce import spec, yamlfile
+from reproduce.report import charts
+from reproduce.report.evidence import Bench, Evidence, Timing, newest
+from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.table1 import with_note
+
+COLUMNS = ["what", "machine", "candidate", "family", "seconds", "low", "high", "times", "times_low", "times_high"]
+COLUMNS += ["library_times", "library_low", "library_high", "source"]
+PAPER_MACHINE = "GTX 750"
+BARS = {"baseline": ("naive", "naive kernel"), "cublas": ("library", "cuBLAS"), "xnor": ("xnor", "XNOR kernel")}
+PREFERRED = ("with packing", "end to end")  # the XNOR times that hold what the paper's do: both operands packed
+AGAIN = "reproduce bench"
+
+
+def family(candidate: str) -> str:
+    """Which of Figure 3's three kinds of kernel this is."""
+    if candidate.startswith("naive"):
+        return "naive"
+    return "xnor" if re.match(r"xnor|packed|bmma|wgmma", candidate) else "library"
+
+
+def latest(records: Sequence[Bench]) -> list[Bench]:
+    """The newest record of each machine and kind."""
+    return newest(records, lambda b: (b.machine.name, b.kind))
+
+
+def named(row: Timing) -> str:
+    """What a row of a record measures, in Figure 3's words where it is one of Figure 3's."""
+    if found := re.match(r"product of (\d+)×(\d+) matrices", row.what):
+        return f"product of two {found[1]}×{found[2]} matrices"
+    return row.what
+
+
+def printed() -> list[dict[str, Any]]:
+    """The paper's bars in seconds, with the reading's uncertainty and the ratios between them."""
+    lines = []
+    for bar in yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure3"]["bars"]:
+        if bar["unit"] != "seconds":
+            continue
+        for key, (kind, candidate) in BARS.items():
+            line = {"what": bar["what"], "machine": PAPER_MACHINE, "candidate": candidate, "family": kind}
+            line |= {
+                "seconds": bar[key],
+                "low": bar[key] - bar["plus_minus"],
+                "high": bar[key] + bar["plus_minus"],
+            }
+            line |= {"times": bar["baseline"] / bar[key], "library_times": bar["cublas"] / bar[key]}
+            lines.append(line | {"source": "paper"})
+    return lines
+
+
+def measured(evidence: Evidence) -> list[dict[str, Any]]:
+    """Every row of the newest records: times and ratios to the naive kernel and to torch float32."""
+    lines = []
+    for bench in latest(evidence.benches):
+        for row in bench.rows:
+            line: dict[str, Any] = {"what": named(row), "machine": bench.machine.name, "candidate": row.candidate}
+            line |= {"family": family(row.candidate), "seconds": row.seconds, "source": "ours"}
+            line |= {"low": row.fastest, "high": row.slowest, "records": bench.path, "again": AGAIN}
+            line |= {"rounds": row.rounds, "dirty": bench.code.get("dirty") is not False}
+            line["note"] = "code differs from its revision" if line["dirty"] else ""
+            for other, key in (("naive", "times"), ("torch float32", "library_times")):
+                found = next((v for k, v in row.times_faster_than.items() if k.startswith(other)), None)
+                if found:
+                    stem = key.removesuffix("_times")
+                    line |= {key: found.ratio, f"{stem}_low": found.low, f"{stem}_high": found.high}
+                elif row.candidate.startswith(other):
+                    line[key] = 1.0
+            lines.append(line)
+    return lines
+
+
+def frame(evidence: Evidence) -> pd.DataFrame:
+    """Figure 3: the paper's bars, then ours for the same things; the naive kernel's largest product, too.
+
+    The naive kernel is not run at the largest size where that would take minutes: a ratio to it stands at the
+    largest size that has it.
+    """
+    ours = pd.DataFrame(measured(evidence), columns=[*COLUMNS, "rounds", "dirty", "note", "records", "again"])
+    paper = pd.DataFrame(printed(), columns=COLUMNS)
+    rows = [paper]
+    for _, group in ours.groupby("machine", sort=True):
+        products = group[group["what"].str.startswith("product of")]
+        with_naive = products[products["family"] == "naive"]
+        whats = {paper["what"].iloc[0], *with_naive["what"].tail(1)}
+        rows.append(products[products["what"].isin(whats)])
+        mlp = group[group["what"].str.startswith("MNIST MLP, 10000")]
+        rows.append(mlp.assign(what=paper["what"].iloc[-1]))
+    found = pd.concat([r for r in rows if len(r)], ignore_index=True)
+    order = [*dict.fromkeys(paper["what"])]
+    found["order"] = found["what"].map(lambda w: order.index(w) if w in order else len(order))
+    return found.sort_values("order", kind="stable", ignore_index=True).drop(columns="order")[COLUMNS]
+
+
+def section(evidence: Evidence) -> Section:
+    """The figure, and every time of the newest record of each machine."""
+    every = pd.DataFrame(measured(evidence), columns=[*COLUMNS, "rounds", "dirty", "note", "records", "again"])
+    machines = ", ".join(dict.fromkeys(every["machine"]))
+    said = (
+        f"Measured here: {machines}, each with its newest record."
+        if len(every)
+        else "Nothing has been measured yet: `make bench-cpu` or `make bench-gpu` writes a record."
+    )
+    text = (
+        "The paper times a naive kernel, cuBLAS and its XNOR kernel on a GTX 750: a product of 8192×8192 matrices "
+        "and the MNIST MLP on the 10,000 test images. Its bars are read off a bitmap, ± 0.04 s. Ratios carry over "
+        "from one machine to another least of all: they depend on how a machine's bit counting compares with its "
+        f"float units, and on how good the naive kernel and the library are there. {said} Times are medians, with "
+        "the fastest and the slowest; intervals of ratios are 95 % bootstrap intervals.",
+        "“Library” is what people would call instead (torch, ONNX Runtime), “xnor” the packed kernels: alone, "
+        "with the packing of both matrices (as the paper times it), or fused with thresholds. The naive kernel is "
+        "timed once at its largest size and left out beyond.",
+    )
+    parts: list[Table | Figure] = [
+        Figure(
+            "figure3",
+            "Figure 3: seconds of the naive, library and XNOR kernels, the paper's bars first; × is to the naive "
+            "one.",
+            "Bars of seconds for naive, library and XNOR kernels, for the paper's GPU and each machine measured.",
+            frame(evidence),
+            charts.figure3,
+        )
+    ]
+    if len(every):
+        shown = every.assign(
+            milliseconds=1000 * every["seconds"], fastest=1000 * every["low"], slowest=1000 * every["high"]
+        )
+        columns = (
+            *(Column("what", "what"), Column("candidate", "candidate"), Column("machine", "machine")),
+            *(Column("milliseconds", "median", 3, "ms"), Column("fastest", "fastest", 3, "ms")),
+            *(Column("slowest", "slowest", 3, "ms"), Column("rounds", "rounds", 0)),
+            Column("times", "× naive", 1, "", "times faster than the naive kernel"),
+            *(Column("library_times", "× torch float32", 2), Column("library_low", "from", 2)),
+            Column("library_high", "to", 2, "", "95 % bootstrap interval"),
+        )
+        parts.append(
+            Table("speed", "All times of the newest record of each machine.", shown, with_note(shown, *columns))
+        )
+    return Section("figure3", "Figure 3: speed", text, tuple(parts))
+
+
+def training(evidence: Evidence) -> Section:
+    """Steps a second of our training against a plain loop of the same mathematics, per machine."""
+    lines = []
+    for bench in latest(evidence.training):
+        for row in bench.rows:
+            line: dict[str, Any] = {"what": row.what, "candidate": row.candidate, "machine": bench.machine.name}
+            line |= {"steps": 1 / row.seconds, "slowest": 1 / row.slowest, "fastest": 1 / row.fastest}
+            for ratio in row.times_faster_than.values():  # of two candidates, the other one
+                line |= {"times": ratio.ratio, "low": ratio.low, "high": ratio.high}
+            line |= {"dirty": bench.code.get("dirty") is not False, "records": bench.path}
+            line["note"] = "code differs from its revision" if line["dirty"] else ""
+            lines.append(line | {"again": "make bench-train"})
+    columns = ["what", "candidate", "machine", "steps", "slowest", "fastest", "times", "low", "high"]
+    frame = pd.DataFrame(lines, columns=[*columns, "dirty", "note", "records", "again"])
+    text = (
+        "Training at the paper's sizes and batches: our loop and a plain eager PyTorch loop with the same "
+        "mathematics, timed in turns in one run. Steps a second are those of the median step."
+        + ("" if lines else " Nothing has been measured yet: `make bench-train` writes a record."),
+    )
+    shown = (
+        *(Column("what", "what"), Column("candidate", "candidate"), Column("machine", "machine")),
+        *(Column("steps", "steps/s", 2), Column("slowest", "slowest", 2), Column("fastest", "fastest", 2)),
+        *(Column("times", "times faster", 2, "", "than the other of the two"), Column("low", "from", 2)),
+        Column("high", "to", 2, "", "95 % bootstrap interval"),
+    )
+    table = Table("training", "Training steps a second.", frame, with_note(frame, *shown))
+    return Section("training", "Training speed", text, (table,) if lines else ())

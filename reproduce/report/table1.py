@@ -1,0 +1,278 @@
+"""Table 1: our cells beside the printed ones, summarized and judged; a frame, and its section of the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from reproduce import runs, spec, verdict, yamlfile
+from reproduce.report.evidence import Evidence, notes
+from reproduce.report.parts import Column, Section, Table
+
+ROWS = ("BNN (Torch7)", "BNN (Theano)", "BinaryConnect", "No regularization")
+DATASETS = ("MNIST", "SVHN", "CIFAR-10", "SVHN-test10k")
+SCALES = ("paper", "short", "small")
+COLUMNS = ["row", "dataset", "paper", "scale", "seeds", "mean", "low", "high", "verdict", "machine"]
+FRAME = [*COLUMNS, "plus_minus", "last", "seconds", "cell", "group", "quoted", "dirty", "note", "records", "again"]
+OFF_SCALE = {"short": "short schedule", "small": "small scale"}  # verdicts of what is not the paper's cell
+SHORT_NOTE = (
+    "The net, the data and the update rule are the paper's, the schedule is shorter (each file in "
+    "`experiments/short` says how): never the paper's cell, and not judged."
+)
+SMALL_NOTE = (
+    "They show that every cell runs and learns, in minutes on a CPU. "
+    "SVHN-test10k is 10,000 images of SVHN's test file (7,000 train, 1,000 validation, 2,000 test)."
+)
+TITLES = {
+    "paper": "At the paper's scale",
+    "short": "The paper's net, short schedule: not the paper's cells",
+    "small": "Small scale: smaller nets, short training, not the paper's cells",
+}
+
+
+@cache
+def printed() -> tuple[dict[str, Any], ...]:
+    """The rows of the paper's Table 1, in its order: row, group, dataset, paper, plus_minus; errors in percent."""
+    found = []
+    for row in yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["table1"]["rows"]:
+        for dataset, error in row["error"].items():
+            error = error if isinstance(error, dict) else {"value": error}
+            line = {"row": row["row"], "group": row["group"], "dataset": dataset}
+            found.append(line | {"paper": error["value"], "plus_minus": error.get("plus_minus")})
+    return tuple(found)
+
+
+def frame(
+    records: Sequence[runs.Record], cells: Sequence[spec.Cell], store: str = "results", quoted: bool = True
+) -> pd.DataFrame:
+    """One line per cell, scale and image order; a cell's own scale also where not run; `quoted` rows of others.
+
+    Columns as in FRAME: `last` is the mean error at the last epoch, `seconds` a run's mean; errors in percent.
+    """
+    groups: dict[tuple[str, str], list[runs.Record]] = {}
+    for record in records:
+        groups.setdefault((record.cell, record.scale), []).append(record)
+    lines = []
+    for cell in cells:
+        if cell.name.split("/")[0] not in ("table1", "short"):
+            continue
+        for scale in cell.scales:
+            own = groups.get((cell.name, scale), [])
+            orders = sorted({r.data.order for r in own})
+            if not own and scale == cell.experiment.scale:
+                orders = [""]
+            for order in orders:
+                group = [r for r in own if r.data.order == order]
+                suffix = f", image order {order[:6]}" if len(orders) > 1 else ""
+                lines.append(_line(cell, scale, group, suffix, store))
+    if quoted:
+        lines += [_quoted(entry) for entry in printed() if entry["row"] not in ROWS]
+    found = pd.DataFrame(lines, columns=FRAME)
+    known = list(dict.fromkeys(entry["row"] for entry in printed()))
+
+    def rank(column: pd.Series) -> pd.Series:
+        order = {"scale": list(SCALES), "row": known, "dataset": list(DATASETS)}[str(column.name)]
+        return column.map(lambda value: order.index(value) if value in order else len(order))
+
+    return found.sort_values(["scale", "row", "dataset"], key=rank, kind="stable", ignore_index=True)
+
+
+def _quoted(entry: dict[str, Any]) -> dict[str, object]:
+    return entry | {
+        "scale": "paper",
+        "seeds": 0,
+        "verdict": "quoted",
+        "machine": "",
+        "quoted": True,
+        "dirty": False,
+    }
+
+
+def _line(
+    cell: spec.Cell, scale: spec.Scale, group: list[runs.Record], suffix: str, store: str
+) -> dict[str, object]:
+    experiment, published = cell.experiment, cell.experiment.published
+    dataset = cell.dataset_at(scale)
+    same_data = dataset == experiment.dataset
+    of_row = (e["group"] for e in printed() if e["row"] == experiment.row)
+    line: dict[str, object] = {
+        "row": experiment.row,
+        "group": next(of_row, ""),
+        "dataset": dataset,
+        "paper": published.value if published and same_data else None,
+        "plus_minus": published.plus_minus if published and same_data else None,
+        "scale": scale,
+        "verdict": judged(cell, scale, group),
+        "cell": cell.name,
+        "quoted": False,
+        **measured(group, store),
+    }
+    line["machine"] = f"{line['machine']}{suffix}"
+    line["again"] = again(cell.name, scale, group)
+    return line
+
+
+def judged(cell: spec.Cell, scale: str, group: Sequence[runs.Record]) -> str:
+    """The verdict on runs of one cell at one scale; only the paper's scale is held against the paper."""
+    errors = [r.result.test_error for r in group if r.result]
+    experiment = cell.experiment
+    if not errors:
+        return "not run"
+    if scale != "paper":
+        return OFF_SCALE[scale]
+    if experiment.published is None or experiment.margin is None:
+        return "nothing printed"
+    return verdict.verdict(errors, experiment.published.value, experiment.margin)
+
+
+def measured(group: Sequence[runs.Record], store: str) -> dict[str, object]:
+    """What a table says of runs of one cell: seeds, mean, prediction interval, last epoch, machines, marks."""
+    errors = [r.result.test_error for r in group if r.result]
+    remarks = sorted({n for r in group for n in notes(r)})
+    line: dict[str, object] = {
+        "seeds": len(errors),
+        "machine": _machines(group),
+        "dirty": bool(remarks),
+        "note": "; ".join(remarks),
+        "records": "; ".join(f"{store}/runs/{r.stem}.json" for r in group),
+    }
+    if errors:
+        summary = verdict.summarize(errors)
+        line |= {"mean": summary.mean, "low": summary.low, "high": summary.high}
+        line["last"] = sum(r.result.last_test_error for r in group if r.result) / len(errors)
+        line["seconds"] = sum(r.seconds for r in group) / len(errors)
+    return line
+
+
+def again(cell: str, scale: str, group: Sequence[runs.Record]) -> str:
+    """The command that makes these runs again; where there are none, three: the fewest that get a verdict."""
+    seeds = [r.seed for r in group] or [0, 1, 2]
+    first = f" --first-seed {min(seeds)}" if min(seeds) else ""
+    return f"reproduce run {cell} --scale {scale} --seeds {max(seeds) - min(seeds) + 1}{first}"
+
+
+def _machines(group: Sequence[runs.Record]) -> str:
+    """The machines of some runs, with the CPU threads used where that was not all of them."""
+    used: dict[str, set[int]] = {}
+    for record in group:
+        found = record.machine
+        every = "gpu" in found or found["threads"] == found["cores"]
+        used.setdefault(found["name"], set()).update(() if every else (found["threads"],))
+    return "; ".join(
+        f"{name} ({', '.join(map(str, sorted(threads)))} used by some)" if threads else name
+        for name, threads in sorted(used.items())
+    )
+
+
+def by_machine(evidence: Evidence) -> pd.DataFrame:
+    """One line per cell, scale and machine: the runs apart, before Table 1 pools them."""
+    cells = {c.name: c for c in evidence.cells}
+    groups: dict[tuple[str, str, str], list[runs.Record]] = {}
+    for record in evidence.runs:
+        groups.setdefault((record.cell, record.scale, record.machine["name"]), []).append(record)
+    lines = []
+    for (name, scale, machine), group in sorted(groups.items()):
+        cell = cells[name]
+        line: dict[str, object] = {"row": cell.experiment.row, "scale": scale, "cell": name}
+        line["dataset"] = cell.dataset_at(group[0].scale)
+        line |= measured(group, evidence.name) | {"again": again(name, scale, group)}
+        threads = ", ".join(map(str, sorted({r.machine["threads"] for r in group})))
+        lines.append(line | {"machine": machine, "threads": threads})
+    columns = ["row", "dataset", "scale", "machine", "threads", "seeds", "mean", "low", "high", "last", "seconds"]
+    return pd.DataFrame(lines, columns=[*columns, "dirty", "note", "cell", "records", "again"])
+
+
+def failures(evidence: Evidence) -> pd.DataFrame:
+    """One line per run that broke off: seed, epoch and reason."""
+    lines = []
+    for record in evidence.failed:
+        reason = record.failure or "no reason recorded"
+        epoch = re.search(r"epoch (\d+)", reason)
+        lines.append(
+            {
+                "cell": record.cell,
+                "scale": record.scale,
+                "seed": record.seed,
+                "epoch": int(epoch[1]) if epoch else None,
+                "reason": reason,
+                "machine": record.machine["name"],
+                "dirty": bool(notes(record)),
+                "note": "; ".join(notes(record)),
+                "records": evidence.path(record),
+                "again": f"reproduce run {record.cell} --scale {record.scale} --first-seed {record.seed}",
+            }
+        )
+    columns = ["cell", "scale", "seed", "epoch", "reason", "machine", "dirty", "note", "records", "again"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+# --- for the page ---------------------------------------------------------------------------------------------
+
+_WHAT = (Column("row", "row"), Column("dataset", "data set"))
+_MEASURED = (
+    Column("mean", "ours", 2, "%", "mean test error at the best validation epoch (the paper's protocol)"),
+    Column("low", "from", 2, "%", "95 % prediction interval of one more run: its lower end"),
+    Column("high", "to", 2, "%", "95 % prediction interval of one more run: its upper end"),
+    Column("last", "last epoch", 2, "%", "mean test error at the last epoch"),
+    Column("seeds", "seeds", 0, "", "runs, each with a seed of its own"),
+)
+_PAPER = (Column("paper", "paper", 2, "%", "as printed"), Column("plus_minus", "±", 2, "%", "as printed"))
+_VERDICT = Column("verdict", "verdict", hint="computed from the runs; the rule stands under Verdicts")
+_MACHINE = Column("machine", "machine")
+_SECONDS = Column("seconds", "run takes", 0, "s", "mean seconds of one run")
+
+
+def with_note(frame: pd.DataFrame, *columns: Column) -> tuple[Column, ...]:
+    """The columns, and that of the notes where a row of the frame has one."""
+    return (*columns, Column("note", "note")) if frame["dirty"].any() else columns
+
+
+def section(evidence: Evidence) -> Section:
+    """Table 1 at each scale, the same runs machine by machine, and those that broke off."""
+    every = frame(evidence.runs, evidence.cells, evidence.name)
+    tables = []
+    for scale in SCALES:
+        part = every[every["scale"] == scale].reset_index(drop=True)
+        part["seeds"] = part["seeds"].where(~part["quoted"].astype(bool))
+        if not len(part):
+            continue
+        judged = (
+            (*_PAPER, *_MEASURED, _VERDICT, _MACHINE) if scale == "paper" else (*_MEASURED, _SECONDS, _MACHINE)
+        )
+        if scale == "short":
+            judged = (_PAPER[0], *judged)
+        caption = {
+            "paper": f"{TITLES['paper']}. Rows marked as quoted are other people's, as the paper prints them.",
+            "short": f"{TITLES['short']}. {SHORT_NOTE}",
+            "small": f"{TITLES['small']}. {SMALL_NOTE}",
+        }[scale]
+        name = "table1" if scale == "paper" else f"table1-{scale}"
+        tables.append(Table(name, caption, part, with_note(part, *_WHAT, *judged)))
+    machines, broken = by_machine(evidence), failures(evidence)
+    if len(machines):
+        columns = (
+            *_WHAT,
+            Column("scale", "scale"),
+            _MACHINE,
+            Column("threads", "threads"),
+            *_MEASURED[:3],
+            _MEASURED[4],
+        )
+        caption = "The same runs machine by machine; the tables above pool them."
+        tables.append(Table("machines", caption, machines, with_note(machines, *columns)))
+    if len(broken):
+        broke = (
+            *(Column("cell", "cell"), Column("scale", "scale"), Column("seed", "seed", 0)),
+            *(Column("epoch", "epoch", 0), Column("reason", "reason"), _MACHINE),
+        )
+        caption = "Runs that broke off because a number was not finite; they count in no mean."
+        tables.append(Table("failed", caption, broken, with_note(broken, *broke)))
+    text = (
+        "Test error in percent at the best validation epoch, the paper's protocol, and at the last epoch. "
+        "The interval is the 95 % prediction interval of one more run: mean ± t(.975, n-1) · s · √(1 + 1/n).",
+    )
+    return Section("table1", "Table 1: test errors", text, tuple(tables))

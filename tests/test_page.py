@@ -1,0 +1,249 @@
+"""The page: whole in one file, everything escaped, numbers as they are, links to the evidence."""
+
+import base64
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from made_frames import FIGURES
+
+from reproduce import yamlfile
+from reproduce.report import charts, page
+from reproduce.report.parts import Column, Figure, Section, Table
+
+HOSTILE = "<script>alert('1')</script>\"&`x`"
+VOID = {"meta", "link", "br"}
+
+
+class Parsed(HTMLParser):
+    """Tags with their attributes, and the text of those that are open; fails where tags do not match."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.open, self.text = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.text.append(data)
+
+    def all(self, tag, **wanted):
+        return [a for t, a in self.tags if t == tag and all(a.get(k) == v for k, v in wanted.items())]
+
+
+COLUMNS = (
+    Column("row", "row"),
+    Column("error", "ours", 2, "%", "what it says"),
+    Column("verdict", "verdict"),
+    Column("machine", "machine"),
+)
+
+
+def made_table(name="table", **over):
+    lines = {
+        "row": ["one", "two", "three"],
+        "error": [1.005, float("nan"), 10.0],
+        "verdict": ["reproduced", "not run", "not reproduced"],
+        "machine": ["here", None, "there"],
+        "records": ["results/runs/a b.json; results/kernels/c.json", None, "results/runs/d.json"],
+        "again": ["reproduce run one --seeds 2", "reproduce run two", ""],
+        "quoted": [False, True, False],
+        "dirty": [True, False, False],
+    }
+    return Table(name, "A caption with `code`.", pd.DataFrame(lines | over), COLUMNS)
+
+
+def made_page(*parts, **rest):
+    return page.page("A title", "A summary.", [Section("first", "First part", ("Words.",), parts)], **rest)
+
+
+def made_figure(name="figure3"):
+    return Figure(name, "A figure.", "What it shows", FIGURES[name](), getattr(charts, name))
+
+
+def rows(text):
+    """The cells of every row in the body of the page's tables, without tags."""
+    body = re.findall(r"<tbody.*?>(.*?)</tbody>", text, re.S)
+    found = [re.findall(r"<t[hd] [^>]*>(.*?)</t[hd]>", row, re.S) for b in body for row in b.split("</tr>")[:-1]]
+    return [[re.sub(r"<[^>]+>", "", cell).strip() for cell in row] for row in found]
+
+
+def test_numbers_have_their_decimals_and_what_is_missing_is_empty():
+    text = made_page(made_table())
+    shown = rows(text)
+    assert [row[:4] for row in shown] == [
+        ["one*", f"{1.005:.2f}", "reproduced", "here"],
+        ["two", "", "not run", ""],
+        ["three", "10.00", "not reproduced", "there"],
+    ]
+    values = [a["data-value"] for a in Parsed(text).all("td") if a.get("data-label") == "ours (%)"]
+    assert values == ["1.005", "", "10.0"]  # what it is sorted by: all digits
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (1.0, None, "1"),
+        (0.25, None, "0.25"),
+        (3, 0, "3"),
+        (12.345, 1, "12.3"),
+        (None, 2, ""),
+        (float("nan"), None, ""),
+        (True, None, "yes"),
+        ("text", None, "text"),
+    ],
+)
+def test_values_are_shown_as_people_write_them(value, digits, shown):
+    assert page.shown(value, digits) == shown
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tone"),
+    [
+        ("reproduced", "good"),
+        ("better than the paper", "good"),
+        ("holds here, on a CPU", "good"),
+        ("not reproduced", "bad"),
+        ("does not hold", "bad"),
+        ("inconclusive", "open"),
+        ("nearly holds", "open"),
+        ("cannot be told", "open"),
+        ("not run", "plain"),
+        ("small scale", "plain"),
+        ("quoted", "plain"),
+    ],
+)
+def test_a_verdict_has_a_colour_beside_its_words(verdict, tone):
+    text = made_page(made_table(verdict=[verdict] * 3))
+    assert text.count(f'<span class="verdict {tone}">{verdict}</span>') == 3
+
+
+def test_rows_link_to_their_records_and_say_how_to_run_them_again():
+    parsed = Parsed(made_page(made_table()))
+    links = [a["href"] for a in parsed.all("a")]
+    assert {"../runs/a%20b.json", "../kernels/c.json", "../runs/d.json", "data/table.csv"} <= set(links)
+    popovers = {a["id"] for a in parsed.all("div") if "popover" in a}
+    assert len(popovers) == 3
+    buttons = [a for a in parsed.all("button") if "popovertargetaction" not in a]
+    assert [a["popovertarget"] for a in buttons] == sorted(popovers)
+    assert buttons[0]["title"] == "reproduce run one --seeds 2"
+    text = "".join(parsed.text)
+    assert "reproduce run one --seeds 2" in text and "how to run" in text
+
+
+def test_another_store_has_links_of_its_own():
+    table = made_table(records=["local/runs/a.json"] * 3)
+    assert 'href="../runs/a.json"' in made_page(table, home="local/report")
+    assert 'href="../../local/runs/a.json"' in made_page(table)
+
+
+def test_literature_and_dirty_code_are_marked():
+    text = made_page(made_table())
+    assert text.count('class="quoted"') == 1
+    assert "differs from the revision it names.</p>" in text
+    assert "differs from the revision it names.</p>" not in made_page(made_table(dirty=[False] * 3))
+
+
+def test_everything_from_outside_is_escaped():
+    table = made_table(
+        row=[HOSTILE] * 3,
+        verdict=[HOSTILE] * 3,
+        machine=[HOSTILE] * 3,
+        records=[f"results/runs/{HOSTILE}.json; javascript:alert(1)"] * 3,
+        again=[HOSTILE] * 3,
+    )
+    frame = FIGURES["figure3"]().assign(machine=HOSTILE, candidate=HOSTILE)
+    figure = Figure("figure3", HOSTILE, HOSTILE, frame, charts.figure3)
+    sections = [Section("first", HOSTILE, (HOSTILE,), (table, figure))]
+    text = page.page(HOSTILE, HOSTILE, sections)
+    parsed = Parsed(text)
+    assert len(parsed.all("script")) == 1 and text.count("<script") == 1
+    said = "".join(parsed.text)
+    assert said.count("<script>alert('1')</script>") > 20  # to be read, not run
+    assert not [a for a in parsed.all("a") if ":" in a["href"]]
+    assert not [k for _, attributes in parsed.tags for k in attributes if k.startswith("on")]
+
+
+def test_the_file_needs_nothing_else():
+    text = made_page(made_table(), made_figure())
+    parsed = Parsed(text)
+    assert not [tag for tag, _ in parsed.tags if tag in ("img", "iframe", "object", "embed", "base")]
+    assert [a["href"] for a in parsed.all("link")] == ["data:,"]
+    assert not [a for a in parsed.all("script") if "src" in a]
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(a["content"] for a in parsed.all("meta") if "http-equiv" in a)
+    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+
+
+def test_landmarks_headings_and_names_are_there_for_those_who_do_not_see():
+    parsed = Parsed(made_page(made_table(), made_figure()))
+    ids = [a["id"] for _, a in parsed.tags if "id" in a]
+    assert len(set(ids)) == len(ids)
+    for attributes in (a for _, a in parsed.tags):
+        assert attributes.get("aria-labelledby", ids[0]) in ids
+        if attributes.get("href", "").startswith("#"):
+            assert attributes["href"][1:] in ids
+    tags = [tag for tag, _ in parsed.tags]
+    assert all(tags.count(tag) == 1 for tag in ("header", "nav", "main", "footer", "h1", "caption", "figcaption"))
+    assert [a["lang"] for a in parsed.all("html")] == ["en"]
+    assert {a["scope"] for a in parsed.all("th")} == {"row", "col"}
+    assert [(a["role"], a["aria-label"]) for a in parsed.all("svg")] == [("img", "What it shows")]
+
+
+def test_long_tables_are_folded_and_empty_ones_say_so():
+    line = {"row": "x", "error": 1.0, "verdict": "not run", "machine": ""}
+    assert "<details class" not in made_page(Table("t", "c", pd.DataFrame([line] * page.LONG), COLUMNS[:2]))
+    long = pd.DataFrame([line] * (page.LONG + 1))
+    assert "<details class" not in made_page(Table("t", "c", long, COLUMNS))  # its verdicts are to be seen
+    folded = made_page(Table("t", "c", long, COLUMNS[:2]))
+    assert '<details class="long">' in folded and f"{page.LONG + 1} rows" in folded
+    empty = made_page(Table("t", "c", pd.DataFrame([line]).iloc[:0], COLUMNS))
+    assert "No record yet." in empty and "<table" not in empty
+
+
+def test_two_parts_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="table"):
+        made_page(made_table(), made_table())
+    made_page(made_figure(), made_table("figure3"))  # a figure and the table of its numbers may share it
+
+
+BUILD = """
+import sys
+sys.path.insert(0, "tests")
+from test_page import made_figure, made_page, made_table
+from made_frames import FIGURES
+sys.stdout.buffer.write(made_page(made_table(), *map(made_figure, FIGURES)).encode())
+"""
+
+
+def test_another_process_makes_the_same_bytes():
+    made = []
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "TZ": f"UTC-{seed}"}
+        done = subprocess.run(
+            [sys.executable, "-c", BUILD], capture_output=True, cwd=yamlfile.ROOT, env=environment, timeout=120
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        made.append(done.stdout)
+    assert made[0] == made[1] and len(made[0]) > 100_000
+    assert str(yamlfile.ROOT).encode() not in made[0]

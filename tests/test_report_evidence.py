@@ -1,0 +1,168 @@
+"""Reading a store: what cannot be used is named and left out, what broke off is shown, and thousands are no "
+"trouble."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from made import made_cell, made_record, made_run
+
+from reproduce import report, runs, yamlfile
+from reproduce.report import evidence, table1
+
+
+def bench(machine="a CPU", started="2026-01-01T00:00:00+00:00", kind="cpu", **over):
+    row = {"what": "product of 8192×8192 matrices", "candidate": "xnor, with packing", "seconds": 0.5}
+    row |= {"fastest": 0.4, "slowest": 0.6, "rounds": 5, "times_faster_than": {"torch float32": {"ratio": 10.0}}}
+    record = {"format": 1, "kind": kind, "quick": False, "started": started, "machine": {"name": machine}}
+    return record | {"code": {"dirty": False}, "rows": [row], "notes": []} | over
+
+
+def packed(**over):
+    about = {"cell": "table1/bnn-theano-mnist", "scale": "small", "seed": 0, "key": "k" * 64}
+    record = {"format": 1, "kind": "net", "quick": False, "started": "2026-01-01T00:00:00+00:00"}
+    record |= {"machine": {"name": "a CPU"}, "code": {"dirty": False}, "about": about, "data": "mnist"}
+    record |= {"weights": 8000, "bytes": 1010, "wrong": 3, "images": 100, "images_per_second": 1.0}
+    return record | {"latency": 0.1, "differing": []} | over
+
+
+def put(folder, name, content):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def store_of(folder, records):
+    store = runs.Store(folder)
+    store.prepare()
+    for record in records:
+        store.write(record)
+    return folder
+
+
+def test_bad_files_are_named_and_left_out_and_the_rest_is_used(tmp_path):
+    store_of(tmp_path, [made_record(), made_record(made_run(seed=1))])
+    good = made_record(made_run(seed=2)).model_dump(mode="json", exclude_none=True)
+    put(tmp_path / "runs", "cut.json", json.dumps(good)[:200])
+    put(tmp_path / "runs", "future.json", good | {"format": 2})
+    put(tmp_path / "runs", "copy of one.json", good)
+    put(tmp_path / "runs", "other.json", [1, 2])
+    put(tmp_path / "kernels", "cpu-1.json", bench())
+    put(tmp_path / "kernels", "cut.json", "{")
+    put(tmp_path / "kernels", "future.json", bench(format=9))
+    put(tmp_path / "kernels", "gpu-1.json", {"gpu": "some other record", "rows": []})
+    put(tmp_path / "kernels", "trial.json", bench(quick=True))
+    put(tmp_path / "kernels", "minus.json", packed(bytes=-1))
+    put(tmp_path / "kernels", "net-1.json", packed())
+    said = []
+    found = report.gather(tmp_path, [made_cell()], said.append)
+    assert [r.seed for r in found.runs] == [0, 1]
+    assert len(found.benches) == len(found.nets) == 1
+    assert found.benches[0].path == f"{tmp_path.name}/kernels/cpu-1.json"
+    names = ("cut.json", "future.json", "copy of one.json", "other.json", "gpu-1.json", "trial.json", "minus.json")
+    for name in names:
+        assert any(name in problem for problem in found.problems)
+    assert len(found.problems) == 9 and all("\n" not in p for p in found.problems)
+    assert said == [f"left out: {p}" for p in found.problems]
+
+
+def test_a_store_that_is_not_there_is_an_empty_one(tmp_path):
+    found = report.gather(tmp_path / "none", report.cells())
+    assert (found.runs, found.failed, found.benches, found.problems) == ((), (), (), ())
+
+
+def test_records_of_other_cells_are_counted_aloud(tmp_path):
+    store_of(tmp_path, [made_record()])
+    found = report.gather(tmp_path, report.cells())
+    assert found.runs == () and found.problems == ("1 record(s) of other cells than these",)
+
+
+def broken(seed=3):
+    return made_record(
+        made_run(seed=seed),
+        status="failed",
+        result=None,
+        curve=[],
+        failure="the training loss is not finite after epoch 7",
+    )
+
+
+def test_runs_that_broke_off_are_shown_with_seed_epoch_and_reason(tmp_path):
+    store_of(tmp_path, [made_record(), broken()])
+    found = report.gather(tmp_path, [made_cell()])
+    (line,) = table1.failures(found).to_dict("records")
+    assert (line["cell"], line["scale"], line["seed"], line["epoch"]) == ("table1/made", "small", 3, 7)
+    assert line["reason"] == "the training loss is not finite after epoch 7"
+    assert line["records"].endswith("/runs/" + broken().stem + ".json")
+    assert line["again"] == "reproduce run table1/made --scale small --first-seed 3"
+    assert "failed" in [part.name for part in table1.section(found).parts]
+    assert table1.frame(found.runs, found.cells)["seeds"].sum() == 1
+
+
+def test_a_run_that_finished_later_is_not_called_broken():
+    cells = [made_cell()]
+    done = [made_record(made_run(seed=3))]
+    assert evidence.failed([broken(), *done], done, cells) == []
+    assert len(evidence.failed([broken()], [], cells)) == 1
+
+
+def test_machines_are_shown_apart(tmp_path):
+    records = []
+    for seed, (machine, error) in enumerate([("one", 1.0), ("one", 1.2), ("two", 2.0)]):
+        record = made_record(made_run(seed=seed), error=error)
+        records.append(record.model_copy(update={"machine": record.machine | {"name": machine}}))
+    store_of(tmp_path, records)
+    found = report.gather(tmp_path, [made_cell()])
+    apart = table1.by_machine(found)
+    assert list(zip(apart["machine"], apart["seeds"], apart["mean"], strict=True)) == [
+        ("one", 2, pytest.approx(1.1)),
+        ("two", 1, 2.0),
+    ]
+    assert table1.frame(found.runs, found.cells, quoted=False)["mean"].max() == pytest.approx(1.4)
+
+
+def test_newest_record_of_each_machine_counts(tmp_path):
+    for number, (machine, day) in enumerate([("a", 2), ("a", 3), ("a", 1), ("b", 1)]):
+        put(tmp_path / "kernels", f"{number}.json", bench(machine, f"2026-01-0{day}T00:00:00+00:00"))
+    found = report.gather(tmp_path, [])
+    latest = evidence.newest(found.benches, lambda b: (b.machine.name,))
+    assert [b.path.split("/")[-1] for b in latest] == ["1.json", "3.json"]
+
+
+def many(count, folder):
+    """Copies of the committed records under other seeds, each a record of its own."""
+    texts = [p.read_text() for p in sorted((runs.PUBLISHED / "runs").glob("*small-seed0*.json"))]
+    for number in range(count):
+        content = json.loads(texts[number % len(texts)])
+        content["seed"], content["key"] = number // len(texts), f"{number:064x}"[::-1]
+        record = runs.Record.model_validate(content)
+        put(folder / "runs", f"{record.stem}.json", content)
+
+
+# prints records, seconds of CPU (other work on the machine must not decide a test) and GiB
+REPORT = """
+import resource, sys, time
+from pathlib import Path
+from reproduce import report
+found = report.gather(Path(sys.argv[1]), report.cells(), print)
+report.write(found, Path(sys.argv[1]) / "report")
+assert not found.problems
+print(len(found.runs), time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(10000, marks=pytest.mark.slow)])
+def test_thousands_of_records_are_reported_within_seconds_and_a_gibibyte(tmp_path, count):
+    many(count, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=yamlfile.ROOT,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    used, seconds, gibibytes = done.stdout.split()
+    assert int(used) == count
+    assert float(seconds) < 15 and float(gibibytes) < 1
+    assert (tmp_path / "report" / "index.html").stat().st_size > 100_000

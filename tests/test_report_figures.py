@@ -1,0 +1,343 @@
+"""Figures 1 to 3, the energy model, the claims and the comparison of stores, from made records and by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made import made_cell, made_record, made_run
+from scipy import stats
+from test_report_evidence import bench, packed, put, store_of
+
+from reproduce import nets, report, runs, spec
+from reproduce.report import claims, compare, curves, energy, filters, speed
+from reproduce.report.evidence import Evidence
+
+BNN = "table1/bnn-theano-cifar10"
+
+
+def evidence_of(records=(), cells=(), **over):
+    empty = {key: () for key in ("failed", "benches", "training", "nets", "checks", "problems")}
+    return Evidence(name="store", cells=tuple(cells), runs=tuple(records), **empty | over)
+
+
+def cifar_record(seed, errors, scale="paper", filters=None):
+    """A record of the BNN (Theano) CIFAR-10 cell with these wrong validation images (of 200) an epoch."""
+    rows = [
+        runs.EpochRow(epoch=e, rate=1e-3, train_loss=1 / e, valid_wrong=w, valid_loss=0.2, seconds=1.0)
+        for e, w in enumerate(errors, 1)
+    ]
+    record = made_record(made_run(seed=seed, scale=scale))
+    return record.model_copy(update={"cell": BNN, "curve": rows, "filters": filters})
+
+
+# --- figure 1 -------------------------------------------------------------------------------------------------
+
+
+def test_curves_are_means_and_ranges_over_the_seeds():
+    records = [cifar_record(0, [100, 40, 20]), cifar_record(1, [120, 60, 30])]
+    frame = curves.frame(evidence_of(records, report.cells()))
+    ours = frame[(frame["source"] == "ours") & (frame["quantity"] == "validation error")]
+    assert list(ours["series"].unique()) == ["BNN (Theano)"]
+    assert list(ours["epoch"]) == [1, 2, 3] and set(ours["seeds"]) == {2}
+    assert list(ours["value"]) == [55.0, 25.0, 12.5]
+    assert list(ours["low"]) == [50.0, 20.0, 10.0] and list(ours["high"]) == [60.0, 30.0, 15.0]
+    cost = frame[frame["quantity"] == "training cost"]
+    assert list(cost["value"]) == pytest.approx([1, 1 / 2, 1 / 3])
+
+
+def test_papers_points_are_the_middle_of_the_range_and_none_above_the_axis():
+    frame = curves.frame(evidence_of())
+    assert set(frame["source"]) == {"paper"} and len(frame) == 33
+    torch7 = frame[(frame["series"] == "BNN (Torch7)") & (frame["epoch"] == 10)].iloc[0]
+    assert (torch7["low"], torch7["value"], torch7["high"]) == (21.0, 22.5, 24.0)
+    theano = frame[(frame["series"] == "BNN (Theano)") & (frame["epoch"] == 40)].iloc[0]
+    assert theano["low"] == 23.0 and pd.isna(theano["value"]) and pd.isna(theano["high"])
+
+
+# --- figure 2 -------------------------------------------------------------------------------------------------
+
+
+def made_filters(first="01" * 13 + "0"):
+    layers = [
+        {"maps_in": 3, "maps_out": 2, "kernel": 3, "distinct": 1.0, "distinct_up_to_sign": 0.5},
+        {"maps_in": 2, "maps_out": 2, "kernel": 3, "distinct": 0.5, "distinct_up_to_sign": 0.5},
+    ]
+    return runs.Filters.model_validate({"layers": layers, "first": [first, "1" * 27]})
+
+
+def test_filter_averages_by_hand():
+    records = [cifar_record(0, [10], filters=made_filters())]
+    lines = filters.summary(evidence_of(records, report.cells()))
+    of_512, of_256 = lines.to_dict("records")
+    assert (of_512["rule"], of_512["mean"], of_512["mean_rest"]) == ("512 classes", 75.0, 50.0)
+    assert of_512["weighted"] == pytest.approx(100 * (6 * 1.0 + 4 * 0.5) / 10)  # 3·2 and 2·2 maps, one size
+    assert (of_256["mean"], of_256["weighted"]) == (50.0, 50.0)
+    assert of_512["random"] == pytest.approx(100 * (1 - 1 / 512 / 2))
+
+
+def test_operations_fall_by_four_a_stage():
+    assert filters.operations([(1, 1), (1, 2), (2, 2)]) == [9 * 1024, 9 * 2 * 1024, 9 * 4 * 256]
+
+
+def test_random_signs_in_the_papers_convnet():
+    lines = filters.chance(evidence_of(cells=report.cells())).set_index(["cell", "rule"])
+    of_512, of_256 = (lines.loc[(BNN, rule)] for rule in ("512 classes", "256 classes"))
+    assert of_512["random"] == pytest.approx(76.9, abs=0.05) and of_256["random"] == pytest.approx(61.8, abs=0.05)
+    assert of_512["random_weighted"] == pytest.approx(75.5, abs=0.05)
+    assert of_256["random_weighted"] == pytest.approx(59.8, abs=0.05)
+
+
+def test_picture_holds_every_sign_where_it_stands():
+    text = "".join(np.random.default_rng(0).choice(["0", "1"], 27))
+    frame = filters.picture(cifar_record(0, [10], filters=made_filters(text)))
+    assert len(frame) == 2 * 27
+    for index, bit in enumerate(text):
+        place = tuple(map(int, np.unravel_index(index, (3, 3, 3))))
+        (line,) = (r for r in frame.to_dict("records") if (r["filter"], r["map"], r["y"], r["x"]) == (0, *place))
+        assert line["sign"] == (1 if bit == "1" else -1)
+
+
+def test_without_filters_the_section_says_so_and_has_no_figure():
+    section = filters.section(evidence_of([cifar_record(0, [10])], report.cells()))
+    assert "nothing to count" in section.text[-1]
+    assert [part.name for part in section.parts] == ["filters-chance"]
+    there = filters.section(evidence_of([cifar_record(0, [10], filters=made_filters())], report.cells()))
+    assert [part.name for part in there.parts] == ["figure2a", "figure2b", "filters", "filters-chance"]
+
+
+# --- figure 3 -------------------------------------------------------------------------------------------------
+
+
+def timed(tmp_path, *rows, machine="a CPU", kind="cpu"):
+    base = bench()["rows"][0]
+    put(tmp_path / "kernels", f"{machine}.json", bench(machine, kind=kind, rows=[base | row for row in rows]))
+    return report.gather(tmp_path, report.cells())
+
+
+def faster(low, ratio, high, than="torch float32"):
+    return {"times_faster_than": {than: {"ratio": ratio, "low": low, "high": high}}}
+
+
+def test_figure_3_has_the_papers_bars_first_and_ours_beside(tmp_path):
+    naive = {"what": "product of 4096×4096 matrices"}
+    found = timed(
+        tmp_path,
+        {"what": "product of 1024×1024 matrices"},
+        naive | faster(90.0, 100.0, 110.0, "naive float32"),
+        naive | {"candidate": "naive float32", "seconds": 50.0},
+        faster(9.0, 10.0, 11.0),
+        {"what": "MNIST MLP, 10000 images in batches of 1000", "candidate": "packed, end to end"},
+    )
+    frame = speed.frame(found)
+    assert list(frame["source"][:3]) == ["paper"] * 3
+    paper = frame[frame["source"] == "paper"]
+    assert list(paper["seconds"]) == [6.79, 0.99, 0.29, 4.65, 1.11, 0.68]
+    assert paper["times"].iloc[2] == pytest.approx(6.79 / 0.29)
+    ours = frame[frame["source"] == "ours"]
+    assert list(ours["what"]) == [
+        "product of two 8192×8192 matrices",
+        "MNIST MLP on the 10,000 test images",
+        "product of two 4096×4096 matrices",
+        "product of two 4096×4096 matrices",
+    ]
+    assert list(ours["family"]) == ["xnor", "xnor", "xnor", "naive"]
+    assert ours["library_times"].iloc[0] == 10.0 and ours["times"].iloc[2] == 100.0
+
+
+@pytest.mark.parametrize(
+    ("candidate", "expected"),
+    [
+        ("naive float32, products alone", "naive"),
+        ("xnor, kernel alone", "xnor"),
+        ("packed, end to end", "xnor"),
+        ("torch int8 (_int_mm)", "library"),
+    ],
+)
+def test_families_of_kernels(candidate, expected):
+    assert speed.family(candidate) == expected
+
+
+def test_training_speed_is_steps_a_second_of_the_newest_record(tmp_path):
+    row = bench()["rows"][0] | {"what": "MNIST MLP", "seconds": 0.25, "fastest": 0.2, "slowest": 0.5}
+    rows = [
+        row | {"candidate": "ours"} | faster(2.5, 3.0, 3.5, "plain loop"),
+        row | {"candidate": "plain loop", "seconds": 0.75, "slowest": 1.0} | faster(0.2, 1 / 3, 0.4, "ours"),
+    ]
+    put(tmp_path / "train", "new.json", bench(kind="train-cpu", rows=rows, started="2026-02-01T00:00:00+00:00"))
+    put(tmp_path / "train", "old.json", bench(kind="train-cpu"))
+    found = report.gather(tmp_path, report.cells())
+    (table,) = speed.training(found).parts
+    ours, plain = table.frame.to_dict("records")
+    assert (ours["steps"], ours["slowest"], ours["fastest"], ours["times"]) == (4.0, 2.0, 5.0, 3.0)
+    assert plain["steps"] == pytest.approx(4 / 3) and plain["records"].endswith("/train/new.json")
+    assert found.benches == () and speed.training(evidence_of()).parts == ()
+
+
+# --- energy ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", energy.NETS.values())
+def test_the_models_layers_are_the_nets(name):
+    (cell,) = spec.cells([name])
+    net = cell.scales["paper"].net
+    shape = energy.layers(net)
+    assert sum(layer.macs for layer in shape) == nets.macs(net)
+    smaller = net.model_copy(
+        update={"hidden": [64, 32]} if net.kind == "mlp" else {"channels": [4, 8], "dense": [16]}
+    )
+    assert sum(layer.weights for layer in energy.layers(smaller)) == nets.weight_count(nets.build(smaller))
+
+
+def test_energy_of_a_small_mlp_by_hand():
+    cell = made_cell(net={"hidden": [64]})
+    net = cell.scales["paper"].net
+    macs = 784 * 64 + 64 * 10
+    plain, binary = energy.model(net, "float"), energy.model(net, "binary")
+    assert plain["compute_uj"] == pytest.approx(macs * 4.6e-6)
+    assert binary["compute_uj"] == pytest.approx((784 * 64 * 0.1 + 640 * 0.3 / 32) * 1e-6)
+    assert (plain["bytes"], binary["bytes"]) == (4 * macs, macs // 8)
+    # 203,264 bytes of weights lie in 1M, 6,352 in 8K; values always fit into 8K
+    values = ((784 + 64) * 32 + (64 + 10) * 32) / 64 * 10
+    assert plain["memory_uj"] == pytest.approx((macs * 32 / 64 * 100 + values) * 1e-6)
+    values = (784 * 8 + 64 + 64 + 10 * 32) / 64 * 10
+    assert binary["memory_uj"] == pytest.approx((macs / 64 * 10 + values) * 1e-6)
+    assert (plain["held_in"], binary["held_in"]) == ("1M", "8K")
+
+
+def test_what_fits_no_cache_is_read_from_dram_at_the_low_end():
+    (cell,) = spec.cells(["table1/bnn-torch7-mnist"])
+    found = energy.model(cell.scales["paper"].net, "float")
+    assert (
+        found["held_in"] == "DRAM"
+    )  # values: 784 + 2048 and 2048 + 2048 floats lie in 32K, 2048 + 10 in 32K, too
+    values = (784 + 2048 + 2 * 4096) * 32 / 64 * 20 + (2048 + 10) * 32 / 64 * 20
+    assert found["memory_uj"] == pytest.approx((10_014_720 * 32 / 64 * 1300 + values) * 1e-6)
+
+
+def test_weights_of_the_papers_nets():
+    frame = energy.frame().set_index(["net", "variant"])
+    assert frame.loc[("CIFAR-10 ConvNet", "float"), "bytes"] == 4 * 14_022_016
+    assert frame.loc[("SVHN ConvNet", "binary"), "bytes"] == 6_397_632 // 8
+    assert frame.loc[("MNIST MLP, 3 × 4096", "binary"), "bytes_times"] == 32
+
+
+# --- claims ---------------------------------------------------------------------------------------------------
+
+
+def verdicts(found, claim):
+    frame = claims.frame(found)
+    return list(frame.loc[frame["claim"].str.contains(claim), "verdict"])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(3.5, 4.5, "holds here"), (2.0, 3.0, "does not hold here"), (3.0, 4.0, "cannot be told")],
+)
+def test_timed_factors_are_judged_by_their_interval(tmp_path, low, high, words):
+    (found,) = verdicts(timed(tmp_path, faster(low, (low + high) / 2, high)), "cuBLAS")
+    assert found.startswith(words) and "on a CPU" in found and "GTX 750" in found
+
+
+def test_each_machine_is_judged_by_itself(tmp_path):
+    timed(tmp_path, faster(5.0, 6.0, 7.0), machine="a")
+    found = timed(tmp_path, faster(1.0, 1.1, 1.2), machine="b", kind="gpu")
+    first, second = verdicts(found, "cuBLAS")
+    assert first.startswith("holds here, on a CPU") and second.startswith("does not hold here, on another GPU")
+
+
+@pytest.mark.parametrize(("size", "words"), [(1000, "holds"), (1100, "nearly holds"), (1200, "does not hold")])
+def test_memory_is_judged_by_the_worst_real_file(tmp_path, size, words):
+    put(tmp_path / "kernels", "net.json", packed(bytes=size, weights=8000))
+    good = packed()["about"] | {"key": "l" * 64}
+    put(tmp_path / "kernels", "good.json", packed(bytes=1000, weights=8000, about=good))
+    found = report.gather(tmp_path, report.cells())
+    assert verdicts(found, "weight memory") == [words]
+
+
+def test_predictions_that_differ_break_the_claim(tmp_path):
+    put(tmp_path / "kernels", "net.json", packed())
+    assert verdicts(report.gather(tmp_path, report.cells()), "error lost by the XNOR") == ["holds"]
+    put(tmp_path / "kernels", "net.json", packed(differing=[{"image": 1}]))
+    assert verdicts(report.gather(tmp_path, report.cells()), "error lost by the XNOR") == ["does not hold"]
+
+
+def test_shares_of_filters_are_judged_at_the_papers_scale_only():
+    def judged(scale, share):
+        counts = made_filters()
+        layer = counts.layers[0].model_copy(update={"distinct": share, "distinct_up_to_sign": share})
+        record = cifar_record(0, [10], scale, counts.model_copy(update={"layers": [layer]}))
+        found = evidence_of([record], report.cells())
+        return [
+            verdicts(found, claim)[0] for claim in ("unique 2D filters", "saved by repeated", "time complexity")
+        ]
+
+    assert judged("paper", 0.42) == [
+        "holds by that count",
+        "does not hold by any count tried",
+        "holds by that count",
+    ]
+    assert judged("paper", 0.32)[1] == "holds by that count"
+    assert judged("paper", 0.7)[0] == "does not hold by any count tried"
+    assert all("small scale" in words for words in judged("small", 0.42))
+
+
+def test_nearly_state_of_the_art_counts_data_sets():
+    records = [
+        made_record(made_run(seed=i, scale="paper"), error=e).model_copy(
+            update={"cell": "table1/bnn-theano-mnist"}
+        )
+        for i, e in enumerate([0.95, 0.96, 0.97])
+    ]
+    assert verdicts(evidence_of(records, report.cells()), "classification errors") == ["holds on 1 of 3 data sets"]
+    assert verdicts(evidence_of(records[:2], report.cells()), "classification errors") == ["cannot be told"]
+
+
+def test_missing_mask_is_told_from_the_planted_error():
+    def checks(without):
+        found = []
+        for variant, wrong in ((None, [10, 11, 12, 11]), ("no-mask", without)):
+            for seed, w in enumerate(wrong):
+                record = cifar_record(seed, [w])
+                found.append(record.model_copy(update={"variant": variant}))
+        return evidence_of(cells=report.cells(), checks=tuple(found))
+
+    assert verdicts(checks([30, 31, 33]), "straight-through mask") == ["holds for a small net"]
+    assert verdicts(checks([9, 12, 14]), "straight-through mask") == ["cannot be told for a small net"]
+
+
+def test_what_has_no_evidence_is_not_measured_and_every_claim_has_a_line():
+    frame = claims.frame(evidence_of(cells=report.cells()))
+    assert verdicts(evidence_of(cells=report.cells()), "AlexNet top-1") == ["not measured"]
+    assert verdicts(evidence_of(cells=report.cells()), "weight memory") == ["not measured"]
+    assert frame["printed"].str.len().all() and frame["verdict"].str.len().all()
+    known = {c["id"] for c in claims.printed()}
+    assert set(claims.JUDGES) <= known and len(known) == len(claims.printed()) == len(frame)
+
+
+# --- stores against each other --------------------------------------------------------------------------------
+
+
+def test_difference_is_welchs():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 0.1, 4), rng.normal(1.5, 0.4, 7)
+    expected = stats.ttest_ind(b, a, equal_var=False).confidence_interval(0.95)
+    assert compare.welch(a, b) == pytest.approx((expected.low, expected.high))
+    assert compare.welch([1.0, 1.0], [2.0, 2.0]) == (1.0, 1.0)
+
+
+def test_stores_are_compared_cell_by_cell(tmp_path):
+    def store(name, errors, started="2026-01-01T00:00:00+00:00"):
+        records = [made_record(made_run(seed=i), error=e, started=started) for i, e in enumerate(errors)]
+        return report.gather(store_of(tmp_path / name, records), [made_cell()])
+
+    first = store("a", [1.0, 1.1, 1.2])
+    later = "2026-02-01T00:00:00+00:00"
+    for errors, words in (
+        ([2.0, 2.1, 2.3], "different"),
+        ([1.0, 1.2, 1.3], "no difference seen"),
+        ([2.0], "too few runs"),
+    ):
+        (line,) = compare.frame([first, store(words, errors, later)]).to_dict("records")
+        assert line["verdict"] == words and line["seeds_second"] == len(errors)
+        assert line["difference"] == pytest.approx(np.mean(errors) - 1.1)
+    (line,) = compare.frame([first, store("copy", [1.0, 1.1, 1.2])]).to_dict("records")
+    assert line["verdict"] == "the same runs" and line["records"].startswith("a/runs/")
