@@ -78,9 +78,9 @@ def _net_rows(
     from kernels.bench import has_compiler
     from reproduce import nets
 
-    settings = _settings(name, quick)
+    settings = cell_settings(name, quick)
     net, plain = random_net(settings)
-    images, source = _images(name, settings, data_folder, 40 if quick else IMAGES[name][0])
+    images, source = images_of(name, settings, data_folder, 40 if quick else IMAGES[name][0])
     batch = 20 if quick else IMAGES[name][1]
     say(f"{name}: {len(images)} images, batches of {batch}")
     rows, notes = [], [f"{name}: random weights, {source}"]
@@ -179,7 +179,8 @@ def _naive_products(settings: spec.Settings, images: int) -> Callable[[], None]:
     return run
 
 
-def _settings(name: str, quick: bool) -> spec.Settings:
+def cell_settings(name: str, quick: bool) -> spec.Settings:
+    """The settings at the paper's scale of the cell that stands for a net; `quick`: with a tiny net."""
     (cell,) = spec.cells([CELLS[name]])
     settings = cell.scales["paper"]
     if not quick:
@@ -188,7 +189,7 @@ def _settings(name: str, quick: bool) -> spec.Settings:
     return settings.model_copy(update={"net": settings.net.model_copy(update=small)})
 
 
-def _images(
+def images_of(
     name: str, settings: spec.Settings, data_folder: Path | None, count: int
 ) -> tuple[NDArray[np.uint8], str]:
     """The first `count` test images if the data set lies in the data folder, else random bytes; and which."""
@@ -298,10 +299,15 @@ def bench(
         bool, typer.Option("--quick", help="Tiny sizes, in seconds: a trial of the benchmark.")
     ] = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="The GPU's kernels instead of the CPU's.")] = False,
-    to: Annotated[Path | None, typer.Option(help="Folder of the record.", show_default="results/kernels")] = None,
+    training: Annotated[
+        bool, typer.Option("--train", help="Training steps on the CPU instead: ours against a plain loop.")
+    ] = False,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder of the record.", show_default="results/kernels or results/train")
+    ] = None,
     data: DataOption = None,
 ) -> None:
-    """Measure Figure 3 on this machine: products, MLP and ConvNet; a table and a record.
+    """Measure Figure 3 on this machine: products, MLP and ConvNet; or their training. A table and a record.
 
     Exit code 2: the GPU was asked for and cannot be measured; 3: a data set's file is damaged.
     """
@@ -316,10 +322,15 @@ def bench(
             else "no benchmark of nets on a GPU yet; `python -m kernels.cuda.bench` times its kernels"
         )
         raise stop(missing, 2)
+    folder, measured, shown = to or RESULTS, measure, show
+    if training:
+        from reproduce import bench_train
+
+        folder, measured, shown = to or bench_train.RESULTS, bench_train.measure, bench_train.show
     try:
-        record = measure(say, data, quick)
+        record = measured(say, data, quick)
     except DataError as error:
         raise stop(error, 3) from None
-    path = write(record, to or RESULTS)
-    show(record)
+    path = write(record, folder)
+    shown(record)
     say(f"written: {yamlfile.shown(path)}")

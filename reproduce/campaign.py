@@ -31,6 +31,8 @@ class Summary:
     """Runs that stopped because a number was not finite."""
     missing: dict[str, str] = field(default_factory=dict)
     """Cell -> why it could not be run and what to do."""
+    stopped: str | None = None
+    """Where the time limit ended it, if it did."""
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
@@ -77,6 +79,10 @@ class Progress(Callback):
     def finish(self) -> None:
         self.done += self.costs[self.position]
 
+    def seconds(self, cost: float) -> float:
+        """About how long work of so much `cost` takes, by the finished runs; 0 before the first."""
+        return (time.monotonic() - self.started) * cost / self.done if self.done else 0.0
+
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if time.monotonic() - self._told < self.EVERY or not isinstance(module, train.Classifier):
             return
@@ -97,6 +103,17 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def time_limit(text: str) -> float:
+    """Seconds of "90s", "9m", "2h" or "1h30m". ValueError for anything else, and for no time at all."""
+    found = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text)
+    seconds = (
+        sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    )
+    if not seconds:
+        raise ValueError(f"--time-limit takes 90s, 9m, 2h or 1h30m, not {text!r}")
+    return float(seconds)
 
 
 @dataclass(frozen=True)
@@ -138,10 +155,12 @@ def carry_out(
     device: torch.device,
     say: Say,
     bar: bool | None = None,
+    deadline: float | None = None,
 ) -> Summary:
     """Train what is not yet in the store, one run after another; report what is missing or fails, and go on.
 
     Several processes may work on one store: a run that another one is at is left for the end, then waited for.
+    `deadline` (of time.monotonic): no run or epoch is begun that would not end before it; `stopped` says where.
     """
     store.prepare()
     machine.code()  # what runs is what lies here now, not when the first record is written
@@ -164,9 +183,13 @@ def carry_out(
             continue
         run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant)
         lock = FileLock(store.lock(run))
+        wait = 0.0 if number not in postponed else -1.0 if deadline is None else deadline - time.monotonic()
         try:
-            lock.acquire(blocking=number in postponed)
+            lock.acquire(timeout=wait if wait == -1.0 else max(wait, 0.0))
         except Timeout:
+            if number in postponed:
+                summary.stopped = f"another process is still at {describe(item)}"
+                return summary
             say(f"{title}: another process is at it, left for later")
             postponed.add(number)
             queue.append((number, item))
@@ -179,8 +202,17 @@ def carry_out(
                 progress.skip(number)
                 summary.records.append(record)
                 continue
+            epoch = progress.seconds(progress.costs[number] / run.settings.train.epochs)
+            if deadline is not None and epoch and time.monotonic() + epoch > deadline:
+                summary.stopped = f"{describe(item)} not begun"
+                return summary
             say(f"{title}: {progress.left()}" if number else title)
-            record = _train(run, store, prepared, device, progress, say, bar)
+            try:
+                record = _train(run, store, prepared, device, progress, say, bar, deadline)
+            except train.OutOfTime as stop:
+                epochs = run.settings.train.epochs
+                summary.stopped = f"{describe(item)} stands at epoch {stop.epoch} of {epochs}"
+                return summary
             progress.finish()
             summary.trained += 1
             say(f"    {_shown(record)}, {duration(record.seconds)}")
@@ -239,12 +271,15 @@ def _train(
     progress: Progress,
     say: Say,
     bar: bool | None,
+    deadline: float | None,
 ) -> runs.Record:
     started, clock = runs.now(), time.perf_counter()
     checkpoint = store.checkpoint(run)
     show_bar = sys.stdout.isatty() if bar is None else bar
     try:
-        outcome = train.fit(run.settings, prepared(run), run.seed, checkpoint, device, [progress], show_bar, say)
+        outcome = train.fit(
+            run.settings, prepared(run), run.seed, checkpoint, device, [progress], show_bar, say, deadline=deadline
+        )
     except train.Diverged as failure:
         seconds = time.perf_counter() - clock
         record = run.record(device.type, started, seconds, status="failed", failure=str(failure), curve=[])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,11 +94,20 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
     shard: Annotated[str, typer.Option(help="i/n: only every n-th run, to share them among machines.")] = "1/1",
+    time_limit: Annotated[
+        str | None,
+        typer.Option(help="90s, 9m, 2h, 1h30m: stop at the end of an epoch when the next would not fit."),
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Only time a few steps, and say how long and how large it will be.")
+    ] = False,
 ) -> None:
     """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
 
-    What cannot be run for want of data is named with how to get it. Exit code 1: a run failed; 3: no data at all.
+    What cannot be run for want of data is named with how to get it. Exit code 1: a run failed; 3: no data at all;
+    75: the time limit came first, and the same command goes on, here or where the store is copied to.
     """
+    began = time.monotonic()
     import torch
 
     from reproduce import campaign, report, runs
@@ -113,12 +123,18 @@ def run(
         size = _scale(scale, chosen.type)
         plan = campaign.wanted(found, size, range(first_seed, first_seed + seeds), say)
         plan = campaign.shard(plan, shard)
+        deadline = None if time_limit is None else began + campaign.time_limit(time_limit)
     except ValueError as error:
         raise stop(str(error), 2) from None
     store = runs.Store(results or runs.LOCAL)
+    if plan_only:
+        from reproduce import plan as planning
+
+        planning.show(planning.estimates(plan, store, data, chosen, say), chosen)
+        return
     say(f"{len(plan)} run(s) at {size} scale on {chosen.type}; results in {yamlfile.shown(store.root)}")
     try:
-        summary = campaign.carry_out(plan, store, data, chosen, say)
+        summary = campaign.carry_out(plan, store, data, chosen, say, deadline=deadline)
     except KeyboardInterrupt:
         raise stop("stopped; the same command goes on from the last checkpoint", 130) from None
     except OSError as error:
@@ -135,6 +151,13 @@ def run(
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
     folder = yamlfile.shown(store.root)
     say(f"written: {folder}/report/table1.md and table1.csv; the whole page: reproduce report --results {folder}")
+    if summary.stopped:
+        left = len(plan) - len(summary.records) - len(summary.broken)
+        raise stop(
+            f"time limit of {time_limit}: {left} of {len(plan)} run(s) left, {summary.stopped}; "
+            "the same command goes on from there",
+            75,
+        )
     if summary.broken:
         raise typer.Exit(1)
     if plan and not summary.records:

@@ -15,33 +15,38 @@ from reproduce.products import binary_conv2d, binary_linear
 
 
 class BinaryLinear(nn.Linear):
-    """y = x · Wbᵀ + b with Wb = sign(W), or W itself if not `binary`. x (N, in) -> y (N, out)."""
+    """y = x · Wbᵀ + b with Wb = sign(W), or W itself if not `binary`. x (N, in) -> y (N, out).
+
+    `signs_in` is to be set where every element of x is 0 or ± the same power of two: tensor cores multiply those
+    exactly.
+    """
 
     def __init__(self, n_in: int, n_out: int, binary: bool = True) -> None:
         super().__init__(n_in, n_out)
-        self.binary = binary
+        self.binary, self.signs_in = binary, False
         self.fans = (n_in, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        product = binary_linear if self.binary else F.linear
-        return product(x, self.weight, self.bias)
+        if self.binary:
+            return binary_linear(x, self.weight, self.bias, self.signs_in)
+        return F.linear(x, self.weight, self.bias)
 
 
 class BinaryConv2d(nn.Conv2d):
     """3×3 convolution, stride 1, padded by one with *zeros*, so that a border's inputs are ternary.
 
-    x (N, Cin, H, W) -> (N, Cout, H, W).
+    x (N, Cin, H, W) -> (N, Cout, H, W). `signs_in` as of BinaryLinear.
     """
 
     def __init__(self, c_in: int, c_out: int, binary: bool = True) -> None:
         super().__init__(c_in, c_out, kernel_size=3, padding=1)
-        self.binary = binary
+        self.binary, self.signs_in = binary, False
         self.fans = (9 * c_in, 9 * c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.binary:
             assert self.bias is not None
-            return binary_conv2d(x, self.weight, self.bias)
+            return binary_conv2d(x, self.weight, self.bias, self.signs_in)
         return F.conv2d(x, self.weight, self.bias, padding=1)
 
 

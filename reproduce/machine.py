@@ -16,7 +16,7 @@ import torch
 from reproduce.yamlfile import ROOT
 
 # Everything that decides a run's numbers, and nothing that does not: the key of finished runs holds its digest.
-TRAINING_SOURCE = ("binarize", "data", "layers", "nets", "optim", "preprocess", "products", "train")
+TRAINING_SOURCE = ("binarize", "data", "layers", "nets", "optim", "preprocess", "products", "step", "train")
 
 
 @cache

@@ -118,7 +118,13 @@ class ConvNet(nn.Module):
 
 def build(net: spec.MLPNet | spec.ConvNet) -> MLP | ConvNet:
     """The net of a spec, initialised from torch's global generator."""
-    return MLP(net) if isinstance(net, spec.MLPNet) else ConvNet(net)
+    made = MLP(net) if isinstance(net, spec.MLPNet) else ConvNet(net)
+    dropout_hidden = net.dropout_hidden if isinstance(net, spec.MLPNet) else 0.0
+    exact = math.log2(1 - dropout_hidden).is_integer()  # what dropout leaves over is scaled by a power of two
+    for block in list(made.blocks)[1:]:
+        assert isinstance(block, Block)
+        block.layer.signs_in = exact and net.activation in ("sign", "stochastic_sign")
+    return made
 
 
 def _norm(norm: spec.VanillaNorm | spec.ShiftNorm, n: int) -> BatchNorm | ShiftBatchNorm:

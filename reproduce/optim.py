@@ -10,110 +10,133 @@ import torch
 from torch import Tensor, nn
 
 from kernels import reals, updates
+from kernels.cuda import launch
+from kernels.cuda import updates as cuda_updates
 from reproduce import spec
 from reproduce.binarize import ap2
 from reproduce.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, lr_multiplier
 from reproduce.products import by_kernels
 
 
-class Adam(torch.optim.Adam):
-    """torch's fused Adam with the constants applied where Lasagne's `updates.adam` applies them, and clipping.
+class Rule(torch.optim.Optimizer):
+    """What both rules share. A group's `multiplier` scales the rate of its parameters (it multiplies the *update*,
+    so that Adam's normalisation does not cancel it); where `clip` is set they end each step within [-1, 1]
+    (Algorithm 1).
 
-    update = lr · sqrt(1 - b2^t) / (1 - b1^t) · m / (sqrt(v) + eps): eps is added *before* the bias correction,
-    so torch's eps has to be eps / sqrt(1 - b2^t) at step t. A group's `multiplier` scales its rate; where
-    `clip` is set, its parameters end within [-1, 1] (Algorithm 1).
+    Rate and number of steps live on the parameters' device, so that a step may be recorded in a CUDA graph.
     """
 
+    kernel: str
+    """Name of the rule in `kernels.updates`."""
+
     def __init__(self, groups: Iterable[dict[str, Any]], beta1: float, beta2: float, eps: float) -> None:
-        self._eps, self._beta2 = eps, beta2
-        super().__init__(groups, lr=0.0, betas=(beta1, beta2), eps=eps, fused=True)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        super().__init__(groups, {"multiplier": 1.0, "clip": False})
+        self._common = 0.0
+        self._rate: Tensor | None = None
 
     def set_rate(self, rate: float) -> None:
-        """The common rate; it multiplies the *update*, so Adam's normalisation does not cancel a multiplier."""
-        for group in self.param_groups:
-            group["lr"] = rate * group["multiplier"]
+        """The common rate of the steps to come."""
+        self._common = rate
+        if self._rate is not None:
+            self._rate.fill_(rate)
+
+    def scaled(self, rate: Tensor, t: Tensor) -> Tensor:
+        """What a group's rate is multiplied by its moments' quotient with, at step t (from 1); float64 scalars."""
+        raise NotImplementedError
+
+    def formula(self, p: Tensor, m: Tensor, v: Tensor, rate: Tensor) -> None:
+        """The update of one parameter in torch's operations, without the clipping."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        t = self._clock()
+        t += 1
+        assert self._rate is not None
+        scaled = self.scaled(self._rate, t.double())
         for group in self.param_groups:
-            group["t"] = group.get("t", 0) + 1
-            group["eps"] = self._eps / math.sqrt(1 - self._beta2 ** group["t"])
-        if not all(_one_pass(p) for group in self.param_groups for p in group["params"]):
-            super().step(closure)
-            _clip(self.param_groups)
-            return None
-        for group in self.param_groups:
-            (beta1, beta2), t = group["betas"], group["t"]
-            rate = group["lr"] * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+            rate = scaled * group["multiplier"]
             for p in group["params"]:
-                state = self.state[p]
-                if not state:
-                    state["step"] = torch.zeros(())
-                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-                state["step"] += 1
-                arrays = _dense(p, state["exp_avg"], state["exp_avg_sq"], p.grad)
-                bound = 1.0 if group.get("clip") else math.inf
-                updates.adam(*arrays, rate=rate, beta1=beta1, beta2=beta2, eps=self._eps, bound=bound)
+                self._update(p, rate, 1.0 if group["clip"] else math.inf)
         return None
 
+    def _clock(self) -> Tensor:
+        """The number of steps so far: kept as a state of the first parameter, so that a checkpoint has it."""
+        first = self.param_groups[0]["params"][0]
+        state = self.state[first]
+        if "t" not in state:
+            state["t"] = torch.zeros((), dtype=torch.float64, device=first.device)
+        if self._rate is None or self._rate.device != first.device:
+            self._rate = torch.full((), self._common, dtype=torch.float64, device=first.device)
+        clock: Tensor = state["t"]
+        return clock
 
-class ShiftAdaMax(torch.optim.Optimizer):
-    """Shift-based AdaMax (paper, section 1.3's algorithm) with the Torch7 code's details, and clipping.
+    def _update(self, p: Tensor, rate: Tensor, bound: float) -> None:
+        state, g = self.state[p], p.grad
+        assert g is not None
+        if "m" not in state:
+            state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p)
+        m, v = state["m"], state["v"]
+        constants = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "bound": bound}
+        same = g.stride() == p.stride() == m.stride() == v.stride()
+        if same and by_kernels(p):
+            getattr(updates, self.kernel)(*map(_flat, (p, m, v, g)), rate=float(rate), **constants)
+        elif same and p.is_cuda and p.dtype == torch.float32 and launch.no_gpu() is None:
+            w_at, m_at, v_at, g_at = (x.data_ptr() for x in (p, m, v, g))
+            stream = torch.cuda.current_stream(p.device).cuda_stream
+            cuda_updates.update(
+                f"update_{self.kernel}", w_at, m_at, v_at, g_at, p.numel(), rate=rate.data_ptr(),
+                beta1=self.beta1, beta2=self.beta2, eps=self.eps, bound=bound, stream=stream,
+            )  # fmt: skip
+        else:
+            self.formula(p, m, v, rate)
+            if bound < math.inf:
+                p.clamp_(-bound, bound)
+
+
+class Adam(Rule):
+    """m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g²;  w -= r · m / (sqrt(v) + eps).
+
+    r = lr · sqrt(1 - b2^t) / (1 - b1^t). The constants stand where Lasagne's `updates.adam` has them: eps is added
+    *before* the bias correction.
+    """
+
+    kernel = "adam"
+
+    def scaled(self, rate: Tensor, t: Tensor) -> Tensor:
+        return rate * (1 - self.beta2**t).sqrt() / (1 - self.beta1**t)
+
+    def formula(self, p: Tensor, m: Tensor, v: Tensor, rate: Tensor) -> None:
+        assert p.grad is not None
+        m.lerp_(p.grad, 1 - self.beta1)
+        v.mul_(self.beta2).addcmul_(p.grad, p.grad, value=1 - self.beta2)
+        p.sub_((m / v.sqrt().add_(self.eps)).mul_(rate))
+
+
+class ShiftAdaMax(Rule):
+    """Shift-based AdaMax (paper, section 1.3's algorithm) with the Torch7 code's details.
 
     m = b1 m + (1 - b1) g;  v = AP2(max(b2 v, |g|)) + eps;  w -= AP2(lr / (1 - b1^t)) · multiplier · m / v.
-    m is not rounded. A group's `multiplier` is its layer's factor; where `clip` is set, its parameters end within
-    [-1, 1].
+    m is not rounded.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], beta1: float, beta2: float, eps: float) -> None:
-        super().__init__(groups, {"lr": 0.0, "multiplier": 1.0, "beta1": beta1, "beta2": beta2, "eps": eps})
+    kernel = "shift_adamax"
 
-    def set_rate(self, rate: float) -> None:
-        """The common rate, before its rounding and the layers' multipliers."""
-        for group in self.param_groups:
-            group["lr"] = rate
+    def scaled(self, rate: Tensor, t: Tensor) -> Tensor:
+        return ap2(rate / (1 - self.beta1**t))
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        for group in self.param_groups:
-            group["t"] = t = group.get("t", 0) + 1
-            beta1, beta2, eps = group["beta1"], group["beta2"], group["eps"]
-            rate = 2.0 ** round(math.log2(group["lr"] / (1 - beta1**t))) * group["multiplier"]
-            for p in group["params"]:
-                state = self.state[p]
-                if not state:
-                    state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p)
-                m, v = state["m"], state["v"]
-                if _one_pass(p):
-                    bound = 1.0 if group.get("clip") else math.inf
-                    arrays = _dense(p, m, v, p.grad)
-                    updates.shift_adamax(*arrays, rate=rate, beta1=beta1, beta2=beta2, eps=eps, bound=bound)
-                    continue
-                m.lerp_(p.grad, 1 - beta1)
-                torch.maximum(v.mul_(beta2), p.grad.abs(), out=v)
-                v.copy_(ap2(v)).add_(eps)
-                p.addcdiv_(m, v, value=-rate)
-                if group.get("clip"):
-                    p.clamp_(-1, 1)
-        return None
+    def formula(self, p: Tensor, m: Tensor, v: Tensor, rate: Tensor) -> None:
+        assert p.grad is not None
+        m.lerp_(p.grad, 1 - self.beta1)
+        torch.maximum(v.mul_(self.beta2), p.grad.abs(), out=v)
+        v.copy_(ap2(v)).add_(self.eps)
+        p.sub_((m / v).mul_(rate))
 
 
-def _one_pass(p: Tensor) -> bool:
-    """Whether a parameter's update is done by `kernels.updates`: one pass over memory, clipping included."""
-    return by_kernels(p) and p.grad is not None and p.grad.stride() == p.stride()
-
-
-def _dense(*tensors: Tensor) -> list[reals.Floats]:
-    """Tensors of equal, dense strides as flat arrays in the order of their memory."""
-    return [torch.as_strided(t.detach(), (t.numel(),), (1,)).numpy() for t in tensors]
-
-
-def _clip(groups: list[dict[str, Any]]) -> None:
-    """Clip latent parameters of the groups that say so to [-1, 1], in place, after an update (Algorithm 1)."""
-    params = [p for group in groups if group.get("clip") for p in group["params"]]
-    if params:
-        torch._foreach_clamp_min_(params, -1.0)
-        torch._foreach_clamp_max_(params, 1.0)
+def _flat(x: Tensor) -> reals.Floats:
+    """A tensor with dense strides as a flat array in the order of its memory."""
+    return torch.as_strided(x.detach(), (x.numel(),), (1,)).numpy()
 
 
 def exponential_lr(start: float, end: float, epochs: int, epoch: int) -> float:
@@ -133,7 +156,7 @@ def rate(rule: spec.ExponentialRate | spec.HalvingRate, epochs: int, epoch: int)
     return halving_lr(rule.start, rule.every, epoch)
 
 
-def optimizer(net: nn.Module, train: spec.Train) -> Adam | ShiftAdaMax:
+def optimizer(net: nn.Module, train: spec.Train) -> Rule:
     """The optimizer; its groups are by `multiplier` (of the rate) and `clip` (to [-1, 1] after each step)."""
     groups: dict[tuple[float, bool], list[Tensor]] = {}
 

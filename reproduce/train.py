@@ -26,12 +26,14 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
-from reproduce import nets, optim, spec
+from reproduce import nets, optim, products, spec
 from reproduce.preprocess import DeviceData
+from reproduce.step import Step
 
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
 CHECKPOINT_SECONDS = 60.0
+SPARE = 1.1  # an epoch may take so many times what the longest of the last three took
 MEANT_SO = "|".join(  # Lightning's remarks on what is as meant
     (
         ".*does not have many workers.*",
@@ -39,6 +41,7 @@ MEANT_SO = "|".join(  # Lightning's remarks on what is as meant
         ".*is smaller than the logging.*",
         ".*GPU available but not used.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*`srun` command is available.*",
     )
 )
 
@@ -48,6 +51,14 @@ class Diverged(Exception):
 
     def __init__(self, epoch: int, what: str) -> None:
         super().__init__(f"{what} is not finite after epoch {epoch}")
+        self.epoch = epoch
+
+
+class OutOfTime(Exception):
+    """The next epoch would not have ended before the deadline; the run is saved after `epoch` (from 1)."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"out of time after epoch {epoch}")
         self.epoch = epoch
 
 
@@ -97,6 +108,7 @@ class Classifier(L.LightningModule):
         self.best: dict[str, Any] = {}
         self.seconds = 0.0
         self._since = time.perf_counter()
+        self._step: Step | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.net(x)
@@ -110,6 +122,7 @@ class Classifier(L.LightningModule):
     def train_dataloader(self) -> Blocks:
         shuffle = torch.Generator().manual_seed(seed_for(self.seed, "order", self.current_epoch))
         order = torch.randperm(len(self.data["train"]), generator=shuffle)
+        order = order.to(self.data["train"].labels.device)
         return Blocks(order, self.settings.train.batch, self.settings.data.drop_incomplete)
 
     def on_train_epoch_start(self) -> None:
@@ -119,13 +132,11 @@ class Classifier(L.LightningModule):
         self.loss_sum.zero_()
 
     def training_step(self, block: list[Tensor], block_index: int) -> None:
-        data = self.data["train"]
+        if self._step is None:
+            buffers = (self.targets, self.loss_sum, squared_hinge)
+            self._step = Step(self.net, self.rule, self.data["train"], *buffers, self.settings.train.batch)
         for index in block:
-            loss = squared_hinge(self.net(data.images(index)), self.targets[data.labels[index]])
-            self.rule.zero_grad()
-            loss.backward()
-            self.rule.step()
-            self.loss_sum += loss.detach()
+            self._step(index)
 
     # --- evaluation ---
 
@@ -190,19 +201,36 @@ class Classifier(L.LightningModule):
 
 
 class EpochCheckpoint(Checkpoint):
-    """Saves at an epoch's end once CHECKPOINT_SECONDS of work are at stake; written aside, then renamed."""
+    """Saves at an epoch's end once `seconds` of work are at stake; written aside, then renamed.
 
-    def __init__(self, path: Path, seconds: float) -> None:
-        self.path, self.seconds = path, seconds
+    With a `deadline` (of time.monotonic) it saves and stops the training where the next epoch would not end by
+    then. The first epoch of a call is always made, so that calls of any length come to an end.
+    """
+
+    def __init__(self, path: Path, seconds: float, deadline: float | None = None) -> None:
+        self.path, self.seconds, self.deadline = path, seconds, deadline
+        self.out_of_time = False
+        self._epochs = 0
+        self._saving = 0.0
         self._saved = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if time.monotonic() - self._saved < self.seconds or trainer.current_epoch + 1 == trainer.max_epochs:
+        self._epochs += 1
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            return
+        now = time.monotonic()
+        if self.deadline is not None and isinstance(module, Classifier):
+            here = module.curve[-min(3, self._epochs) :]  # epochs of earlier calls may be another machine's
+            longest = max(row["seconds"] for row in here)
+            self.out_of_time = now + SPARE * longest + 2 * self._saving > self.deadline
+        if now - self._saved < self.seconds and not self.out_of_time:
             return
         scratch = self.path.with_suffix(f".{os.getpid()}.tmp")
         trainer.save_checkpoint(scratch)
         os.replace(scratch, self.path)
         self._saved = time.monotonic()
+        self._saving = self._saved - now
+        trainer.should_stop = self.out_of_time
 
 
 @dataclass(frozen=True)
@@ -229,14 +257,19 @@ def fit(
     bar: bool = False,
     say: Callable[[str], None] = lambda _: None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    deadline: float | None = None,
 ) -> Outcome:
     """Train to the end, from `checkpoint` if it is there and sound.
 
-    Raises Diverged, and KeyboardInterrupt where Ctrl-C, SIGTERM or a callback stopped it early.
+    Raises Diverged, OutOfTime where the next epoch would not end before `deadline` (of time.monotonic), and
+    KeyboardInterrupt where Ctrl-C, SIGTERM or a callback stopped it early.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    if device.type == "cuda":
+        products.full_precision()
     module = Classifier(settings, data, seed)
     resume = checkpoint if checkpoint.exists() and _sound(checkpoint, say) else None
+    saver = EpochCheckpoint(checkpoint, checkpoint_seconds, deadline)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=MEANT_SO)
         trainer = L.Trainer(
@@ -249,12 +282,12 @@ def fit(
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
             default_root_dir=checkpoint.parent,
-            callbacks=[*(callbacks or []), EpochCheckpoint(checkpoint, checkpoint_seconds)],
+            callbacks=[*(callbacks or []), saver],
         )
         with contextlib.suppress(SystemExit), _own_ctrl_c():  # SystemExit: how Lightning ends on a signal
             trainer.fit(module, ckpt_path=resume, weights_only=True)
     if len(module.curve) != settings.train.epochs:
-        raise KeyboardInterrupt
+        raise OutOfTime(len(module.curve)) if saver.out_of_time else KeyboardInterrupt
     return Outcome(
         curve=module.curve,
         best={k: v for k, v in module.best.items() if k != "net"},

@@ -3,6 +3,7 @@ import pytest
 import torch
 from made import made_images
 
+from kernels import reals
 from reproduce import data
 
 torch.set_num_threads(1)  # the nets here are tiny, and the other core may be busy
@@ -19,3 +20,17 @@ def data_folder(tmp_path, monkeypatch):
     np.savez(folder / "mnist.npz", **arrays)
     monkeypatch.setitem(data.DIGESTS, "mnist", data.content_digest(arrays))
     return folder
+
+
+WAYS = {"torch": {"REPRODUCE_PRODUCTS": "torch"}}
+"""The ways a training step can be computed on this machine, and the environment that chooses each."""
+if reals.available():
+    WAYS["kernels"] = {"REPRODUCE_PRODUCTS": "kernels"}
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    """Every way in turn; its name."""
+    for name, value in WAYS[request.param].items():
+        monkeypatch.setenv(name, value)
+    return request.param

@@ -1,8 +1,10 @@
 """Campaigns end to end on made images: skip, resume, missing data, failures, the command line."""
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import torch
 from filelock import FileLock
 from made import made_cell, made_record, settings
 
-from reproduce import campaign, check, cli, data, runs, spec, train, yamlfile
+from reproduce import campaign, check, cli, data, preprocess, runs, spec, train, yamlfile
+from reproduce import plan as planning
 
 CPU = torch.device("cpu")
 
@@ -102,6 +105,47 @@ def test_shards_cover_the_plan_once():
             campaign.shard(plan, bad)
 
 
+def test_a_time_limit_ends_between_epochs_and_between_runs_and_is_made_up_for_later(tmp_path, data_folder):
+    cell = made_cell(train={"epochs": 2})
+    plan = campaign.wanted([cell], "small", [0, 1], print)
+    whole = campaign.carry_out(plan, runs.Store(tmp_path / "whole"), data_folder, CPU, print, bar=False)
+    store = runs.Store(tmp_path / "pieces")
+
+    def call(deadline):
+        return campaign.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=deadline)
+
+    first = call(time.monotonic())
+    assert first.records == [] and first.stopped.endswith("seed 0 stands at epoch 1 of 2")
+    second = call(time.monotonic())  # the run's last epoch is made, the next run is not begun
+    assert second.trained == 1 and second.stopped.endswith("seed 1 not begun")
+    assert not list((store.root / "work").glob("*.ckpt"))
+    third = call(time.monotonic() + 1000)
+    assert third.trained == 1 and third.stopped is None
+    for one, other in zip(whole.records, third.records, strict=True):
+        assert one.result == other.result and one.key == other.key
+        assert [row.train_loss for row in one.curve] == [row.train_loss for row in other.curve]
+
+
+def test_a_time_limit_ends_the_wait_for_another_process(tmp_path, data_folder):
+    cell = made_cell(train={"epochs": 1})
+    store = runs.Store(tmp_path / "s")
+    store.prepare()
+    run = runs.Run(cell, "small", 0, cell.scales["small"], data.load("mnist", data_folder))
+    plan = campaign.wanted([cell], "small", [0], print)
+    with FileLock(store.lock(run), thread_local=False):
+        deadline = time.monotonic() + 0.2
+        summary = campaign.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=deadline)
+    assert summary.records == [] and summary.stopped.startswith("another process is still at")
+
+
+def test_time_limits_as_they_are_written():
+    read = {text: campaign.time_limit(text) for text in ("90s", "9m", "2h", "1h30m", "1h0m5s")}
+    assert read == {"90s": 90, "9m": 540, "2h": 7200, "1h30m": 5400, "1h0m5s": 3605}
+    for bad in ("", "9", "9x", "m", "0s", "-9m", "1.5h", "30m1h", "9 m"):
+        with pytest.raises(ValueError, match="--time-limit takes"):
+            campaign.time_limit(bad)
+
+
 def test_time_left_follows_the_costs():
     progress = campaign.Progress([100.0, 300.0], print)
     assert "not known" in progress.left()
@@ -119,11 +163,11 @@ def test_cost_grows_with_epochs_images_and_net():
     assert campaign.cost(settings(net={"hidden": [512, 512]})) > base
 
 
-def experiments(folder, **over):
+def experiments(folder, epochs=1, **over):
     path = folder / "table1" / "made.yaml"
     path.parent.mkdir(parents=True)
     content = {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a test", "scale": "small"}
-    content |= settings(train={"epochs": 1}, **over).model_dump(mode="json")
+    content |= settings(train={"epochs": epochs}, **over).model_dump(mode="json")
     path.write_text(json.dumps(content))
     return folder
 
@@ -148,6 +192,56 @@ def test_run_command_writes_the_users_own_table(tmp_path, data_folder, monkeypat
     assert "already there" in capsys.readouterr().out
 
 
+def test_run_command_under_a_time_limit_ends_with_code_75_and_says_how_to_go_on(
+    tmp_path, data_folder, monkeypatch, capsys
+):
+    experiments(tmp_path / "experiments", epochs=3)
+    store = tmp_path / "mine"
+    words = ["run", "--scale", "small", "--seeds", "2", "--results", str(store), "--data", str(data_folder)]
+    with monkeypatch.context() as patch:
+        patch.setattr(campaign, "time_limit", lambda _: 0.0)  # over as it begins
+        assert command(monkeypatch, tmp_path, *words, "--time-limit", "1s") == 75
+    error = capsys.readouterr().err
+    assert "2 of 2 run(s) left" in error and "stands at epoch 1 of 3; the same command goes on" in error
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(store, elsewhere)
+    words[words.index(str(store))] = str(elsewhere)
+    assert command(monkeypatch, tmp_path, *words) == 0
+    assert len(list((elsewhere / "runs").glob("*.json"))) == 2
+
+
+def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_folder, monkeypatch, capsys):
+    experiments(tmp_path / "experiments", epochs=3)
+    monkeypatch.setattr(planning, "SECONDS", 0.0)
+    store = tmp_path / "mine"
+    words = ["run", "--scale", "small", "--seeds", "3", "--results", str(store), "--data", str(data_folder)]
+    assert command(monkeypatch, tmp_path, *words, "--plan") == 0
+    out = capsys.readouterr().out
+    assert "table1/made" in out and "3 run(s) on" in out and "remaining" in out and "GB" in out
+    assert not store.exists()
+    assert command(monkeypatch, tmp_path, *words[:3], "--seeds", "1", *words[5:]) == 0  # seed 0 is finished
+    monkeypatch.setattr(spec.cells, "__defaults__", (None, tmp_path / "experiments"))
+    plan = campaign.wanted(spec.cells(), "small", [0, 1, 2], print)
+    with pytest.raises(train.OutOfTime):  # seed 1 stands at epoch 1
+        run = runs.Run(plan[1].cell, "small", 1, plan[1].settings, data.load("mnist", data_folder))
+        parts = preprocess.prepare(data.splits(run.dataset, run.settings.data), run.settings.data, True, CPU)
+        train.fit(run.settings, parts, 1, runs.Store(store).checkpoint(run), CPU, deadline=time.monotonic())
+    (found,) = planning.estimates(plan, runs.Store(store), data_folder, CPU, print)
+    assert (found.wanted, found.finished, found.left, found.epochs) == (3, 1, 5, 3)
+    assert found.whole == pytest.approx(9 * found.epoch) and found.remaining == pytest.approx(5 * found.epoch)
+    assert found.epoch > 6 * found.step > 0
+
+
+def test_plan_is_near_what_training_takes(tmp_path, data_folder):
+    """Time and memory of a net that is large enough to be measured."""
+    cell = made_cell(net={"hidden": [512, 512]}, data={"train": 20000, "valid": 2000}, train={"epochs": 1})
+    plan = campaign.wanted([cell], "small", [0], print)
+    (found,) = planning.estimates(plan, runs.Store(tmp_path / "s"), data_folder, CPU, print)
+    summary = campaign.carry_out(plan, runs.Store(tmp_path / "s"), data_folder, CPU, print, bar=False)
+    assert found.epoch == pytest.approx(summary.records[0].seconds, rel=0.6)
+    assert found.memory is None or found.memory > 22200 * 784 + 4 * 4 * summary.records[0].parameters
+
+
 def test_run_command_without_any_data_ends_with_code_3(tmp_path, monkeypatch, capsys):
     experiments(tmp_path / "experiments")
     monkeypatch.setitem(data.SOURCES, "mnist", [])
@@ -162,6 +256,7 @@ def test_run_command_without_any_data_ends_with_code_3(tmp_path, monkeypatch, ca
         (["run", "--scale", "big"], "--scale takes"),
         (["run", "--device", "tpu"], "--device takes"),
         (["run", "--scale", "small", "--shard", "3/2"], "--shard takes"),
+        (["run", "--scale", "small", "--time-limit", "soon"], "--time-limit takes"),
         (["run", "table1/mad"], "did you mean 'table1/made'"),
         (["data", "minst"], "did you mean 'mnist'"),
     ],

@@ -145,6 +145,9 @@ def test_simulation_stacks_the_shares_to_a_hundred():
     for axes in figure.axes:
         at_ends = {}
         for verdict, area in zip(charts.VERDICTS, axes.collections, strict=True):
+            assert (area.get_facecolor() == area.get_edgecolor()).all() <= (
+                not area.get_hatch()
+            )  # it is to be seen
             corners = area.get_paths()[0].vertices
             at_ends[verdict] = [np.ptp(corners[np.isclose(corners[:, 0], x)][:, 1]) for x in (0.5, 10.5)]
         assert at_ends["reproduced"] == pytest.approx([5, 50])  # one seed, ten seeds

@@ -4,7 +4,7 @@ import pytest
 import torch
 from made import convnet_settings, made_splits, settings
 
-from reproduce import preprocess, train
+from reproduce import preprocess, products, step, train, yamlfile
 from reproduce.binarize import ap2, sign
 
 pytestmark = [
@@ -76,3 +76,48 @@ def test_same_seed_differs_little_on_one_gpu(tmp_path):
     data = preprocess.prepare(made_splits(), s.data, True, device)
     first, again = (train.fit(s, data, 0, tmp_path / "r.ckpt", device).curve[-1]["train_loss"] for _ in range(2))
     assert first == pytest.approx(again, rel=1e-2)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_recorded_steps_are_the_eager_ones(tmp_path, shift, monkeypatch):
+    """20 steps replayed from a CUDA graph against as many made one operation after another; no noise in either."""
+    over = SHIFT | {"net": SHIFT["net"] | {"activation": "sign"}} if shift else {}
+    s = settings(**yamlfile.merged({"net": {"dropout_in": 0.0, "dropout_hidden": 0.0}}, over))
+    found = {}
+    for eager in (3, 10**9):
+        monkeypatch.setattr(step, "EAGER_STEPS", eager)
+        data = preprocess.prepare(made_splits(), s.data, True, torch.device("cuda"))
+        module = train.Classifier(s, data, 0).to("cuda")
+        module.rule.set_rate(1e-3)
+        for i in range(20):
+            if i == 10:
+                module.rule.set_rate(1e-4)  # a recording must follow the schedule
+            module.training_step([torch.arange(i * 20, i * 20 + s.train.batch, device="cuda")], 0)
+        assert (module._step.graph is not None) == (eager == 3)
+        found[eager] = [float(module.loss_sum), *(p.detach().cpu() for p in module.net.parameters())]
+    for a, b in zip(found[3], found[10**9], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_products_of_signs_are_exact_on_tensor_cores():
+    torch.manual_seed(0)
+    x, w = (torch.randint(0, 2, shape, device="cuda").float() * 2 - 1 for shape in ((100, 4096), (512, 4096)))
+    bias = torch.zeros(512, device="cuda")
+    found = products.binary_linear(x * 2, w, bias, True)
+    assert torch.equal(found.cpu(), (2 * x.cpu()) @ w.cpu().T)
+    image, taps = (
+        torch.randint(0, 2, shape, device="cuda").float() * 2 - 1 for shape in ((4, 128, 16, 16), (64, 128, 3, 3))
+    )
+    found = products.binary_conv2d(image, taps, bias[:64], True)
+    assert torch.equal(found.cpu(), torch.nn.functional.conv2d(image.cpu(), taps.cpu(), padding=1))
+
+
+def test_gradients_through_tensor_cores_keep_the_stated_precision():
+    torch.manual_seed(0)
+    x = (torch.randint(0, 2, (100, 4096), device="cuda").float() * 2 - 1).requires_grad_()
+    w = torch.randn(512, 4096, device="cuda").requires_grad_()
+    g = torch.randn(100, 512, device="cuda")
+    products.binary_linear(x, w, torch.zeros(512, device="cuda"), True).backward(g)
+    wanted_x, wanted_w = g.double() @ sign(w).double(), g.double().T @ x.double()
+    assert ((x.grad - wanted_x).abs() <= 2.0**-11 * g.double().abs().sum(1, keepdim=True)).all()
+    assert ((w.grad - wanted_w).abs() <= 2.0**-11 * g.double().abs().sum(0)[:, None]).all()

@@ -13,6 +13,7 @@ MAKE = shutil.which("make")
 VERBS = (
     "reproduce-table1",
     "bench-cpu",
+    "bench-train",
     "bench-gpu",
     "test",
     "check-small",

@@ -6,7 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from made import convnet_settings, settings
 
+from reproduce import nets, products
 from reproduce.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, lr_multiplier
 
 
@@ -142,3 +144,40 @@ def test_multipliers_of_the_papers_nets():
     got += [lr_multiplier(BinaryLinear(a, b)) for a, b in ((8192, 1024), (1024, 1024), (1024, 10))]
     assert [round(m, 1) for m in got] == [28.0, 39.2, 48.0, 55.4, 67.9, 78.4, 78.4, 37.0, 26.3]
     assert math.isclose(got[7], 36.95, abs_tol=0.005)
+
+
+@pytest.mark.parametrize("signs_in", [True, False])
+@pytest.mark.parametrize("case", ["linear", "conv"])
+def test_tensor_core_products_have_the_gradients_of_torchs_own(case, signs_in):
+    """The function that a GPU gets, run on the CPU, where its precisions are float32 both."""
+    torch.manual_seed(2)
+    shapes = {"linear": ((9, 33), (17, 33)), "conv": ((4, 5, 7, 6), (3, 5, 3, 3))}
+    x, w = (torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes[case])
+    b = torch.randn(len(w), dtype=torch.float64).requires_grad_()
+    plain = products.binary_linear if case == "linear" else products.binary_conv2d
+    wanted = plain(x, w, b, signs_in)
+    found = products._TensorCores.apply(x, w, b, signs_in)
+    torch.testing.assert_close(found, wanted)
+    g = torch.randn_like(wanted)
+    for one, other in zip(
+        torch.autograd.grad(found, (x, w, b), g), torch.autograd.grad(wanted, (x, w, b), g), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_precision_is_put_back_also_after_an_error():
+    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    with pytest.raises(RuntimeError), products._precision(True):
+        assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "tf32"
+        raise RuntimeError
+    assert (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision) == before
+
+
+def test_inputs_that_tensor_cores_multiply_exactly():
+    def marks(s):
+        return [block.layer.signs_in for block in nets.build(s.net).blocks]
+
+    assert marks(settings(net={"dropout_hidden": 0.5})) == [False, True, True]
+    assert marks(settings(net={"dropout_hidden": 0.3})) == [False, False, False]  # 1 / 0.7 is rounded
+    assert marks(settings(net={"dropout_hidden": 0.0, "activation": "relu"})) == [False, False, False]
+    assert not any(marks(convnet_settings())[:1]) and all(marks(convnet_settings())[1:])

@@ -61,6 +61,13 @@ def test_two_stores_are_compared(store, tmp_path):
     assert 'href="../runs/' in page and 'href="../../far/theirs/runs/' in page
 
 
+def test_links_between_stores_do_not_depend_on_where_one_stands(store, tmp_path, monkeypatch):
+    other = store_of(tmp_path / "far" / "theirs", records([3.0]))
+    monkeypatch.chdir(store)
+    assert reproduce("report", "--results", other, "--results", store).exit_code == 0
+    assert 'href="../../../mine/runs/' in (other / "compare" / "index.html").read_text()
+
+
 def test_a_store_that_is_not_there_is_one_line_and_exit_code_2(tmp_path):
     done = reproduce("report", "--results", tmp_path / "none")
     assert done.exit_code == 2 and "no store" in done.output

@@ -139,15 +139,15 @@ def many(count, folder):
         put(folder / "runs", f"{record.stem}.json", content)
 
 
+# prints records, seconds of CPU (other work on the machine must not decide a test) and GiB
 REPORT = """
 import resource, sys, time
 from pathlib import Path
-start = time.perf_counter()
 from reproduce import report
 found = report.gather(Path(sys.argv[1]), report.cells(), print)
 report.write(found, Path(sys.argv[1]) / "report")
 assert not found.problems
-print(len(found.runs), time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+print(len(found.runs), time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 

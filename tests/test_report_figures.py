@@ -15,7 +15,7 @@ BNN = "table1/bnn-theano-cifar10"
 
 
 def evidence_of(records=(), cells=(), **over):
-    empty = {key: () for key in ("failed", "benches", "nets", "checks", "problems")}
+    empty = {key: () for key in ("failed", "benches", "training", "nets", "checks", "problems")}
     return Evidence(name="store", cells=tuple(cells), runs=tuple(records), **empty | over)
 
 
@@ -156,6 +156,22 @@ def test_families_of_kernels(candidate, expected):
     assert speed.family(candidate) == expected
 
 
+def test_training_speed_is_steps_a_second_of_the_newest_record(tmp_path):
+    row = bench()["rows"][0] | {"what": "MNIST MLP", "seconds": 0.25, "fastest": 0.2, "slowest": 0.5}
+    rows = [
+        row | {"candidate": "ours"} | faster(2.5, 3.0, 3.5, "plain loop"),
+        row | {"candidate": "plain loop", "seconds": 0.75, "slowest": 1.0} | faster(0.2, 1 / 3, 0.4, "ours"),
+    ]
+    put(tmp_path / "train", "new.json", bench(kind="train-cpu", rows=rows, started="2026-02-01T00:00:00+00:00"))
+    put(tmp_path / "train", "old.json", bench(kind="train-cpu"))
+    found = report.gather(tmp_path, report.cells())
+    (table,) = speed.training(found).parts
+    ours, plain = table.frame.to_dict("records")
+    assert (ours["steps"], ours["slowest"], ours["fastest"], ours["times"]) == (4.0, 2.0, 5.0, 3.0)
+    assert plain["steps"] == pytest.approx(4 / 3) and plain["records"].endswith("/train/new.json")
+    assert found.benches == () and speed.training(evidence_of()).parts == ()
+
+
 # --- energy ---------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +201,16 @@ def test_energy_of_a_small_mlp_by_hand():
     values = (784 * 8 + 64 + 64 + 10 * 32) / 64 * 10
     assert binary["memory_uj"] == pytest.approx((macs / 64 * 10 + values) * 1e-6)
     assert (plain["held_in"], binary["held_in"]) == ("1M", "8K")
+
+
+def test_what_fits_no_cache_is_read_from_dram_at_the_low_end():
+    (cell,) = spec.cells(["table1/bnn-torch7-mnist"])
+    found = energy.model(cell.scales["paper"].net, "float")
+    assert (
+        found["held_in"] == "DRAM"
+    )  # values: 784 + 2048 and 2048 + 2048 floats lie in 32K, 2048 + 10 in 32K, too
+    values = (784 + 2048 + 2 * 4096) * 32 / 64 * 20 + (2048 + 10) * 32 / 64 * 20
+    assert found["memory_uj"] == pytest.approx((10_014_720 * 32 / 64 * 1300 + values) * 1e-6)
 
 
 def test_weights_of_the_papers_nets():
@@ -221,6 +247,8 @@ def test_each_machine_is_judged_by_itself(tmp_path):
 @pytest.mark.parametrize(("size", "words"), [(1000, "holds"), (1100, "nearly holds"), (1200, "does not hold")])
 def test_memory_is_judged_by_the_worst_real_file(tmp_path, size, words):
     put(tmp_path / "kernels", "net.json", packed(bytes=size, weights=8000))
+    good = packed()["about"] | {"key": "l" * 64}
+    put(tmp_path / "kernels", "good.json", packed(bytes=1000, weights=8000, about=good))
     found = report.gather(tmp_path, report.cells())
     assert verdicts(found, "weight memory") == [words]
 

@@ -3,7 +3,9 @@
 import dataclasses
 import math
 import os
+import shutil
 import signal
+import time
 
 import lightning as L
 import numpy as np
@@ -104,19 +106,24 @@ def test_one_step_is_algorithm_1(tmp_path):
         assert np.abs(weight).max() <= 1
 
 
+def cases(kind):
+    """Settings of four epochs, and the images' shape."""
+    if kind == "convnet":
+        return convnet_settings(train={"epochs": 4, "batch": 100}), (32, 32, 3)
+    if kind == "theano":
+        return settings(train={"epochs": 4}), (28, 28)
+    rule = {"kind": "shift_adamax", "beta1": 0.9, "beta2": 0.999, "eps": 2.0**-27}
+    s = settings(
+        net={"activation": "stochastic_sign", "norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.125}},
+        train={"epochs": 4, "optimizer": rule, "bias_rate": "as_weight"},
+        data={"drop_incomplete": False, "train": 550},
+    )
+    return s, (28, 28)
+
+
 @pytest.mark.parametrize("kind", ["theano", "torch7", "convnet"])
 def test_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, kind):
-    if kind == "convnet":
-        s, shape = convnet_settings(train={"epochs": 4, "batch": 100}), (32, 32, 3)
-    else:
-        s, shape = settings(train={"epochs": 4}), (28, 28)
-    if kind == "torch7":
-        rule = {"kind": "shift_adamax", "beta1": 0.9, "beta2": 0.999, "eps": 2.0**-27}
-        s = settings(
-            net={"activation": "stochastic_sign", "norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.125}},
-            train={"epochs": 4, "optimizer": rule, "bias_rate": "as_weight"},
-            data={"drop_incomplete": False, "train": 550},
-        )
+    s, shape = cases(kind)
     data = ready(s, shape)
     straight = fit(s, tmp_path, data)
 
@@ -159,6 +166,46 @@ def test_ctrl_c_and_sigterm_stop_the_run_which_goes_on_later(tmp_path, how):
     resumed = fit(s, tmp_path, data)
     assert plain(resumed.curve) == plain(straight.curve)
     assert same_net(resumed.net, straight.net)
+
+
+@pytest.mark.parametrize("kind", ["theano", "torch7", "convnet"])
+def test_a_run_in_pieces_by_time_limits_and_on_two_machines_is_the_undisturbed_one(tmp_path, kind):
+    s, shape = cases(kind)
+    data = ready(s, shape)
+    straight = fit(s, tmp_path, data)
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    for epoch in (1, 2):  # the limit is over already: one epoch a call
+        with pytest.raises(train.OutOfTime) as stop:
+            fit(s, here, data, deadline=time.monotonic())
+        assert stop.value.epoch == epoch
+    shutil.copy(here / "run.ckpt", there)
+    torch.manual_seed(99)
+    with pytest.raises(train.OutOfTime):
+        fit(s, there, data, deadline=time.monotonic())
+    resumed = fit(s, there, data, deadline=time.monotonic() + 1000)
+    assert plain(resumed.curve) == plain(straight.curve)
+    assert same_net(resumed.net, straight.net)
+
+
+@pytest.mark.parametrize(("limit", "epochs"), [(205, 1), (215, 2), (315, 3), (405, 3), (415, 4)])
+def test_it_stops_where_the_next_epoch_would_not_fit(tmp_path, monkeypatch, limit, epochs):
+    """Epochs of 100 s by a clock that they push on themselves: one more is begun if 110 s are left."""
+    now = 1000.0
+    monkeypatch.setattr(train.time, "monotonic", lambda: now)
+
+    class Slow(L.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            nonlocal now
+            now += 100
+            module.curve[-1]["seconds"] = 100.0
+
+    try:
+        made = len(fit(settings(train={"epochs": 4}), tmp_path, callbacks=[Slow()], deadline=1000.0 + limit).curve)
+    except train.OutOfTime as stop:
+        made = stop.epoch
+    assert made == epochs
+    assert (tmp_path / "run.ckpt").exists()
 
 
 def test_other_seed_other_run_same_seed_same_run(tmp_path):

@@ -69,6 +69,13 @@ def kernel(
     function(grid, block or (which.threads,), values, shared_mem=which.shared_bytes)
 
 
+def on(stream: int) -> Any:
+    """A context in which launches go to a stream of another library, given by its handle."""
+    import cupy
+
+    return cupy.cuda.ExternalStream(stream)
+
+
 def rows(entry: str, threads: int, *arguments: Any) -> None:
     """Queues a kernel of src/rows.cu with about one thread for each of `threads` pieces of work."""
     blocks = max(1, min(-(-threads // tiles.ROWS.threads), multiprocessors() * 32))

@@ -129,4 +129,5 @@ def wgmma(consumers: int = 2, stages: int = 4, producer: int = 40, consumer: int
 
 
 NAIVE, ROWS, XNOR, BMMA, WGMMA = naive(), rows(), xnor(), bmma(), wgmma()
-KERNELS = (NAIVE, ROWS, XNOR, BMMA, WGMMA)
+UPDATES = Kernel("updates", EVERY, ("update_adam", "update_shift_adamax"), 256)
+KERNELS = (NAIVE, ROWS, XNOR, BMMA, WGMMA, UPDATES)

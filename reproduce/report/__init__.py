@@ -11,7 +11,6 @@ from pathlib import Path
 
 from reproduce import runs, yamlfile
 from reproduce.report import (
-    charts,
     claims,
     compare,
     curves,
@@ -35,7 +34,8 @@ Say = Callable[[str], None]
 def sections(evidence: Evidence) -> list[Section]:
     """The report's parts in the order of the page."""
     parts = (table1, claims, curves, filters, speed, energy, simulation)
-    return [part.section(evidence) for part in parts]
+    found = [part.section(evidence) for part in parts]
+    return [*found[:-1], speed.training(evidence), found[-1]]
 
 
 def summary(evidence: Evidence) -> str:
@@ -74,7 +74,7 @@ def pictures(parts: Sequence[Section], title: str, summary: str, home: str) -> d
     found = {"index.html": page.page(title, summary, parts, home)}
     for part in (part for section in parts for part in section.parts):
         if isinstance(part, Figure):
-            found[f"{part.name}.svg"] = charts.svg(part.draw(part.frame), f"figure-{part.name}", part.alt)
+            found[f"{part.name}.svg"] = part.svg
     return found
 
 
@@ -107,8 +107,9 @@ def sources(evidence: Evidence) -> Section:
     """What the report rests on, and what was left out."""
     text = (
         f"Finished runs: {len(evidence.runs)}. Runs that broke off: {len(evidence.failed)}. Records of "
-        f"benchmarks: {len(evidence.benches)}, of packed nets: {len(evidence.nets)}, of the small-scale check: "
-        f"{len(evidence.checks)}. The newest record of a machine or a net counts, older ones stay as evidence.",
+        f"benchmarks: {len(evidence.benches)}, of training speed: {len(evidence.training)}, of packed nets: "
+        f"{len(evidence.nets)}, of the small-scale check: {len(evidence.checks)}. The newest record of a machine "
+        "or a net counts, older ones stay as evidence.",
         *(f"Left out: {problem}." for problem in evidence.problems),
     )
     return Section("records", "Records", text, ())

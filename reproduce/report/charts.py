@@ -135,7 +135,7 @@ def figure2a(frame: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH, sum(0.3 + WIDTH / across * n for n in rows)))
     panels = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=[max(n, 1) for n in rows])[:, 0]
     for axes, (title, side, codes) in zip(panels, blocks, strict=True):
-        axes.set_title(title, fontsize=8.5)
+        axes.set_title(title, fontsize=9.5)
         _tiles(axes, side, codes, across)
     return figure
 
@@ -213,7 +213,7 @@ def figure3(frame: pd.DataFrame) -> Figure:
     whats = list(dict.fromkeys(frame["what"]))
     panels = [list(_bars(frame[frame["what"] == what])) for what in whats]
     heights = [sum(1 if isinstance(entry, str) else 1 + 0.6 * entry[0].count("\n") for entry in p) for p in panels]
-    figure = Figure(figsize=(WIDTH, 0.5 + sum(0.62 + 0.225 * h for h in heights)))
+    figure = Figure(figsize=(WIDTH, 0.5 + sum(0.66 + 0.24 * h for h in heights)))
     for axes, what, entries in zip(
         figure.subplots(len(whats), 1, squeeze=False, height_ratios=heights)[:, 0], whats, panels, strict=True
     ):
@@ -245,7 +245,7 @@ def _bar_panel(axes: Axes, entries: list[str | tuple[str, pd.Series]], frame: pd
         if isinstance(entry, str):
             y += 1.1 if y else 0.85
             start = axes.get_yaxis_transform()
-            axes.annotate(entry, (0, y), (4, 0), start, "offset points", fontsize=8, style="italic", va="center")
+            axes.annotate(entry, (0, y), (4, 0), start, "offset points", fontsize=9, style="italic", va="center")
             continue
         label, line = entry
         extra = 0.6 * label.count("\n")
@@ -266,7 +266,7 @@ def _bar_panel(axes: Axes, entries: list[str | tuple[str, pd.Series]], frame: pd
         end = line["seconds"] if pd.isna(line["high"]) else max(line["seconds"], line["high"])
         ratio = "" if pd.isna(line["times"]) or line["family"] == "naive" else f" · {_short(line['times'])}×"
         value = seconds(float(f"{line['seconds']:.3g}"))
-        axes.annotate(value + ratio, (end, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(value + ratio, (end, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
         places.append(y)
         labels.append(label)
         y += extra / 2
@@ -292,7 +292,7 @@ def energy(frame: pd.DataFrame) -> Figure:
         return empty()
     nets = list(dict.fromkeys(frame["net"]))
     variants = [v for v in VARIANTS if (frame["variant"] == v).any()]
-    figure = Figure(figsize=(WIDTH, 1.0 + 3 * (0.45 + 0.19 * len(nets) * (len(variants) + 0.6))))
+    figure = Figure(figsize=(WIDTH, 1.0 + 3 * (0.5 + 0.2 * len(nets) * (len(variants) + 0.6))))
     parts = (
         ("compute_uj", "Compute, energy of one image", EngFormatter(unit="J"), 1e-6),
         ("memory_uj", "Memory accesses, energy of one image", EngFormatter(unit="J"), 1e-6),
@@ -315,7 +315,7 @@ def energy(frame: pd.DataFrame) -> Figure:
                     y, value - left, left=left, height=0.8, color=colour, edgecolor=INK, hatch=hatch, linewidth=0.5
                 )
                 label = unit(float(f"{value:.3g}"))
-                axes.annotate(label, (value, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
+                axes.annotate(label, (value, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
         middle = [i * (len(variants) + 0.6) + (len(variants) - 1) / 2 for i in range(len(nets))]
         axes.set_yticks(middle, ["\n".join(textwrap.wrap(str(net), 22)) for net in nets])
         axes.set_ylim(len(nets) * (len(variants) + 0.6) - 0.8, -0.8)
@@ -347,17 +347,17 @@ def simulation(frame: pd.DataFrame) -> Figure:
             share = shares[verdict].fillna(0).to_list()
             top = [b + s for b, s in zip(below, [*share, share[-1]], strict=True)]
             axes.fill_between(
-                edges, below, top, step="post", color=colour, hatch=hatch, edgecolor=INK, linewidth=0
+                edges, below, top, step="post", facecolor=colour, hatch=hatch, edgecolor=INK, linewidth=0
             )
             below = top
         axes.set_xlim(shares.index.min() - 0.5, shares.index.max() + 0.5)
         axes.set_ylim(0, 100)
         axes.grid(visible=False)
-        axes.set_title(f"shift {shift:g}" if i == 0 else "", fontsize=8.5)
+        axes.set_title(f"shift {shift:g}" if i == 0 else "", fontsize=9.5)
         axes.yaxis.set_major_locator(MaxNLocator(2))
         axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     for axes, spread in zip(panels[:, 0], spreads, strict=True):
-        axes.set_ylabel(f"spread {spread:g}", fontsize=8.5)
+        axes.set_ylabel(f"spread {spread:g}", fontsize=9.5)
     for axes in panels[-1]:
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.set_xlabel("seeds")

@@ -108,9 +108,9 @@ def section(evidence: Evidence) -> Section:
     )
     text = (
         "Validation error and training cost (squared hinge) against the epoch on CIFAR-10: the same net in 32-bit "
-        "float, and the two BNNs. The paper's points are ranges read off the printed bitmap, ± 0.3 points; points "
-        f"above its axis are left out, and it prints no numbers for the cost. {said} Bands are the range over "
-        "seeds.",
+        "float, and the two BNNs. The paper's points are ranges read off the printed bitmap, ± 0.3 points; what "
+        "lies above its axis is an arrow at its top, and it prints no numbers for the cost. "
+        f"{said} Bands are the range over seeds.",
     )
     parts: list[Table | Figure] = [
         Figure(

@@ -1,5 +1,4 @@
-"""Tables 2 and 3: energy constants, and a simple model of what a forward pass costs in three variants of each "
-"net."""
+"""Tables 2 and 3: energy constants, and a simple model of what one image costs in three variants of each net."""
 
 from __future__ import annotations
 
@@ -15,6 +14,7 @@ from reproduce.nets import CLASSES
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, Packed, newest
 from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.table1 import with_note
 from reproduce.runs import stem
 
 VARIANTS = ("float", "binary weights", "binary")
@@ -211,15 +211,13 @@ def section(evidence: Evidence) -> Section:
         Table("energy-model", "The model's figures.", figures, modelled),
     ]
     if len(real):
-        columns: tuple[Column, ...] = (
+        columns = (
             *(Column("cell", "cell"), Column("scale", "scale"), Column("seed", "seed", 0)),
             *(Column("weights", "weights", 0), Column("float32", "in float32", 0, "bytes")),
             *(Column("bytes", "file", 0, "bytes"), Column("times", "times smaller", 1)),
             Column("differing", "other predictions", 0, "", "images that the float32 net puts into another class"),
             Column("images", "images", 0),
         )
-        if real["dirty"].any():
-            columns = (*columns, Column("note", "note"))
         caption = "Real files: trained nets frozen to bits and thresholds, against their weights alone in float32."
-        parts.append(Table("packed-files", caption, real, columns))
+        parts.append(Table("packed-files", caption, real, with_note(real, *columns)))
     return Section("energy", "Tables 2 and 3: energy and memory", text, tuple(parts))

@@ -53,10 +53,10 @@ class Timing(_Read):
 
 
 class Bench(_Read):
-    """A record of `reproduce bench` (kinds "cpu" and "gpu")."""
+    """A record of `reproduce bench`: of kernels and nets (kinds "cpu", "gpu"), or of training ("train-…")."""
 
     format: Literal[1]
-    kind: Literal["cpu", "gpu"]
+    kind: Literal["cpu", "gpu", "train-cpu", "train-gpu"]
     quick: bool
     started: str
     machine: Machine
@@ -106,6 +106,7 @@ class Evidence:
     runs: tuple[Record, ...]
     failed: tuple[Record, ...]
     benches: tuple[Bench, ...]
+    training: tuple[Bench, ...]
     nets: tuple[Packed, ...]
     checks: tuple[Record, ...]
     """Runs of `check-small`: its calibration, and the planted errors (`variant`)."""
@@ -134,7 +135,7 @@ def gather(
     read = list(_runs(folder / "runs", problems))
     good = usable(read, cells, problems.append)
     name = folder.resolve().name if name is None else name
-    others = list(_others(folder / "kernels", name, problems))
+    others = [r for part in ("kernels", "train") for r in _others(folder / part, name, problems)]
     checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, True)]
     for problem in problems:
         say(f"left out: {problem}")
@@ -143,7 +144,8 @@ def gather(
         cells=tuple(cells),
         runs=tuple(good),
         failed=tuple(failed(read, good, cells)),
-        benches=tuple(b for b in others if isinstance(b, Bench)),
+        benches=tuple(b for b in others if isinstance(b, Bench) and not b.kind.startswith("train")),
+        training=tuple(b for b in others if isinstance(b, Bench) and b.kind.startswith("train")),
         nets=tuple(n for n in others if isinstance(n, Packed)),
         checks=tuple(checks),
         problems=tuple(problems),

@@ -1,7 +1,7 @@
 """How the report's figures look: ink, palette, style, and their text as SVG.
 
-The palette is Okabe and Ito's, for colour-blind readers, with a darker purple. Widths are small (5 inches) so that a figure shrunk to a
-phone's width keeps letters that can be read.
+The palette is Okabe and Ito's, for colour-blind readers, with a darker purple. Widths are small (5 inches) so that
+a figure shrunk to a phone's width keeps letters that can be read.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ STYLE = sns.axes_style("ticks") | {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.labelcolor": INK,
-    "axes.labelsize": 9,
+    "axes.labelsize": 10,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
+    "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "figure.constrained_layout.use": True,
     "figure.facecolor": "none",
     "font.family": ["DejaVu Sans"],
-    "font.size": 9,
+    "font.size": 10,
     "grid.alpha": 0.35,
     "grid.color": GREY,
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.7,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9.5,
     "legend.frameon": False,
+    "legend.handlelength": 3,
     "lines.linewidth": 1.6,
     "text.color": INK,
     "text.parse_math": False,  # names come from records: a dollar sign is a dollar sign
     "xtick.color": INK,
-    "xtick.labelsize": 8.5,
+    "xtick.labelsize": 9.5,
     "ytick.color": INK,
-    "ytick.labelsize": 8.5,
+    "ytick.labelsize": 9.5,
 }
 CONTROL = dict.fromkeys([*range(0, 9), 11, 12, *range(14, 32)])  # not allowed in XML
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"

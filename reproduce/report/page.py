@@ -20,12 +20,11 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
-from reproduce.report import charts
 from reproduce.report.parts import Column, Figure, Section, Table
 
 HERE = Path(__file__).parent
-LONG = 36  # rows from which a table is folded
-WIDE = 24  # characters from which a text may break, and takes a line of its own on a phone
+LONG = 24  # rows up to which a table is not folded; one of verdicts never is
+WIDE = 16  # characters from which a text may break, and takes a line of its own on a phone
 TONES = {  # how a verdict begins -> how it looks
     "reproduced": "good",
     "holds": "good",
@@ -90,8 +89,7 @@ def prose(text: str) -> Markup:
 
 def _part(part: Table | Figure, home: str) -> dict[str, Any]:
     if isinstance(part, Figure):
-        drawing = charts.svg(part.draw(part.frame), f"figure-{part.name}-drawing", part.alt)
-        found = {"kind": "figure", "svg": Markup(drawing)}
+        found = {"kind": "figure", "svg": Markup(part.svg)}
     else:
         found = {"kind": "table", **_table(part, home)}
     return found | {"id": f"{found['kind']}-{part.name}", "name": part.name, "caption": part.caption}
@@ -116,7 +114,7 @@ def _table(table: Table, home: str) -> dict[str, Any]:
     return {
         "columns": [{"column": c, "number": _numeric(c, frame[c.key])} for c in table.columns],
         "rows": rows,
-        "folded": len(rows) > LONG,
+        "folded": len(rows) > LONG and not any(c.key == "verdict" for c in table.columns),
         "evidence": any(row["records"] or row["again"] for row in rows),
         "dirty": any(row["dirty"] for row in rows),
         "hints": [c for c in table.columns if c.hint],

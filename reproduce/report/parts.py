@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ class Figure:
     alt: str
     frame: pd.DataFrame
     draw: Callable[[pd.DataFrame], Drawing]
+
+    @cached_property
+    def svg(self) -> str:
+        """The drawing as SVG text, made once for the page and the picture beside it."""
+        from reproduce.report import look
+
+        return look.svg(self.draw(self.frame), f"figure-{self.name}-drawing", self.alt)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from scipy import stats
 
 from reproduce import runs
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence
+from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
-from reproduce.report.table1 import SCALES
+from reproduce.report.table1 import SCALES, with_note
 
 VERDICTS = ("reproduced", "better than the paper", "not reproduced", "inconclusive")
 REPRODUCED, BETTER, NOT_REPRODUCED, INCONCLUSIVE = range(4)
@@ -144,15 +144,19 @@ def observed(evidence: Evidence) -> pd.DataFrame:
                 continue
             spread = float(np.std(errors, ddof=1))
             n = min(len(errors), max(SEEDS))
-            line = {"row": cell.experiment.row, "dataset": cell.experiment.dataset, "scale": scale, "seeds": n}
+            line: dict[str, object] = {"row": cell.experiment.row, "scale": scale, "seeds": n}
+            line["dataset"] = cell.experiment.dataset
             line |= {"spread": spread, "margin": margin, "in_margins": spread / margin}
             line["false_alarm"] = 100 * shares(n, spread / margin, 0)[NOT_REPRODUCED]
             line["found"] = 100 * shares(n, spread / margin, POWER_SHIFT)[NOT_REPRODUCED]
             line["found_with_more"] = 100 * shares(POWER_SEEDS, spread / margin, POWER_SHIFT)[NOT_REPRODUCED]
-            line["records"] = evidence.paths(group)
+            remarks = sorted({n for r in group for n in notes(r)})
+            line |= {"dirty": bool(remarks), "note": "; ".join(remarks), "records": evidence.paths(group)}
             lines.append(line)
     columns = ["row", "dataset", "scale", "seeds", "spread", "margin", "in_margins"]
-    return pd.DataFrame(lines, columns=[*columns, "false_alarm", "found", "found_with_more", "records"])
+    return pd.DataFrame(
+        lines, columns=[*columns, "false_alarm", "found", "found_with_more", "dirty", "note", "records"]
+    )
 
 
 def _variants(by_rule: pd.DataFrame) -> str:
@@ -197,19 +201,19 @@ def section(evidence: Evidence) -> Section:
     rule_columns = (
         Column("rule", "rule"),
         Column("spread", "spread", 2, "margins"),
-        Column("false_alarm", "equal, yet “not reproduced”", 1, percent, "the largest share over 1 to 10 seeds"),
-        Column("found", "three margins off, “not reproduced”", 1, percent, "with five seeds"),
-        Column("equal", "equal, “reproduced”", 1, percent, "with five seeds"),
-        Column("wrong_equal", "one margin off, “reproduced”", 1, percent, "with five seeds"),
+        Column("false_alarm", "false alarm", 1, percent, "equal, “not reproduced”: most over 1 to 10 seeds"),
+        Column("found", "found", 1, percent, "“not reproduced” three margins off, five seeds"),
+        Column("equal", "equal, “reproduced”", 1, percent, "under equality, five seeds"),
+        Column("wrong_equal", "one off, “reproduced”", 1, percent, "one margin off, five seeds"),
         Column("kept", "keeps"),
     )
     seen_columns = (
         *(Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale")),
         *(Column("seeds", "seeds", 0), Column("spread", "spread", 3, "points"), Column("margin", "margin", 2)),
         Column("in_margins", "spread", 2, "margins"),
-        Column("false_alarm", "equal, yet “not reproduced”", 1, percent),
-        Column("found", "three margins off, “not reproduced”", 1, percent, "with as many seeds as there are"),
-        Column("found_with_more", "the same with five seeds", 1, percent),
+        Column("false_alarm", "false alarm", 1, percent, "equal, “not reproduced”, with the seeds there are"),
+        Column("found", "found", 1, percent, "“not reproduced” three margins off, with the seeds there are"),
+        Column("found_with_more", "found by five", 1, percent, "the same with five seeds"),
     )
     grid = table()
     parts: list[Table | Figure] = [
@@ -228,7 +232,7 @@ def section(evidence: Evidence) -> Section:
         ),
     ]
     if len(seen):
-        caption = "The spread as observed. Small-scale nets scatter more than the paper's, so theirs says little."
-        parts.append(Table("spread-observed", caption, seen, seen_columns))
+        caption = "The spread as observed. Small-scale cells are other nets: theirs need not be the paper's."
+        parts.append(Table("spread-observed", caption, seen, with_note(seen, *seen_columns)))
     parts.append(Table("rules", "The rule and two variants of it.", by_rule, rule_columns))
     return Section("verdicts", "Verdicts: the rule, and how often it errs", text, tuple(parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ from reproduce import spec, yamlfile
 from reproduce.report import charts
 from reproduce.report.evidence import Bench, Evidence, Timing, newest
 from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.table1 import with_note
 
 COLUMNS = ["what", "machine", "candidate", "family", "seconds", "low", "high", "times", "times_low", "times_high"]
 COLUMNS += ["library_times", "library_low", "library_high", "source"]
@@ -27,9 +29,9 @@ def family(candidate: str) -> str:
     return "xnor" if re.match(r"xnor|packed|bmma|wgmma", candidate) else "library"
 
 
-def latest(evidence: Evidence) -> list[Bench]:
+def latest(records: Sequence[Bench]) -> list[Bench]:
     """The newest record of each machine and kind."""
-    return newest(evidence.benches, lambda b: (b.machine.name, b.kind))
+    return newest(records, lambda b: (b.machine.name, b.kind))
 
 
 def named(row: Timing) -> str:
@@ -60,7 +62,7 @@ def printed() -> list[dict[str, Any]]:
 def measured(evidence: Evidence) -> list[dict[str, Any]]:
     """Every row of the newest records: times and ratios to the naive kernel and to torch float32."""
     lines = []
-    for bench in latest(evidence):
+    for bench in latest(evidence.benches):
         for row in bench.rows:
             line: dict[str, Any] = {"what": named(row), "machine": bench.machine.name, "candidate": row.candidate}
             line |= {"family": family(row.candidate), "seconds": row.seconds, "source": "ours"}
@@ -133,7 +135,7 @@ def section(evidence: Evidence) -> Section:
         shown = every.assign(
             milliseconds=1000 * every["seconds"], fastest=1000 * every["low"], slowest=1000 * every["high"]
         )
-        columns: tuple[Column, ...] = (
+        columns = (
             *(Column("what", "what"), Column("candidate", "candidate"), Column("machine", "machine")),
             *(Column("milliseconds", "median", 3, "ms"), Column("fastest", "fastest", 3, "ms")),
             *(Column("slowest", "slowest", 3, "ms"), Column("rounds", "rounds", 0)),
@@ -141,7 +143,36 @@ def section(evidence: Evidence) -> Section:
             *(Column("library_times", "× torch float32", 2), Column("library_low", "from", 2)),
             Column("library_high", "to", 2, "", "95 % bootstrap interval"),
         )
-        if shown["dirty"].any():
-            columns = (*columns, Column("note", "note"))
-        parts.append(Table("speed", "All times of the newest record of each machine.", shown, columns))
+        parts.append(
+            Table("speed", "All times of the newest record of each machine.", shown, with_note(shown, *columns))
+        )
     return Section("figure3", "Figure 3: speed", text, tuple(parts))
+
+
+def training(evidence: Evidence) -> Section:
+    """Steps a second of our training against a plain loop of the same mathematics, per machine."""
+    lines = []
+    for bench in latest(evidence.training):
+        for row in bench.rows:
+            line: dict[str, Any] = {"what": row.what, "candidate": row.candidate, "machine": bench.machine.name}
+            line |= {"steps": 1 / row.seconds, "slowest": 1 / row.slowest, "fastest": 1 / row.fastest}
+            for ratio in row.times_faster_than.values():  # of two candidates, the other one
+                line |= {"times": ratio.ratio, "low": ratio.low, "high": ratio.high}
+            line |= {"dirty": bench.code.get("dirty") is not False, "records": bench.path}
+            line["note"] = "code differs from its revision" if line["dirty"] else ""
+            lines.append(line | {"again": "make bench-train"})
+    columns = ["what", "candidate", "machine", "steps", "slowest", "fastest", "times", "low", "high"]
+    frame = pd.DataFrame(lines, columns=[*columns, "dirty", "note", "records", "again"])
+    text = (
+        "Training at the paper's sizes and batches: our loop and a plain eager PyTorch loop with the same "
+        "mathematics, timed in turns in one run. Steps a second are those of the median step."
+        + ("" if lines else " Nothing has been measured yet: `make bench-train` writes a record."),
+    )
+    shown = (
+        *(Column("what", "what"), Column("candidate", "candidate"), Column("machine", "machine")),
+        *(Column("steps", "steps/s", 2), Column("slowest", "slowest", 2), Column("fastest", "fastest", 2)),
+        *(Column("times", "times faster", 2, "", "than the other of the two"), Column("low", "from", 2)),
+        Column("high", "to", 2, "", "95 % bootstrap interval"),
+    )
+    table = Table("training", "Training steps a second.", frame, with_note(frame, *shown))
+    return Section("training", "Training speed", text, (table,) if lines else ())

@@ -29,6 +29,8 @@ struct int2 { int x, y; };
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 static inline int2 make_int2(int x, int y) { return {x, y}; }
 static inline int __popc(uint32_t x) { return __builtin_popcount(x); }
+static inline int __float_as_int(float x) { int y; std::memcpy(&y, &x, 4); return y; }
+static inline float __int_as_float(int x) { float y; std::memcpy(&y, &x, 4); return y; }
 static inline int __float2int_rn(float x) { return (int)std::nearbyint(x); }
 
 constexpr uint32_t WINDOW = 0x440;  // where shared memory begins in its own address space

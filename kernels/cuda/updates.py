@@ -1,0 +1,45 @@
+"""Update rules of latent weights on a GPU (src/updates.cu), for callers that keep their arrays in another library.
+
+Everything travels as device addresses, the rate too, so that a launch recorded in a CUDA graph reads the
+schedule's value of the step it is replayed in.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from kernels.cuda import launch, tiles
+
+ENTRIES = ("update_adam", "update_shift_adamax")
+
+
+def update(
+    entry: str,
+    w: int,
+    m: int,
+    v: int,
+    g: int,
+    count: int,
+    *,
+    rate: int,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    bound: float = math.inf,
+    stream: int = 0,
+) -> None:
+    """Queues one of ENTRIES on `stream` for `count` float32 numbers at addresses w, m, v and g.
+
+    rate: address of a float64 on the device. Formulas as in kernels.updates. Raises RuntimeError on a GPU that the
+    kernel is not compiled for.
+    """
+    if count == 0:
+        return
+    floats = np.array([beta1, beta2, eps, bound]).view(np.int64)
+    argument = np.concatenate([np.array([w, m, v, g, count, rate], np.int64), floats])
+    threads = tiles.UPDATES.threads
+    blocks = max(1, min(-(-count // threads), launch.multiprocessors() * 16))
+    with launch.on(stream):
+        launch.kernel(tiles.UPDATES, entry, (blocks,), argument)

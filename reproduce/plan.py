@@ -1,0 +1,202 @@
+"""Before a long run: how long and how large it will be on this device, from a few steps of each cell.
+
+Random images of the right sizes do for that, so nothing is fetched and nothing preprocessed.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from reproduce import campaign, data, machine, runs, spec, train
+from reproduce.preprocess import DeviceData
+
+Say = Callable[[str], None]
+SECONDS = 2.0  # of timed steps a cell, at least
+STEPS = 2  # a turn
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one cell costs here. Seconds and bytes; `left`: epochs that none of the wanted runs has made yet."""
+
+    name: str
+    epochs: int
+    step: float
+    epoch: float
+    wanted: int
+    finished: int
+    left: int
+    memory: int | None
+    """Peak of the process (CPU) or of torch on the GPU, data set included; None where it cannot be had."""
+
+    @property
+    def whole(self) -> float:
+        return self.epoch * self.epochs * self.wanted
+
+    @property
+    def remaining(self) -> float:
+        return self.epoch * self.left
+
+
+def estimates(
+    plan: Sequence[campaign.Wanted], store: runs.Store, data_folder: Path | None, device: torch.device, say: Say
+) -> list[Estimate]:
+    """One estimate a cell of the plan, in its order."""
+    cells: dict[str, list[campaign.Wanted]] = {}
+    for item in plan:
+        cells.setdefault(item.cell.name, []).append(item)
+    datasets: dict[str, data.Dataset | None] = {}
+    found = []
+    for name, items in cells.items():
+        settings = items[0].settings
+        say(f"{name}: a few steps")
+        step, epoch, memory = _measured(settings, device)
+        epochs = settings.train.epochs
+        made = [_epochs_made(item, store, data_folder, datasets) for item in items]
+        finished = sum(one == epochs for one in made)
+        left = sum(epochs - one for one in made)
+        found.append(Estimate(name, epochs, step, epoch, len(items), finished, left, memory))
+    return found
+
+
+def _measured(settings: spec.Settings, device: torch.device) -> tuple[float, float, int | None]:
+    """Seconds a step, seconds an epoch with its evaluation of both splits, and peak memory in bytes."""
+    parts = settings.data
+    batch = settings.train.batch
+    gc.collect()
+    _reset_peak(device)
+    steps = parts.train // batch if parts.drop_incomplete else math.ceil(parts.train / batch)
+    few = _random_data(settings, max(batch, train.EVAL_BATCH), device)
+    module = train.Classifier(settings, {"train": few, "valid": few, "test": few}, 0).to(device)
+    module.on_train_epoch_start()
+
+    def turn(count: int) -> float:
+        blocks = [torch.randint(len(few), (batch,), device=device) for _ in range(count)]
+        start = time.perf_counter()
+        module.training_step(blocks, 0)
+        return _waited(device, start) / count
+
+    turn(1)
+    taken: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(taken) < 3 or time.perf_counter() < end:
+        taken.append(turn(STEPS))
+    module.evaluate("valid")
+    start = time.perf_counter()
+    module.evaluate("valid")
+    an_image = _waited(device, start) / module.scored("valid")
+    step = statistics.median(taken)
+    peak = _peak(device)
+    if peak is not None:
+        floats = few.rows.element_size()
+        images = parts.train + parts.valid + parts.test
+        kept = sum(t.numel() * t.element_size() for t in module.net.state_dict().values())  # the best epoch's
+        peak += images * (few.rows.shape[1] * floats + 8) + kept
+    return step, steps * step + (parts.valid + parts.test) * an_image, peak
+
+
+def _random_data(settings: spec.Settings, count: int, device: torch.device) -> DeviceData:
+    """Images as the cell's preprocessing leaves them on the device: bytes while it is affine, else floats."""
+    parts = settings.data
+    image = data.SHAPES[parts.name]["test"][1:]
+    rows = torch.randint(0, 256, (count, math.prod(image)), dtype=torch.uint8, device=device)
+    affine = all(isinstance(s, spec.Range | spec.Standardize | spec.Center) for s in parts.preprocess)
+    shape = image if settings.net.kind == "convnet" else ()
+    labels = torch.randint(10, (count,), device=device)
+    shift = torch.full((), -1.0, device=device)
+    return DeviceData(rows if affine else rows / 127.5 - 1, labels, shape, 1 / 127.5, shift)
+
+
+def _waited(device: torch.device, start: float) -> float:
+    """Seconds since `start`, with all work of the device done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _epochs_made(
+    item: campaign.Wanted, store: runs.Store, folder: Path | None, datasets: dict[str, data.Dataset | None]
+) -> int:
+    """How many of a run's epochs are in the store; nothing is fetched: a run without its data is not begun."""
+    begun = runs.stem(item.cell.name, item.scale, item.seed, "", item.variant)
+    if not any(file.name.startswith(begun) for kind in ("runs", "work") for file in (store.root / kind).glob("*")):
+        return 0
+    name = item.settings.data.name
+    if name not in datasets:
+        datasets[name] = data.load(name, folder) if (data.folder(folder) / f"{name}.npz").exists() else None
+    dataset = datasets[name]
+    if dataset is None:
+        return 0
+    run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant)
+    if store.finished(run):
+        return item.settings.train.epochs
+    try:
+        saved = torch.load(store.checkpoint(run), map_location="cpu", weights_only=True, mmap=True)
+        return len(saved["run"]["curve"])
+    except Exception:  # none there, or damaged in any way: training will say so and begin again
+        return 0
+
+
+# --- memory ---------------------------------------------------------------------------------------------------
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak
+    except OSError:
+        return
+
+
+def _peak(device: torch.device) -> int | None:
+    """Bytes: the most that torch held on the GPU, or that the process had resident; since the reset."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
+
+
+# --- the terminal ---------------------------------------------------------------------------------------------
+
+
+def show(found: Sequence[Estimate], device: torch.device) -> None:
+    """The plan as a table, and what it comes to."""
+    heads = ("cell", "epochs", "ms a step", "an epoch", "a run", "runs", "finished", "remaining", "peak memory")
+    table = Table(*heads)
+    for one in found:
+        table.add_row(
+            one.name,
+            str(one.epochs),
+            f"{1000 * one.step:.1f}",
+            campaign.duration(one.epoch) if one.epoch >= 10 else f"{one.epoch:.2g} s",
+            campaign.duration(one.epoch * one.epochs),
+            str(one.wanted),
+            str(one.finished or ""),
+            campaign.duration(one.remaining),
+            "not known" if one.memory is None else f"{one.memory / 1e9:.1f} GB",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    whole, remaining = (sum(getattr(one, part) for one in found) for part in ("whole", "remaining"))
+    console.print(
+        f"{sum(one.wanted for one in found)} run(s) on {machine.machine(device.type)['name']}: "
+        f"{campaign.duration(whole)} in all, {campaign.duration(remaining)} remaining. "
+        "Counted: steps, and both evaluations after every epoch; not: fetching and preprocessing the data."
+    )

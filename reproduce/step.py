@@ -1,0 +1,83 @@
+"""One training step, ready to be recorded: everything it reads and writes stays where it is, on the data's device.
+
+On a GPU the first steps of a run are made one operation after another, then one more is recorded as a CUDA graph,
+and all others replay it: a step costs the host one launch and never waits for it. On a CPU every step goes the
+same way without the recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from reproduce.optim import Rule
+from reproduce.preprocess import DeviceData
+
+EAGER_STEPS = 3  # before the recording: moments are made, libraries choose their ways
+
+
+class Step:
+    """Forward, cost, backward, update with clipping, and the cost's sum, on a batch of `data`.
+
+    `loss_of(scores, targets)` is the cost; targets (10, 10) holds a row of ±1 for each class; loss_sum is a scalar
+    that each step's cost is added to.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        rule: Rule,
+        data: DeviceData,
+        targets: Tensor,
+        loss_sum: Tensor,
+        loss_of: Callable[[Tensor, Tensor], Tensor],
+        batch: int,
+    ) -> None:
+        self.net, self.rule, self.data, self.targets = net, rule, data, targets
+        self.loss_sum, self.loss_of = loss_sum, loss_of
+        self.index = torch.zeros(batch, dtype=torch.int64, device=data.labels.device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self._made = 0
+
+    def __call__(self, index: Tensor) -> None:
+        """A step on the images at `index` (B,); one of another size than the others is made eagerly."""
+        if len(index) != len(self.index):
+            self.eager(index)
+            return
+        self.index.copy_(index, non_blocking=True)
+        if not self.index.is_cuda:
+            self.eager(self.index)
+        elif self.graph is not None:
+            self.graph.replay()
+        elif self._made < EAGER_STEPS:
+            self._made += 1
+            self._aside()
+        else:
+            self._record()
+            self.graph.replay()  # type: ignore[attr-defined]
+
+    def eager(self, index: Tensor) -> None:
+        """The step, operation by operation."""
+        loss = self.loss_of(self.net(self.data.images(index)), self.targets[self.data.labels[index]])
+        self.rule.zero_grad()
+        loss.backward()
+        self.rule.step()
+        self.loss_sum += loss.detach()
+
+    def _aside(self) -> None:
+        """An eager step on a stream of its own, as a recording asks for beforehand."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self.eager(self.index)
+        torch.cuda.current_stream().wait_stream(side)
+
+    def _record(self) -> None:
+        """Record a step; nothing is computed."""
+        self.rule.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.eager(self.index)
+        self.graph = graph

@@ -1,0 +1,88 @@
+"""Update rules in one pass against NumPy in float64: in C, and the CUDA source run on the host."""
+
+import shutil
+
+import numpy as np
+import pytest
+from emulator import asarray, installed
+
+from kernels import reals, updates
+from kernels.cuda import updates as cuda_updates
+
+RATE, BETA1, BETA2, EPS = 0.03, 0.9, 0.999, {"adam": 1e-8, "shift_adamax": 2.0**-27}
+
+
+def ap2(x):
+    with np.errstate(divide="ignore"):
+        return np.where(x == 0, 0.0, 2.0 ** np.rint(np.log2(x)))
+
+
+def in_float64(rule, w, m, v, g, bound):
+    w, m, v, g = (array.astype(np.float64) for array in (w, m, v, g))
+    m = BETA1 * m + (1 - BETA1) * g
+    if rule == "adam":
+        v = BETA2 * v + (1 - BETA2) * g * g
+        under = np.sqrt(v) + EPS[rule]
+    else:
+        v = under = ap2(np.maximum(BETA2 * v, np.abs(g))) + EPS[rule]
+    return np.clip(w - RATE * m / under, -bound, bound), m, v
+
+
+@pytest.fixture(params=["c", "cuda on the host"])
+def run(request, tmp_path_factory, monkeypatch):
+    if request.param == "c":
+        if not reals.available():
+            pytest.skip("no AVX-512 here")
+        yield lambda rule, *arrays, bound: getattr(updates, rule)(
+            *arrays, rate=RATE, beta1=BETA1, beta2=BETA2, eps=EPS[rule], bound=bound
+        )
+        return
+    if shutil.which("g++") is None:
+        pytest.skip("the emulator needs g++")
+    with installed(tmp_path_factory.getbasetemp(), monkeypatch):
+
+        def launched(rule, *arrays, bound):
+            there = [asarray(array) for array in arrays]
+            rate = asarray(np.array(RATE))
+            addresses = [array.data.ptr for array in there]
+            constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS[rule], "bound": bound}
+            cuda_updates.update(f"update_{rule}", *addresses, arrays[0].size, rate=rate.data.ptr, **constants)
+            for array, moved in zip(arrays[:3], there, strict=False):
+                array[...] = moved
+
+        yield launched
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 4099, 70001])
+@pytest.mark.parametrize("bound", [1.0, np.inf])
+@pytest.mark.parametrize("rule", ["adam", "shift_adamax"])
+def test_a_step_is_the_float64_one(run, rule, bound, size):
+    rng = np.random.default_rng(size)
+    w, g, m = (rng.standard_normal(size).astype(np.float32) * s for s in (0.9, 1e-3, 1e-3))
+    v = np.abs(rng.standard_normal(size).astype(np.float32)) * (1e-6 if rule == "adam" else 1e-3)
+    g[::7] = m[::7] = v[::7] = 0
+    wanted = in_float64(rule, w, m, v, g, bound)
+    run(rule, w, m, v, g, bound=bound)
+    if rule == "shift_adamax":  # where AP2's argument lies within rounding of sqrt(2) 2^n, either power is right
+        near = np.abs(v / wanted[2] - 1) > 0.4
+        assert near.mean() < 1e-3
+        w, m, v, wanted = w[~near], m[~near], v[~near], [array[~near] for array in wanted]
+    for found, want, rounding in zip((w, m, v), wanted, (3e-7, 1e-9, 1e-9), strict=True):
+        np.testing.assert_allclose(found, want, rtol=3e-6, atol=rounding)
+    assert np.abs(w).max() <= bound
+
+
+@pytest.mark.parametrize("rule", ["adam", "shift_adamax"])
+def test_nan_and_infinity_are_not_hidden_by_the_clipping(run, rule):
+    w, m, v, g = np.zeros((4, 40), np.float32)
+    g[3], g[20], w[30] = np.nan, np.inf, np.nan
+    run(rule, w, m, v, g, bound=1.0)
+    assert np.flatnonzero(np.isnan(w)).tolist() == [3, 20, 30]
+
+
+def test_what_does_not_fit_is_refused():
+    a = np.zeros(8, np.float32)
+    constants = {"rate": 1.0, "beta1": 0.9, "beta2": 0.9, "eps": 1.0}
+    for wrong in (a[:7], a.astype(np.float64), np.zeros(16, np.float32)[::2]):
+        with pytest.raises(ValueError, match="dense float32"):
+            updates.adam(a, a, a, wrong, **constants)

@@ -1,0 +1,228 @@
+"""One training step against float64 (`twin.py`), from many states of a trajectory; planted errors must show."""
+
+import math
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import torch
+import twin
+from made import convnet_settings, made_splits, settings
+
+from reproduce import optim, preprocess, spec, train, yamlfile
+
+CPU = torch.device("cpu")
+STATES = 20
+GRADIENT = 5e-5
+"""Error of a gradient by the norm of a tensor, relative to that of the terms it is summed from, which cancel in a
+bias before batch norm."""
+UPDATE = 1e-5
+"""Error of a parameter's update from the step's own gradient, in steps of the rate."""
+WHOLE = 5e-3
+"""Error of the weights' update against float64 all through: Adam moves as far for tiny gradients."""
+
+SHIFT = {
+    "net": {"activation": "stochastic_sign", "norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.125}},
+    "train": {"optimizer": {"kind": "shift_adamax", "beta1": 0.9, "beta2": 0.999, "eps": 2.0**-27}},
+}
+TORCH7 = {
+    "net": SHIFT["net"] | {"dropout_in": 0.0, "dropout_hidden": 0.0, "bias_init": "uniform"},
+    "train": SHIFT["train"] | {"bias_rate": "as_weight", "norm_rate": "glorot_gamma"},
+}
+CASES = {
+    "mlp": settings(net={"hidden": [96, 64, 48], "dropout_in": 0.0, "dropout_hidden": 0.0}),
+    "mlp with dropout": settings(net={"hidden": [96, 64, 48], "dropout_in": 0.2, "dropout_hidden": 0.5}),
+    "mlp, torch7": settings(**TORCH7 | {"net": TORCH7["net"] | {"hidden": [96, 64, 48]}}),
+    "convnet": convnet_settings(net={"channels": [4, 8], "dense": [24, 16]}, train={"batch": 25}),
+    "convnet, torch7": convnet_settings(
+        net=SHIFT["net"] | {"channels": [4, 8], "dense": [24, 16]}, train=SHIFT["train"] | {"batch": 25}
+    ),
+}
+
+
+def ready(s):
+    """A classifier and its data. Pixels are rounded so that sums over them are exact: AP2 jumps otherwise."""
+    flat = s.net.kind == "mlp"
+    splits = made_splits((28, 28) if flat else (32, 32, 3))
+    data = preprocess.prepare(splits, s.data, flat, CPU)
+    if s.net.norm.kind == "shift":
+        rows = data["train"].rows.float().div(16).round().div(16)
+        part = data["train"]
+        data["train"] = preprocess.DeviceData(rows, part.labels, part.shape, 1.0, torch.zeros(()))
+    module = train.Classifier(s, data, 0)
+    module.on_train_epoch_start()
+    return module
+
+
+def doubles(tensor):
+    return tensor.detach().double().numpy().copy()
+
+
+def layers_of(module, net):
+    """The blocks of a module that is to have the spec `net`, as the twin has them: parameters as they are now."""
+    found = []
+    for block in module.net.blocks:
+        own = (block.layer.weight, block.layer.bias, block.norm.weight, block.norm.bias)
+        last = block is module.net.blocks[-1]
+        norm = net.output_norm if last else net.norm
+        rest = (block.norm.mean, block.norm.inv_std)
+        found.append(twin.Layer(*(doubles(t) for t in (*own, *rest)), norm, block.pool))
+    return found
+
+
+def watched(module, layers, index):
+    """One step of `module`, seen by `layers`; its loss."""
+    with ExitStack() as stack:
+        for block, layer in zip(module.net.blocks, layers, strict=True):
+
+            def products(_, given, out, layer=layer):
+                layer.given, layer.product = doubles(given[0]), doubles(out)
+
+            def norms(_, __, out, layer=layer):
+                layer.normed = doubles(out)
+
+            stack.callback(block.layer.register_forward_hook(products).remove)
+            stack.callback(block.norm.register_forward_hook(norms).remove)
+        before = module.loss_sum.item()
+        module.training_step([index], 0)
+    return module.loss_sum.item() - before
+
+
+def norm(x):
+    return float(np.sqrt((x**2).sum()))
+
+
+class Trajectory:
+    """Training, step by step, and beside every step the float64 one from the same state."""
+
+    def __init__(self, s, expected=None):
+        self.settings = expected or s
+        self.module = ready(s)
+        self.states = {}
+        self.order = torch.Generator().manual_seed(1)
+        self.t = self.choices = 0
+        self.worst = {"gradient": 0.0, "update": 0.0, "whole": 0.0}
+
+    def step(self):
+        """AssertionError where the step is not the float64 one's."""
+        s, module = self.settings, self.module
+        self.t += 1
+        index = torch.randperm(600, generator=self.order)[: s.train.batch]
+        layers = layers_of(module, s.net)
+        x = doubles(module.data["train"].images(index))
+        targets = doubles(module.targets[module.data["train"].labels[index]])
+        loss = watched(module, layers, index)
+        dropout = (s.net.dropout_in, s.net.dropout_hidden) if s.net.kind == "mlp" else (0.0, 0.0)
+        keep = [1 - dropout[0]] + [1 - dropout[1]] * (len(layers) - 1)
+        found = twin.step(layers, x, targets, keep, s.net.activation == "stochastic_sign")
+        self.choices += found.choices
+        assert loss == pytest.approx(found.loss, rel=1e-5)
+        for k, (block, layer) in enumerate(zip(module.net.blocks, layers, strict=True)):
+            mean, inv_std = found.statistics[k]
+            for moving, before, now, size in (
+                (block.norm.mean, layer.mean, mean, 1 / inv_std),
+                (block.norm.inv_std, layer.inv_std, inv_std, inv_std),
+            ):
+                expected = before + layer.norm.alpha * (now - before)
+                assert (np.abs(doubles(moving) - expected) <= twin.EDGE * size).all()
+            own = (block.layer.weight, block.layer.bias, block.norm.weight, block.norm.bias)
+            before = (layer.weight, layer.bias, layer.gamma, layer.beta)
+            for what, factor in enumerate(twin.multipliers(layer, s.train)):
+                self._compare(k, what, own[what], before[what], found, factor)
+
+    def _compare(self, k, what, parameter, before, found, factor):
+        """Gradient and update of one parameter: weight, bias, gamma or beta (`what` 0 to 3) of layer k."""
+        train = self.settings.train
+        mine, exact = doubles(parameter.grad), found.grads[k][what]
+        error = norm(mine - exact) / norm(found.scales[k][what])
+        assert error <= GRADIENT, (k, what, error)
+        zeros = np.zeros_like(exact)
+        state = self.states.setdefault((k, what), (zeros, zeros.copy()))
+        other = tuple(x.copy() for x in state)
+        rate = optim.rate(train.rate, train.epochs, 0)
+        clipped = (lambda x: np.clip(x, -1, 1)) if what == 0 else (lambda x: x)
+
+        def updated(state, grad):
+            if train.optimizer.kind == "adam":
+                return clipped(before + twin.adam(train.optimizer, state, grad, self.t, rate * factor))
+            return clipped(before + twin.shift_adamax(train.optimizer, state, grad, self.t, rate, factor))
+
+        whole, own, now = updated(other, exact), updated(state, mine), doubles(parameter)
+        off = np.abs(now - own) - 2.0**-23 * np.abs(own)
+        update = float(off.max()) / (rate * factor)
+        assert update <= UPDATE, (k, what, update)
+        if what == 0:
+            whole_error = norm(now - whole) / norm(whole - before)
+            assert whole_error <= WHOLE, (k, whole_error)
+            self.worst["whole"] = max(self.worst["whole"], whole_error)
+        self.worst["gradient"] = max(self.worst["gradient"], error)
+        self.worst["update"] = max(self.worst["update"], update)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_agrees_with_float64_from_each_of_20_states(way, case):
+    trajectory = Trajectory(CASES[case])
+    for _ in range(STATES):
+        trajectory.step()
+    print(case, trajectory.worst, trajectory.choices, "choices of 20 steps")  # shown by -s
+    assert trajectory.choices < STATES
+    weights = np.concatenate([doubles(b.layer.weight).ravel() for b in trajectory.module.net.blocks])
+    assert (np.abs(weights) == 1).any() and np.abs(weights).max() == 1  # clipping had work to do
+
+
+def unclipped(monkeypatch):
+    update = optim.Rule._update
+    monkeypatch.setattr(optim.Rule, "_update", lambda self, p, rate, _: update(self, p, rate, math.inf))
+
+
+def eps_after_correction(monkeypatch):
+    """torch's own place for Adam's eps."""
+    step = optim.Adam.step
+
+    def patched(self):
+        eps = self.eps
+        self.eps = eps * math.sqrt(1 - self.beta2 ** (float(self._clock()) + 1))
+        step(self)
+        self.eps = eps
+
+    monkeypatch.setattr(optim.Adam, "step", patched)
+
+
+PLANTED = {
+    "no mask": ({"net": {"ste_mask": False}}, None),
+    "no multiplier": ({"train": {"weight_rate": "plain"}}, None),
+    "clipping set off": ({"train": {"clip": "none"}}, None),
+    "clipping without effect": ({}, unclipped),
+    "eps after the bias correction": ({}, eps_after_correction),
+    "another eps in batch norm": ({"net": {"norm": {"kind": "vanilla", "eps": 1e-1, "alpha": 0.1}}}, None),
+    "another average in batch norm": ({"net": {"norm": {"kind": "vanilla", "eps": 1e-4, "alpha": 0.125}}}, None),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_error_breaks_the_agreement(way, planted, monkeypatch):
+    over, patch = PLANTED[planted]
+    right = settings(net={"hidden": [48, 32], "dropout_in": 0.0, "dropout_hidden": 0.0})
+    wrong = spec.Settings.model_validate(yamlfile.merged(right.model_dump(mode="json"), over))
+    if patch:
+        patch(monkeypatch)
+    trajectory = Trajectory(wrong, expected=right)
+    with pytest.raises(AssertionError):
+        for _ in range(STATES):
+            trajectory.step()
+
+
+def test_without_a_planted_error_the_same_net_agrees(way):
+    trajectory = Trajectory(settings(net={"hidden": [48, 32], "dropout_in": 0.0, "dropout_hidden": 0.0}))
+    for _ in range(STATES):
+        trajectory.step()
+
+
+def test_signs_that_differ_away_from_zero_are_no_choice():
+    layer = twin.Layer(*np.zeros((6, 1)), norm=None)
+    layer.given = np.array([[1.0, 1.0]])
+    found = twin.Found()
+    twin._activate([layer, layer], 0, np.array([[0.5, -1e-6]]), [1, 1], False, found)
+    assert found.choices == 1
+    with pytest.raises(AssertionError):
+        twin._activate([layer, layer], 0, np.array([[0.5, -1e-3]]), [1, 1], False, found)
