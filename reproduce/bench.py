@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reproduce import spec, yamlfile
+from reproduce import paper, spec, yamlfile
 from reproduce.terminal import DataOption, say, stop
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _optional() -> dict[str, str]:
 
 
 def _figure3() -> dict[str, Any]:
-    figure: dict[str, Any] = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure3"]
+    figure: dict[str, Any] = paper.read()["figure3"]
     return figure
 
 
@@ -272,7 +272,7 @@ def show(record: dict[str, Any]) -> None:
         times = "" if against is None else f"{against['ratio']:.2f}"
         if against is not None and against["low"] is not None:
             times += f" ({against['low']:.2f} to {against['high']:.2f})"
-        paper = paper_seconds(row["what"], row["candidate"], record["paper"]["bars"])
+        printed = paper_seconds(row["what"], row["candidate"], record["paper"]["bars"])
         share = row.get("share_of_bound")
         rate = row.get("images_per_second")
         table.add_row(
@@ -283,7 +283,7 @@ def show(record: dict[str, Any]) -> None:
             "" if share is None else f"{100 * share:.0f} %",
             times,
             "" if rate is None else f"{rate:,.0f}",
-            "" if paper is None else f"{1000 * paper:,.0f} ms",
+            "" if printed is None else f"{1000 * printed:,.0f} ms",
         )
         last = row["what"]
     console = Console(width=None if sys.stdout.isatty() else 150)

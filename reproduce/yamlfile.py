@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,17 +18,15 @@ class SpecError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that means one thing: plain words are read as YAML 1.2 does (`1e-3` is a number, `no` and `010` are text,
+    """YAML that means one thing: plain words as YAML 1.2 has them (`1e-3` is a number, `no` and `010` are text,
     which no number's key takes); duplicate keys, anchors, merge keys, tags and directives are refused.
     """
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
 
     def compose_document(self) -> Any:
         start = self.peek_event()  # type: ignore[no-untyped-call]
         if start.version or start.tags:
             raise SpecError(f"line {start.start_mark.line + 1}: directives are not allowed")
-        return super().compose_document()  # type: ignore[no-untyped-call]
+        return super().compose_document()
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -51,7 +49,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
-            if not isinstance(key, str) or not key.isprintable():
+            if not isinstance(key, str) or not key.strip() or not key.isprintable():
                 raise SpecError(f"line {line}: key {short(key)} is not a name")
             if key in seen:
                 raise SpecError(f"line {line}: key {short(key)} stands twice")
@@ -59,6 +57,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -197,7 +196,9 @@ def explain(
         expected = first["ctx"]["expected"]
         words = re.findall(r"'([^']+)'", expected)
         near = difflib.get_close_matches(str(first["input"]), words, n=1)
-        what = f"{short(first['input'])} is not one of {expected}" + (f"; did you mean {near[0]!r}?" if near else "")
+        what = f"{short(first['input'])} is not one of {expected}" + (
+            f"; did you mean {near[0]!r}?" if near else ""
+        )
     elif first["type"] == "union_tag_invalid":
         words = re.findall(r"'([^']+)'", first["ctx"]["expected_tags"])
         near = difflib.get_close_matches(str(first["ctx"]["tag"]), words, n=1)

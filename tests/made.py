@@ -87,7 +87,13 @@ def made_splits(shape=(28, 28), train=600, valid=200, test=200):
 def made_cell(name="table1/made", **over):
     content = settings(**over)
     experiment = spec.Experiment.model_validate(
-        {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a test", "scale": "paper", **content.model_dump(mode="json")}
+        {
+            "row": "BNN (Theano)",
+            "dataset": "MNIST",
+            "follows": "a test",
+            "scale": "paper",
+            **content.model_dump(mode="json"),
+        }
     )
     return spec.Cell(name=name, experiment=experiment, scales={"paper": content, "small": content}, mutants={})
 
