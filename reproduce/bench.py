@@ -6,7 +6,6 @@ the same net in plain torch float32.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -240,7 +239,7 @@ def write(record: dict[str, Any], folder: Path) -> Path:
     path = folder / f"{record['kind']}-{'quick-' if record['quick'] else ''}{stamp}.json"
     if path.exists():
         raise FileExistsError(17, "a record of the same second is there already", str(path))
-    runs.write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    runs.write_sealed(path, record)
     return path
 
 
