@@ -118,6 +118,7 @@ def run(
     found = spec.cells(cells)
     if threads:
         torch.set_num_threads(threads)
+        os.environ["KERNELS_THREADS"] = str(threads)
     try:
         chosen = campaign.pick_device(device)
         size = _scale(scale, chosen.type)
