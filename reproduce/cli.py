@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import bench, freeze, spec, yamlfile
+from reproduce import bench, freeze, spec, submit, yamlfile
 from reproduce.terminal import DataOption, ResultsOption, say, stop
 
 if TYPE_CHECKING:
@@ -287,6 +287,7 @@ def check(
 app.command()(freeze.freeze)
 app.command()(freeze.predict)
 app.command()(bench.bench)
+app.command()(submit.submit)
 
 
 def main() -> None:

@@ -157,7 +157,7 @@ def again(cell: str, scale: str, group: Sequence[runs.Record]) -> str:
 
 def _threads(record: runs.Record) -> int:
     """CPU threads of a run: those of torch or of the kernels, whichever are more."""
-    return max(record.machine["threads"], record.machine.get("kernel_threads", 0))
+    return max(int(record.machine["threads"]), int(record.machine.get("kernel_threads", 0)))
 
 
 def _machines(group: Sequence[runs.Record]) -> str:
