@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import bench, freeze, spec, yamlfile
+from reproduce import bench, freeze, spec, submit, yamlfile
 from reproduce.terminal import DataOption, ResultsOption, say, stop
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def run(
     found = spec.cells(cells)
     if threads:
         torch.set_num_threads(threads)
+        os.environ["KERNELS_THREADS"] = str(threads)
     try:
         chosen = campaign.pick_device(device)
         size = _scale(scale, chosen.type)
@@ -286,6 +287,7 @@ def check(
 app.command()(freeze.freeze)
 app.command()(freeze.predict)
 app.command()(bench.bench)
+app.command()(submit.submit)
 
 
 def main() -> None:

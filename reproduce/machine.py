@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kernels.cpu import thread_count
 from reproduce.yamlfile import ROOT
 
 # Everything that decides a run's numbers, and nothing that does not: the key of finished runs holds its digest.
@@ -53,6 +54,7 @@ def machine(device: str) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cpu = _cpu_name()
     found: dict[str, Any] = {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads()}
+    found["kernel_threads"] = thread_count()
     found["system"] = f"{platform.system()} {platform.machine()}"
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()

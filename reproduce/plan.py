@@ -148,6 +148,12 @@ def _epochs_made(
         return 0
 
 
+def unfinished(plan: Sequence[campaign.Wanted], store: runs.Store, folder: Path | None) -> list[campaign.Wanted]:
+    """The runs of a plan that are not in the store."""
+    datasets: dict[str, data.Dataset | None] = {}
+    return [i for i in plan if _epochs_made(i, store, folder, datasets) < i.settings.train.epochs]
+
+
 # --- memory ---------------------------------------------------------------------------------------------------
 
 

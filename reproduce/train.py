@@ -23,6 +23,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
@@ -276,6 +277,7 @@ def fit(
             max_epochs=settings.train.epochs,
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
+            plugins=[LightningEnvironment()],  # one process, in a SLURM job too: requeueing is not Lightning's
             logger=False,
             enable_progress_bar=bar,
             enable_model_summary=False,
