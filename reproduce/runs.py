@@ -201,6 +201,13 @@ class Store:
     def lock(self, run: Run) -> Path:
         return self.root / "work" / f"{run.stem}.lock"
 
+    def tidy(self, run: Run, done: bool) -> None:
+        """Remove what killed processes left of this run, whose lock is held; with `done` its checkpoint too."""
+        left = [*(self.root / "work").glob(f"{run.stem}.*.tmp")]
+        left += [p for folder in ("runs", "nets") for p in (self.root / folder).glob(f".{run.stem}.*")]
+        for path in [*left, *([self.checkpoint(run)] if done else [])]:
+            path.unlink(missing_ok=True)
+
     def net(self, stem: str) -> Path:
         return self.root / "nets" / f"{stem}.pt"
 
@@ -249,9 +256,7 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
     ValueError (one line) if it is no JSON object, or its checksum does not fit; OSError if it cannot be read.
     """
     try:
-        content = json.loads(
-            path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number
-        )
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
     except _NotJSON as error:
         raise ValueError(f"{path.name}: not valid JSON ({error})") from None
     except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, a number too long

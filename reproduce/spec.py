@@ -257,7 +257,7 @@ class Check(_Strict):
 
     seed: Annotated[int, Field(ge=0)]
     calibration: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=5)]
-    mutants: dict[str, dict[str, Any]]
+    mutants: dict[Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")], dict[str, Any]]
     """Named overrides: an error planted on purpose, which `make check-small-mutants` trains."""
 
     @model_validator(mode="after")

@@ -62,7 +62,7 @@ def means(cell, tree):
 
 
 def runs(settings):
-    """The net can be laid out and its update rule made: nothing that a settings file says is left to fail later."""
+    """The net can be laid out and its update rule made, with rates that are numbers."""
     with torch.device("meta"):
         net = nets.build(settings.net)
         optim.optimizer(net, settings.train)

@@ -5,7 +5,6 @@ A store is a folder with `runs/`, `kernels/` and `train/`, each with one JSON fi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
