@@ -2,16 +2,18 @@
 
     python tests/chaos/harness.py --kills 200 --record results/reliability
 
-The campaign: two seeds of an MLP on made images, a checkpoint after every epoch. A call is a process of its own,
-forked from one that has imported everything, so that kills hit the run and not the imports. After each kill every
-file under its final name must be whole, and no record once written may have changed; at the end the records must be
-those of the undisturbed campaign, but for times. Any breach ends the harness with exit code 1 and what was found.
+The campaign: two seeds of an MLP on made images, a checkpoint after every epoch, a disk that takes its time over
+records and nets. A call is a process of its own, forked from one that has imported everything, so that kills hit
+the run and not the imports. After each kill every file under its final name must be whole, and no record once
+written may have changed; at the end the records must be those of the undisturbed campaign, but for times. Any
+breach ends the harness with exit code 1 and what was found.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import random
@@ -21,6 +23,7 @@ import signal
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -70,7 +73,19 @@ def prepare(folder: Path) -> None:
     data.SOURCES["mnist"] = []
     spec.cells.__defaults__ = (None, folder / "experiments")
     train.CHECKPOINT_SECONDS = 0.0
+    vars(runs)["open"] = SlowFile
     machine.code()
+
+
+class SlowFile(io.FileIO):
+    """A file on a slow disk: what is written arrives in pieces."""
+
+    def write(self, content: bytes) -> int:
+        for piece in range(8):
+            size = -(-len(content) // 8)
+            super().write(content[piece * size : (piece + 1) * size])
+            time.sleep(0.002)
+        return len(content)
 
 
 def call(folder: Path, store: Path, log: Path, seeds: int = SEEDS) -> int:
@@ -160,7 +175,7 @@ def trained(log: Path) -> int:
 
 
 def moment(rng: random.Random, store: Path, whole_call: float) -> None:
-    """Wait for a random moment: any time of a call, or one at which a file is being written or was just renamed."""
+    """Wait for a random moment: any time of a call, or when a file is being written or was just renamed."""
     if rng.random() < 0.5:
         time.sleep(rng.uniform(0, 1.1 * whole_call))
         return
@@ -264,13 +279,11 @@ def main() -> int:
                 "SIGINT": campaigns(folder, -(-options.kills // 4), signal.SIGINT, rng, whole_call),
                 "eight processes": eight(folder, whole_call),
             }
-        except Breach as breach:
-            print(f"BREACH: {breach}")
+        except (Breach, OSError, ValueError, KeyError, zipfile.BadZipFile) as breach:
+            print(f"BREACH: {type(breach).__name__}: {breach}")
             return 1
     for what, figures in found.items():
-        print(
-            f"{what}: {', '.join(f'{k} {v:.3g}' if isinstance(v, float) else f'{k} {v}' for k, v in figures.items())}"
-        )
+        print(f"{what}: {json.dumps(figures)}")
     if options.record:
         content = {"format": 1, "kind": "chaos", "started": started, "machine": machine.machine("cpu")}
         content |= {"libraries": machine.libraries(), "code": machine.code()}
