@@ -24,9 +24,10 @@ from torch import Tensor
 import kernels
 from kernels import reals, timing
 from kernels.bench import fp32_peak
-from reproduce import bench, breakdown, machine, nets, runs, spec, train, yamlfile
+from reproduce import bench, breakdown, machine, runs, spec, yamlfile
 from reproduce.peer import Peer
-from reproduce.preprocess import DeviceData
+from reproduce.training import nets, train
+from reproduce.training.preprocess import DeviceData
 
 Say = Callable[[str], None]
 RESULTS = yamlfile.ROOT / "results" / "train"

@@ -13,7 +13,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from kernels import reals
-from reproduce import bench, bench_train, breakdown, cli, layers, nets, optim, peer, preprocess, train
+from reproduce import bench, bench_train, breakdown, cli, peer
+from reproduce.training import layers, nets, optim, preprocess, train
 
 CASES = {
     "mlp": settings(net={"hidden": [48, 32], "dropout_in": 0.2, "dropout_hidden": 0.5}),

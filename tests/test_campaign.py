@@ -12,8 +12,9 @@ import torch
 from filelock import FileLock
 from made import made_cell, made_record, settings
 
-from reproduce import campaign, check, cli, data, preprocess, runs, spec, train, yamlfile
+from reproduce import campaign, check, cli, data, runs, spec, yamlfile
 from reproduce import plan as planning
+from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
 

@@ -29,7 +29,7 @@ from torch.nn.grad import conv2d_weight
 
 import kernels
 from kernels import reals
-from reproduce.binarize import binarize_weight, sign
+from reproduce.training.binarize import binarize_weight, sign
 
 
 def by_kernels(x: Tensor) -> bool:
