@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import pickle
 import statistics
 import time
 from collections.abc import Callable
@@ -97,14 +96,14 @@ def _affine(
 
 
 def weights_of(path: Path) -> dict[str, Tensor]:
-    """The state_dict of a trained net. ValueError (one line) if it cannot be read."""
-    import torch
+    """The state_dict of a trained net. ValueError (one line) if it cannot be read as it was written."""
+    from reproduce.training import train
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = train.saved(path)
     except FileNotFoundError:
         raise ValueError(f"{path.stem}: its weights are not here ({yamlfile.shown(path)})") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a file cut or changed at any byte can fail in any way
         raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path.name} holds no weights")
@@ -260,7 +259,8 @@ def predict(
     except (OSError, ValueError, RuntimeError) as error:
         raise stop(error, 2) from None
     rate = 100 * found.wrong / found.images
-    before = f"; the run's record says {net.about['test_error']:.2f} %" if "test_error" in net.about else ""
+    said = net.about.get("test_error")
+    before = f"; the run's record says {said:.2f} %" if isinstance(said, float) else ""
     say(f"{net.settings.data.name}: {found.wrong} of {found.images:,} test images wrong, {rate:.2f} %{before}")
     say(
         f"{found.images_per_second:,.0f} images/s, one image alone in {1000 * found.latency:.3f} ms; "

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from reproduce import runs, spec, verdict, yamlfile
+from reproduce import paper, runs, spec, verdict
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Section, Table
 
@@ -38,7 +38,7 @@ TITLES = {
 def printed() -> tuple[dict[str, Any], ...]:
     """The rows of the paper's Table 1, in its order: row, group, dataset, paper, plus_minus; errors in percent."""
     found = []
-    for row in yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["table1"]["rows"]:
+    for row in paper.read()["table1"]["rows"]:
         for dataset, error in row["error"].items():
             error = error if isinstance(error, dict) else {"value": error}
             line = {"row": row["row"], "group": row["group"], "dataset": dataset}
