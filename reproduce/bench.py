@@ -75,7 +75,7 @@ def _net_rows(
 
     from kernels import timing
     from kernels.bench import has_compiler
-    from reproduce import nets
+    from reproduce.training import nets
 
     settings = cell_settings(name, quick)
     net, plain = random_net(settings)
@@ -125,8 +125,8 @@ def random_net(settings: spec.Settings) -> tuple[PackedNet, nn.Module]:
     import numpy as np
     import torch
 
-    from reproduce import binarize, nets
     from reproduce.packed import freeze_net
+    from reproduce.training import binarize, nets
 
     torch.manual_seed(0)
     state = nets.build(settings.net).state_dict()

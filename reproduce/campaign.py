@@ -17,7 +17,8 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
-from reproduce import data, filters, machine, nets, preprocess, runs, spec, train
+from reproduce import data, filters, machine, runs, spec
+from reproduce.training import nets, preprocess, train
 
 Say = Callable[[str], None]
 

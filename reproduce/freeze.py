@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from reproduce import runs
     from reproduce.packed import PackedNet
-    from reproduce.preprocess import DeviceData
+    from reproduce.training.preprocess import DeviceData
 
 AFFINE = ("range", "standardize", "center")  # steps after which an 8-bit pixel is still scale · x + shift
 MEASURED_SECONDS = 1.0
@@ -85,7 +85,8 @@ def _affine(
     """Scale and shift of the pixels, or None where the net sees real numbers."""
     import torch
 
-    from reproduce import data, preprocess
+    from reproduce import data
+    from reproduce.training import preprocess
 
     if any(step.step not in AFFINE for step in settings.data.preprocess):
         return None
@@ -96,7 +97,7 @@ def _affine(
 
 def weights_of(path: Path) -> dict[str, Tensor]:
     """The state_dict of a trained net. ValueError (one line) if it cannot be read as it was written."""
-    from reproduce import train
+    from reproduce.training import train
 
     try:
         state = train.saved(path)
@@ -122,7 +123,8 @@ def predict_net(
     """
     import torch
 
-    from reproduce import data, preprocess
+    from reproduce import data
+    from reproduce.training import preprocess
 
     settings = net.settings
     splits = data.splits(data.load(settings.data.name, data_folder, say), settings.data)
@@ -145,8 +147,8 @@ def _float_classes(settings: spec.Settings, state: dict[str, Tensor], test: Devi
     """Classes by the float32 net, as training evaluates it."""
     import torch
 
-    from reproduce import nets
-    from reproduce.train import EVAL_BATCH
+    from reproduce.training import nets
+    from reproduce.training.train import EVAL_BATCH
 
     module = nets.build(settings.net)
     module.load_state_dict(state)

@@ -17,15 +17,21 @@ from kernels.cpu import thread_count
 from reproduce.yamlfile import ROOT
 
 # Everything that decides a run's numbers, and nothing that does not: the key of finished runs holds its digest.
-TRAINING_SOURCE = ("binarize", "data", "layers", "nets", "optim", "preprocess", "products", "step", "train")
+# Exact products (XNOR and popcount) are not among it.
+TRAINING_SOURCE = (
+    "reproduce/data.py",
+    *(f"reproduce/training/{m}.py" for m in "binarize layers nets optim preprocess products step train".split()),
+    *(f"kernels/{name}" for name in ("reals.py", "updates.py", "csrc/reals.c", "csrc/signs.c", "csrc/updates.c")),
+    *(f"kernels/cuda/{name}" for name in ("updates.py", "src/updates.cu")),
+)
 
 
 @cache
 def source_digest() -> str:
-    """sha256 over the modules that decide a run's numbers."""
+    """sha256 over the files that decide a run's numbers."""
     total = hashlib.sha256()
-    for module in TRAINING_SOURCE:
-        total.update((Path(__file__).parent / f"{module}.py").read_bytes())
+    for name in TRAINING_SOURCE:
+        total.update((Path(__file__).parents[1] / name).read_bytes())
     return total.hexdigest()
 
 

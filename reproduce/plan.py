@@ -18,8 +18,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import campaign, data, machine, runs, spec, train
-from reproduce.preprocess import DeviceData
+from reproduce import campaign, data, machine, runs, spec
+from reproduce.training import train
+from reproduce.training.preprocess import DeviceData
 
 Say = Callable[[str], None]
 SECONDS = 2.0  # of timed steps a cell, at least

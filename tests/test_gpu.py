@@ -4,8 +4,9 @@ import pytest
 import torch
 from made import convnet_settings, made_splits, settings
 
-from reproduce import preprocess, products, step, train, yamlfile
-from reproduce.binarize import ap2, sign
+from reproduce import yamlfile
+from reproduce.training import preprocess, products, step, train
+from reproduce.training.binarize import ap2, sign
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,7 +6,7 @@ import torch
 from made import convnet_settings, made_splits, settings
 from scipy import ndimage
 
-from reproduce import preprocess
+from reproduce.training import preprocess
 
 CPU = torch.device("cpu")
 

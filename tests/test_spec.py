@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reproduce import cli, nets, spec, yamlfile
+from reproduce import cli, spec, yamlfile
+from reproduce.training import nets
 
 FILES = sorted(spec.EXPERIMENTS.glob("*/*.yaml"))
 THEANO = spec.EXPERIMENTS / "table1" / "bnn-theano-mnist.yaml"

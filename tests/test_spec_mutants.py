@@ -12,7 +12,8 @@ import torch
 import yaml
 from mutants import SHORT, Refused, at, count, mutant, paths, stated, tell
 
-from reproduce import cli, nets, optim, paper, spec
+from reproduce import cli, paper, spec
+from reproduce.training import nets, optim
 
 FILES = sorted(spec.EXPERIMENTS.glob("*/*.yaml"))
 OPTIONAL = {"published", "margin", "small", "check", "plus_minus"}

@@ -21,7 +21,8 @@ from made import made_splits, settings
 from mutants import count, tell
 from test_campaign import command, experiments
 
-from reproduce import data, freeze, preprocess, runs, train
+from reproduce import data, freeze, runs
+from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
 TIMES = ("started", "seconds", "sha256", "machine")

@@ -1,6 +1,7 @@
 """`reproduce submit`: which runs become tasks, how a task goes on after its time; and shards merged."""
 
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from test_campaign import command, experiments
 
-from reproduce import runs, submit, yamlfile
+from reproduce import runs, spec, submit, yamlfile
 
 
 def small(tmp_path, data_folder, monkeypatch, *words):
@@ -129,7 +130,9 @@ def test_bad_choices_are_one_line_and_code_2(tmp_path, data_folder, monkeypatch,
 def test_two_shards_give_one_report(tmp_path, data_folder, monkeypatch, shared):
     """In one folder, or in two that are published into one: the same runs as from one machine, in one table."""
     experiments(tmp_path / "experiments", epochs=2)
-    words = ["run", "--scale", "small", "--seeds", "3", "--data", str(data_folder)]
+    for path in (spec.EXPERIMENTS / "table1").iterdir():  # the report looks at the paper's nets too
+        shutil.copy(path, tmp_path / "experiments" / "table1")
+    words = ["run", "table1/made", "--scale", "small", "--seeds", "3", "--data", str(data_folder)]
     assert command(monkeypatch, tmp_path, *words, "--results", str(tmp_path / "alone")) == 0
     stores = [tmp_path / ("both" if shared else f"shard{i}") for i in (1, 2)]
     for i, store in enumerate(stores, 1):

@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from reproduce import paper, spec
-from reproduce.nets import CLASSES
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, Packed, newest
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 from reproduce.runs import stem
+from reproduce.training.nets import CLASSES
 
 VARIANTS = ("float", "binary weights", "binary")
 NETS = {

@@ -34,7 +34,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from made import made_images, settings  # noqa: E402
 
-from reproduce import campaign, cli, data, machine, report, runs, spec, train  # noqa: E402, F401
+from reproduce import campaign, cli, data, machine, report, runs, spec  # noqa: E402, F401
+from reproduce.training import train  # noqa: E402
 
 torch.set_num_threads(1)
 LIMIT = 5.0  # seconds from SIGTERM or Ctrl-C to the end

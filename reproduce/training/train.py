@@ -28,9 +28,10 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
-from reproduce import nets, optim, products, spec
-from reproduce.preprocess import DeviceData
-from reproduce.step import Step
+from reproduce import spec
+from reproduce.training import nets, optim, products
+from reproduce.training.preprocess import DeviceData
+from reproduce.training.step import Step
 
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
