@@ -1,4 +1,4 @@
-"""Runs a part of the tests with the oldest versions that pyproject.toml allows, in a virtual environment of its own.
+"""Runs a part of the tests with the oldest versions that pyproject.toml allows, in an environment of its own.
 
     python tests/supply/oldest.py [FOLDER]     (default: .venv-oldest; gigabytes, kept for the next time)
 
