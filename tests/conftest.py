@@ -1,9 +1,14 @@
+import shutil
+
+import emulator
 import numpy as np
 import pytest
 import torch
 from made import made_images
 
+import kernels
 from kernels import reals
+from kernels.cuda import launch
 from reproduce import data
 
 torch.set_num_threads(1)  # the nets here are tiny, and the other core may be busy
@@ -33,4 +38,35 @@ def way(request, monkeypatch):
     """Every way in turn; its name."""
     for name, value in WAYS[request.param].items():
         monkeypatch.setenv(name, value)
+    return request.param
+
+
+CUDA = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory):
+    """Where the CUDA sources are compiled for the host."""
+    return tmp_path_factory.mktemp("emulated")
+
+
+@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cp(request, emulated, monkeypatch):
+    """CuPy, or what stands for it."""
+    if request.param == "gpu":
+        if reason := launch.no_gpu():
+            pytest.skip(reason)
+        yield pytest.importorskip("cupy")
+    elif shutil.which("g++") is None:
+        pytest.skip("the emulator needs g++")
+    else:
+        with emulator.installed(emulated, monkeypatch) as cupy:
+            yield cupy
+
+
+@pytest.fixture(params=CUDA)
+def cuda_name(request, cp):
+    """Every CUDA backend that runs there, by name."""
+    if reason := kernels._BACKENDS[request.param].unavailable():
+        pytest.skip(reason)
     return request.param

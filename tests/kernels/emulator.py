@@ -130,7 +130,8 @@ def installed(folder, monkeypatch, multiprocessors=3):
     cupy.ascontiguousarray = lambda x: x if x.flags.c_contiguous else asarray(x)
     cupy.zeros = lambda shape, dtype: asarray(np.zeros(shape, dtype))
     cupy.cuda = types.SimpleNamespace(Device=Device, runtime=runtime, get_current_stream=lambda: stream)
-    for kind in ("int32", "uint64", "float32"):
+    cupy.from_dlpack = lambda x: asarray(np.from_dlpack(x))
+    for kind in ("int32", "int64", "uint64", "float32"):
         setattr(cupy, kind, getattr(np, kind))
 
     def kernel(which, entry, grid, *arguments, block=None):
