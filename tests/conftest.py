@@ -1,10 +1,14 @@
+import os
+from pathlib import Path
+
+import mutants
 import numpy as np
 import pytest
 import torch
 from made import made_images
 
 from kernels import reals
-from reproduce import data
+from reproduce import data, machine, runs
 
 torch.set_num_threads(1)  # the nets here are tiny, and the other core may be busy
 
@@ -34,3 +38,15 @@ def way(request, monkeypatch):
     for name, value in WAYS[request.param].items():
         monkeypatch.setenv(name, value)
     return request.param
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """The figures of the fuzz tests as a record, if asked for and all of them passed."""
+    folder = os.environ.get("FUZZ_RECORD")
+    if not folder or exitstatus != 0 or not mutants.FIGURES:
+        return
+    started = runs.now()
+    content = {"format": 1, "kind": "fuzz", "started": started, "machine": machine.machine("cpu")}
+    content |= {"libraries": machine.libraries(), "code": machine.code(), "found": mutants.FIGURES}
+    stamp = started.replace(":", "").replace("-", "").split("+")[0]
+    runs.write_sealed(Path(folder) / f"fuzz-{stamp}.json", content)

@@ -16,6 +16,15 @@ def count(short=SHORT):
     return int(os.environ.get("FUZZ") or short)
 
 
+FIGURES = {}
+
+
+def tell(what, **figures):
+    """Print a fuzz test's figures, and keep them for the record that `make fuzz RECORD=folder` writes."""
+    FIGURES[what] = figures
+    print(f"\n{what}: {', '.join(f'{value} {name}' for name, value in figures.items())}")
+
+
 class Refused(Exception):
     """The document has no single meaning: whoever reads it must say so."""
 

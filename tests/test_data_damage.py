@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import scipy.io
 from made import made_images
-from mutants import count
+from mutants import count, tell
 from torchvision import datasets
 
 from reproduce import data
@@ -164,7 +164,7 @@ def test_every_changed_byte_is_caught(tmp_path, origin, monkeypatch):
         finally:
             if what == "download":
                 path.write_bytes(good)
-    print(f"\n{n} bytes changed: {caught} caught, {harmless} in bytes that hold no pixel and no label")
+    tell("changed bytes of data files", tried=n, **caught, in_no_pixel_and_no_label=harmless)
     assert harmless < 0.1 * n and min(caught.values()) > 0.8 * (n // 2)
 
 

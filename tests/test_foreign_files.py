@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 from made import made_record, made_run
-from mutants import count
+from mutants import count, tell
 from test_packed import small_net
 
 from reproduce import runs, yamlfile
@@ -120,7 +120,7 @@ def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path):
         else:
             assert net.scores(images, "reference").shape == wanted.shape
         kept.append(raw)
-    print(f"\n{n} damaged packed nets: {refused} refused, {same} unchanged; {n // 4} more with a fitting checksum")
+    tell("damaged packed nets", tried=n, refused=refused, unchanged=same, more_with_a_fitting_checksum=n // 4)
     processed(kept, tmp_path, "bnn", "from reproduce import packed as p; read = p.PackedNet.load")
 
 
@@ -207,7 +207,7 @@ def test_no_changed_record_is_accepted(tmp_path):
             assert sealed, f"damage {seed} of {source.name} lost the checksum"
             assert json.dumps(found, sort_keys=True) == sorted_content(good), f"damage {seed} of {source.name}"
             same += 1
-    print(f"\n{n} damaged records: {refused} refused, {same} say what they said (white space, order)")
+    tell("damaged records", tried=n, refused=refused, say_what_they_said=same)
     assert refused > 0.9 * n and same + refused == n
     processed(kept, tmp_path, "json", "from reproduce import runs; read = runs.read")
 

@@ -10,7 +10,7 @@ import re
 import pytest
 import torch
 import yaml
-from mutants import SHORT, Refused, at, count, mutant, paths, stated
+from mutants import SHORT, Refused, at, count, mutant, paths, stated, tell
 
 from reproduce import cli, paper, spec
 from reproduce.training import nets, optim
@@ -113,9 +113,7 @@ def test_mutants_of_experiment_files(tmp_path, command):
         assert means(cell, tree) is None, f"{about}: {means(cell, tree)}"
         for settings in [*cell.scales.values(), *cell.mutants.values()]:
             assert runs(settings), about
-    print(
-        f"\n{loaded + refused} mutants of experiment files: {loaded} load as stated, {refused} refused in a line"
-    )
+    tell("mutants of experiment files", tried=loaded + refused, load_as_stated=loaded, refused_in_a_line=refused)
     assert loaded > refused / 50 and refused > loaded
 
 
@@ -169,5 +167,5 @@ def test_mutants_of_the_papers_numbers(tmp_path):
             continue
         loaded += 1
         assert same(found, stated(raw.decode("utf-8"))), f"mutant {seed}"
-    print(f"\n{loaded + refused} mutants of paper.yaml: {loaded} load as stated, {refused} refused in a line")
+    tell("mutants of paper.yaml", tried=loaded + refused, load_as_stated=loaded, refused_in_a_line=refused)
     assert loaded and refused

@@ -18,7 +18,7 @@ import lightning as L
 import pytest
 import torch
 from made import made_splits, settings
-from mutants import count
+from mutants import count, tell
 from test_campaign import command, experiments
 
 from reproduce import data, freeze, runs
@@ -233,7 +233,7 @@ def test_a_checkpoint_cut_or_changed_at_any_byte_is_not_gone_on_from(tmp_path, c
         else:
             assert len(said) == 1 and said[0].isprintable() and "starting this run again" in said[0]
             assert not path.exists()
-    print(f"\n{n} checkpoints cut or changed: {n - harmless} refused, {harmless} with all numbers as they were")
+    tell("checkpoints cut or changed", tried=n, refused=n - harmless, with_all_numbers_as_they_were=harmless)
     assert harmless < 0.1 * n
 
 
