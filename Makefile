@@ -19,7 +19,10 @@ endif
 data_option := $(if $(DATA),--data "$(DATA)")
 options := --results "$(RESULTS)" $(data_option)
 
-.PHONY: help reproduce-table1 bench-cpu bench-train bench-gpu test check-small check-small-mutants lint report publish data clean
+FUZZED := tests/test_spec_mutants.py tests/test_foreign_files.py tests/test_data_damage.py tests/test_storage.py
+  tests/test_storage.py
+
+.PHONY: chaos fuzz help reproduce-table1 bench-cpu bench-train bench-gpu test check-small check-small-mutants lint report publish data clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
@@ -39,6 +42,12 @@ bench-gpu: $(ENV) ## the same on the GPU
 
 test: $(ENV) ## the test suite (MARK='slow or not slow' for everything but GPU)
 	$(PY) -m pytest $(if $(MARK),-m "$(MARK)")
+
+chaos: $(ENV) ## kill a small campaign N=200 times; what it leaves must be the undisturbed one's; RECORD=folder
+	$(PY) tests/chaos/harness.py --kills $(or $(N),200) $(if $(RECORD),--record "$(RECORD)")
+
+fuzz: $(ENV) ## N=5000 mutants of experiment files, packed nets, records, data files; RECORD=folder
+	FUZZ=$(or $(N),5000) $(if $(RECORD),FUZZ_RECORD="$(RECORD)") $(PY) -m pytest -q -s -m "slow or not slow" $(FUZZED)
 
 check-small: $(ENV) ## train two small nets afresh; they must land in the committed bands
 	$(PY) -m reproduce check $(data_option)

@@ -101,6 +101,11 @@ def _threads(threads: int | None) -> int:
     return threads
 
 
+def thread_count() -> int:
+    """How many threads a call takes that does not say."""
+    return _threads(None)
+
+
 def _cores() -> int:
     """Cores this process may run on, or all of them where the system does not say (macOS)."""
     allowed = getattr(os, "sched_getaffinity", None)

@@ -6,7 +6,6 @@ the same net in plain torch float32.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reproduce import spec, yamlfile
+from reproduce import paper, spec, yamlfile
 from reproduce.terminal import DataOption, say, stop
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def _net_rows(
 
     from kernels import timing
     from kernels.bench import has_compiler
-    from reproduce import nets
+    from reproduce.training import nets
 
     settings = cell_settings(name, quick)
     net, plain = random_net(settings)
@@ -126,8 +125,8 @@ def random_net(settings: spec.Settings) -> tuple[PackedNet, nn.Module]:
     import numpy as np
     import torch
 
-    from reproduce import binarize, nets
     from reproduce.packed import freeze_net
+    from reproduce.training import binarize, nets
 
     torch.manual_seed(0)
     state = nets.build(settings.net).state_dict()
@@ -228,7 +227,7 @@ def _optional() -> dict[str, str]:
 
 
 def _figure3() -> dict[str, Any]:
-    figure: dict[str, Any] = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure3"]
+    figure: dict[str, Any] = paper.read()["figure3"]
     return figure
 
 
@@ -240,7 +239,7 @@ def write(record: dict[str, Any], folder: Path) -> Path:
     path = folder / f"{record['kind']}-{'quick-' if record['quick'] else ''}{stamp}.json"
     if path.exists():
         raise FileExistsError(17, "a record of the same second is there already", str(path))
-    runs.write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    runs.write_sealed(path, record)
     return path
 
 
@@ -272,7 +271,7 @@ def show(record: dict[str, Any]) -> None:
         times = "" if against is None else f"{against['ratio']:.2f}"
         if against is not None and against["low"] is not None:
             times += f" ({against['low']:.2f} to {against['high']:.2f})"
-        paper = paper_seconds(row["what"], row["candidate"], record["paper"]["bars"])
+        printed = paper_seconds(row["what"], row["candidate"], record["paper"]["bars"])
         share = row.get("share_of_bound")
         rate = row.get("images_per_second")
         table.add_row(
@@ -283,7 +282,7 @@ def show(record: dict[str, Any]) -> None:
             "" if share is None else f"{100 * share:.0f} %",
             times,
             "" if rate is None else f"{rate:,.0f}",
-            "" if paper is None else f"{1000 * paper:,.0f} ms",
+            "" if printed is None else f"{1000 * printed:,.0f} ms",
         )
         last = row["what"]
     console = Console(width=None if sys.stdout.isatty() else 150)

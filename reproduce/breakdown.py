@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from kernels import reals
-from reproduce import layers, preprocess, products, spec, train
-from reproduce.layers import BinaryConv2d, BinaryLinear
+from reproduce import spec
+from reproduce.training import layers, preprocess, products, train
+from reproduce.training.layers import BinaryConv2d, BinaryLinear
 
 GATHER, LOSS, REST = "data gather", "loss", "rest"
 PRODUCTS, PRODUCTS_BACK = "linear and conv, forward", "linear and conv, backward"

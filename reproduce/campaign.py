@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import time
@@ -16,7 +17,8 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
-from reproduce import data, filters, machine, nets, preprocess, runs, spec, train
+from reproduce import data, filters, machine, runs, spec
+from reproduce.training import nets, preprocess, train
 
 Say = Callable[[str], None]
 
@@ -197,6 +199,7 @@ def carry_out(
         with lock:
             lock.release()  # once for acquire; `with` holds it still
             record = store.finished(run)
+            store.tidy(run, record is not None)
             if record is not None:
                 say(f"{title}: already there, {_shown(record)}")
                 progress.skip(number)
@@ -282,7 +285,8 @@ def _train(
         )
     except train.Diverged as failure:
         seconds = time.perf_counter() - clock
-        record = run.record(device.type, started, seconds, status="failed", failure=str(failure), curve=[])
+        curve = [runs.EpochRow(**row) for row in failure.curve]
+        record = run.record(device.type, started, seconds, status="failed", failure=str(failure), curve=curve)
         store.write(record)
         return record
     valid, test = outcome.scored["valid"], outcome.scored["test"]
@@ -305,9 +309,8 @@ def _train(
         filters=kept_filters(run.settings, outcome.net),
         curve=[runs.EpochRow(**row) for row in outcome.curve],
     )
-    net = store.net(run.stem)
-    torch.save(outcome.net, scratch := net.with_suffix(".tmp"))
-    scratch.replace(net)
+    torch.save(outcome.net, net := io.BytesIO())
+    runs.write_whole(store.net(run.stem), net.getvalue())
     store.write(record)
     checkpoint.unlink(missing_ok=True)
     return record

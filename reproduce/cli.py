@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import bench, freeze, spec, yamlfile
-from reproduce.terminal import DataOption, ResultsOption, say, stop
+from reproduce import bench, freeze, spec, submit, yamlfile
+from reproduce.terminal import DataOption, ResultsOption, say, stop, stoppable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +82,7 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
 
 
 @app.command()
+@stoppable("stopped; the same command goes on from the last checkpoint")
 def run(
     cells: Cells = None,
     scale: Annotated[
@@ -118,6 +119,7 @@ def run(
     found = spec.cells(cells)
     if threads:
         torch.set_num_threads(threads)
+        os.environ["KERNELS_THREADS"] = str(threads)
     try:
         chosen = campaign.pick_device(device)
         size = _scale(scale, chosen.type)
@@ -133,12 +135,7 @@ def run(
         planning.show(planning.estimates(plan, store, data, chosen, say), chosen)
         return
     say(f"{len(plan)} run(s) at {size} scale on {chosen.type}; results in {yamlfile.shown(store.root)}")
-    try:
-        summary = campaign.carry_out(plan, store, data, chosen, say, deadline=deadline)
-    except KeyboardInterrupt:
-        raise stop("stopped; the same command goes on from the last checkpoint", 130) from None
-    except OSError as error:
-        raise stop(f"{error.filename or store.root}: {error.strerror}", 1) from None
+    summary = campaign.carry_out(plan, store, data, chosen, say, deadline=deadline)
     evidence = report.gather(store.root, report.cells(), say)
     wanted = {c.name for c in found}
     frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
@@ -286,15 +283,20 @@ def check(
 app.command()(freeze.freeze)
 app.command()(freeze.predict)
 app.command()(bench.bench)
+app.command()(submit.submit)
 
 
 def main() -> None:
-    """Run the command; a bad experiment file is one line and exit code 2."""
+    """Run the command; a bad experiment file is one line and exit code 2, storage that fails one and code 1."""
     try:
         app()
     except spec.SpecError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"reproduce: {where}{error.strerror or error}; the same command goes on", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import pickle
 import statistics
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from reproduce import runs
     from reproduce.packed import PackedNet
-    from reproduce.preprocess import DeviceData
+    from reproduce.training.preprocess import DeviceData
 
 AFFINE = ("range", "standardize", "center")  # steps after which an 8-bit pixel is still scale · x + shift
 MEASURED_SECONDS = 1.0
@@ -86,7 +85,8 @@ def _affine(
     """Scale and shift of the pixels, or None where the net sees real numbers."""
     import torch
 
-    from reproduce import data, preprocess
+    from reproduce import data
+    from reproduce.training import preprocess
 
     if any(step.step not in AFFINE for step in settings.data.preprocess):
         return None
@@ -96,14 +96,14 @@ def _affine(
 
 
 def weights_of(path: Path) -> dict[str, Tensor]:
-    """The state_dict of a trained net. ValueError (one line) if it cannot be read."""
-    import torch
+    """The state_dict of a trained net. ValueError (one line) if it cannot be read as it was written."""
+    from reproduce.training import train
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = train.saved(path)
     except FileNotFoundError:
         raise ValueError(f"{path.stem}: its weights are not here ({yamlfile.shown(path)})") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a file cut or changed at any byte can fail in any way
         raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path.name} holds no weights")
@@ -123,7 +123,8 @@ def predict_net(
     """
     import torch
 
-    from reproduce import data, preprocess
+    from reproduce import data
+    from reproduce.training import preprocess
 
     settings = net.settings
     splits = data.splits(data.load(settings.data.name, data_folder, say), settings.data)
@@ -146,8 +147,8 @@ def _float_classes(settings: spec.Settings, state: dict[str, Tensor], test: Devi
     """Classes by the float32 net, as training evaluates it."""
     import torch
 
-    from reproduce import nets
-    from reproduce.train import EVAL_BATCH
+    from reproduce.training import nets
+    from reproduce.training.train import EVAL_BATCH
 
     module = nets.build(settings.net)
     module.load_state_dict(state)
@@ -258,7 +259,8 @@ def predict(
     except (OSError, ValueError, RuntimeError) as error:
         raise stop(error, 2) from None
     rate = 100 * found.wrong / found.images
-    before = f"; the run's record says {net.about['test_error']:.2f} %" if "test_error" in net.about else ""
+    said = net.about.get("test_error")
+    before = f"; the run's record says {said:.2f} %" if isinstance(said, float) else ""
     say(f"{net.settings.data.name}: {found.wrong} of {found.images:,} test images wrong, {rate:.2f} %{before}")
     say(
         f"{found.images_per_second:,.0f} images/s, one image alone in {1000 * found.latency:.3f} ms; "

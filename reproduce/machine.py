@@ -13,18 +13,25 @@ from typing import Any
 
 import torch
 
+from kernels.cpu import thread_count
 from reproduce.yamlfile import ROOT
 
 # Everything that decides a run's numbers, and nothing that does not: the key of finished runs holds its digest.
-TRAINING_SOURCE = ("binarize", "data", "layers", "nets", "optim", "preprocess", "products", "step", "train")
+# Exact products (XNOR and popcount) are not among it.
+TRAINING_SOURCE = (
+    "reproduce/data.py",
+    *(f"reproduce/training/{m}.py" for m in "binarize layers nets optim preprocess products step train".split()),
+    *(f"kernels/{name}" for name in ("reals.py", "updates.py", "csrc/reals.c", "csrc/signs.c", "csrc/updates.c")),
+    *(f"kernels/cuda/{name}" for name in ("updates.py", "src/updates.cu")),
+)
 
 
 @cache
 def source_digest() -> str:
-    """sha256 over the modules that decide a run's numbers."""
+    """sha256 over the files that decide a run's numbers."""
     total = hashlib.sha256()
-    for module in TRAINING_SOURCE:
-        total.update((Path(__file__).parent / f"{module}.py").read_bytes())
+    for name in TRAINING_SOURCE:
+        total.update((Path(__file__).parents[1] / name).read_bytes())
     return total.hexdigest()
 
 
@@ -53,6 +60,7 @@ def machine(device: str) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cpu = _cpu_name()
     found: dict[str, Any] = {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads()}
+    found["kernel_threads"] = thread_count()
     found["system"] = f"{platform.system()} {platform.machine()}"
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()

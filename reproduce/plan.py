@@ -18,8 +18,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import campaign, data, machine, runs, spec, train
-from reproduce.preprocess import DeviceData
+from reproduce import campaign, data, machine, runs, spec
+from reproduce.training import train
+from reproduce.training.preprocess import DeviceData
 
 Say = Callable[[str], None]
 SECONDS = 2.0  # of timed steps a cell, at least
@@ -146,6 +147,12 @@ def _epochs_made(
         return len(saved["run"]["curve"])
     except Exception:  # none there, or damaged in any way: training will say so and begin again
         return 0
+
+
+def unfinished(plan: Sequence[campaign.Wanted], store: runs.Store, folder: Path | None) -> list[campaign.Wanted]:
+    """The runs of a plan that are not in the store."""
+    datasets: dict[str, data.Dataset | None] = {}
+    return [i for i in plan if _epochs_made(i, store, folder, datasets) < i.settings.train.epochs]
 
 
 # --- memory ---------------------------------------------------------------------------------------------------

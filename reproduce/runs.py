@@ -111,6 +111,8 @@ class Record(_Frozen):
     filters: Filters | None = None
     """None where there is no binary convolution, and in records made before they were counted."""
     curve: list[EpochRow]
+    unsealed: bool = Field(default=False, exclude=True)
+    """Read from a file without a checksum."""
 
     @property
     def stem(self) -> str:
@@ -121,6 +123,11 @@ def stem(cell: str, scale: str, seed: int, key: str, variant: str | None = None)
     """File name of a run, without its ending."""
     variation = f"-{variant}" if variant else ""
     return f"{cell.replace('/', '-')}-{scale}{variation}-seed{seed}-{key[:12]}"
+
+
+def key_of(settings: str, scale: str, seed: int, data: str, order: str, source: str) -> str:
+    """sha256 of settings, scale, seed, data (content and order) and training source; all but two are digests."""
+    return hashlib.sha256("/".join([settings, scale, str(seed), data, order, source]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -136,16 +143,9 @@ class Run:
 
     @property
     def key(self) -> str:
-        """sha256 of settings, scale, seed, data (content and order) and training source."""
-        parts = [
-            self.settings.digest(),
-            self.scale,
-            str(self.seed),
-            self.dataset.digest,
-            self.dataset.order,
-            machine.source_digest(),
-        ]
-        return hashlib.sha256("/".join(parts).encode()).hexdigest()
+        data = self.dataset
+        settings = self.settings.digest()
+        return key_of(settings, self.scale, self.seed, data.digest, data.order, machine.source_digest())
 
     @property
     def stem(self) -> str:
@@ -201,14 +201,20 @@ class Store:
     def lock(self, run: Run) -> Path:
         return self.root / "work" / f"{run.stem}.lock"
 
+    def tidy(self, run: Run, done: bool) -> None:
+        """Remove what killed processes left of this run, whose lock is held; with `done` its checkpoint too."""
+        left = [*(self.root / "work").glob(f"{run.stem}.*.tmp")]
+        left += [p for folder in ("runs", "nets") for p in (self.root / folder).glob(f".{run.stem}.*")]
+        for path in [*left, *([self.checkpoint(run)] if done else [])]:
+            path.unlink(missing_ok=True)
+
     def net(self, stem: str) -> Path:
         return self.root / "nets" / f"{stem}.pt"
 
     def write(self, record: Record) -> Path:
         """Write a record under a scratch name, then rename it: it is there whole or not at all."""
         path = self.runs / f"{record.stem}.json"
-        text = json.dumps(record.model_dump(mode="json", exclude_none=True), indent=1, allow_nan=False)
-        write_whole(path, text + "\n")
+        write_sealed(path, record.model_dump(mode="json", exclude_none=True))
         return path
 
 
@@ -226,20 +232,110 @@ def write_whole(path: Path, content: str | bytes) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def read(path: Path) -> Record:
-    """A record from its file. ValueError (one line) if it is not a sound record of this format."""
+# --- what protects a record's content -------------------------------------------------------------------------
+
+SEAL = "sha256"
+_MARK = "sha256:"
+
+
+def seal(content: dict[str, Any]) -> str:
+    """The sha256 of a record's content, whatever the order of its keys and the white space between them."""
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _MARK + hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write a record with the checksum of its content, whole or not at all."""
+    write_whole(path, json.dumps(content | {SEAL: seal(content)}, indent=1, allow_nan=False) + "\n")
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
+    """A record's content without its checksum, and whether it had one.
+
+    ValueError (one line) if it is no JSON object, or its checksum does not fit; OSError if it cannot be read.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+    except _NotJSON as error:
+        raise ValueError(f"{path.name}: not valid JSON ({error})") from None
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, a number too long
         raise ValueError(f"{path.name}: not valid JSON ({type(error).__name__})") from None
-    if isinstance(content, dict) and content.get("format") != FORMAT:
-        raise ValueError(f"{path.name}: record format {content.get('format')!r}, this version reads {FORMAT}")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name}: not a record")
+    given = content.pop(SEAL, None)
+    if given is None and any(isinstance(v, str) and v.startswith(_MARK) for v in content.values()):
+        raise ValueError(f"{path.name}: damaged: its checksum has another name")
     try:
-        return Record.model_validate(content)
+        fits = given is None or given == seal(content)
+    except (UnicodeEncodeError, ValueError, RecursionError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{path.name}: damaged: its checksum does not fit")
+    return content, given is not None
+
+
+class _NotJSON(ValueError):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _NotJSON("a key stands twice")
+    return found
+
+
+def _no_number(word: str) -> Any:
+    raise _NotJSON(word)
+
+
+def read(path: Path) -> Record:
+    """A record from its file. ValueError (one line) if it is not a sound record of this format.
+
+    Records made before there were checksums are read if what they say twice agrees; `unsealed` marks them.
+    """
+    content, sealed = read_sealed(path)
+    if content.get("format") != FORMAT:
+        given = yamlfile.short(content.get("format"))
+        raise ValueError(f"{path.name}: record format {given}, this version reads {FORMAT}")
+    try:
+        record = Record.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path.name}: {where}: {first['msg']}") from None
+    if sealed:
+        return record
+    if wrong := _contradiction(record):
+        raise ValueError(f"{path.name}: damaged: {wrong}")
+    return record.model_copy(update={"unsealed": True})
+
+
+def _contradiction(record: Record) -> str | None:
+    """What a record says twice and differently, or None."""
+    digest = hashlib.sha256(json.dumps(record.settings, sort_keys=True).encode()).hexdigest()
+    if digest != record.settings_digest:
+        return "settings_digest is not its settings'"
+    source = str(record.code.get("source"))
+    if key_of(digest, record.scale, record.seed, record.data.digest, record.data.order, source) != record.key:
+        return "key is not that of its settings, seed and data"
+    if [row.epoch for row in record.curve] != list(range(1, len(record.curve) + 1)):
+        return "curve: its epochs are not 1, 2, …"
+    result = record.result
+    if record.status != "finished" or result is None:
+        return None if record.result is None and record.status == "failed" else "result and status contradict"
+    if not 1 <= result.best_epoch <= len(record.curve):
+        return "result.best_epoch is not in the curve"
+    best, last = record.curve[result.best_epoch - 1], record.curve[-1]
+    for name, said, wrong, images in (
+        ("valid_error", result.valid_error, best.valid_wrong, result.valid_images),
+        ("test_error", result.test_error, best.test_wrong, result.test_images),
+        ("last_test_error", result.last_test_error, last.test_wrong, result.test_images),
+    ):
+        if wrong is None or images < 1 or said != 100 * wrong / images:
+            return f"result.{name} is not the curve's"
+    return None
 
 
 def read_all(folder: Path) -> tuple[list[Record], list[str]]:

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,8 @@ from reproduce.yamlfile import ROOT, explain, merged, read_yaml, shown
 from reproduce.yamlfile import SpecError as SpecError
 
 Scale = Literal["paper", "short", "small"]
+DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN", "svhn_test10k": "SVHN"}
+MAX_WEIGHTS = 2**30  # 4 GiB in float32, and as much again for gradient and each moment
 EXPERIMENTS = ROOT / "experiments"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -75,7 +78,7 @@ class LCN(_Strict):
 
     step: Literal["lcn"]
     kernel: Annotated[int, Field(ge=3, le=31, multiple_of=1)]
-    threshold: Positive = 1e-4
+    threshold: Positive
 
 
 class DivideByMax(_Strict):
@@ -127,6 +130,7 @@ class _Net(_Strict):
     weights: Literal["binary", "float"]
     activation: Activation
     ste_mask: bool = True
+    """Zero the gradient of the sign where |input| > 1; must be named but for relu, which has none."""
     norm: Norm
     output_norm: Norm
     init: Literal["uniform", "glorot"]
@@ -136,6 +140,8 @@ class _Net(_Strict):
     def _possible(self) -> _Net:
         if self.activation == "relu" and not self.ste_mask:
             raise ValueError("ste_mask: false needs a binary activation, not relu")
+        if self.activation != "relu" and "ste_mask" not in self.model_fields_set:
+            raise ValueError(f"ste_mask: missing; with {self.activation}, say true or false")
         return self
 
 
@@ -154,6 +160,16 @@ class ConvNet(_Net):
 
 
 Net = Annotated[MLPNet | ConvNet, Field(discriminator="kind")]
+
+
+def weight_count(net: MLPNet | ConvNet) -> int:
+    """Weights of a net's products, without biases and norms: what must fit into memory."""
+    if isinstance(net, MLPNet):
+        return sum(a * b for a, b in pairwise([784, *net.hidden, 10]))
+    convolutions = sum(9 * b * (a + b) for a, b in pairwise([3, *net.channels]))
+    side = 32 >> len(net.channels)
+    return convolutions + sum(a * b for a, b in pairwise([net.channels[-1] * side * side, *net.dense, 10]))
+
 
 # --- training -------------------------------------------------------------------------------------------------
 
@@ -216,6 +232,8 @@ class Settings(_Strict):
             raise ValueError("train.batch: larger than a data split")
         if (self.net.kind == "convnet") == (self.data.name == "mnist"):
             raise ValueError(f"net.kind: {self.net.kind} does not fit data.name {self.data.name}")
+        if (weights := weight_count(self.net)) > MAX_WEIGHTS:
+            raise ValueError(f"net: {weights:.1e} weights, more than {MAX_WEIGHTS:.1e}")
         return self
 
     def digest(self) -> str:
@@ -239,11 +257,13 @@ class Check(_Strict):
 
     seed: Annotated[int, Field(ge=0)]
     calibration: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=5)]
-    mutants: dict[str, dict[str, Any]]
+    mutants: dict[Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")], dict[str, Any]]
     """Named overrides: an error planted on purpose, which `make check-small-mutants` trains."""
 
     @model_validator(mode="after")
     def _apart(self) -> Check:
+        if len(set(self.calibration)) != len(self.calibration):
+            raise ValueError("calibration: a seed stands twice")
         if self.seed in self.calibration:
             raise ValueError("seed: must not be one of the calibration's")
         return self
@@ -257,7 +277,7 @@ class Experiment(_Strict):
     """Declared before running: binomial 95 % half-width of the published figure, in points."""
     follows: Text
     """Where paper and code differ: which is followed and why."""
-    scale: Scale = "paper"
+    scale: Scale
     data: Data
     net: Net
     train: Train
@@ -271,6 +291,8 @@ class Experiment(_Strict):
             raise ValueError("margin: goes with published, and published with margin")
         if self.small is not None and self.scale == "small":
             raise ValueError("small: the settings are of small scale already")
+        if DATASETS[self.data.name] != self.dataset:
+            raise ValueError(f"dataset: {self.dataset} does not fit data.name {self.data.name}")
         return self
 
 
@@ -317,13 +339,17 @@ def load(path: Path) -> Cell:
                 near = difflib.get_close_matches(key, base, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; valid names: {', '.join(base)}"
                 raise SpecError(f"{shown(path)}: {prefix}{key}: unknown key{hint}")
-        return merged(over, override)
+        if (found := merged(over, override)) == over:
+            raise SpecError(f"{shown(path)}: {prefix.rstrip('.')}: changes nothing")
+        return found
 
     mutants = {}
     small = base
     if experiment.small is not None:
         small = overridden(experiment.small, base, "small.")
         scales["small"] = checked(Settings, small, "small.", experiment.small)
+        if DATASETS[scales["small"].data.name] != experiment.dataset:
+            raise SpecError(f"{shown(path)}: small.data.name: not {experiment.dataset}")
     for mutant, override in (experiment.check.mutants if experiment.check else {}).items():
         prefix = f"check.mutants.{mutant}."
         mutants[mutant] = checked(Settings, overridden(override, small, prefix), prefix, override)

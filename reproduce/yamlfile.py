@@ -18,33 +18,67 @@ class SpecError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with `1e-3` as the number it is, and without duplicate keys, anchors or merge keys."""
+    """YAML that means one thing: plain words as YAML 1.2 has them (`1e-3` is a number, `no` and `010` are text,
+    which no number's key takes); duplicate keys, anchors, merge keys, tags and directives are refused.
+    """
+
+    def compose_document(self) -> Any:
+        start = self.peek_event()  # type: ignore[no-untyped-call]
+        if start.version or start.tags:
+            raise SpecError(f"line {start.start_mark.line + 1}: directives are not allowed")
+        return super().compose_document()
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
         if getattr(event, "anchor", None):
-            line = event.start_mark.line + 1
             raise SpecError(f"line {line}: anchors and aliases are not allowed")
+        if getattr(event, "tag", None):
+            raise SpecError(f"line {line}: tags are not allowed")
         return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: Any) -> str:
+        text: str = super().construct_scalar(node)
+        strange = next((c for c in text if not c.isprintable() and c != "\n"), None)
+        if strange is not None:
+            raise SpecError(f"line {node.start_mark.line + 1}: character {strange!a} in a text")
+        return text
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise SpecError(f"line {line}: key {key!r} is not a name")
+            if not isinstance(key, str) or not key.strip() or not key.isprintable():
+                raise SpecError(f"line {line}: key {short(key)} is not a name")
             if key in seen:
-                raise SpecError(f"line {line}: key {key!r} stands twice")
+                raise SpecError(f"line {line}: key {short(key)} stands twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def short(value: Any) -> str:
+    """A value for a message: its repr, all on a line and not over 60 characters."""
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except ValueError:  # an integer of more than 4,300 digits
+        return "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -162,15 +196,17 @@ def explain(
         expected = first["ctx"]["expected"]
         words = re.findall(r"'([^']+)'", expected)
         near = difflib.get_close_matches(str(first["input"]), words, n=1)
-        what = f"{first['input']!r} is not one of {expected}" + (f"; did you mean {near[0]!r}?" if near else "")
+        what = f"{short(first['input'])} is not one of {expected}" + (
+            f"; did you mean {near[0]!r}?" if near else ""
+        )
     elif first["type"] == "union_tag_invalid":
         words = re.findall(r"'([^']+)'", first["ctx"]["expected_tags"])
         near = difflib.get_close_matches(str(first["ctx"]["tag"]), words, n=1)
-        what = f"{first['ctx']['tag']!r} is not one of {', '.join(words)}"
+        what = f"{short(first['ctx']['tag'])} is not one of {', '.join(words)}"
         what += f"; did you mean {near[0]!r}?" if near else ""
     else:
         given = first["input"]
         scalar = isinstance(given, str | int | float | bool) or given is None
-        what = f"{message} (given: {given!r})" if scalar else message
+        what = f"{message} (given: {short(given)})" if scalar else message
         what = what[0].lower() + what[1:]
     return f"{key}: {what}" if key else what

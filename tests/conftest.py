@@ -1,6 +1,9 @@
+import os
 import shutil
+from pathlib import Path
 
 import emulator
+import mutants
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from made import made_images
 import kernels
 from kernels import reals
 from kernels.cuda import launch
-from reproduce import data
+from reproduce import data, machine, runs
 
 torch.set_num_threads(1)  # the nets here are tiny, and the other core may be busy
 
@@ -39,6 +42,18 @@ def way(request, monkeypatch):
     for name, value in WAYS[request.param].items():
         monkeypatch.setenv(name, value)
     return request.param
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """The figures of the fuzz tests as a record, if asked for and all of them passed."""
+    folder = os.environ.get("FUZZ_RECORD")
+    if not folder or exitstatus != 0 or not mutants.FIGURES:
+        return
+    started = runs.now()
+    content = {"format": 1, "kind": "fuzz", "started": started, "machine": machine.machine("cpu")}
+    content |= {"libraries": machine.libraries(), "code": machine.code(), "found": mutants.FIGURES}
+    stamp = started.replace(":", "").replace("-", "").split("+")[0]
+    runs.write_sealed(Path(folder) / f"fuzz-{stamp}.json", content)
 
 
 CUDA = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")

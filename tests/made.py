@@ -25,6 +25,7 @@ def settings(**over):
             "dropout_hidden": 0.1,
             "weights": "binary",
             "activation": "sign",
+            "ste_mask": True,
             "norm": vanilla,
             "output_norm": vanilla,
             "init": "uniform",
@@ -52,6 +53,7 @@ CONVNET = {
         "dense": [16],
         "weights": "binary",
         "activation": "sign",
+        "ste_mask": True,
         "norm": {"kind": "vanilla", "eps": 1e-4, "alpha": 0.1},
         "output_norm": {"kind": "vanilla", "eps": 1e-4, "alpha": 0.1},
         "init": "uniform",
@@ -85,7 +87,13 @@ def made_splits(shape=(28, 28), train=600, valid=200, test=200):
 def made_cell(name="table1/made", **over):
     content = settings(**over)
     experiment = spec.Experiment.model_validate(
-        {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a test", **content.model_dump(mode="json")}
+        {
+            "row": "BNN (Theano)",
+            "dataset": "MNIST",
+            "follows": "a test",
+            "scale": "paper",
+            **content.model_dump(mode="json"),
+        }
     )
     return spec.Cell(name=name, experiment=experiment, scales={"paper": content, "small": content}, mutants={})
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from made import convnet_settings
 
-from reproduce import campaign, filters, nets, runs
+from reproduce import campaign, filters, runs
+from reproduce.training import nets
 
 
 def by_sets(weights, both_signs):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from made import convnet_settings, made_splits, settings
 
-from reproduce import preprocess, products, step, train, yamlfile
-from reproduce.binarize import ap2, sign
+from reproduce import yamlfile
+from reproduce.training import preprocess, products, step, train
+from reproduce.training.binarize import ap2, sign
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,7 +59,9 @@ def test_binarization_is_the_cpus_bit_for_bit():
         assert torch.equal(function(x), function(x.cuda()).cpu())
 
 
-@pytest.mark.parametrize("steps", [[{"step": "zca", "bias": 0.1}], [{"step": "lcn", "kernel": 9}], []])
+@pytest.mark.parametrize(
+    "steps", [[{"step": "zca", "bias": 0.1}], [{"step": "lcn", "kernel": 9, "threshold": 1e-4}], []]
+)
 def test_preprocessing_agrees(steps):
     split = made_splits((32, 32, 3))
     data = convnet_settings(data={"preprocess": [{"step": "range", "low": 0, "high": 1}, *steps]}).data

@@ -8,8 +8,8 @@ import pytest
 import torch
 from made import convnet_settings, settings
 
-from reproduce import nets, products
-from reproduce.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, lr_multiplier
+from reproduce.training import nets, products
+from reproduce.training.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, lr_multiplier
 
 
 def np_ap2(x):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from made import convnet_settings, settings
 
-from reproduce import nets, spec
+from reproduce import spec
+from reproduce.training import nets
 
 COUNTS = {
     "bnn-theano-mnist": (36_806_656, None),

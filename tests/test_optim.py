@@ -8,7 +8,8 @@ import torch
 from made import convnet_settings, settings
 from test_layers import np_ap2
 
-from reproduce import nets, optim, spec
+from reproduce import spec
+from reproduce.training import nets, optim
 
 
 def np_adam(w, grads, rate, b1=0.9, b2=0.999, eps=1e-8):

@@ -12,10 +12,11 @@ from made import convnet_settings, made_splits, settings
 
 import kernels
 from kernels import pixels
-from reproduce import nets, preprocess, yamlfile
+from reproduce import yamlfile
 from reproduce.packed import PackedError, PackedNet, file, freeze, freeze_net
 from reproduce.packed import net as net_module
-from reproduce.train import Classifier
+from reproduce.training import nets, preprocess
+from reproduce.training.train import Classifier
 
 SHIFT = {"kind": "shift", "eps": 1e-5, "alpha": 0.125}
 VANILLA = {"kind": "vanilla", "eps": 1e-4, "alpha": 0.1}
@@ -461,7 +462,7 @@ def test_a_fitting_checksum_does_not_make_nonsense_a_net(tmp_path):
     refused("3 classes of 1 places", header=edited(places=3))
     refused("0 classes of 1 places", header=edited(places=0))
     refused("header cannot be read", header=edited(settings={"net": {"hidden": []}}))
-    refused("bytes of arrays, not", header=edited(settings={"net": {"hidden": [10**7] * 16}}))
+    refused("bytes of arrays, not", header=edited(settings={"net": {"hidden": [10**4] * 8}}))
     refused("bytes of arrays, not", header=edited(places=None))
     refused("bytes of arrays, not", arrays=arrays[:-1])
     refused("bytes of arrays, not", arrays=arrays + b"\0")

@@ -6,7 +6,7 @@ import torch
 from made import convnet_settings, made_splits, settings
 from scipy import ndimage
 
-from reproduce import preprocess
+from reproduce.training import preprocess
 
 CPU = torch.device("cpu")
 
@@ -77,7 +77,7 @@ def test_zca_whitens_the_training_split_and_only_fits_on_it():
 
 
 def test_lcn_against_scipy():
-    split, ready = prepared([{"step": "lcn", "kernel": 9}], train=200, valid=200, test=200)
+    split, ready = prepared([{"step": "lcn", "kernel": 9, "threshold": 1e-4}], train=200, valid=200, test=200)
     x = floats(split).reshape(-1, 32, 32, 3)
     at = np.arange(9) - 4
     window = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / 8)
@@ -93,7 +93,7 @@ def test_lcn_against_scipy():
 def test_chained_steps_of_the_torch7_svhn_cell():
     steps = [
         {"step": "gcn", "scale": 1.0, "use_std": True, "sqrt_bias": 10.0},
-        {"step": "lcn", "kernel": 9},
+        {"step": "lcn", "kernel": 9, "threshold": 1e-4},
         {"step": "divide_by_max"},
         {"step": "standardize"},
     ]

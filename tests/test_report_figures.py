@@ -7,9 +7,10 @@ from made import made_cell, made_record, made_run
 from scipy import stats
 from test_report_evidence import bench, packed, put, store_of
 
-from reproduce import nets, report, runs, spec
+from reproduce import report, runs, spec
 from reproduce.report import claims, compare, curves, energy, filters, speed
 from reproduce.report.evidence import Evidence
+from reproduce.training import nets
 
 BNN = "table1/bnn-theano-cifar10"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reproduce import cli, nets, spec, yamlfile
+from reproduce import cli, spec, yamlfile
+from reproduce.training import nets
 
 FILES = sorted(spec.EXPERIMENTS.glob("*/*.yaml"))
 THEANO = spec.EXPERIMENTS / "table1" / "bnn-theano-mnist.yaml"
@@ -80,7 +81,7 @@ def put(*keys):
         (put("train", "rate", "start", "fast"), ["train.rate.start"]),
         (put("train", "batch", 20000), ["train.batch", "larger than a data split"]),
         (put("data", "name", "minst"), ["data.name", "'minst'", "'mnist'"]),
-        (put("data", "name", "cifar10"), ["net.kind", "does not fit"]),
+        (put("data", "name", "cifar10"), ["dataset", "does not fit"]),
         (put("data", "preprocess", [{"step": "center"}]), ["data.preprocess", "'range'"]),
         (put("data", "preprocess", [{"step": "rnage"}]), ["data.preprocess.0", "'range'"]),
         (put("small", {"train": {"epoch": 3}}), ["small.train.epoch", "unknown key", "'epochs'"]),
@@ -107,7 +108,7 @@ def test_a_wrong_file_is_one_line_with_key_and_nearest_name(tmp_path, change, wo
         ("- a\n- b\n", "must be a mapping"),
         ("1: a\n", "is not a name"),
         ("", "must be a mapping"),
-        ("row: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("row: !!python/object/apply:os.system ['true']\n", "line 1: tags are not allowed"),
     ],
 )
 def test_bad_yaml_is_one_line(tmp_path, text, words):

@@ -9,7 +9,8 @@ import torch
 import twin
 from made import convnet_settings, made_splits, settings
 
-from reproduce import optim, preprocess, spec, train, yamlfile
+from reproduce import spec, yamlfile
+from reproduce.training import optim, preprocess, train
 
 CPU = torch.device("cpu")
 STATES = 20

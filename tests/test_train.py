@@ -13,7 +13,8 @@ import pytest
 import torch
 from made import convnet_settings, made_splits, settings
 
-from reproduce import preprocess, train, yamlfile
+from reproduce import yamlfile
+from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
 

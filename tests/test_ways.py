@@ -6,7 +6,7 @@ import torch
 from made import made_images, settings
 from scipy import stats
 
-from reproduce import preprocess, train
+from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
 SEEDS = range(8)

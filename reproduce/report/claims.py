@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from reproduce import spec, yamlfile
+from reproduce import paper
 from reproduce.report import energy, filters, speed, table1
 from reproduce.report.evidence import Bench, Evidence, Timing
 from reproduce.report.parts import Column, Section, Table
@@ -304,7 +304,7 @@ COLUMNS = ["claim", "printed", "measured", "where", "verdict", "source", "dirty"
 @cache
 def printed() -> tuple[dict[str, Any], ...]:
     """The paper's claims: id, claim, value, unit, where."""
-    return tuple(yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["claims"])
+    return tuple(paper.read()["claims"])
 
 
 def frame(evidence: Evidence) -> pd.DataFrame:

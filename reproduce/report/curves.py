@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reproduce import runs, spec, yamlfile
+from reproduce import paper, runs
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
@@ -21,7 +21,7 @@ ERROR, COST = "validation error", "training cost"
 
 def printed() -> list[dict[str, Any]]:
     """The paper's points: the middle of the digitised range; NaN where it lies above the axis."""
-    figure = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure1"]
+    figure = paper.read()["figure1"]
     lines = []
     for curve in figure["curves"]:
         series = next(s for s in SERIES if curve["curve"].startswith(s.split(" (float)")[0]))

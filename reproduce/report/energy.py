@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from reproduce import spec, yamlfile
-from reproduce.nets import CLASSES
+from reproduce import paper, spec
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, Packed, newest
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 from reproduce.runs import stem
+from reproduce.training.nets import CLASSES
 
 VARIANTS = ("float", "binary weights", "binary")
 NETS = {
@@ -57,10 +57,10 @@ def layers(net: spec.MLPNet | spec.ConvNet) -> list[Layer]:
 @cache
 def constants() -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Table 2 (operation -> multiply, add) and Table 3 (memory -> low, high), picojoules."""
-    paper = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")
+    tables = paper.read()
     return (
-        {r["operation"]: r for r in paper["table2"]["rows"]},
-        {r["memory"]: r for r in paper["table3"]["rows"]},
+        {r["operation"]: r for r in tables["table2"]["rows"]},
+        {r["memory"]: r for r in tables["table3"]["rows"]},
     )
 
 

@@ -5,7 +5,6 @@ A store is a folder with `runs/`, `kernels/` and `train/`, each with one JSON fi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,8 +172,8 @@ def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Pa
     """The records of benchmarks and packed nets, without trials (`quick`)."""
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            model = Packed if isinstance(content, dict) and content.get("kind") == "net" else Bench
+            content, _ = store.read_sealed(path)
+            model = Packed if content.get("kind") == "net" else Bench
             record: Bench | Packed = model.model_validate(content)
         except OSError as error:
             problems.append(f"{path.name}: {error.strerror}")
@@ -182,7 +181,7 @@ def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Pa
             first = error.errors(include_url=False)[0]
             problems.append(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}")
         except (ValueError, RecursionError) as error:
-            problems.append(f"{path.name}: not valid JSON ({type(error).__name__})")
+            problems.append(str(error))
         else:
             if record.quick:
                 problems.append(f"{path.name}: a trial of the benchmark, of tiny sizes")
@@ -249,4 +248,6 @@ def notes(record: Record) -> list[str]:
     known = data.DIGESTS.get(record.data.name)
     if known is not None and record.data.digest != known:
         found.append("data differ from the known ones")
+    if record.unsealed:
+        found.append("no checksum in the record")
     return found

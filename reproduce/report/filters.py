@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from reproduce import filters, runs, spec, yamlfile
+from reproduce import filters, paper, runs, spec
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
@@ -137,7 +137,7 @@ def picture(record: runs.Record) -> pd.DataFrame:
 @cache
 def printed() -> float:
     """The paper's share of unique filters, in percent."""
-    claims = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["claims"]
+    claims = paper.read()["claims"]
     return float(next(c["value"] for c in claims if c["id"] == "unique filters"))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from reproduce import spec, yamlfile
+from reproduce import paper
 from reproduce.report import charts
 from reproduce.report.evidence import Bench, Evidence, Timing, newest
 from reproduce.report.parts import Column, Figure, Section, Table
@@ -44,7 +44,7 @@ def named(row: Timing) -> str:
 def printed() -> list[dict[str, Any]]:
     """The paper's bars in seconds, with the reading's uncertainty and the ratios between them."""
     lines = []
-    for bar in yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure3"]["bars"]:
+    for bar in paper.read()["figure3"]["bars"]:
         if bar["unit"] != "seconds":
             continue
         for key, (kind, candidate) in BARS.items():
@@ -87,17 +87,17 @@ def frame(evidence: Evidence) -> pd.DataFrame:
     largest size that has it.
     """
     ours = pd.DataFrame(measured(evidence), columns=[*COLUMNS, "rounds", "dirty", "note", "records", "again"])
-    paper = pd.DataFrame(printed(), columns=COLUMNS)
-    rows = [paper]
+    quoted = pd.DataFrame(printed(), columns=COLUMNS)
+    rows = [quoted]
     for _, group in ours.groupby("machine", sort=True):
         products = group[group["what"].str.startswith("product of")]
         with_naive = products[products["family"] == "naive"]
-        whats = {paper["what"].iloc[0], *with_naive["what"].tail(1)}
+        whats = {quoted["what"].iloc[0], *with_naive["what"].tail(1)}
         rows.append(products[products["what"].isin(whats)])
         mlp = group[group["what"].str.startswith("MNIST MLP, 10000")]
-        rows.append(mlp.assign(what=paper["what"].iloc[-1]))
+        rows.append(mlp.assign(what=quoted["what"].iloc[-1]))
     found = pd.concat([r for r in rows if len(r)], ignore_index=True)
-    order = [*dict.fromkeys(paper["what"])]
+    order = [*dict.fromkeys(quoted["what"])]
     found["order"] = found["what"].map(lambda w: order.index(w) if w in order else len(order))
     return found.sort_values("order", kind="stable", ignore_index=True).drop(columns="order")[COLUMNS]
 

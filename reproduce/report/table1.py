@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from reproduce import runs, spec, verdict, yamlfile
+from reproduce import paper, runs, spec, verdict
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Section, Table
 
@@ -38,7 +38,7 @@ TITLES = {
 def printed() -> tuple[dict[str, Any], ...]:
     """The rows of the paper's Table 1, in its order: row, group, dataset, paper, plus_minus; errors in percent."""
     found = []
-    for row in yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["table1"]["rows"]:
+    for row in paper.read()["table1"]["rows"]:
         for dataset, error in row["error"].items():
             error = error if isinstance(error, dict) else {"value": error}
             line = {"row": row["row"], "group": row["group"], "dataset": dataset}
@@ -155,13 +155,18 @@ def again(cell: str, scale: str, group: Sequence[runs.Record]) -> str:
     return f"reproduce run {cell} --scale {scale} --seeds {max(seeds) - min(seeds) + 1}{first}"
 
 
+def _threads(record: runs.Record) -> int:
+    """CPU threads of a run: those of torch or of the kernels, whichever are more."""
+    return max(int(record.machine["threads"]), int(record.machine.get("kernel_threads", 0)))
+
+
 def _machines(group: Sequence[runs.Record]) -> str:
     """The machines of some runs, with the CPU threads used where that was not all of them."""
     used: dict[str, set[int]] = {}
     for record in group:
         found = record.machine
-        every = "gpu" in found or found["threads"] == found["cores"]
-        used.setdefault(found["name"], set()).update(() if every else (found["threads"],))
+        every = "gpu" in found or _threads(record) == found["cores"]
+        used.setdefault(found["name"], set()).update(() if every else (_threads(record),))
     return "; ".join(
         f"{name} ({', '.join(map(str, sorted(threads)))} used by some)" if threads else name
         for name, threads in sorted(used.items())
@@ -180,7 +185,7 @@ def by_machine(evidence: Evidence) -> pd.DataFrame:
         line: dict[str, object] = {"row": cell.experiment.row, "scale": scale, "cell": name}
         line["dataset"] = cell.dataset_at(group[0].scale)
         line |= measured(group, evidence.name) | {"again": again(name, scale, group)}
-        threads = ", ".join(map(str, sorted({r.machine["threads"] for r in group})))
+        threads = ", ".join(map(str, sorted({_threads(r) for r in group})))
         lines.append(line | {"machine": machine, "threads": threads})
     columns = ["row", "dataset", "scale", "machine", "threads", "seeds", "mean", "low", "high", "last", "seconds"]
     return pd.DataFrame(lines, columns=[*columns, "dirty", "note", "cell", "records", "again"])

@@ -13,9 +13,9 @@ from kernels import reals, updates
 from kernels.cuda import launch
 from kernels.cuda import updates as cuda_updates
 from reproduce import spec
-from reproduce.binarize import ap2
-from reproduce.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, lr_multiplier
-from reproduce.products import by_kernels
+from reproduce.training.binarize import ap2
+from reproduce.training.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, lr_multiplier
+from reproduce.training.products import by_kernels
 
 
 class Rule(torch.optim.Optimizer):

@@ -16,19 +16,22 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
-from reproduce import nets, optim, products, spec
-from reproduce.preprocess import DeviceData
-from reproduce.step import Step
+from reproduce import spec
+from reproduce.training import nets, optim, products
+from reproduce.training.preprocess import DeviceData
+from reproduce.training.step import Step
 
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
@@ -47,11 +50,11 @@ MEANT_SO = "|".join(  # Lightning's remarks on what is as meant
 
 
 class Diverged(Exception):
-    """A loss, parameter or moving average stopped being finite; carries the epoch (from 1)."""
+    """A loss, parameter or moving average is not finite; carries the epoch (from 1) and the curve before it."""
 
-    def __init__(self, epoch: int, what: str) -> None:
+    def __init__(self, epoch: int, what: str, curve: Sequence[dict[str, Any]] = ()) -> None:
         super().__init__(f"{what} is not finite after epoch {epoch}")
-        self.epoch = epoch
+        self.epoch, self.curve = epoch, list(curve)
 
 
 class OutOfTime(Exception):
@@ -152,15 +155,18 @@ class Classifier(L.LightningModule):
             "rate": optim.rate(train.rate, train.epochs, self.current_epoch),
             "train_loss": float(self.loss_sum) / steps,
         }
-        if not math.isfinite(row["train_loss"]):
-            raise Diverged(epoch, "the training loss")
+        if not math.isfinite(row["train_loss"]):  # a step's NaN stays in the sum, which stays on the device
+            raise Diverged(epoch, "the training loss", self.curve)
         for name, tensor in self.net.state_dict().items():
             if not bool(tensor.isfinite().all()):
-                raise Diverged(epoch, name)
+                raise Diverged(epoch, name, self.curve)
         row["valid_wrong"], row["valid_loss"] = self.evaluate("valid")
         improved = not self.best or row["valid_wrong"] <= self.best["valid_wrong"]
         if improved or epoch == train.epochs:
             row["test_wrong"], row["test_loss"] = self.evaluate("test")
+        for name in ("valid_loss", "test_loss"):
+            if not math.isfinite(row.get(name, 0.0)):
+                raise Diverged(epoch, name, self.curve)
         if improved:  # ties go to the later epoch
             self.best = row | {"net": {k: v.clone() for k, v in self.net.state_dict().items()}}
         now = time.perf_counter()
@@ -193,7 +199,16 @@ class Classifier(L.LightningModule):
     # --- what a checkpoint holds beside Lightning's own ---
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["run"] = {"curve": self.curve, "best": self.best, "seconds": self.seconds}
+        checkpoint["run"] = {
+            "curve": self.curve,
+            "best": self.best,
+            "seconds": self.seconds,
+            "of": self.identity(),
+        }
+
+    def identity(self) -> str:
+        """What a checkpoint must be of to be gone on from."""
+        return f"{self.settings.digest()}/{self.seed}"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
@@ -226,8 +241,13 @@ class EpochCheckpoint(Checkpoint):
         if now - self._saved < self.seconds and not self.out_of_time:
             return
         scratch = self.path.with_suffix(f".{os.getpid()}.tmp")
-        trainer.save_checkpoint(scratch)
-        os.replace(scratch, self.path)
+        try:
+            trainer.save_checkpoint(scratch)
+            with open(scratch, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(scratch, self.path)
+        finally:
+            scratch.unlink(missing_ok=True)  # a disk that is full is not filled further
         self._saved = time.monotonic()
         self._saving = self._saved - now
         trainer.should_stop = self.out_of_time
@@ -256,10 +276,10 @@ def fit(
     callbacks: list[Callback] | None = None,
     bar: bool = False,
     say: Callable[[str], None] = lambda _: None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_seconds: float | None = None,
     deadline: float | None = None,
 ) -> Outcome:
-    """Train to the end, from `checkpoint` if it is there and sound.
+    """Train to the end, from `checkpoint` if it is there and sound; by default saved each CHECKPOINT_SECONDS.
 
     Raises Diverged, OutOfTime where the next epoch would not end before `deadline` (of time.monotonic), and
     KeyboardInterrupt where Ctrl-C, SIGTERM or a callback stopped it early.
@@ -268,14 +288,16 @@ def fit(
     if device.type == "cuda":
         products.full_precision()
     module = Classifier(settings, data, seed)
-    resume = checkpoint if checkpoint.exists() and _sound(checkpoint, say) else None
-    saver = EpochCheckpoint(checkpoint, checkpoint_seconds, deadline)
+    resume = checkpoint if checkpoint.exists() and _sound(checkpoint, module.identity(), say) else None
+    every = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+    saver = EpochCheckpoint(checkpoint, every, deadline)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=MEANT_SO)
         trainer = L.Trainer(
             max_epochs=settings.train.epochs,
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
+            plugins=[LightningEnvironment()],  # one process, in a SLURM job too: requeueing is not Lightning's
             logger=False,
             enable_progress_bar=bar,
             enable_model_summary=False,
@@ -312,12 +334,23 @@ def _own_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _sound(path: Path, say: Callable[[str], None]) -> bool:
-    """Whether the checkpoint can be read; one that cannot is removed, and the run starts again."""
+def _sound(path: Path, identity: str, say: Callable[[str], None]) -> bool:
+    """Whether the checkpoint is whole and this run's; one that is not is removed, and the run starts again."""
     try:
-        run = torch.load(path, map_location="cpu", weights_only=True)["run"]
-        return bool(run["curve"])
+        run = saved(path)["run"]
+        if run["of"] == identity and run["curve"]:
+            return True
+        reason = "of another run"
     except Exception as error:  # a file cut or changed at any byte can fail in any way
-        say(f"checkpoint {path.name} is damaged ({type(error).__name__}); starting this run again")
-        path.unlink()
-        return False
+        reason = f"damaged ({type(error).__name__})"
+    say(f"checkpoint {path.name} is {reason}; starting this run again")
+    path.unlink()
+    return False
+
+
+def saved(path: Path) -> Any:
+    """What torch.save wrote, on the CPU; no code in the file is run. Any exception if a byte is not as written."""
+    with zipfile.ZipFile(path) as file:  # torch writes sums of all parts, but does not look at them when it reads
+        if (damaged := file.testzip()) is not None:
+            raise zipfile.BadZipFile(damaged)
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -13,12 +13,15 @@ inputs and their products stay in full float32.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
@@ -26,7 +29,7 @@ from torch.nn.grad import conv2d_weight
 
 import kernels
 from kernels import reals
-from reproduce.binarize import binarize_weight, sign
+from reproduce.training.binarize import binarize_weight, sign
 
 
 def by_kernels(x: Tensor) -> bool:
@@ -70,8 +73,9 @@ class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        y = reals.real_matmul(x.numpy(), reals.signs(weight.numpy(), transposed=True))
-        return torch.from_numpy(y).add_(bias)
+        y = _room((len(x), len(weight)), ctx)
+        reals.real_matmul(x.numpy(), reals.signs(weight.numpy(), transposed=True), out=y.numpy())
+        return y.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -79,7 +83,8 @@ class _Linear(Function):
         grad = grads[0].numpy()
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = torch.from_numpy(reals.real_matmul(grad, reals.signs(weight.numpy())))
+            to_x = _room(x.shape, ctx)
+            reals.real_matmul(grad, reals.signs(weight.numpy()), out=to_x.numpy())
         values = x.numpy()
         found = reals.ternary(values)
         if found is None:
@@ -88,7 +93,8 @@ class _Linear(Function):
             s, zeros = found
             above = reals.signs(values, strict=True) if zeros else None
             scale = s / 2 if zeros else s
-            to_weight = torch.from_numpy(reals.real_matmul(grad.T, reals.signs(values), above, scale))
+            to_weight = _room(weight.shape, ctx)
+            reals.real_matmul(grad.T, reals.signs(values), above, scale, out=to_weight.numpy())
         return to_x, to_weight, grads[0].sum(0)
 
 
@@ -99,10 +105,14 @@ class _Conv(Function):
         pixels, taps = _nhwc(x), _nhwc(weight)
         found = reals.ternary(pixels)
         if found == (1.0, False):
-            y = torch.from_numpy(kernels.xnor_conv2d(kernels.pack(pixels), kernels.pack(taps), padding=1))
-            return (y + bias).permute(0, 3, 1, 2)
-        signs = reals.signs(_by_tap(taps), transposed=True)
-        return torch.from_numpy(reals.real_conv2d(pixels, signs)).add_(bias).permute(0, 3, 1, 2)
+            dots = kernels.xnor_conv2d(kernels.pack(pixels), kernels.pack(taps), padding=1)
+            y = _room(dots.shape, ctx)
+            torch.add(torch.from_numpy(dots), bias, out=y)
+        else:
+            y = _room((*pixels.shape[:3], len(taps)), ctx)
+            reals.real_conv2d(pixels, reals.signs(_by_tap(taps), transposed=True), out=y.numpy())
+            y += bias
+        return y.permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -111,14 +121,18 @@ class _Conv(Function):
         to_x = None
         if ctx.needs_input_grad[0]:  # a convolution with the taps turned round
             signs = reals.signs(_by_tap(_nhwc(weight))[::-1])
-            to_x = torch.from_numpy(reals.real_conv2d(grad, signs)).permute(0, 3, 1, 2)
+            room = _room(pixels.shape, ctx)
+            reals.real_conv2d(grad, signs, out=room.numpy())
+            to_x = room.permute(0, 3, 1, 2)
         images, height, width, channels = pixels.shape
         found = reals.ternary(pixels)
         if found is None or found[1] or width > reals.MAX_WIDTH:
             to_weight = conv2d_weight(x, weight.shape, grads[0], padding=1)
         else:
             signs = reals.signs(pixels.reshape(images * height, width, channels))
-            to_weight = torch.from_numpy(reals.conv_gradient(grad, signs)).mul_(found[0]).permute(0, 3, 1, 2)
+            room = _room((len(weight), 3, 3, channels), ctx)
+            reals.conv_gradient(grad, signs, out=room.numpy())
+            to_weight = room.mul_(found[0]).permute(0, 3, 1, 2)
         return to_x, to_weight, torch.from_numpy(grad).sum((0, 1, 2))
 
 
@@ -180,6 +194,25 @@ def _precision(tensor_cores: bool) -> Iterator[None]:
     finally:
         for holder, value in zip(holders, before, strict=True):
             holder.fp32_precision = value
+
+
+_free: dict[int, list[NDArray[np.uint8]]] = {}
+
+
+def _room(shape: Sequence[int], ctx: Any) -> Tensor:
+    """An uninitialised float32 tensor; in training its memory goes back to a store when its last view is gone.
+
+    Fresh memory of such sizes comes from the system page by page, at half the cost of the product itself.
+    """
+    if not ctx.needs_input_grad[1]:
+        return torch.empty(*shape)
+    count = math.prod(shape)
+    store = _free.setdefault(count, [])
+    memory = store.pop() if store else np.empty(4 * count + 63, np.uint8)
+    start = -memory.ctypes.data % 64
+    lent = memory[start : start + 4 * count].view(np.float32).reshape(shape)
+    weakref.finalize(lent, store.append, memory)  # torch keeps `lent` itself for as long as the storage lives
+    return torch.from_numpy(lent)
 
 
 def _nhwc(x: Tensor) -> reals.Floats:

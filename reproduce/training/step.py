@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from reproduce.optim import Rule
-from reproduce.preprocess import DeviceData
+from reproduce.training.optim import Rule
+from reproduce.training.preprocess import DeviceData
 
 EAGER_STEPS = 3  # before the recording: moments are made, libraries choose their ways
 

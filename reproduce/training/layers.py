@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from reproduce.binarize import ap2
-from reproduce.products import binary_conv2d, binary_linear
+from reproduce.training.binarize import ap2
+from reproduce.training.products import binary_conv2d, binary_linear
 
 
 class BinaryLinear(nn.Linear):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reproduce import spec
-from reproduce.binarize import sign_ste, stochastic_sign_ste
-from reproduce.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, dropout
+from reproduce.training.binarize import sign_ste, stochastic_sign_ste
+from reproduce.training.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, dropout
 
 CLASSES = 10
 

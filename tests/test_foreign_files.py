@@ -1,0 +1,270 @@
+"""Packed nets and records from elsewhere: none whose content changed is accepted, none breaks the process.
+
+`make fuzz N=2000` for many; a part of them goes through a process of its own with little memory.
+"""
+
+import hashlib
+import json
+import random
+import resource
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from made import made_record, made_run
+from mutants import count, tell
+from test_packed import small_net
+
+from reproduce import runs, yamlfile
+from reproduce.packed import file as packed_file
+from reproduce.packed.net import PackedError
+from reproduce.report import evidence
+
+HUGE = [0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x00FFFFFF]
+
+
+def damaged(rng, raw):
+    """Another file: bytes flipped, cut off, put in, exchanged, lengths swapped or made huge."""
+    raw = bytearray(raw)
+    i, j = sorted(rng.randrange(len(raw)) for _ in range(2))
+    kind = rng.randrange(9)
+    if kind <= 1:
+        for _ in range(rng.choice([1, 1, 1, 2, 8])):
+            raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+    elif kind == 2:
+        del raw[i:]
+    elif kind == 3:
+        raw[i:i] = rng.randbytes(rng.choice([1, 4, 100]))
+    elif kind == 4:
+        del raw[i : i + rng.choice([1, 2, 8, 1000])]
+    elif kind == 5:
+        raw[i : i + 4] = struct.pack(rng.choice("<>") + "I", rng.choice(HUGE))
+    elif kind == 6:
+        raw[8:16] = struct.pack("<II", rng.choice(HUGE), rng.choice(HUGE)) if i % 2 else raw[12:16] + raw[8:12]
+    elif kind == 7:
+        raw[i:j], raw[-(j - i) or len(raw) :] = raw[-(j - i) or len(raw) :], raw[i:j]
+    else:
+        raw[j:] = raw[i : i + rng.randrange(200)] + raw[j:]
+    return bytes(raw)
+
+
+def resigned(rng, raw):
+    """A packed net whose header was changed and whose checksum then was made to fit."""
+    _, version, length = struct.unpack_from("<8sII", raw)
+    header = json.loads(raw[16 : 16 + length])
+    net = header["settings"]["net"]
+    rng.choice(
+        [
+            lambda: net.update(hidden=[10**7] * 16),
+            lambda: net.update(hidden=[rng.randrange(1, 10**6)] * rng.randrange(1, 9)),
+            lambda: header.update(places=rng.choice([-1, 0, 2, 3, 10**9, None, 784])),
+            lambda: header.update(about={"test_error": "x" * rng.randrange(10**5)}),
+            lambda: header["settings"]["data"].update(name=rng.choice(["cifar10", "svhn", "../x"])),
+            lambda: net.pop(rng.choice(list(net))),
+            lambda: header.update({rng.choice("abc"): 1}),
+        ]
+    )()
+    text = json.dumps(header).encode()
+    length = rng.choice([len(text), len(text), len(text), rng.choice(HUGE)])
+    body = struct.pack("<8sII", packed_file.MAGIC, version, length) + text + raw[16 + len(text) :]
+    if rng.random() < 0.3:
+        body = damaged(rng, body)
+    return body + hashlib.sha256(body).digest()
+
+
+@pytest.fixture(scope="module")
+def net_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("net") / "net.bnn"
+    small_net().save(path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def little_memory():
+    """2 GiB more than the process has: a file that asks for more ends in a MemoryError, not in a dead machine."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2 * 2**30, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.timeout(3600)
+def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path):
+    whole = packed_file.parse(net_file)
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
+    wanted = whole.scores(images, "reference")
+    n, same, refused = count(), 0, 0
+    kept = []
+    for seed in range(n):
+        rng = random.Random(seed)
+        raw = damaged(rng, net_file)
+        try:
+            net = packed_file.parse(raw)
+        except PackedError as error:
+            refused += 1
+            assert str(error).isprintable()
+            kept.append(raw)
+        else:
+            assert raw == net_file, f"damage {seed} was accepted"
+            same += 1
+    assert refused > 0.98 * n and same + refused == n
+    for seed in range(n // 4):  # whoever can make the checksum fit makes another net: it must be a whole one
+        raw = resigned(random.Random(seed), net_file)
+        try:
+            net = packed_file.parse(raw)
+        except PackedError as error:
+            assert str(error).isprintable() and len(str(error)) < 300
+        else:
+            assert net.scores(images, "reference").shape == wanted.shape
+        kept.append(raw)
+    tell("damaged packed nets", tried=n, refused=refused, unchanged=same, more_with_a_fitting_checksum=n // 4)
+    processed(kept, tmp_path, "bnn", "from reproduce import packed as p; read = p.PackedNet.load")
+
+
+def processed(files, folder, suffix, how):
+    """Read files in a process of its own: it must come to its end without a traceback."""
+    chosen = files[:: max(1, len(files) // 50)]
+    for i, raw in enumerate(chosen):
+        (folder / f"{i}.{suffix}").write_bytes(raw)
+    program = f"""
+import sys
+from pathlib import Path
+{how}
+for path in sorted(Path(sys.argv[1]).glob("*.{suffix}")):
+    try:
+        read(path)
+    except ValueError as error:
+        assert str(error).isprintable(), error
+print("all read")
+"""
+    command = [sys.executable, "-c", program, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=yamlfile.ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "all read\n", ""), done.stderr
+
+
+# --- records --------------------------------------------------------------------------------------------------
+
+
+def sorted_content(raw):
+    found = json.loads(raw)
+    found.pop("sha256", None)
+    return json.dumps(found, sort_keys=True)
+
+
+def edited(rng, raw):
+    """A record in which one value was changed as a person would, all else as it was."""
+    tree = json.loads(raw)
+    places = []
+
+    def walk(node):
+        for key in node if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            if isinstance(node[key], dict | list):
+                walk(node[key])
+
+    walk(tree)
+    node, key = rng.choice(places)
+    value = node[key]
+    if isinstance(value, bool) or value is None:
+        node[key] = not value
+    elif isinstance(value, int | float):
+        node[key] = rng.choice([value + 1, value * 2 + 1, -value - 1, float(value) + 0.5, str(value)])
+    elif isinstance(value, str):
+        node[key] = value[:-1] + ("x" if value[-1:] != "x" else "y")
+    elif isinstance(node, dict):
+        del node[key]
+    else:
+        node.append(value)
+    return (json.dumps(tree, indent=1) + "\n").encode()
+
+
+def sealed_files():
+    folders = [runs.PUBLISHED / "runs", runs.PUBLISHED / "check" / "calibration", runs.PUBLISHED / "kernels"]
+    return [sorted(folder.glob("*.json"))[0] for folder in folders]
+
+
+@pytest.mark.timeout(3600)
+def test_no_changed_record_is_accepted(tmp_path):
+    n, refused, same = count(), 0, 0
+    kept = []
+    path = tmp_path / "record.json"
+    sources = [(p, p.read_bytes()) for p in sealed_files()]
+    for seed in range(n):
+        rng = random.Random(seed)
+        source, good = sources[seed % len(sources)]
+        raw = (edited if rng.random() < 0.4 else damaged)(rng, good)
+        path.write_bytes(raw)
+        try:
+            found, sealed = runs.read_sealed(path)
+        except ValueError as error:
+            refused += 1
+            assert str(error).isprintable() and str(error).startswith("record.json: ")
+            kept.append(raw)
+        else:
+            assert sealed, f"damage {seed} of {source.name} lost the checksum"
+            assert json.dumps(found, sort_keys=True) == sorted_content(good), f"damage {seed} of {source.name}"
+            same += 1
+    tell("damaged records", tried=n, refused=refused, say_what_they_said=same)
+    assert refused > 0.9 * n and same + refused == n
+    processed(kept, tmp_path, "json", "from reproduce import runs; read = runs.read")
+
+
+def test_every_committed_record_has_its_checksum():
+    own = (runs.LOCAL, runs.PUBLISHED / "check-local")  # stores of whoever works here, ignored by git
+    files = [p for p in runs.PUBLISHED.rglob("*.json") if not any(p.is_relative_to(o) for o in own)]
+    assert len(files) > 60
+    for path in files:
+        assert runs.read_sealed(path)[1], path
+        text = path.read_text()
+        assert text == json.dumps(json.loads(text), indent=1) + "\n", path
+
+
+def unsealed(tmp_path, change):
+    path = sealed_files()[0]
+    tree = json.loads(path.read_text())
+    del tree["sha256"]
+    change(tree)
+    (tmp_path / path.name).write_text(json.dumps(tree))
+    return tmp_path / path.name
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["result"].update(test_error=c["result"]["test_error"] - 0.01), "result.test_error"),
+        (lambda c: c["result"].update(best_epoch=1, valid_error=c["result"]["valid_error"]), "result."),
+        (lambda c: c["result"].update(best_epoch=10**6), "best_epoch"),
+        (lambda c: c["result"].update(test_images=c["result"]["test_images"] + 1), "result.test_error"),
+        (lambda c: c["curve"][-1].update(test_wrong=0), "error"),
+        (lambda c: c["curve"].pop(0), "epochs are not"),
+        (lambda c: c.update(seed=c["seed"] + 1), "key"),
+        (lambda c: c["data"].update(digest="0" * 64), "key"),
+        (lambda c: c["code"].update(source="0" * 64), "key"),
+        (lambda c: c["settings"]["train"].update(epochs=1), "settings_digest"),
+        (lambda c: c.update(status="failed"), "contradict"),
+    ],
+)
+def test_a_record_from_before_the_checksums_must_agree_with_itself(tmp_path, change, words):
+    assert runs.read(unsealed(tmp_path, lambda _: None)).unsealed
+    with pytest.raises(ValueError, match=words):
+        runs.read(unsealed(tmp_path, change))
+
+
+def test_a_key_twice_or_no_number_is_not_json(tmp_path):
+    good = sealed_files()[0].read_text()
+    path = tmp_path / "r.json"
+    for old, new in (('"seed"', '"seed": 1,\n "seed"'), ('"seconds": ', '"seconds": NaN,"x": ')):
+        path.write_text(good.replace(old, new, 1))
+        with pytest.raises(ValueError, match="not valid JSON"):
+            runs.read(path)
+
+
+def test_a_sealed_record_comes_back_and_an_unsealed_one_is_marked(tmp_path):
+    store = runs.Store(tmp_path)
+    record = made_record(made_run())
+    path = store.write(record)
+    assert runs.read(path) == record and not runs.read(path).unsealed
+    assert "no checksum in the record" in evidence.notes(runs.read(unsealed(tmp_path, lambda _: None)))

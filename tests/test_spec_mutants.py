@@ -1,0 +1,171 @@
+"""Every committed YAML, mutated: each mutant is read as exactly what it states, or refused in a line.
+
+The meaning of a mutant comes from `mutants.stated`, which shares nothing with the project's loader but PyYAML's
+syntax tree. `make fuzz N=5000` for many.
+"""
+
+import math
+import re
+
+import pytest
+import torch
+import yaml
+from mutants import SHORT, Refused, at, count, mutant, paths, stated, tell
+
+from reproduce import cli, paper, spec
+from reproduce.training import nets, optim
+
+FILES = sorted(spec.EXPERIMENTS.glob("*/*.yaml"))
+OPTIONAL = {"published", "margin", "small", "check", "plus_minus"}
+WHERE = r"(line \d+|the top level|not valid YAML: .*(line \d+|position \d+|decode)|not valid YAML: \S+|\S.*?: )"
+
+
+def same(left, right):
+    """Equal in value and in kind; an integer may stand where a float is meant."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, bool) or isinstance(right, bool) or not isinstance(left, int | float):
+        return type(left) is type(right) and left == right
+    return isinstance(right, int | float) and not isinstance(right, bool) and float(left) == float(right)
+
+
+def laid_over(base, override):
+    """`override`'s leaves put into a copy of `base`; a list is a leaf."""
+    if not isinstance(base, dict) or not isinstance(override, dict):
+        return override
+    result = dict(base)
+    for key, value in override.items():
+        result[key] = laid_over(base[key], value) if key in base else value
+    return result
+
+
+def means(cell, tree):
+    """What is wrong between a loaded cell and the document's own words; None if nothing."""
+    dump = cell.experiment.model_dump(exclude_unset=True)
+    if not same(dump, tree):
+        return "the file's keys are not the experiment's"
+    full = cell.experiment.model_dump()
+    if added := {k for k in full if k not in tree} - OPTIONAL:
+        return f"defaults for {added}"
+    base = {part: tree[part] for part in ("data", "net", "train")}
+    small = laid_over(base, tree.get("small") or {})
+    wanted = {tree["scale"]: base} | ({"small": small} if tree.get("small") is not None else {})
+    found = {scale: settings.model_dump() for scale, settings in cell.scales.items()}
+    for name, over in ((tree.get("check") or {}).get("mutants") or {}).items():
+        wanted[f"mutant {name}"] = laid_over(small, over)
+        found[f"mutant {name}"] = cell.mutants[name].model_dump()
+    for one in wanted.values():
+        if one["net"]["activation"] == "relu" and "ste_mask" not in one["net"]:
+            one["net"] = one["net"] | {"ste_mask": True}  # without meaning there
+    return None if same(found, wanted) else "a scale's settings are not what the file says"
+
+
+def runs(settings):
+    """The net can be laid out and its update rule made, with rates that are numbers."""
+    with torch.device("meta"):
+        net = nets.build(settings.net)
+        optim.optimizer(net, settings.train)
+    train = settings.train
+    rates = [optim.rate(train.rate, train.epochs, epoch) for epoch in (0, train.epochs - 1)]
+    return all(0 <= r and math.isfinite(r) for r in rates)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(spec.cells, "__defaults__", (None, tmp_path))
+    monkeypatch.setattr("sys.argv", ["reproduce", "list"])
+
+    def call():
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.timeout(3600)
+def test_mutants_of_experiment_files(tmp_path, command):
+    path = tmp_path / "group" / "cell.yaml"
+    path.parent.mkdir()
+    loaded = refused = 0
+    for seed in range(count()):
+        source = FILES[seed % len(FILES)]
+        raw = mutant(seed, source.read_text(encoding="utf-8"))
+        path.write_bytes(raw)
+        about = f"mutant {seed} of {source.name}"
+        try:
+            cell = spec.load(path)
+        except spec.SpecError as error:
+            refused += 1
+            message = str(error)
+            assert message.isprintable() and len(message) < 500, f"{about}: {message!r}"
+            assert re.fullmatch(re.escape(str(path)) + ": " + WHERE + ".*", message), f"{about}: {message}"
+            code, out = command()
+            assert (code, out.out, out.err) == (2, "", f"reproduce: {message}\n"), about
+            continue
+        loaded += 1
+        try:
+            tree = stated(raw.decode("utf-8"))
+        except Refused as why:
+            pytest.fail(f"{about}: loaded, but {why}")
+        assert means(cell, tree) is None, f"{about}: {means(cell, tree)}"
+        for settings in [*cell.scales.values(), *cell.mutants.values()]:
+            assert runs(settings), about
+    tell("mutants of experiment files", tried=loaded + refused, load_as_stated=loaded, refused_in_a_line=refused)
+    assert loaded > refused / 50 and refused > loaded
+
+
+@pytest.mark.parametrize("source", FILES, ids=lambda p: "/".join(p.with_suffix("").parts[-2:]))
+def test_the_files_themselves_mean_what_they_state(source):
+    assert means(spec.load(source), stated(source.read_text(encoding="utf-8"))) is None
+
+
+def test_each_key_dropped_or_misspelt_is_named(tmp_path):
+    """Every key of every file: without it the file is refused by that key's name, but for the optional ones."""
+    path = tmp_path / "group" / "cell.yaml"
+    path.parent.mkdir()
+    tried = 0
+    for source in FILES[:: 1 if count() > SHORT else 4]:
+        text = source.read_text(encoding="utf-8")
+        for place in paths(stated(text)):
+            if place[0] in ("small", "check") or not isinstance(place[-1], str):
+                continue
+            for renamed in (False, True):
+                tree = stated(text)
+                parent = at(tree, place[:-1])
+                value = parent.pop(place[-1])
+                if renamed:
+                    parent[place[-1] + "q"] = value
+                elif place[-1] in OPTIONAL and place != ("margin",) and place != ("published",):
+                    continue
+                path.write_text(yaml.safe_dump(tree, sort_keys=False))
+                with pytest.raises(spec.SpecError) as error:
+                    spec.load(path)
+                message = str(error.value)
+                assert place[-1] in message or ".".join(map(str, place[:-1])) + ":" in message, (place, message)
+                tried += 1
+    assert tried > 300
+
+
+@pytest.mark.timeout(3600)
+def test_mutants_of_the_papers_numbers(tmp_path):
+    path = tmp_path / "paper.yaml"
+    text = (spec.EXPERIMENTS / "paper.yaml").read_text(encoding="utf-8")
+    loaded = refused = 0
+    for seed in range(count() // 5):
+        raw = mutant(seed, text)
+        path.write_bytes(raw)
+        try:
+            found = paper.read(path)
+        except spec.SpecError as error:
+            refused += 1
+            message = str(error)
+            assert message.isprintable() and len(message) < 500, message
+            assert re.fullmatch(re.escape(str(path)) + ": " + WHERE + ".*", message), f"mutant {seed}: {message}"
+            continue
+        loaded += 1
+        assert same(found, stated(raw.decode("utf-8"))), f"mutant {seed}"
+    tell("mutants of paper.yaml", tried=loaded + refused, load_as_stated=loaded, refused_in_a_line=refused)
+    assert loaded and refused

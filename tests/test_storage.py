@@ -1,0 +1,328 @@
+"""Storage that fails: a full disk at every write, a folder that cannot be written, checkpoints cut or changed.
+
+Each is a line and exit code 1 and leaves nothing half-written; the same command later ends as if it had not been.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from made import made_splits, settings
+from mutants import count, tell
+from test_campaign import command, experiments
+
+from reproduce import data, freeze, runs
+from reproduce.training import preprocess, train
+
+CPU = torch.device("cpu")
+TIMES = ("started", "seconds", "sha256", "machine")
+
+
+@pytest.fixture
+def call(tmp_path, data_folder, monkeypatch, capsys):
+    """`reproduce run` of one made cell into a store, a checkpoint after each epoch: exit code and both outputs."""
+    experiments(tmp_path / "experiments", epochs=3)
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+
+    def once(store):
+        words = ["run", "--scale", "small", "--results", str(store), "--data", str(data_folder)]
+        code = command(monkeypatch, tmp_path, *words)
+        return code, capsys.readouterr()
+
+    return once
+
+
+def record_of(store):
+    (path,) = (store / "runs").glob("*.json")
+    content = json.loads(path.read_text())
+    for row in content["curve"]:
+        del row["seconds"]
+    return {key: value for key, value in content.items() if key not in TIMES}
+
+
+def whole(store):
+    """Every file under its final name is."""
+    for path in store.glob("runs/*.json"):
+        runs.read(path)
+    for path in [*store.glob("work/*.ckpt"), *store.glob("nets/*.pt")]:
+        train.saved(path)
+
+
+def is_one_line(code, out, words):
+    assert code == 1 and out.err.count("\n") == 1 and any(word in out.err for word in words), out.err
+    assert "Traceback" not in out.err + out.out
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+
+
+class FullFile:
+    """A file on a disk that is full after its first bytes."""
+
+    def __init__(self, path, mode):
+        self.file = open(path, mode)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, content):
+        self.file.write(content[: len(content) // 2])
+        full()
+
+
+def half_saved(trainer, path, *_, **__):
+    Path(path).write_bytes(b"PK")
+    full()
+
+
+POINTS = {
+    "a record or net is written": (runs, "open", FullFile),
+    "a record or net is renamed": (runs.os, "replace", full),
+    "a file is flushed": (runs.os, "fsync", full),
+    "a checkpoint is written": (L.Trainer, "save_checkpoint", half_saved),
+    "the folders are made": (runs.Store, "prepare", full),
+}
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_disk_that_is_full_at_any_write(tmp_path, call, monkeypatch, point, nth):
+    where, name, failing = POINTS[point]
+    good = getattr(where, name, open)
+    calls = []
+
+    def sometimes(*words, **more):
+        calls.append(words)
+        return (failing if len(calls) >= nth else good)(*words, **more)
+
+    store = tmp_path / "store"
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, sometimes, raising=name != "open")
+        code, out = call(store)
+    if len(calls) < nth:
+        pytest.skip(f"only {len(calls)} such writes in a run")
+    is_one_line(code, out, ["No space left"])
+    whole(store)
+    assert not [p for p in store.rglob("*") if p.suffix == ".tmp" or p.name.startswith(".table1")]
+    assert call(store)[0] == 0 == call(tmp_path / "undisturbed")[0]
+    assert record_of(store) == record_of(tmp_path / "undisturbed")
+    assert not list((store / "work").glob("*.ckpt"))
+
+
+@contextlib.contextmanager
+def mounted(folder, *options):
+    """A file system in memory at `folder`; skips the test where that is not allowed."""
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+    done = subprocess.run(words, capture_output=True)
+    if done.returncode:
+        pytest.skip("may not mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None or os.geteuid() != 0, reason="needs root to mount")
+@pytest.mark.parametrize("kibibytes", [8, 64, 300, 480])
+def test_a_real_disk_that_is_full(tmp_path, call, kibibytes):
+    store = tmp_path / "disk"
+    with mounted(store, f"size={kibibytes}k"):
+        code, out = call(store)
+        is_one_line(code, out, ["No space left"])
+        whole(store)
+        subprocess.run(["mount", "-o", "remount,size=100m", str(store)], check=True)
+        assert call(store)[0] == 0 == call(tmp_path / "undisturbed")[0]
+        assert record_of(store) == record_of(tmp_path / "undisturbed")
+
+
+@pytest.mark.skipif(shutil.which("mount") is None or os.geteuid() != 0, reason="needs root to mount")
+def test_a_folder_that_can_only_be_read(tmp_path, call, monkeypatch):
+    store = tmp_path / "disk"
+    with mounted(store, "size=100m"):
+        assert call(store)[0] == 0
+        record = record_of(store)
+        subprocess.run(["mount", "-o", "remount,ro", str(store)], check=True)
+        code, out = call(store)
+        is_one_line(code, out, ["Read-only file system"])
+        assert record_of(store) == record
+    with mounted(tmp_path / "data-disk", "ro"):
+        monkeypatch.setitem(data.SOURCES, "mnist", [lambda scratch: {}])
+        with pytest.raises(data.DataError, match="cannot be written: Read-only"):
+            data.load("mnist", tmp_path / "data-disk")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path, call):
+    store = tmp_path / "store"
+    store.mkdir(mode=0o555)
+    is_one_line(*call(store), ["Permission denied"])
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------
+
+
+class StopAt(L.Callback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def fit(path, said=None, **more):
+    s = settings(train={"epochs": 4})
+    parts = preprocess.prepare(made_splits(), s.data, True, CPU)
+    say = (said if said is not None else []).append
+    return train.fit(s, parts, 0, path, CPU, say=say, checkpoint_seconds=0.0, **more)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The bytes of a checkpoint after two epochs of four, and what the whole run gives."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    with pytest.raises(KeyboardInterrupt):
+        fit(folder / "a.ckpt", callbacks=[StopAt(2)])
+    content = (folder / "a.ckpt").read_bytes()
+    return content, fit(folder / "b.ckpt")
+
+
+def figures(outcome):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in outcome.curve]
+
+
+IDENTITY = f"{settings(train={'epochs': 4}).digest()}/0"
+
+
+@pytest.mark.timeout(3600)
+def test_a_checkpoint_cut_or_changed_at_any_byte_is_not_gone_on_from(tmp_path, checkpoint):
+    content, _ = checkpoint
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(content)
+    good = train.saved(path)
+    assert train._sound(path, IDENTITY, print) and path.exists()
+    rng = random.Random(0)
+    n, harmless = count(100), 0
+    for i in range(n):
+        at = rng.randrange(len(content))
+        raw = bytearray(content)
+        if i % 2:
+            raw[at] ^= rng.randrange(1, 256)
+        else:
+            del raw[at:]
+        path.write_bytes(raw)
+        said = []
+        if train._sound(path, IDENTITY, said.append):
+            harmless += 1
+            assert i % 2 and equal(train.saved(path), good), f"change at byte {at} was not noticed"
+        else:
+            assert len(said) == 1 and said[0].isprintable() and "starting this run again" in said[0]
+            assert not path.exists()
+    tell("checkpoints cut or changed", tried=n, refused=n - harmless, with_all_numbers_as_they_were=harmless)
+    assert harmless < 0.1 * n
+
+
+def equal(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return type(one) is type(other) and one == other
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0])
+def test_after_a_cut_checkpoint_the_result_is_the_undisturbed_one(tmp_path, checkpoint, share):
+    content, wanted = checkpoint
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(content[: int(share * len(content))])
+    said = []
+    outcome = fit(path, said)
+    assert figures(outcome) == figures(wanted) and equal(outcome.net, wanted.net)
+    assert bool(said) == (share < 1)
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path, checkpoint):
+    content, wanted = checkpoint
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(content)
+    said = []
+    s = settings(train={"epochs": 4})
+    parts = preprocess.prepare(made_splits(), s.data, True, CPU)
+    outcome = train.fit(s, parts, 1, path, CPU, say=said.append)
+    assert "of another run" in said[0] and figures(outcome) != figures(wanted)
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("ran",))
+
+
+def test_no_code_in_a_checkpoint_or_net_is_run(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content, _ = checkpoint
+    path = tmp_path / "a.ckpt"
+    torch.save({"run": Evil()}, path)
+    assert not train._sound(path, IDENTITY, print)
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "b.ckpt", "w") as target:
+        for name in source.namelist():
+            evil = name.endswith("data.pkl")
+            target.writestr(name, pickle.dumps({"run": Evil()}) if evil else source.read(name))
+    assert not train._sound(tmp_path / "b.ckpt", IDENTITY, print)
+    torch.save(Evil(), path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        freeze.weights_of(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_killed_processes_left_is_removed(tmp_path, call):
+    store = tmp_path / "store"
+    assert call(store)[0] == 0
+    (path,) = (store / "runs").glob("*.json")
+    left = [store / "work" / f"{path.stem}.99.tmp", store / "nets" / f".{path.stem}.pt.99"]
+    left += [store / "runs" / f".{path.stem}.json.99", store / "work" / f"{path.stem}.ckpt"]
+    other = store / "work" / "table1-other-small-seed0-0.99.tmp"
+    for scratch in [*left, other]:
+        scratch.write_bytes(b"half")
+    assert call(store)[0] == 0
+    assert not [p for p in left if p.exists()] and other.exists()
+
+
+# --- numbers --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_breaks_off_is_recorded_with_epoch_seed_and_the_curve_until_then(
+    tmp_path, call, monkeypatch, capsys
+):
+    rate = train.optim.rate
+
+    def jumps(rule, epochs, epoch):
+        return 1e38 if epoch == 1 else rate(rule, epochs, epoch)
+
+    monkeypatch.setattr(train.optim, "rate", jumps)
+    store = tmp_path / "store"
+    code, out = call(store)
+    record = record_of(store)
+    assert code == 1 and "failed: table1/made, seed 0:" in out.out
+    assert record["status"] == "failed" and "after epoch 2" in record["failure"] and record["seed"] == 0
+    assert [row["epoch"] for row in record["curve"]] == [1] and "result" not in record
+    assert not list((store / "nets").iterdir())
+    kept = list((store / "work").glob("*.ckpt"))
+    assert kept and len(train.saved(kept[0])["run"]["curve"]) == 1  # nothing of the broken epoch was saved

@@ -1,0 +1,150 @@
+"""`reproduce submit`: which runs become tasks, how a task goes on after its time; and shards merged."""
+
+import os
+import shutil
+import subprocess
+import sys
+import types
+
+import pandas as pd
+import pytest
+from test_campaign import command, experiments
+
+from reproduce import runs, spec, submit, yamlfile
+
+
+def small(tmp_path, data_folder, monkeypatch, *words):
+    """`reproduce submit` of the made cell on two seeds, on the CPU."""
+    given = [
+        "--scale",
+        "small",
+        "--seeds",
+        "2",
+        "--device",
+        "cpu",
+        "--cpus",
+        "1",
+        "--results",
+        str(tmp_path / "mine"),
+    ]
+    return command(monkeypatch, tmp_path, "submit", *given, "--data", str(data_folder), *words)
+
+
+def test_every_run_that_is_not_in_the_store_becomes_a_task(tmp_path, data_folder, monkeypatch, capsys):
+    pytest.importorskip("submitit")
+    experiments(tmp_path / "experiments", epochs=1)
+    handed = []
+
+    def hand_over(tasks, *rest):
+        handed.append((tasks, rest))
+        return [types.SimpleNamespace(job_id=f"7_{i}") for i in range(len(tasks))]
+
+    monkeypatch.setattr(submit, "hand_over", hand_over)
+    assert small(tmp_path, data_folder, monkeypatch, "--time-limit", "10m", "--partition", "day") == 0
+    out = capsys.readouterr().out
+    assert "7_0: BNN (Theano), MNIST, small scale, seed 0" in out and "2 of 2 run(s) submitted" in out
+    ((tasks, rest),) = handed
+    assert [task.words[:4] for task in tasks] == [("run", "table1/made", "--first-seed", str(k)) for k in (0, 1)]
+    assert tasks[0].words[-2:] == ("--time-limit", "480s")  # two minutes before SLURM's
+    assert rest == (tmp_path / "mine" / "cluster", "slurm", 600.0, 1, 0, "day")
+    words = ["run", "--scale", "small", "--results", str(tmp_path / "mine"), "--data", str(data_folder)]
+    assert command(monkeypatch, tmp_path, *words) == 0  # seed 0 is there now
+    assert small(tmp_path, data_folder, monkeypatch) == 0
+    assert [task.words[3] for task in handed[1][0]] == ["1"]
+    assert command(monkeypatch, tmp_path, *words, "--first-seed", "1") == 0
+    capsys.readouterr()
+    assert small(tmp_path, data_folder, monkeypatch) == 0
+    assert "all 2 run(s) are in" in capsys.readouterr().out and len(handed) == 2
+
+
+def test_a_task_goes_on_after_its_time_until_it_is_done(monkeypatch):
+    codes, called = [75, 75, 0], []
+
+    def run(words, **_):
+        called.append(list(words))
+        return types.SimpleNamespace(returncode=codes.pop(0) if words[0] == sys.executable else 0)
+
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(subprocess, "run", run)
+    submit.Task(("run", "x"))()
+    assert called == [[sys.executable, "-m", "reproduce", "run", "x"]] * 3
+    codes[:], called[:] = [75], []
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    with pytest.raises(SystemExit):
+        submit.Task(("run", "x"))()
+    assert called[1:] == [["scontrol", "requeue", "10_1"]]
+    codes[:] = [1]
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        submit.Task(("run", "x"))()
+
+
+def test_jobs_are_known_by_their_place_in_the_array():
+    assert submit.slurm_job({}) is None
+    assert submit.slurm_job({"SLURM_JOB_ID": "5"}) == "5"
+    array = {"SLURM_JOB_ID": "6", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "0"}
+    assert submit.slurm_job(array) == "5_0"
+
+
+def test_a_task_ends_before_its_job():
+    assert [submit.spare(limit) for limit in (60, 480, 3600)] == [15, 120, 120]
+
+
+def test_tasks_run_by_submitit_itself(tmp_path, monkeypatch):
+    """Submitted, pickled, run in processes of their own, with the command's exit codes."""
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(yamlfile.ROOT), *sys.path]))
+    tasks = [submit.Task(("list", "table1/bnn-theano-mnist")), submit.Task(("data", "minst"))]
+    good, bad = submit.hand_over(tasks, tmp_path / "jobs", "local", 120.0, 1, 0, None)
+    assert good.result() is None and "table1/bnn-theano-mnist" in good.stdout()
+    with pytest.raises(submitit.core.utils.FailedJobError, match="exit code 2"):
+        bad.result()
+    assert "did you mean 'mnist'" in bad.stderr()
+
+
+def test_without_submitit_it_says_what_to_install(tmp_path, data_folder, monkeypatch, capsys):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "submitit" else found(name))
+    experiments(tmp_path / "experiments")
+    assert small(tmp_path, data_folder, monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert "'.[cluster]'" in error and error.count("\n") == 1
+
+
+def test_bad_choices_are_one_line_and_code_2(tmp_path, data_folder, monkeypatch, capsys):
+    pytest.importorskip("submitit")
+    experiments(tmp_path / "experiments")
+    for words in (["--time-limit", "soon"], ["--cluster", "pbs"], ["--device", "tpu"], ["--scale", "big"]):
+        assert small(tmp_path, data_folder, monkeypatch, *words) == 2
+        assert f"{words[0]} takes" in capsys.readouterr().err
+
+
+# --- shards ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_shards_give_one_report(tmp_path, data_folder, monkeypatch, shared):
+    """In one folder, or in two that are published into one: the same runs as from one machine, in one table."""
+    experiments(tmp_path / "experiments", epochs=2)
+    for path in (spec.EXPERIMENTS / "table1").iterdir():  # the report looks at the paper's nets too
+        shutil.copy(path, tmp_path / "experiments" / "table1")
+    words = ["run", "table1/made", "--scale", "small", "--seeds", "3", "--data", str(data_folder)]
+    assert command(monkeypatch, tmp_path, *words, "--results", str(tmp_path / "alone")) == 0
+    stores = [tmp_path / ("both" if shared else f"shard{i}") for i in (1, 2)]
+    for i, store in enumerate(stores, 1):
+        assert command(monkeypatch, tmp_path, *words, "--results", str(store), "--shard", f"{i}/2") == 0
+    merged = tmp_path / "merged"
+    for store in stores:
+        assert command(monkeypatch, tmp_path, "publish", "--results", str(store), "--to", str(merged)) == 0
+    alone, together = (runs.read_all(folder / "runs") for folder in (tmp_path / "alone", merged))
+    assert not alone[1] and not together[1]
+    assert [(r.key, r.result) for r in together[0]] == [(r.key, r.result) for r in alone[0]]
+    assert [r.seed for r in together[0]] == [0, 1, 2]
+    assert command(monkeypatch, tmp_path, "report", "--results", str(merged)) == 0
+    tables = [pd.read_csv(folder / "report" / "table1.csv") for folder in (tmp_path / "alone", merged)]
+    pd.testing.assert_frame_equal(*tables)
+    assert 3 in list(tables[1]["seeds"])
