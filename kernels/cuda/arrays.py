@@ -99,6 +99,13 @@ def moved(x: Any) -> Any:
     return cupy.asarray(x)
 
 
+def as_torch(x: Any) -> Any:
+    """A CuPy array as a torch tensor over the same memory."""
+    from torch.utils.dlpack import from_dlpack
+
+    return from_dlpack(x)
+
+
 def on_gpu(x: object) -> bool:
     """Whether x is a packed array, CuPy array or torch tensor on a GPU."""
     cupy, torch = sys.modules.get("cupy"), sys.modules.get("torch")

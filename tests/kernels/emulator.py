@@ -148,7 +148,7 @@ def installed(folder, monkeypatch, multiprocessors=3):
         patch.setattr(launch, "no_gpu", lambda: None)
         patch.setattr(launch, "on", lambda stream: contextlib.nullcontext())
         patch.setattr(tensormap, "encode", encode)
-        patch.setattr(nvrtc, "compiler", lambda: None)
+        patch.setattr(nvrtc, "compiler", lambda: types.SimpleNamespace(version=(0, 0)))
         launch._attribute.cache_clear()
         yield cupy
         launch._attribute.cache_clear()
