@@ -20,7 +20,6 @@ data_option := $(if $(DATA),--data "$(DATA)")
 options := --results "$(RESULTS)" $(data_option)
 
 FUZZED := tests/test_spec_mutants.py tests/test_foreign_files.py tests/test_data_damage.py tests/test_storage.py
-  tests/test_storage.py
 
 .PHONY: chaos fuzz help reproduce-table1 bench-cpu bench-train bench-gpu test check-small check-small-mutants lint report publish data clean
 
