@@ -20,9 +20,8 @@ data_option := $(if $(DATA),--data "$(DATA)")
 options := --results "$(RESULTS)" $(data_option)
 
 FUZZED := tests/test_spec_mutants.py tests/test_foreign_files.py tests/test_data_damage.py tests/test_storage.py
-  tests/test_storage.py
 
-.PHONY: chaos fuzz help reproduce-table1 bench-cpu bench-train bench-gpu test check-small check-small-mutants lint report publish data clean
+.PHONY: chaos fuzz oldest help reproduce-table1 bench-cpu bench-train bench-gpu test check-small check-small-mutants lint report publish data clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
@@ -55,10 +54,14 @@ check-small: $(ENV) ## train two small nets afresh; they must land in the commit
 check-small-mutants: $(ENV) ## train them without mask, clipping, multiplier: does the check notice?
 	$(PY) -m reproduce check --mutants $(data_option)
 
-lint: $(ENV) ## ruff and mypy
+lint: $(ENV) ## ruff, mypy, and pip-audit where it reaches the advisories
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) tests/supply/audit.py
+
+oldest: $(ENV) ## a part of the tests with the oldest versions that pyproject.toml allows (gigabytes in .venv-oldest)
+	$(PY) tests/supply/oldest.py
 
 report: $(ENV) ## tables, figures, claims and verdicts from the committed records: results/report/index.html
 	$(PY) -m reproduce report

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -33,44 +33,39 @@ def stop(reason: object, code: int) -> typer.Exit:
     return typer.Exit(code)
 
 
-PATIENCE = 3.0  # seconds for an orderly end; then it is an end all the same: nothing on disk needs the order
-
-
 @contextlib.contextmanager
 def stoppable(how_to_go_on: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end what runs inside, within seconds, with a line and exit code 130 or 143.
+    """Ctrl-C and SIGTERM end the process at once, with a line and exit code 130 or 143.
 
-    The signal interrupts as Ctrl-C does; where that is not heard in time (a long call into a library), the process
-    ends without it.
+    For what can be killed at any moment: nothing is unwound, and a thread hears the signal, so that neither a long
+    call into a library nor one that swallows exceptions keeps the process alive.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told: list[int] = []
+    ends = (signal.SIGINT, signal.SIGTERM)
+    hears, tells = os.pipe()
+    os.set_blocking(tells, False)
 
-    def end_now() -> None:
-        print(f"reproduce: {how_to_go_on}", file=sys.stderr, flush=True)
-        os._exit(128 + told[0])
+    def listen() -> None:
+        while number := os.read(hears, 1)[0]:
+            if number in ends:
+                print(f"reproduce: {how_to_go_on}", file=sys.stderr, flush=True)
+                os._exit(128 + number)
 
-    timer = threading.Timer(PATIENCE, end_now)
-    timer.daemon = True
-
-    def stop_it(number: int, _: Any) -> None:
-        if not told:
-            told.append(number)
-            timer.start()
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop_it) for number in (signal.SIGINT, signal.SIGTERM)}
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    wakeup = signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in ends}
     try:
         yield
-    except BaseException as error:
-        if told:  # whatever the interrupt became on its way through the libraries
-            raise stop(how_to_go_on, 128 + told[0]) from None
-        if isinstance(error, KeyboardInterrupt):
-            raise stop(how_to_go_on, 130) from None
-        raise
+    except KeyboardInterrupt:
+        raise stop(how_to_go_on, 130) from None
     finally:
-        timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        os.write(tells, b"\0")
+        listener.join()
+        os.close(hears)
+        os.close(tells)

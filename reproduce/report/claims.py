@@ -17,7 +17,7 @@ from scipy import stats
 
 from reproduce import paper
 from reproduce.report import energy, filters, speed, table1
-from reproduce.report.evidence import Bench, Evidence, Timing
+from reproduce.report.evidence import Bench, Evidence, Timing, notes
 from reproduce.report.parts import Column, Section, Table
 
 NOT_MEASURED = "not measured"
@@ -255,7 +255,7 @@ def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
                 f"{'holds' if p < SIGNIFICANT else 'cannot be told'} for a small net",
                 "; ".join(f"{evidence.name}/check/{path}" for path in paths),
                 "make check-small-mutants",
-                any(r.code.get("dirty") is not False for r in [*usual, *without]),
+                any(notes(r) for r in [*usual, *without]),
             )
         )
     return found

@@ -1,0 +1,51 @@
+"""Runs a part of the tests with the oldest versions that pyproject.toml allows, in an environment of its own.
+
+    python tests/supply/oldest.py [FOLDER]     (default: .venv-oldest; gigabytes, kept for the next time)
+
+The newest versions are what `make test` runs with. Exit code 1: a test failed; 3: the versions cannot be had here.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TESTING = ("pytest", "pytest-timeout", "hypothesis")
+TESTS = [
+    *("test_spec", "test_data", "test_preprocess", "test_nets", "test_optim", "test_train", "test_runs"),
+    *("test_campaign", "test_packed", "test_freeze", "test_report", "test_report_cli", "test_verdict"),
+]
+
+
+def oldest(project: dict) -> list[str]:
+    """Every dependency with a lower bound, at that bound: of the program and of what runs its tests."""
+    found = []
+    for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        bound = re.fullmatch(r"([\w.-]+)>=([\w.]+)(?:\s*;.*)?", line)
+        if bound and (line in project["dependencies"] or bound[1] in TESTING):
+            found.append(f"{bound[1]}=={bound[2]}")
+    return found
+
+
+def main() -> int:
+    """Make the environment, install, test."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / ".venv-oldest"
+    pins = oldest(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"])
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    if subprocess.run([str(python), "-m", "pip", "install", "--quiet", *pins]).returncode:
+        print(f"the oldest versions cannot be installed here: {' '.join(pins)}")
+        return 3
+    print(f"oldest: {' '.join(pins)}", flush=True)
+    tests = [f"tests/{name}.py" for name in TESTS]
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "tests/kernels"]
+    return int(subprocess.run(command, cwd=ROOT).returncode != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

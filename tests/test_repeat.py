@@ -1,0 +1,45 @@
+"""Same settings, seed, machine and number of threads on the CPU: the same numbers, bit for bit, by either way."""
+
+import pytest
+import torch
+from made import convnet_settings, made_splits, settings
+
+from reproduce.training import preprocess, train
+
+CPU = torch.device("cpu")
+FLOAT = {"weights": "float", "activation": "relu"}
+CASES = {
+    "MLP by the kernels": (settings(train={"epochs": 2}, net={"hidden": [256, 256]}), True),
+    "ConvNet by the kernels": (convnet_settings(train={"epochs": 2}, net={"channels": [16, 32]}), False),
+    "float MLP": (settings(train={"epochs": 2}, net=FLOAT), True),
+    "float ConvNet": (convnet_settings(train={"epochs": 2}, net=FLOAT), False),
+}
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    before = torch.get_num_threads()
+
+    def use(count):
+        torch.set_num_threads(count)
+        monkeypatch.setenv("KERNELS_THREADS", str(count))
+
+    yield use
+    torch.set_num_threads(before)
+
+
+def fitted(s, flat, folder):
+    data = preprocess.prepare(made_splits((28, 28) if flat else (32, 32, 3)), s.data, flat, CPU)
+    outcome = train.fit(s, data, 0, folder / "run.ckpt", CPU)
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in outcome.curve]
+    return rows, outcome.net
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_run_twice_gives_the_same_numbers(tmp_path, threads, case, count):
+    s, flat = CASES[case]
+    threads(count)
+    (rows, net), (again, other) = (fitted(s, flat, tmp_path) for _ in range(2))
+    assert rows == again
+    assert net.keys() == other.keys() and all(torch.equal(net[key], other[key]) for key in net)

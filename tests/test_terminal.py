@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM end what can be killed at any moment, whatever it is at."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from reproduce import yamlfile
+
+AT = {
+    "code that swallows interrupts": "try: time.sleep(60)\n        except BaseException: pass",
+    "a long call into a library": "a = np.random.default_rng(0).normal(size=(5000, 5000)); np.linalg.svd(a)",
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("what", AT)
+def test_it_ends_within_seconds_with_a_word(what, number):
+    program = f"""
+import time
+import numpy as np
+from reproduce.terminal import stoppable
+with stoppable("go on so"):
+    print("at it", flush=True)
+    while True:
+        {AT[what]}
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=yamlfile.ROOT,
+        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stdout.readline() == "at it\n"
+        time.sleep(0.5)
+        start = time.monotonic()
+        process.send_signal(number)
+        code = process.wait(timeout=30)
+        assert time.monotonic() - start < 5
+        assert (code, process.stderr.read()) == (128 + number, "reproduce: go on so\n")
+
+
+def test_handlers_are_put_back_and_an_interrupt_is_told(capsys):
+    import typer
+
+    from reproduce.terminal import stoppable
+
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(typer.Exit) as stop, stoppable("go on so"):
+        raise KeyboardInterrupt
+    assert stop.value.exit_code == 130 and capsys.readouterr().err == "reproduce: go on so\n"
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert signal.set_wakeup_fd(-1) == -1
