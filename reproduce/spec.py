@@ -41,8 +41,8 @@ class Range(_Strict):
     """Pixels 0..255 onto low..high."""
 
     step: Literal["range"]
-    low: Literal[-1, 0]
-    high: Literal[1]
+    low: Annotated[int, Field(ge=-1, le=0)]  # not Literal, which takes true for 1
+    high: Annotated[int, Field(ge=1, le=1)]
 
 
 class Standardize(_Strict):

@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
-            if not isinstance(key, str) or not key.strip() or not key.isprintable():
+            if not isinstance(key, str) or not key or key != key.strip() or not key.isprintable():
                 raise SpecError(f"line {line}: key {short(key)} is not a name")
             if key in seen:
                 raise SpecError(f"line {line}: key {short(key)} stands twice")

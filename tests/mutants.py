@@ -49,7 +49,7 @@ def stated(text):
 def _value(node):
     if isinstance(node, yaml.MappingNode):
         keys = [_value(key) for key, _ in node.value]
-        named = all(isinstance(key, str) and key.strip() and key.isprintable() for key in keys)
+        named = all(isinstance(key, str) and key and key == key.strip() and key.isprintable() for key in keys)
         if not named or len(set(keys)) < len(keys):
             raise Refused("keys")
         return dict(zip(keys, (_value(value) for _, value in node.value), strict=True))
