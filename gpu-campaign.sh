@@ -23,7 +23,7 @@ nets=${NETS:-bnn-theano-mnist bnn-theano-cifar10}
 gpu_tests="tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py tests/kernels/test_cuda_pixels.py
   tests/kernels/test_updates.py tests/test_bench_gpu.py tests/test_freeze.py tests/test_gpu.py tests/test_packed_gpu.py"
 if [ -n "${REHEARSE:-}" ]; then
-  scale=small device=cpu seeds=${SEEDS:-1} kept=${KEPT:-$log/kernels} backends=${BACKENDS:-cpu reference}
+  scale=small device=cpu seeds=${SEEDS:-1} kept=${KEPT:-$log/kernels} backends=${BACKENDS:-cpu}
   bench="--quick"
 else
   scale=paper device=cuda seeds=${SEEDS:-5} kept=${KEPT:-results/kernels}
@@ -31,6 +31,7 @@ else
   bench="--gpu"
 fi
 mkdir -p "$log" "$kept"
+ran=0 # commands in this slice
 
 left() { echo $((slice - SECONDS)); }
 
@@ -40,9 +41,14 @@ logged() {
   shift
   timeout "$(left)" "$@" 2>&1 | tee -a "$log/$name.txt"
   local code=${PIPESTATUS[0]}
+  ran=$((ran + 1))
   case $code in
     0) return 0 ;;
-    75 | 124) exit 75 ;;
+    75) exit 75 ;;
+    124)
+      [ "$ran" -gt 1 ] && exit 75 # a whole slice may do
+      echo "gpu-campaign: $name takes more than a whole slice of $slice s, or hangs: $log/$name.txt" >&2 && exit 1
+      ;;
     *) echo "gpu-campaign: $name failed with exit code $code: $log/$name.txt" >&2 && exit "$code" ;;
   esac
 }
@@ -104,6 +110,10 @@ for step in "$@"; do
     *) echo "gpu-campaign: no step '$step': tests, bench, plan, table1 or nets" >&2 && exit 2 ;;
   esac
 done
+if [ -z "${REHEARSE:-}" ]; then # or the tests would all be left out, and pass
+  "$python" -c 'import sys; from kernels.cuda import launch; sys.exit(launch.no_gpu())' ||
+    { echo "gpu-campaign: nothing to do here without a GPU; REHEARSE=1 rehearses it" >&2 && exit 2; }
+fi
 for step in "$@"; do
   [ -e "$log/$step.done" ] && continue
   echo "gpu-campaign: $step, $(left) s left"

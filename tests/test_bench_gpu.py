@@ -194,6 +194,33 @@ def test_the_naive_kernel_makes_every_product_of_a_net(host):
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
 
 
+def test_a_host_without_a_compiler_is_asked_for_few(host, monkeypatch):
+    net, _ = bench.random_net(bench.cell_settings("MNIST MLP", quick=True))
+    images = np.random.default_rng(0).integers(0, 256, (7, 28, 28)).astype(np.uint8)
+    there, want = host.asarray(images), net.predict(images)
+    monkeypatch.setattr(bench_gpu, "HOST_IMAGES", 3)
+    monkeypatch.setattr(bench_gpu, "has_compiler", lambda: False)
+    found, words = bench_gpu._wanted(net, images, there, ["cuda-xnor"])
+    assert np.array_equal(found, want) and "on 3 images (no compiler), cuda-xnor's on the rest" in words
+    found, words = bench_gpu._wanted(net, images, there, [])
+    assert np.array_equal(found, want[:3]) and words.endswith("on 3 images (no compiler)")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(launch.no_gpu() is not None, reason="no GPU")
+def test_a_tiny_run_on_a_gpu_fails_nowhere(tmp_path):
+    done = run("--gpu", "--quick", "--to", tmp_path)
+    assert done.exit_code == 0, done.output
+    (path,) = tmp_path.iterdir()
+    record = json.loads(path.read_text())
+    usable = [
+        name for name, said in record["backends"].items() if name in products.BACKENDS and "unav" not in said
+    ]
+    assert record["failed"] == [] and usable
+    packed = [row for row in record["rows"] if row["candidate"].startswith("packed")]
+    assert len(packed) == 6 * len(usable) and all(row["differing"] == 0 for row in packed)
+
+
 @pytest.mark.parametrize("name", [*products.BACKENDS, "cuda-naive", trial.PIXELS])
 def test_a_trial_holds_a_backend_against_the_host(cp, name):
     if name != trial.PIXELS and kernels._BACKENDS[name].unavailable():

@@ -13,6 +13,7 @@ from reproduce import yamlfile
 SCRIPT = yamlfile.ROOT / "gpu-campaign.sh"
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 NOTES = """#!/usr/bin/env bash
+if [ "$1" = -c ]; then exit "${NO_GPU:-0}"; fi
 echo "$*" >> "$NOTED"
 case "$*" in *"${FAILS:-none}"*) exit "${CODE:-1}" ;; esac
 if [ "$3" = freeze ]; then mkdir -p "$RESULTS/packed" && touch "$RESULTS/packed/$(basename "$4" .json).bnn"; fi
@@ -69,12 +70,14 @@ def test_time_that_is_up_is_75_and_the_next_call_goes_on(campaign):
 
 
 def test_a_step_that_outlives_the_slice_is_cut_and_comes_again(campaign):
-    hangs = campaign.store.parent / "python"
-    hangs.write_text(NOTES + 'case "$*" in *pytest*) sleep 30 ;; esac\n')
-    code, _, asked = campaign(SLICE="2")
-    assert code == 75 and len(asked) == 1
-    hangs.write_text(NOTES)
-    assert campaign("tests")[0] == 0
+    python = campaign.store.parent / "python"
+    python.write_text(NOTES + 'case "$*" in *"reproduce bench"*) sleep 30 ;; esac\n')
+    code, _, asked = campaign(SLICE="3")
+    assert code == 75 and len(asked) == 2
+    code, said, asked = campaign(SLICE="3")  # with the whole of a slice, too
+    assert code == 1 and len(asked) == 1 and "bench takes more than a whole slice of 3 s, or hangs: " in said
+    python.write_text(NOTES)
+    assert campaign("bench")[0] == 0
 
 
 def test_a_failure_ends_it_and_names_the_log(campaign):
@@ -83,6 +86,12 @@ def test_a_failure_ends_it_and_names_the_log(campaign):
     assert campaign("bench")[0] == 0  # a person may go on with another step
     code, _, asked = campaign()
     assert code == 0 and "pytest" in asked[0] and not any(" bench " in line for line in asked)
+
+
+def test_without_a_gpu_nothing_passes_for_done(campaign):
+    code, said, asked = campaign(NO_GPU="1")
+    assert code == 2 and "without a GPU" in said and not asked
+    assert not list((campaign.store / "gpu-campaign").glob("*.done"))
 
 
 def test_an_unknown_step_and_a_missing_run_are_said(campaign):
@@ -97,7 +106,7 @@ def test_the_rehearsal_asks_for_nothing_of_a_gpu(campaign):
         path.rename(path.with_name(path.name.replace("-paper-", "-small-")))
     code, _, asked = campaign(REHEARSE="1")
     assert code == 0 and "bench --quick" in asked[1] and "--scale small --device cpu --seeds 1" in asked[3]
-    assert re.findall(r"--backend (\S+)", "\n".join(asked)) == ["cpu", "reference"] * 2
+    assert re.findall(r"--backend (\S+)", "\n".join(asked)) == ["cpu"] * 2
 
 
 def test_it_names_every_file_with_tests_for_a_gpu():
