@@ -36,8 +36,8 @@ bench-cpu: $(ENV) ## figure 3 on this machine's CPU: products, MLP, ConvNet (min
 bench-train: $(ENV) ## training steps on this machine's CPU, ours against a plain loop (4 minutes; wants a quiet machine)
 	$(PY) -m reproduce bench --train $(data_option)
 
-bench-gpu: $(ENV) ## the same on the GPU
-	@$(PY) -m reproduce bench --gpu
+bench-gpu: $(ENV) ## figure 3 on an NVIDIA GPU, every CUDA backend (4 minutes; wants CuPy)
+	@$(PY) -m reproduce bench --gpu $(data_option)
 
 test: $(ENV) ## the test suite (MARK='slow or not slow' for everything but GPU)
 	$(PY) -m pytest $(if $(MARK),-m "$(MARK)")

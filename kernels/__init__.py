@@ -30,6 +30,7 @@ __all__ = [
     "backends",
     "describe",
     "pack",
+    "takes_gpu",
     "to_gpu",
     "to_host",
     "unpack",
@@ -88,6 +89,11 @@ def describe(backend: str = "auto") -> str:
     "auto" is for operands on the host; for those on a GPU see `backends`.
     """
     return _backend(backend, backend in _GPU).describe()
+
+
+def takes_gpu(backend: str) -> bool:
+    """Whether the backend of this name takes arrays on a GPU ("auto", as a name alone, does not)."""
+    return backend in _GPU
 
 
 def pack(x: object, backend: str = "auto") -> Packed:

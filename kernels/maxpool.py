@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 import kernels
 from kernels import build, cpu
+from kernels.cuda import between
+from kernels.cuda.arrays import GpuPacked
 from kernels.packed import Packed
 
 
@@ -17,10 +19,12 @@ def maxpool2x2(x: Packed, falling: Packed, backend: str = "auto") -> Packed:
 
     x: packed (N, H, W, C) -> packed (N, H // 2, W // 2, C), odd rows and columns left out as torch does. The
     largest of four integers is >= t where one is (OR), and <= t where all are (AND): `falling`, packed (C,), is +1
-    for the units of the second kind. Raises ValueError where the shapes do not fit.
+    for the units of the second kind. On a GPU where x is there. Raises ValueError where the shapes do not fit.
     """
     if len(x.shape) != 4 or falling.shape != x.shape[3:]:
         raise ValueError(f"x (N, H, W, C) and falling (C,) do not fit: {x.shape}, {falling.shape}")
+    if isinstance(x, GpuPacked):
+        return between.maxpool2x2(x, falling)
     library = cpu._library() if kernels._backend(backend, there=False) is cpu else None
     if library is None or isinstance(library, build.BuildError) or cpu._choose(None) == "numpy":
         return Packed(_plain(x.words, falling.words), x.k)

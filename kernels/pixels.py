@@ -2,7 +2,8 @@
 
 The paper's way (section 1, "first layer") is eight bit planes, s = sum over n of 2^(n-1) (x^n . w): `planes` does
 it through the front door, on any backend. The CPU backend has it in C, in one pass over the image (csrc/pixels.c):
-by planes again, or by products of bytes where the machine has AVX-512 VNNI.
+by planes again, or by products of bytes where the machine has AVX-512 VNNI. On a GPU it is products of bytes on
+tensor cores (kernels.cuda.pixels), whatever the CUDA backend.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 import kernels
 from kernels import build, cpu
+from kernels.cuda import arrays
+from kernels.cuda import pixels as on_gpu
 from kernels.packed import Packed, output, words_for
 
 MAX_WINDOW = 1 << 15
@@ -98,7 +101,14 @@ def pixel_conv2d(
     way: str | None = None,
     out: NDArray[np.int32] | None = None,
 ) -> NDArray[np.int32]:
-    """What `planes` gives, by the fastest way of the backend; `way`: one of `ways()`, on the CPU backend only."""
+    """What `planes` gives, by the fastest way of the backend; `way`: one of `ways()`, on the CPU backend only.
+
+    x on a GPU (CuPy, torch): a CuPy array there. The filters are the host's.
+    """
+    if arrays.on_gpu(x):
+        there = _on_gpu(x, way)
+        made: NDArray[np.int32] = on_gpu.pixel_conv2d(there, w, padding, _check(there, w, padding), out)
+        return made
     shape = _check(x, w, padding)
     result = output(shape, out)
     if not _run(x, w, padding, shape, backend, way, out=result.ctypes.data):
@@ -119,9 +129,12 @@ def pixel_conv2d_threshold(
 
     Raises ValueError where the rule is not for as many filters and places.
     """
+    x = _on_gpu(x, way) if (there := arrays.on_gpu(x)) else x
     shape = _check(x, w, padding)
     if shape[1:] != (len(rule.row), len(rule.column), len(rule.below)):
         raise ValueError(f"an output of shape {shape} and a rule for another")
+    if there:
+        return on_gpu.pixel_conv2d_threshold(x, w, rule, padding, shape)
     bits = np.zeros((*shape[:3], words_for(shape[3])), np.uint64)
     level, flip, row, column = _lanes(rule)
     fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[3] * 8, "level": level.at, "flip": flip.at}
@@ -141,6 +154,8 @@ def ways() -> tuple[str, ...]:
 
 def describe(backend: str = "auto") -> str:
     """What `pixel_conv2d` would do, in words."""
+    if kernels.takes_gpu(backend):
+        return "bytes by ±1 (tensor cores)"
     found = ways() if _is_cpu(backend) else ()
     return {"bytes": "bytes by ±1 (VNNI)", "planes": "bit planes, fused"}[found[0]] if found else "bit planes"
 
@@ -149,8 +164,17 @@ def _is_cpu(backend: str) -> bool:
     return kernels._backend(backend, there=False) is cpu
 
 
+def _on_gpu(x: Any, way: str | None) -> Any:
+    """x as a CuPy array. RuntimeError where the GPU's kernel cannot run."""
+    if way is not None:
+        raise ValueError(f"way {way!r} is not for arrays on a GPU")
+    if reason := on_gpu.unavailable():
+        raise RuntimeError(f"pixels on a GPU: {reason}")
+    return arrays.as_cupy(x)[0]
+
+
 def _check(x: NDArray[np.uint8], w: Packed, padding: int) -> tuple[int, int, int, int]:
-    if not isinstance(x, np.ndarray) or x.dtype != np.uint8:
+    if not (isinstance(x, np.ndarray) or arrays.on_gpu(x)) or x.dtype != np.uint8:
         raise TypeError(f"pixels are a uint8 array, not {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim != 4 or len(w.shape) != 4 or x.shape[3] != w.k:
         raise ValueError(f"pixels (N, H, W, C) and filters (Cout, kh, kw, C) do not fit: {x.shape}, {w.shape}")

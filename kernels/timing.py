@@ -11,44 +11,75 @@ import numpy as np
 from numpy.typing import NDArray
 
 Times = dict[str, NDArray[np.float64]]
+Call = Callable[[], object]
+Turn = Callable[[Call, int], float]  # seconds a call, of so many
 UNSTEADY = 0.10  # a spread over this is warned about
 PAUSE = 0.003  # seconds between turns: threads of the candidate before go on spinning for a while
 
 
+def by_wall_clock(call: Call, repeats: int) -> float:
+    """Seconds a call, of so many one after another."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
 def interleave(
-    candidates: Mapping[str, Callable[[], object]],
+    candidates: Mapping[str, Call],
     budget: float,
     least: int = 5,
     most: int = 31,
     floor: float = 0.02,
+    turns: Mapping[str, Turn] | None = None,
+    repeats_most: int = 1 << 30,
+    failed: dict[str, str] | None = None,
 ) -> Times:
     """Seconds a call of each candidate, one number a round, after warm-up calls; each round has its own order.
 
     As many rounds as fit into `budget` seconds, but between `least` and `most`. A candidate is called often enough
-    in each turn to fill `floor` seconds.
+    in each turn to fill `floor` seconds, `repeats_most` times at the most. `turns`: another clock than
+    `by_wall_clock`, by candidate. With `failed` a candidate that raises is left out, its error is kept there under
+    its name, and the rest go on.
     """
-    repeats = {}
-    for name, call in candidates.items():
-        call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, math.ceil(floor / max(time.perf_counter() - start, 1e-9)))
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    names, order = list(candidates), np.random.default_rng(0)
+    names, turns, repeats = list(candidates), turns or {}, {}
+    times: dict[str, list[float]] = {name: [] for name in names}
+
+    def attempt(name: str, count: int) -> float | None:
+        try:
+            return turns.get(name, by_wall_clock)(candidates[name], count)
+        except Exception as error:  # whatever a library has to say
+            if failed is None:
+                raise
+            failed[name] = said(error)
+            times.pop(name, None)
+            return None
+
+    for name in names:
+        attempt(name, 1)
+        one = attempt(name, 1) if name in times else None
+        repeats[name] = min(repeats_most, max(1, math.ceil(floor / max(one or floor, 1e-9))))
+    order = np.random.default_rng(0)
     end = time.perf_counter() + budget
     for round_number in range(most):
         if round_number >= least and time.perf_counter() > end:
             break
         for index in order.permutation(len(names)):  # or one would always come behind the same other
-            name, call = names[index], candidates[names[index]]
+            name = names[index]
+            if name not in times:
+                continue
             time.sleep(PAUSE)
             if repeats[name] > 1:
-                call()  # short calls find the caches cold after the others' turns
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            times[name].append((time.perf_counter() - start) / repeats[name])
+                attempt(name, 1)  # short calls find the caches cold after the others' turns
+            if name in times and (taken := attempt(name, repeats[name])) is not None:
+                times[name].append(taken)
     return {name: np.array(taken) for name, taken in times.items()}
+
+
+def said(error: Exception) -> str:
+    """An error as one line."""
+    words = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {words[0]}" if words else type(error).__name__
 
 
 def once(call: Callable[[], object]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ the same net in plain torch float32.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -254,8 +255,12 @@ def paper_seconds(what: str, candidate: str, bars: list[dict[str, Any]]) -> floa
     bar = next((b for b in bars if start and b["what"].startswith(start)), None)
     if bar is None:
         return None
-    kinds = {"naive": "baseline", "torch float32": "cublas", "xnor, kernel alone": "xnor", END_TO_END: "xnor"}
-    key = next((kind for begins, kind in kinds.items() if candidate.startswith(begins)), None)
+    kinds = {"naive": "baseline", "torch float32": "cublas"}
+    kinds |= {
+        r"xnor\b.*, kernel alone": "xnor",
+        r"packed\b.*, end to end": "xnor",
+    }  # with or without a backend's name
+    key = next((kind for pattern, kind in kinds.items() if re.match(pattern, candidate)), None)
     return None if key is None else float(bar[key])
 
 
@@ -312,16 +317,15 @@ def bench(
     """
     from reproduce.data import DataError
 
-    if gpu:
-        import torch
-
-        missing = (
-            "no CUDA device here"
-            if not torch.cuda.is_available()
-            else "no benchmark of nets on a GPU yet; `python -m kernels.cuda.bench` times its kernels"
-        )
-        raise stop(missing, 2)
     folder, measured, shown = to or RESULTS, measure, show
+    if gpu and training:
+        raise stop("--train measures the CPU", 2)
+    if gpu:
+        from reproduce import bench_gpu
+
+        if reason := bench_gpu.missing():
+            raise stop(reason, 2)
+        measured = bench_gpu.measure
     if training:
         from reproduce import bench_train
 

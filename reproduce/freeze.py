@@ -31,7 +31,7 @@ MEASURED_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a packed net does on its data set's test images; rates are medians."""
+    """What a packed net does on its data set's test images, from the host's memory; rates are medians."""
 
     wrong: int
     images: int
@@ -183,7 +183,7 @@ def record_of(file: Path, net: PackedNet, answer: Answer, backend: str) -> dict[
         "kind": "net",
         "quick": False,
         "started": runs.now(),
-        "machine": machine.machine("cpu"),
+        "machine": machine.machine("cuda" if kernels.takes_gpu(backend) else "cpu"),
         "libraries": machine.libraries(),
         "code": machine.code(),
         "backend": kernels.describe(backend),

@@ -1,13 +1,17 @@
 import os
+import shutil
 from pathlib import Path
 
+import emulator
 import mutants
 import numpy as np
 import pytest
 import torch
 from made import made_images
 
+import kernels
 from kernels import reals
+from kernels.cuda import launch
 from reproduce import data, machine, runs
 
 torch.set_num_threads(1)  # the nets here are tiny, and the other core may be busy
@@ -50,3 +54,34 @@ def pytest_sessionfinish(session, exitstatus):
     content |= {"libraries": machine.libraries(), "code": machine.code(), "found": mutants.FIGURES}
     stamp = started.replace(":", "").replace("-", "").split("+")[0]
     runs.write_sealed(Path(folder) / f"fuzz-{stamp}.json", content)
+
+
+CUDA = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory):
+    """Where the CUDA sources are compiled for the host."""
+    return tmp_path_factory.mktemp("emulated")
+
+
+@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cp(request, emulated, monkeypatch):
+    """CuPy, or what stands for it."""
+    if request.param == "gpu":
+        if reason := launch.no_gpu():
+            pytest.skip(reason)
+        yield pytest.importorskip("cupy")
+    elif shutil.which("g++") is None:
+        pytest.skip("the emulator needs g++")
+    else:
+        with emulator.installed(emulated, monkeypatch) as cupy:
+            yield cupy
+
+
+@pytest.fixture(params=CUDA)
+def cuda_name(request, cp):
+    """Every CUDA backend that runs there, by name."""
+    if reason := kernels._BACKENDS[request.param].unavailable():
+        pytest.skip(reason)
+    return request.param

@@ -6,6 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from kernels.cuda import launch
 from reproduce import bench, cli, spec, yamlfile
 
 
@@ -58,20 +59,32 @@ def test_the_papers_bars_stand_beside_their_like():
     assert bench.paper_seconds(product, "naive float32", bars) == 6.79
     assert bench.paper_seconds(product, "torch float32", bars) == 0.99
     assert bench.paper_seconds(product, "xnor, kernel alone", bars) == 0.29
+    assert bench.paper_seconds(product, "xnor cuda-wgmma, kernel alone", bars) == 0.29
+    assert bench.paper_seconds(product, "naive float32 (cuda-naive)", bars) == 6.79
     assert bench.paper_seconds(product, "xnor, with packing", bars) is None
+    assert bench.paper_seconds(product, "torch tf32", bars) is None
     assert bench.paper_seconds("product of 4096×4096 matrices", "torch float32", bars) is None
     assert bench.paper_seconds(mlp, bench.END_TO_END, bars) == 0.68
+    assert bench.paper_seconds(mlp, "packed cuda-xnor, end to end", bars) == 0.68
+    assert bench.paper_seconds(mlp, bench.BITS_ALONE, bars) is None
     assert bench.paper_seconds(mlp, bench.FP32, bars) == 1.11
     assert bench.paper_seconds(mlp, bench.NAIVE, bars) == 4.65
 
 
 @pytest.mark.parametrize(
-    "there, words", [(False, "no CUDA device here"), (True, "no benchmark of nets on a GPU yet")]
+    "there, words",
+    [(False, "no CUDA device here"), (True, "CuPy cannot be imported (x); `pip install cupy-cuda13x`")],
 )
-def test_without_kernels_for_a_gpu_it_says_so_in_one_line(monkeypatch, there, words):
+def test_without_what_a_gpu_needs_it_says_so_in_one_line(monkeypatch, there, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(launch, "no_gpu", lambda: "CuPy cannot be imported (x)")
     done = run("--gpu")
     assert done.exit_code == 2 and done.stderr.count("\n") == 1 and words in done.stderr and not done.stdout
+
+
+def test_training_is_not_measured_on_a_gpu():
+    done = run("--gpu", "--train")
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1 and "--train measures the CPU" in done.stderr
 
 
 def test_a_damaged_data_set_is_one_line(tmp_path, monkeypatch):

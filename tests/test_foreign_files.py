@@ -213,7 +213,8 @@ def test_no_changed_record_is_accepted(tmp_path):
 
 
 def test_every_committed_record_has_its_checksum():
-    files = [p for p in runs.PUBLISHED.rglob("*.json") if not p.is_relative_to(runs.LOCAL)]
+    own = (runs.LOCAL, runs.PUBLISHED / "check-local")  # stores of whoever works here, ignored by git
+    files = [p for p in runs.PUBLISHED.rglob("*.json") if not any(p.is_relative_to(o) for o in own)]
     assert len(files) > 60
     for path in files:
         assert runs.read_sealed(path)[1], path

@@ -9,7 +9,8 @@ from test_campaign import go
 from test_packed import random_state
 from typer.testing import CliRunner
 
-from reproduce import cli, data, freeze, runs
+from kernels.cuda import launch
+from reproduce import cli, data, freeze, machine, runs
 from reproduce.packed import PackedNet, freeze_net
 
 
@@ -72,6 +73,26 @@ def test_every_prediction_is_held_against_the_float32_nets_and_kept(tmp_path, da
     assert "another class on 200 of" not in done.output and ", not 4, by " in done.output
     done = run(*words, tmp_path / "none.pt")
     assert done.exit_code == 2 and "its weights are not here" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["cuda-xnor", "cuda-bmma"])
+def test_a_file_predicts_through_a_cuda_backend(tmp_path, data_folder, cp, monkeypatch, backend):
+    """As a person types it; the record names the GPU."""
+    if launch.gpu_name() == "host":  # emulated
+        real = machine.machine
+        monkeypatch.setattr(machine, "machine", lambda device: real("cpu") | {"name": f"of {device}"})
+    store = runs.Store(tmp_path / "store")
+    record = go(store.root, data_folder, [made_cell(train={"epochs": 1})]).records[0]
+    path = freeze.freeze_run(record.stem, store, data_folder, print)
+    words = ("predict", path, "--data", data_folder, "--against", store.net(record.stem))
+    done = run(*words, "--backend", backend, "--record", tmp_path / "kept")
+    assert done.exit_code == 0, done.output
+    assert "the float32 net gives another class on 0 of 200 images" in done.output
+    assert f"{round(record.result.test_error * 2)} of 200 test images wrong" in done.output
+    assert f"; {backend} (sm_" in done.output
+    (kept,) = (tmp_path / "kept").iterdir()
+    found = json.loads(kept.read_text())
+    assert found["backend"].startswith(backend) and found["machine"]["name"] in ("of cuda", launch.gpu_name())
 
 
 def test_what_cannot_be_packed_is_one_line(tmp_path, data_folder):

@@ -69,12 +69,41 @@ def to_gpu(p: Packed) -> GpuPacked:
     return GpuPacked(cupy.asarray(words), p.k)
 
 
+def kept_on_gpu(p: Packed) -> GpuPacked:
+    """`to_gpu`, with the copy kept in `p.derived`: for weights."""
+    if isinstance(p, GpuPacked):
+        return p
+    import cupy
+
+    key = ("on gpu", cupy.cuda.Device().id)
+    kept: GpuPacked | None = p.derived.get(key)
+    if kept is None:
+        kept = to_gpu(p)
+        cupy.cuda.get_current_stream().synchronize()  # any stream may use it
+        p.derived[key] = kept
+    return kept
+
+
 def to_host(p: Packed) -> Packed:
     """A copy of a packed array in the host's memory (one that is there is given back as it is)."""
     if not isinstance(p, GpuPacked):
         return p
     words = p.words.get()  # type: ignore[attr-defined]  # CuPy's
     return Packed(np.ascontiguousarray(words[..., : words_for(p.k)]), p.k)
+
+
+def moved(x: Any) -> Any:
+    """A NumPy array as a CuPy array on the current device."""
+    import cupy
+
+    return cupy.asarray(x)
+
+
+def as_torch(x: Any) -> Any:
+    """A CuPy array as a torch tensor over the same memory."""
+    from torch.utils.dlpack import from_dlpack
+
+    return from_dlpack(x)
 
 
 def on_gpu(x: object) -> bool:
@@ -92,7 +121,7 @@ def rows_of(x: Any) -> tuple[Rows, tuple[int, ...]]:
 
     Copies only what is not C-contiguous. bfloat16 travels as uint16. Raises as `packed.rows_of` does.
     """
-    array, kind = _as_cupy(x)
+    array, kind = as_cupy(x)
     if kind not in KINDS:
         raise TypeError(f"cannot pack {kind}: one of {', '.join(KINDS)} is needed")
     if array.ndim < 1:
@@ -104,7 +133,8 @@ def rows_of(x: Any) -> tuple[Rows, tuple[int, ...]]:
     return Rows(array.reshape(int(np.prod(lead)), k), kind), lead
 
 
-def _as_cupy(x: Any) -> tuple[Any, str]:
+def as_cupy(x: Any) -> tuple[Any, str]:
+    """A CuPy array or torch CUDA tensor as a C-contiguous CuPy array, and the name of its elements."""
     import cupy
 
     torch = sys.modules.get("torch")

@@ -1,130 +1,151 @@
-"""First timings on a GPU: python -m kernels.cuda.bench [--sizes 1024 8192] [--json FILE].
+"""Products of random ±1 matrices on a GPU: every CUDA backend, the naive kernel, NVIDIA's libraries.
 
-For each size the square product of random ±1 operands, packed beforehand, by every CUDA backend, as integers and
-as bits, then by cuBLAS; kernels only, device events, warm-up left out, medians of runs that rotate among the
-candidates. The first result of each candidate is compared with the others'. Exit code 2 without a GPU.
+What kernels.bench is to a CPU, with rows of the same kind. Operands and results stay on the GPU. Kernels alone are
+timed by device events, packing by a clock on the host, since it waits for the answer whether there was a NaN
+(kernels.cuda.clock). A candidate that fails, or gives other integers than the float32 product, has no row but a
+line that says so.
 """
 
-import argparse
-import json
-import statistics
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kernels import cuda, pack
-from kernels.cuda import cublas, launch
-from kernels.packed import Packed, Thresholds
+import kernels
+from kernels import Thresholds, cuda, timing
+from kernels.cuda import arrays, clock, cublas
 
-ROUNDS, SECONDS = 15, 0.02
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Say = Callable[[str], None]
+SIZES = (1024, 2048, 4096, 8192)
+BACKENDS = ("cuda-wgmma", "cuda-bmma", "cuda-xnor")
+"""The paper's kind last: of several, the report sets the last beside the paper's figure."""
+NAIVE, FP32 = "naive float32 (cuda-naive)", "torch float32"
+LIBRARY = {FP32: "float32", "torch tf32": "tf32", "torch bfloat16": "bfloat16", "torch int8 (_int_mm)": "int8"}
+DEVICE = "cuda"  # torch's word for where CuPy's arrays are
+REPEATS = 50  # of a call between two events, at most: a launch queue takes about a thousand
+
+Failures = list[dict[str, str]]
 
 
-def candidates(a: Any, b: Any, rule: Thresholds, naive_until: int) -> dict[str, Callable[[], Any]]:
-    """What is timed for CuPy int8 ±1 operands (M, K) and (N, K), by name."""
+def products(say: Say, broken: Mapping[str, str], quick: bool = False) -> tuple[list[dict[str, Any]], Failures]:
+    """Rows for the products of each size, and the candidates that failed.
+
+    broken: backends to leave out, and why. quick: tiny sizes, for tests.
+    """
+    rows: list[dict[str, Any]] = []
+    failed: Failures = []
+    for size in (32, 64) if quick else SIZES:
+        what = f"product of {size}×{size} matrices"
+        say(what)
+        errors = {f"xnor {name}": reason for name, reason in broken.items() if name in BACKENDS}
+        times, readings = _times(size, broken, quick, errors)
+        failed += [{"what": what, "candidate": name, "error": error} for name, error in errors.items()]
+        rows += _rows(what, size, times, readings)
+    return rows, failed
+
+
+def _times(
+    size: int, broken: Mapping[str, str], quick: bool, errors: dict[str, str]
+) -> tuple[timing.Times, dict[str, float] | None]:
+    """Times of all candidates that give the right result, and the clocks after them; the others' `errors`."""
+    import torch
+
+    torch.manual_seed(size)
+    left, right = (torch.randint(0, 2, (size, size), dtype=torch.int8, device=DEVICE) * 2 - 1 for _ in range(2))
+    rng = np.random.default_rng(size)
+    rule = Thresholds(rng.integers(-size // 8, size // 8 + 1, size), rng.random(size) < 0.5)
+    want = cublas.matmul(*cublas.operands(left, right, "float32"), "float32").to(torch.int32)
+    candidates, waiting = _candidates(left, right, rule, broken, errors)
+    for name in list(candidates):
+        try:
+            wrong = _wrong(name, candidates[name](), want, rule)
+        except Exception as error:  # a launch that fails, memory, a driver's own words
+            wrong = timing.said(error)
+        if wrong:
+            errors[name] = wrong
+            del candidates[name]
+    events = clock.Events()
+    turns = {name: clock.waiting if name in waiting else events for name in candidates}
+    budget, least, floor = (0.05, 3, 0.0) if quick else (12.0, 5, 0.01)
+    times = timing.interleave(candidates, budget, least, 15, floor, turns, REPEATS, errors)
+    return times, clock.readings()
+
+
+def _candidates(
+    left: Tensor, right: Tensor, rule: Thresholds, broken: Mapping[str, str], errors: dict[str, str]
+) -> tuple[dict[str, Callable[[], Any]], set[str]]:
+    """What is timed for int8 ±1 operands (M, K), (N, K), by name, and which of it waits for the GPU by itself."""
     import cupy
-    from torch.utils.dlpack import from_dlpack
+    import torch
 
-    calls: dict[str, Callable[[], Any]] = {}
-    left, right = pack(a), pack(b)
-    out = cupy.empty((a.shape[0], b.shape[0]), cupy.int32)
-    for backend in (cuda.WGMMA, cuda.BMMA, cuda.XNOR):
-        if backend.unavailable() is None:
-            calls[f"{backend.name}, integers"] = _product(backend, left, right, out)
-            calls[f"{backend.name}, bits"] = _bits(backend, left, right, rule)
-    if max(a.shape + b.shape) <= naive_until:
-        floats = a.astype(cupy.float32), cupy.ascontiguousarray(b.T.astype(cupy.float32))
-        calls["cuda-naive"] = lambda: cuda.naive_product(*floats)
-    signs = from_dlpack(a), from_dlpack(b)
-    for way in cublas.WAYS:
-        calls[f"cublas {way}"] = _comparator(*cublas.operands(*signs, way), way)
-    calls["pack int8"] = lambda: pack(a)
-    return calls
+    real = [arrays.as_cupy(x.to(torch.float32))[0] for x in (left, right)]
+    out = cupy.empty((len(left), len(right)), cupy.int32)
+    found: dict[str, Callable[[], Any]] = {}
+    waiting = set()
+    for name in BACKENDS:
+        try:
+            if name in broken or kernels._BACKENDS[name].unavailable():
+                continue
+            a, b = (kernels.pack(x, name) for x in real)
+        except Exception as error:
+            errors[f"xnor {name}"] = timing.said(error)
+            continue
+        found[f"xnor {name}, kernel alone"] = _product(a, b, name, out)
+        found[f"xnor {name}, to bits by thresholds"] = _bits(a, b, rule, name)
+        found[f"xnor {name}, with packing"] = _product(real[0], real[1], name, out)
+        waiting.add(f"xnor {name}, with packing")
+    if "cuda-naive" not in broken:
+        turned = cupy.ascontiguousarray(arrays.as_cupy(right.t().to(torch.float32))[0])
+        found[NAIVE] = lambda: cuda.naive_product(real[0], turned)
+    for name, way in LIBRARY.items():
+        found[name] = _library(*cublas.operands(left, right, way), way)
+    return found, waiting
 
 
-def _product(backend: cuda.CudaBackend, a: Packed, b: Packed, out: Any) -> Callable[[], Any]:
-    return lambda: backend.matmul(a, b, out)
+def _product(a: Any, b: Any, name: str, out: Any) -> Callable[[], Any]:
+    return lambda: kernels.xnor_matmul(a, b, name, out)
 
 
-def _bits(backend: cuda.CudaBackend, a: Packed, b: Packed, rule: Thresholds) -> Callable[[], Any]:
-    return lambda: backend.matmul_threshold(a, b, rule)
+def _bits(a: Any, b: Any, rule: Thresholds, name: str) -> Callable[[], Any]:
+    return lambda: kernels.xnor_matmul_threshold(a, b, rule, name)
 
 
-def _comparator(a: Any, b: Any, way: str) -> Callable[[], Any]:
+def _library(a: Tensor, b: Tensor, way: str) -> Callable[[], Any]:
     return lambda: cublas.matmul(a, b, way)
 
 
-def milliseconds(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median time of each call, in rounds; a round repeats a call for about SECONDS."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        repeats[name] = max(1, int(SECONDS * 1e3 / max(_timed(call, 1), 1e-3)))
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            times[name].append(_timed(call, repeats[name]))
-    return {name: statistics.median(found) for name, found in times.items()}
+def _wrong(name: str, found: Any, want: Tensor, rule: Thresholds) -> str | None:
+    """What is wrong with a candidate's result, or None. bfloat16 may round its sums to 8 bits."""
+    import torch
+
+    if isinstance(found, kernels.GpuPacked):
+        right = kernels.pack(np.where(rule.apply(want.cpu().numpy()), np.int8(1), np.int8(-1)))
+        count = int(np.bitwise_count(kernels.to_host(found).words ^ right.words).sum())
+        return f"wrong results: {count} of {want.numel()} bits" if count else None
+    result = found if isinstance(found, torch.Tensor) else arrays.as_torch(found)
+    if name == "torch bfloat16":
+        off = (result.float() - want.float()).abs() > want.float().abs() / 64
+    else:
+        off = result.to(torch.int32) != want
+    count = int(off.sum())
+    return f"wrong results: {count} of {want.numel()} integers" if count else None
 
 
-def _timed(call: Callable[[], Any], repeats: int) -> float:
-    import cupy
-
-    start, end = cupy.cuda.Event(), cupy.cuda.Event()
-    start.record()
-    for _ in range(repeats):
-        call()
-    end.record()
-    end.synchronize()
-    return float(cupy.cuda.get_elapsed_time(start, end)) / repeats
-
-
-def agree(calls: dict[str, Callable[[], Any]]) -> dict[str, bool]:
-    """Whether each candidate's integers, or bits, are the first one's of their kind."""
-    first: dict[str, Any] = {}
-    same = {}
-    for name, call in calls.items():
-        kind = next((kind for kind in ("integers", "bits") if kind in name), None)
-        if kind is not None:
-            found = call().get()
-            same[name] = bool(np.array_equal(found, first.setdefault(kind, found)))
-    return same
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Prints the table; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m kernels.cuda.bench", description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 4096, 8192])
-    parser.add_argument("--naive-until", type=int, default=8192, help="largest size for cuda-naive")
-    parser.add_argument("--json", type=Path, help="also write the table to this file")
-    options = parser.parse_args(arguments)
-    if reason := launch.no_gpu():
-        print(reason, file=sys.stderr)
-        return 2
-    import cupy
-
-    rows = []
-    print(f"{launch.gpu_name()}, {launch.multiprocessors()} multiprocessors")
-    for n in options.sizes:
-        rng = np.random.default_rng(n)
-        a, b = (cupy.asarray(rng.integers(0, 2, (n, n), dtype=np.int8) * 2 - 1) for _ in range(2))
-        rule = Thresholds(rng.integers(-50, 51, n), rng.random(n) < 0.5)
-        calls = candidates(a, b, rule, options.naive_until)
-        same, times = agree(calls), milliseconds(calls)
-        for name, ms in times.items():
-            tops = None if name.startswith("pack") else 2 * n**3 / ms / 1e9
-            rows.append({"size": n, "name": name, "ms": ms, "tops": tops, "same": same.get(name)})
-            said = {True: "same", False: "DIFFERENT", None: ""}[same.get(name)]
-            print(
-                f"{n:6} {name:24} {ms:10.4f} ms {'' if tops is None else f'{tops:9.1f} TOPS'}  {said}", flush=True
-            )
-    if options.json:
-        record = {"gpu": launch.gpu_name(), "rows": rows}
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
-    return int(any(row["same"] is False for row in rows))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _rows(what: str, size: int, times: timing.Times, readings: dict[str, float] | None) -> list[dict[str, Any]]:
+    bounds = clock.bounds(readings)
+    fp32, rows = bounds["fp32_peak"], []
+    for name in times:
+        found = timing.row(what, name, times, 2.0 * size**3, size=size)
+        rate = found["operations_per_second"]
+        bound = {NAIVE: "fp32_peak", FP32: "fp32_peak"}.get(name)
+        bound = "popcount_peak" if name.startswith("xnor cuda-xnor") else bound
+        peak = bounds[bound] if bound else None
+        found |= {"bound": bound, "peak": peak, "share_of_bound": None if peak is None else rate / peak}
+        found |= {"of_fp32_peak": None if fp32 is None else rate / fp32, "readings": readings}
+        rows.append(found | {"clock": "host" if name.endswith("with packing") else "events"})
+    return rows

@@ -35,7 +35,8 @@ class Kernel:
         parts += [f"#define {name} {value}" for name, value in self.constants.items()]
         if self.name == "wgmma":
             parts.append(wgmma_wrapper())
-        parts.append((SOURCES / f"{self.name}.cu").read_text())
+        text = (SOURCES / f"{self.name}.cu").read_text()
+        parts.append(text.replace('#include "mma.cuh"', (SOURCES / "mma.cuh").read_text()))
         return "\n".join(parts)
 
     def __getitem__(self, constant: str) -> int:
@@ -72,7 +73,9 @@ def naive(side: int = 16) -> Kernel:
 def rows() -> Kernel:
     """Packing and what else is done row by row."""
     kinds = "float32 float64 float16 bfloat16 int8 int16 int32 int64 bool"
-    helpers = "count_rows table_of unpack_float finish_float threshold_rows windows"
+    helpers = (
+        "count_rows table_of unpack_float finish_float threshold_rows windows pixel_windows maxpool argmax_of"
+    )
     entries = (*(f"pack_{kind}" for kind in kinds.split()), *helpers.split())
     return Kernel("rows", EVERY, entries, 256)
 
@@ -109,6 +112,24 @@ def bmma(
     )  # fmt: skip
 
 
+def bytes_by_signs(
+    tile_m: int = 128, tile_n: int = 128, tile_k: int = 64, warp_m: int = 64, warp_n: int = 32, stages: int = 3
+) -> Kernel:
+    """Products of bytes on tensor cores; tiles as in `bmma`."""
+    return Kernel(
+        "bytes",
+        EVERY,
+        ("bytes_product", "bytes_bits"),
+        threads=(tile_m // warp_m) * (tile_n // warp_n) * 32,
+        shared_bytes=stages * (tile_m + tile_n) * tile_k,
+        instruction="IMMA.16832",
+        constants={
+            "TILE_M": tile_m, "TILE_N": tile_n, "TILE_K": tile_k, "WARP_M": warp_m, "WARP_N": warp_n,
+            "STAGES": stages, "GROUP": 8,
+        },
+    )  # fmt: skip
+
+
 def wgmma(consumers: int = 2, stages: int = 4, producer: int = 40, consumer: int = 232) -> Kernel:
     """Tensor cores by wgmma: `consumers` warpgroups of 64 rows each, `stages` buffers, registers of a thread
     that copies and of one that multiplies. Three consumers would leave too few registers for 256 columns."""
@@ -128,6 +149,6 @@ def wgmma(consumers: int = 2, stages: int = 4, producer: int = 40, consumer: int
     )  # fmt: skip
 
 
-NAIVE, ROWS, XNOR, BMMA, WGMMA = naive(), rows(), xnor(), bmma(), wgmma()
+NAIVE, ROWS, XNOR, BMMA, WGMMA, BYTES = naive(), rows(), xnor(), bmma(), wgmma(), bytes_by_signs()
 UPDATES = Kernel("updates", EVERY, ("update_adam", "update_shift_adamax"), 256)
-KERNELS = (NAIVE, ROWS, XNOR, BMMA, WGMMA, UPDATES)
+KERNELS = (NAIVE, ROWS, XNOR, BMMA, WGMMA, BYTES, UPDATES)

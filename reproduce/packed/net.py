@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import kernels
-from kernels import Packed, Thresholds
+from kernels import GpuPacked, Packed, Thresholds
+from kernels.cuda import arrays, between
 from kernels.maxpool import maxpool2x2
 from kernels.pixels import LocalThresholds, pixel_conv2d_threshold
 from reproduce import spec
@@ -32,6 +33,7 @@ from reproduce.training.train import Classifier
 
 Floats = NDArray[np.float64]
 CHUNK = {"mlp": 1000, "convnet": 100}  # images that go through all layers together
+GPU_CHUNK = {"mlp": 10000, "convnet": 1000}
 
 
 class PackedError(ValueError):
@@ -115,7 +117,8 @@ class PixelLayer:
     weights: Packed
     rule: LocalThresholds
 
-    def __call__(self, x: NDArray[np.uint8], backend: str) -> Packed:
+    def __call__(self, x: Any, backend: str) -> Packed:
+        """x: uint8 (N, …) of NumPy, or of CuPy for bits on the GPU."""
         images = x.reshape(len(x), self.shape.size, self.shape.size, self.weights.k)
         return pixel_conv2d_threshold(images, self.weights, self.rule, self.shape.padding, backend)
 
@@ -162,7 +165,7 @@ def _convolved(image: Floats, signs: Floats, padding: int) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class RealLayer:
-    """The first layer over real inputs, in float64, by torch."""
+    """The first layer over real inputs, in float64, by torch; batch norm and signs on the host, also for a GPU."""
 
     shape: Shape
     weights: Packed
@@ -173,13 +176,16 @@ class RealLayer:
         return torch.from_numpy(kernels.unpack(self.weights)).double().permute(0, 3, 1, 2)
 
     def __call__(self, x: NDArray[Any], backend: str) -> Packed:
-        size = self.shape.size
+        size, there = self.shape.size, kernels.takes_gpu(backend)
         images = torch.from_numpy(x.reshape(len(x), size, size, self.weights.k)).permute(0, 3, 1, 2)
+        device = torch.device("cuda" if there and torch.cuda.is_available() else "cpu")
         with torch.no_grad():
-            s = F.conv2d(images.double(), self._filters, padding=self.shape.padding).permute(0, 2, 3, 1).numpy()
-        if not np.isfinite(s).all():
+            s = F.conv2d(images.to(device).double(), self._filters.to(device), padding=self.shape.padding)
+        sums = s.permute(0, 2, 3, 1).cpu().numpy()
+        if not np.isfinite(sums).all():
             raise ValueError("images have numbers that are not finite")
-        return kernels.pack(self.norm(s) >= 0, backend)
+        bits = kernels.pack(self.norm(sums) >= 0, "auto" if there else backend)
+        return kernels.to_gpu(bits) if there else bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,9 +201,10 @@ class BitLayer:
         return kernels.pack(self.rule.below)
 
     def __call__(self, x: Packed, backend: str) -> Packed:
-        if len(self.weights.shape) == 2:
-            return kernels.xnor_matmul_threshold(_rows(x), self.weights, self.rule, backend)
-        h = kernels.xnor_conv2d_threshold(x, self.weights, self.rule, self.shape.padding, 1, backend)
+        weights = _beside(x, self.weights)
+        if len(weights.shape) == 2:
+            return kernels.xnor_matmul_threshold(_rows(x), weights, self.rule, backend)
+        h = kernels.xnor_conv2d_threshold(x, weights, self.rule, self.shape.padding, 1, backend)
         return maxpool2x2(h, self._falling, backend) if self.shape.pool else h
 
 
@@ -210,14 +217,33 @@ class OutputLayer:
     norm: Norm
 
     def __call__(self, x: Packed, backend: str) -> Floats:
-        if len(self.weights.shape) == 2:
-            return self.norm(kernels.xnor_matmul(_rows(x), self.weights, backend))
-        return self.norm(kernels.xnor_conv2d(x, self.weights, 0, 1, backend)[:, 0, 0])
+        dot = self._dot(x, backend)
+        return self.norm(dot.get() if isinstance(x, GpuPacked) else dot)
+
+    def classes(self, x: GpuPacked, backend: str) -> Any:
+        """The class with the highest score, the first at a tie, decided on the GPU: CuPy int64 (N,)."""
+        return between.affine_argmax(self._dot(x, backend), self._table)
+
+    @cached_property
+    def _table(self) -> Any:
+        return between.affine_table(self.norm.bias, self.norm.mean, self.norm.factor, self.norm.beta)
+
+    def _dot(self, x: Packed, backend: str) -> Any:
+        """The integers, int32 (N, 10), where x is."""
+        weights = _beside(x, self.weights)
+        if len(weights.shape) == 2:
+            return kernels.xnor_matmul(_rows(x), weights, backend)
+        return kernels.xnor_conv2d(x, weights, 0, 1, backend).reshape(len(x.words), -1)
+
+
+def _beside(x: Packed, weights: Packed) -> Packed:
+    """The weights, on the GPU if x is there; the copy is kept."""
+    return arrays.kept_on_gpu(weights) if isinstance(x, GpuPacked) else weights
 
 
 def _rows(x: Packed) -> Packed:
     """Images of one pixel as rows."""
-    return x if len(x.shape) == 2 else Packed(x.words.reshape(len(x.words), -1), x.k)
+    return x if len(x.shape) == 2 else type(x)(x.words.reshape(len(x.words), -1), x.k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,8 +251,8 @@ class PackedNet:
     """A net of `settings` in bits; `about` says where it comes from.
 
     Images are uint8 (N, 28, 28) or (N, 32, 32, 3), or, where `pixels` is False, real numbers of that shape,
-    preprocessed as `settings.data` says. `backend` is one of `kernels.backends()`
-    that take arrays of the host, or "auto".
+    preprocessed as `settings.data` says. `backend` is one of `kernels.backends()` or "auto". With a "cuda-"
+    backend, or images that are on a GPU already (CuPy, torch; 8-bit ones only), bits and integers stay on the GPU.
     """
 
     settings: spec.Settings
@@ -251,41 +277,60 @@ class PackedNet:
         layers = (self.first, *self.hidden, self.output)
         return sum(int(np.prod(layer.weights.shape)) for layer in layers)
 
-    def predict(self, images: NDArray[Any], backend: str = "auto") -> NDArray[np.int64]:
+    def predict(self, images: Any, backend: str = "auto") -> NDArray[np.int64]:
         """The class with the highest score (the first of them at a tie): int64 (N,). Raises as `scores` does."""
-        found: NDArray[np.int64] = self.scores(images, backend).argmax(1)
-        return found
+        images, there = self._placed(images, backend)
+        if not there:
+            best: NDArray[np.int64] = self.scores(images, backend).argmax(1)
+            return best
+        found = [
+            self.output.classes(self._hidden(h, backend), backend) for h in self._first(images, backend, there)
+        ]
+        return np.concatenate([part.get() for part in found]) if found else np.empty(0, np.int64)
 
-    def scores(self, images: NDArray[Any], backend: str = "auto") -> Floats:
-        """What the last batch norm gives: float64 (N, 10). ValueError for images of another shape or kind."""
-        images = self._checked(images)
-        scores = np.empty((len(images), nets.CLASSES))
-        step = CHUNK[self.settings.net.kind]
+    def scores(self, images: Any, backend: str = "auto") -> Floats:
+        """What the last batch norm gives: NumPy float64 (N, 10). ValueError for other shapes or kinds of image."""
+        images, there = self._placed(images, backend)
+        found = [self.from_bits(h, backend) for h in self._first(images, backend, there)]
+        return np.concatenate(found) if found else np.empty((0, nets.CLASSES))
+
+    def _first(self, images: Any, backend: str, there: bool) -> Iterator[Packed]:
+        """The first layer's bits, some images at a time."""
+        step = (GPU_CHUNK if there else CHUNK)[self.settings.net.kind]
         for start in range(0, len(images), step):
-            h = self.first(images[start : start + step], backend)
-            scores[start : start + step] = self.from_bits(h, backend)
-        return scores
+            yield self.first(images[start : start + step], backend)
+
+    def _hidden(self, h: Packed, backend: str) -> Any:
+        for layer in self.hidden:
+            h = layer(h, backend)
+        return h
 
     def from_bits(self, h: Packed, backend: str = "auto") -> Floats:
         """Scores float64 (N, 10) from the first layer's bits, packed (N, H, W, channels)."""
-        for layer in self.hidden:
-            h = layer(h, backend)
-        return self.output(h, backend)
+        return self.output(self._hidden(h, backend), backend)
 
-    def hidden_bits(self, images: NDArray[Any], backend: str = "auto") -> Iterator[NDArray[np.int8]]:
+    def hidden_bits(self, images: Any, backend: str = "auto") -> Iterator[NDArray[np.int8]]:
         """Each hidden block's ±1, after its pooling: int8 (N, units) or (N, H, W, channels), block after block."""
-        h = self.first(self._checked(images), backend)
+        h = self.first(self._placed(images, backend)[0], backend)
         yield kernels.unpack(_rows(h) if self.settings.net.kind == "mlp" else h)
         for layer in self.hidden:
             h = layer(h, backend)
             yield kernels.unpack(_rows(h) if h.shape[1:3] == (1, 1) else h)
 
-    def _checked(self, images: NDArray[Any]) -> NDArray[Any]:
-        images = np.asarray(images)
+    def _placed(self, images: Any, backend: str) -> tuple[Any, bool]:
+        """The images, checked, where the work will be done (NumPy's; CuPy's on a GPU), and whether it is one."""
+        given = arrays.on_gpu(images)
+        images = arrays.as_cupy(images)[0] if given else np.asarray(images)
         kind = "8-bit images" if self.pixels else "real numbers"
         if images.shape[1:] != self.image or (images.dtype.kind != ("u" if self.pixels else "f")):
             raise ValueError(f"the net takes {kind} (N, {str(self.image)[1:]}, not {images.dtype} {images.shape}")
-        return images
+        if given and not self.pixels:
+            raise ValueError("a net of real numbers takes images of the host, also for a GPU")
+        there = given or kernels.takes_gpu(backend)
+        if there and not given and self.pixels:
+            kernels.describe(backend)  # or why it cannot run
+            images = arrays.moved(images)
+        return images, there
 
     def save(self, path: Path) -> None:
         """Write the net to one file, under a scratch name first (reproduce.packed.file). Raises OSError."""

@@ -1,13 +1,12 @@
 """The harness in short; `make chaos N=200` for long."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from reproduce import runs
+from reproduce import runs, yamlfile
 
 HARNESS = Path(__file__).parent / "harness.py"
 
@@ -23,9 +22,28 @@ def test_a_killed_campaign_ends_as_an_undisturbed_one(tmp_path):
     assert found["found"]["SIGTERM"]["longest_end_seconds"] < 5
 
 
-@pytest.mark.parametrize(
-    "path", sorted((runs.PUBLISHED / "reliability").glob("chaos-*.json")), ids=lambda p: p.name
-)
-def test_committed_figures_are_of_200_kills(path):
-    found = json.loads(path.read_text())["found"]
-    assert found["SIGKILL"]["signals"] >= 200 and found["eight processes"]["trained"] == 6
+def newest(kind):
+    return runs.read_sealed(sorted((runs.PUBLISHED / "reliability").glob(f"{kind}-*.json"))[-1])[0]
+
+
+def test_the_page_says_what_the_committed_records_say():
+    page = (yamlfile.ROOT / "RELIABILITY.md").read_text()
+    chaos, fuzz = newest("chaos"), newest("fuzz")
+    assert not chaos["code"]["dirty"] and not fuzz["code"]["dirty"]
+    kills, eight = chaos["found"]["SIGKILL"], chaos["found"]["eight processes"]
+    assert kills["signals"] >= 200 and eight["trained"] == eight["runs"] == 6
+    assert f"{kills['signals']} kills in {kills['calls']} calls, {kills['campaigns']} campaigns" in page
+    stopped = [chaos["found"][name] for name in ("SIGTERM", "SIGINT")]
+    longest = max(figures["longest_end_seconds"] for figures in stopped)
+    assert f"{sum(f['signals'] for f in stopped)} signals: the longest end took {longest:.2f} s" in page
+    for what, least in (
+        ("mutants of experiment files", 5000),
+        ("damaged packed nets", 2000),
+        ("damaged records", 2000),
+    ):
+        assert fuzz["found"][what]["tried"] >= least
+        assert f"{fuzz['found'][what]['tried']:,}" in page
+    for figures in fuzz["found"].values():
+        for key in ("refused", "refused_in_a_line", "load_as_stated"):
+            assert f"{figures.get(key, figures['tried']):,}" in page
+    assert len(page.splitlines()) < 40

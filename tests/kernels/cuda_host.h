@@ -31,6 +31,8 @@ static inline int2 make_int2(int x, int y) { return {x, y}; }
 static inline int __popc(uint32_t x) { return __builtin_popcount(x); }
 static inline int __float_as_int(float x) { int y; std::memcpy(&y, &x, 4); return y; }
 static inline float __int_as_float(int x) { float y; std::memcpy(&y, &x, 4); return y; }
+static inline double __dadd_rn(double x, double y) { return x + y; }  // x86-64 without contraction: each is rounded
+static inline double __dmul_rn(double x, double y) { return x * y; }
 static inline int __float2int_rn(float x) { return (int)std::nearbyint(x); }
 
 constexpr uint32_t WINDOW = 0x440;  // where shared memory begins in its own address space
@@ -152,8 +154,9 @@ static void load_matrices(uint32_t (&to)[4], uint32_t address) {
     for (int i = 0; i < 4; i++) memcpy(&to[i], at(w.slot[i * 8 + self->lane / 4][0]) + self->lane % 4 * 4, 4);
     warp_meet();
 }
-// mma.m16n8k256 .b1 .and.popc
-static void multiply(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+// mma.m16n8k256 .b1 .and.popc and mma.m16n8k32 .u8.s8: the same bytes, `each` is what four of both come to
+template <typename Each>
+static void multiply_fragments(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Each each) {
     Warp& w = my_warp();
     for (int i = 0; i < 4; i++) w.slot[self->lane][i] = a[i];
     w.slot[self->lane][4] = b0;
@@ -164,10 +167,20 @@ static void multiply(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t 
         for (int half = 0; half < 2; half++)
             for (int t = 0; t < 4; t++) {
                 const uint32_t left = w.slot[row % 8 * 4 + t][(row >= 8 ? 1 : 0) + (half ? 2 : 0)];
-                c[i] += __builtin_popcount(left & w.slot[col * 4 + t][4 + half]);
+                c[i] += each(left, w.slot[col * 4 + t][4 + half]);
             }
     }
     warp_meet();
+}
+static void multiply(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    multiply_fragments(c, a, b0, b1, [](uint32_t x, uint32_t y) { return __builtin_popcount(x & y); });
+}
+static void multiply_bytes(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    multiply_fragments(c, a, b0, b1, [](uint32_t x, uint32_t y) {
+        int sum = 0;
+        for (int i = 0; i < 32; i += 8) sum += int(uint8_t(x >> i)) * int8_t(y >> i);
+        return sum;
+    });
 }
 
 static void barrier_turn(Barrier& b) {

@@ -130,7 +130,8 @@ def installed(folder, monkeypatch, multiprocessors=3):
     cupy.ascontiguousarray = lambda x: x if x.flags.c_contiguous else asarray(x)
     cupy.zeros = lambda shape, dtype: asarray(np.zeros(shape, dtype))
     cupy.cuda = types.SimpleNamespace(Device=Device, runtime=runtime, get_current_stream=lambda: stream)
-    for kind in ("int32", "uint64", "float32"):
+    cupy.from_dlpack = lambda x: asarray(np.from_dlpack(x))
+    for kind in ("int32", "int64", "uint64", "float32"):
         setattr(cupy, kind, getattr(np, kind))
 
     def kernel(which, entry, grid, *arguments, block=None):
@@ -147,7 +148,7 @@ def installed(folder, monkeypatch, multiprocessors=3):
         patch.setattr(launch, "no_gpu", lambda: None)
         patch.setattr(launch, "on", lambda stream: contextlib.nullcontext())
         patch.setattr(tensormap, "encode", encode)
-        patch.setattr(nvrtc, "compiler", lambda: None)
+        patch.setattr(nvrtc, "compiler", lambda: types.SimpleNamespace(version=(0, 0)))
         launch._attribute.cache_clear()
         yield cupy
         launch._attribute.cache_clear()

@@ -35,30 +35,9 @@ KS = (1, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, 100003)
 AWKWARD = [(1, 1), (2, 257), (131, 1), (61, 67), (127, 129), (193, 255)]
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("emulated")
-
-
-@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
-def cp(request, folder, monkeypatch):
-    """CuPy, or what stands for it."""
-    if request.param == "gpu":
-        if reason := launch.no_gpu():
-            pytest.skip(reason)
-        yield pytest.importorskip("cupy")
-    elif shutil.which("g++") is None:
-        pytest.skip("the emulator needs g++")
-    else:
-        with emulator.installed(folder, monkeypatch) as cupy:
-            yield cupy
-
-
-@pytest.fixture(params=NAMES)
-def name(request, cp):
-    if reason := kernels._BACKENDS[request.param].unavailable():
-        pytest.skip(reason)
-    return request.param
+@pytest.fixture
+def name(cuda_name):
+    return cuda_name
 
 
 def product(a, b):
@@ -319,7 +298,7 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(("name", "right", "wrong"), PLANTED, ids=lambda text: text[:24])
-def test_the_emulator_notices(folder, monkeypatch, signs, name, right, wrong):
+def test_the_emulator_notices(emulated, monkeypatch, signs, name, right, wrong):
     """A missing wait or barrier, bank conflicts, a wrong fragment, phase or descriptor."""
     if shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
@@ -328,7 +307,7 @@ def test_the_emulator_notices(folder, monkeypatch, signs, name, right, wrong):
     assert right in spoilt.source
     object.__setattr__(spoilt, "source", spoilt.source.replace(right, wrong))
     a, b = signs(300, 4700), signs(270, 4700, seed=1)
-    with emulator.installed(folder, monkeypatch) as cp:
+    with emulator.installed(emulated, monkeypatch) as cp:
         backend = dataclasses.replace(found, kernel=spoilt)
         try:
             c = backend.matmul(pack(cp.asarray(a)), pack(cp.asarray(b)), None)

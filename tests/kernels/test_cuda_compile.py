@@ -10,7 +10,7 @@ from kernels import build
 from kernels.cuda import check, cublas, nvrtc, tensormap, tiles
 
 CASES = [(kernel, target) for kernel in tiles.KERNELS for target in kernel.architectures]
-MOST_REGISTERS = {"naive": 64, "rows": 64, "xnor": 192, "bmma": 255, "wgmma": 168, "updates": 40}
+MOST_REGISTERS = {"naive": 64, "rows": 64, "xnor": 192, "bmma": 255, "wgmma": 168, "bytes": 168, "updates": 40}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,6 +31,8 @@ def test_kernel_assembles_within_bounds(kernel, target):
         pytest.skip("compiled, not disassembled: nvdisasm is not installed (pip install nvidia-cuda-nvdisasm)")
     if kernel is tiles.BMMA:
         assert [set(r.tensor) for r in reports] == [{"BMMA.168256.AND.POPC"}] * 2
+    if kernel is tiles.BYTES:
+        assert [set(r.tensor) for r in reports] == [{"IMMA.16832.U8.S8"}] * 2
     if kernel is tiles.WGMMA:
         assert [set(r.tensor) for r in reports] == [{"BGMMA.64x256x256.AND.POPC"}] * 2
 
@@ -41,7 +43,7 @@ def test_wgmma_is_refused_where_there_is_none(target):
         nvrtc.compile_cubin(tiles.WGMMA.source, "wgmma", target)
 
 
-@pytest.mark.parametrize("kernel", [tiles.XNOR, tiles.BMMA], ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", [tiles.XNOR, tiles.BMMA, tiles.BYTES], ids=lambda kernel: kernel.name)
 def test_asynchronous_copies_are_refused_before_sm_80(kernel):
     with pytest.raises(nvrtc.CompileError, match="sm_80"):
         nvrtc.compile_cubin(kernel.source, kernel.name, "75")
@@ -56,7 +58,10 @@ def test_registers_move_between_warpgroups_as_the_machine_allows():
 
 def test_tiles_cover_whole_rows_of_bits():
     """A row of bits is padded to 128; what lies beyond the tiles would not be written."""
-    assert all(kernel["TILE_N"] % 128 == 0 for kernel in (tiles.XNOR, tiles.BMMA)) and tiles.WGMMA_N % 128 == 0
+    assert (
+        all(kernel["TILE_N"] % 128 == 0 for kernel in (tiles.XNOR, tiles.BMMA, tiles.BYTES))
+        and tiles.WGMMA_N % 128 == 0
+    )
 
 
 def test_a_bad_source_says_why():

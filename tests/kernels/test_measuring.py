@@ -26,6 +26,37 @@ def test_rounds_end_with_the_budget_or_the_most():
     assert len(timing.interleave({"A": lambda: None}, budget=60, least=2, most=6, floor=0)["A"]) == 6
 
 
+def test_a_candidate_that_fails_is_left_out_and_named():
+    calls = {"A": 0, "B": 0}
+
+    def sound():
+        calls["A"] += 1
+
+    def breaks():
+        calls["B"] += 1
+        if calls["B"] > 4:
+            raise RuntimeError("launch failed\nat length")
+
+    failed = {}
+    found = timing.interleave({"A": sound, "B": breaks}, 0, 6, 6, 0.0, failed=failed)
+    assert list(found) == ["A"] and len(found["A"]) == 6 and calls == {"A": 8, "B": 5}
+    assert failed == {"B": "RuntimeError: launch failed"}
+    calls["B"] = 0
+    with pytest.raises(RuntimeError, match="launch failed"):
+        timing.interleave({"A": sound, "B": breaks}, 0, 6, 6, 0.0)
+
+
+def test_a_candidate_may_have_another_clock_and_few_repeats():
+    turns = []
+
+    def clock(call, repeats):
+        turns.append(repeats)
+        return 1e-6
+
+    found = timing.interleave({"A": lambda: None}, 0, 2, 2, 1.0, {"A": clock}, 50)
+    assert turns == [1, 1, 1, 50, 1, 50] and found["A"].tolist() == [1e-6] * 2
+
+
 def test_ratio_of_medians_and_its_interval():
     rng = np.random.default_rng(1)
     noise = rng.normal(1, 0.05, 31)

@@ -1,12 +1,13 @@
-"""Update rules in one pass against NumPy in float64: in C, and the CUDA source run on the host."""
+"""Update rules in one pass against NumPy in float64: in C, the CUDA source on the host and (-m gpu) on a GPU."""
 
 import shutil
 
 import numpy as np
 import pytest
-from emulator import asarray, installed
+from emulator import installed
 
 from kernels import reals, updates
+from kernels.cuda import launch
 from kernels.cuda import updates as cuda_updates
 
 RATE, BETA1, BETA2, EPS = 0.03, 0.9, 0.999, {"adam": 1e-8, "shift_adamax": 2.0**-27}
@@ -28,29 +29,38 @@ def in_float64(rule, w, m, v, g, bound):
     return np.clip(w - RATE * m / under, -bound, bound), m, v
 
 
-@pytest.fixture(params=["c", "cuda on the host"])
-def run(request, tmp_path_factory, monkeypatch):
+@pytest.fixture(params=["c", "cuda on the host", pytest.param("cuda", marks=pytest.mark.gpu)])
+def run(request, emulated, monkeypatch):
     if request.param == "c":
         if not reals.available():
             pytest.skip("no AVX-512 here")
         yield lambda rule, *arrays, bound: getattr(updates, rule)(
             *arrays, rate=RATE, beta1=BETA1, beta2=BETA2, eps=EPS[rule], bound=bound
         )
-        return
-    if shutil.which("g++") is None:
+    elif request.param == "cuda":
+        if reason := launch.no_gpu():
+            pytest.skip(reason)
+        yield launched(pytest.importorskip("cupy"))
+    elif shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
-    with installed(tmp_path_factory.getbasetemp(), monkeypatch):
+    else:
+        with installed(emulated, monkeypatch) as cupy:
+            yield launched(cupy)
 
-        def launched(rule, *arrays, bound):
-            there = [asarray(array) for array in arrays]
-            rate = asarray(np.array(RATE))
-            addresses = [array.data.ptr for array in there]
-            constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS[rule], "bound": bound}
-            cuda_updates.update(f"update_{rule}", *addresses, arrays[0].size, rate=rate.data.ptr, **constants)
-            for array, moved in zip(arrays[:3], there, strict=False):
-                array[...] = moved
 
-        yield launched
+def launched(cupy):
+    """The CUDA source through CuPy, or what stands for it."""
+
+    def run(rule, *arrays, bound):
+        there = [cupy.asarray(array) for array in arrays]
+        rate = cupy.asarray(np.array(RATE))
+        addresses = [array.data.ptr for array in there]
+        constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS[rule], "bound": bound}
+        cuda_updates.update(f"update_{rule}", *addresses, arrays[0].size, rate=rate.data.ptr, **constants)
+        for array, moved in zip(arrays[:3], there, strict=False):
+            array[...] = moved.get()
+
+    return run
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 4099, 70001])

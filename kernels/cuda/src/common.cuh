@@ -42,14 +42,14 @@ __device__ __forceinline__ Row row_of(const Job& job, long long row) {
     return r;
 }
 
-// SCALE: 4 (and form) or -2 (xor form)
-template <int SCALE>
+// EACH: what one of `count` is worth: 4 (and form), -2 (xor form), 1 (bytes)
+template <int EACH>
 __device__ __forceinline__ int dot_of(const Row& row, int base, u32 count) {
-    return int(u32(base) + row.shift + u32(SCALE) * count);
+    return int(u32(base) + row.shift + u32(EACH) * count);
 }
-template <int SCALE>
+template <int EACH>
 __device__ __forceinline__ u32 bit_of(const Row& row, int cut, u32 count) {
-    return int(row.shift + u32(SCALE) * count) >= cut;
+    return int(row.shift + u32(EACH) * count) >= cut;
 }
 
 // Two neighbouring columns, the first of them even, of a table
@@ -74,7 +74,7 @@ __device__ __forceinline__ void store_two(const Job& job, long long at, long lon
 // A tensor-core thread's part of 16 x 8 N outputs in fragments of 8 columns: rows `at` and at + 8, of each
 // fragment j columns 8 j + 2 t and + 1, t = lane % 4; count(j, half, e) is how many. Four fragments are a word
 // of bits, which the four threads of a row put together.
-template <bool FUSED, bool PLAIN, int N, typename Count>
+template <int EACH, bool FUSED, bool PLAIN, int N, typename Count>
 __device__ __forceinline__ void finish_rows(const Job& job, long long at, long long n0, Count count) {
     const int t = threadIdx.x % 4;
     const Row rows[2] = {row_of(job, at), row_of(job, at + 8)};
@@ -91,11 +91,11 @@ __device__ __forceinline__ void finish_rows(const Job& job, long long at, long l
             for (int half = 0; half < 2; half++) {
                 const int2 table = half ? second : first;
                 if (FUSED) {
-                    word[half] |= bit_of<4>(rows[half], table.x, count(j, half, 0)) << (q * 8 + t * 2);
-                    word[half] |= bit_of<4>(rows[half], table.y, count(j, half, 1)) << (q * 8 + t * 2 + 1);
+                    word[half] |= bit_of<EACH>(rows[half], table.x, count(j, half, 0)) << (q * 8 + t * 2);
+                    word[half] |= bit_of<EACH>(rows[half], table.y, count(j, half, 1)) << (q * 8 + t * 2 + 1);
                 } else {
-                    store_two(job, at + half * 8, col, dot_of<4>(rows[half], table.x, count(j, half, 0)),
-                              dot_of<4>(rows[half], table.y, count(j, half, 1)));
+                    store_two(job, at + half * 8, col, dot_of<EACH>(rows[half], table.x, count(j, half, 0)),
+                              dot_of<EACH>(rows[half], table.y, count(j, half, 1)));
                 }
             }
         }

@@ -1,4 +1,4 @@
-// Packing, unpacking, row counts, thresholds, and the rows of a convolution. One warp does one piece of a row,
+// Packing, unpacking, row counts, thresholds, the rows of a convolution, pooling, the last layer's decision. One warp does one piece of a row,
 // warps stride over the pieces. Packed rows are `words` 32-bit words, a multiple of 4.
 
 template <typename T>
@@ -164,5 +164,81 @@ extern "C" __global__ void windows(const __grid_constant__ Windows w) {
             value = w.x[((image * w.height + y) * w.width + x) * granules + in_row % granules];
         w.out[i] = value;
         if (in_row == 0) w.cls[row] = int(w.class_y[oy] * w.classes_x + w.class_x[ox]);
+    }
+}
+
+struct Pixels {
+    const unsigned char* x;  // (images, height, width, channels)
+    uint4* out;              // (images * out_h * out_w, granules): windows kh x kw x channels, then zeros; zero outside
+    int* cls;                // class of each output row, as in Windows
+    const int* class_y;
+    const int* class_x;
+    long long images, height, width, channels, kh, kw, padding, out_h, out_w, granules, classes_x;
+};
+
+extern "C" __global__ void pixel_windows(const __grid_constant__ Pixels p) {
+    const u32 granules = u32(p.granules), kw = u32(p.kw), channels = u32(p.channels), out_w = u32(p.out_w);
+    const u32 out_h = u32(p.out_h), elements = u32(p.kh) * kw * channels;
+    const u64 total = u64(p.images) * out_h * out_w * granules;
+    for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += u64(gridDim.x) * blockDim.x) {
+        const u32 row = u32(i) / granules, first = u32(i) % granules * 16;
+        const u32 ox = row % out_w, line = row / out_w;
+        const u32 oy = line % out_h, image = line / out_h;
+        u32 tap = first / channels, channel = first % channels;
+        u32 word[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int j = 0; j < 16; j++) {
+            const long long y = oy - p.padding + tap / kw;
+            const long long x = ox - p.padding + tap % kw;
+            if (first + j < elements && y >= 0 && y < p.height && x >= 0 && x < p.width)
+                word[j / 4] |= u32(p.x[((image * p.height + y) * p.width + x) * channels + channel]) << (j % 4 * 8);
+            if (++channel == channels) {
+                channel = 0;
+                tap++;
+            }
+        }
+        p.out[i] = make_uint4(word[0], word[1], word[2], word[3]);
+        if (first == 0) p.cls[row] = int(p.class_y[oy] * p.classes_x + p.class_x[ox]);
+    }
+}
+
+__device__ __forceinline__ u32 pooled(u32 a, u32 b, u32 c, u32 d, u32 falling) {
+    return ((a | b | c | d) & ~falling) | (a & b & c & d & falling);
+}
+
+// 2x2 maxima of thresholds: x (images, height, width, granules) to (images, height / 2, width / 2, granules); a unit's
+// bit is the OR of four, or the AND where it is `falling` (kernels/maxpool.py)
+extern "C" __global__ void maxpool(const uint4* x, const uint4* falling, uint4* out, long long images, long long height,
+                                   long long width, long long granules) {
+    const long long out_h = height / 2, out_w = width / 2, total = images * out_h * out_w * granules;
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += step) {
+        const long long at = i / granules, granule = i % granules;
+        const long long line = at / out_w;  // image * out_h + y
+        const long long top = (line / out_h * height + line % out_h * 2) * width + at % out_w * 2;
+        const uint4 a = x[top * granules + granule], b = x[(top + 1) * granules + granule];
+        const uint4 c = x[(top + width) * granules + granule], d = x[(top + width + 1) * granules + granule];
+        const uint4 f = falling[granule];
+        out[i] = make_uint4(pooled(a.x, b.x, c.x, d.x, f.x), pooled(a.y, b.y, c.y, d.y, f.y),
+                            pooled(a.z, b.z, c.z, d.z, f.z), pooled(a.w, b.w, c.w, d.w, f.w));
+    }
+}
+
+// The first largest of ((dot + bias) - mean) * factor + beta in each row of dot (rows, n), each step rounded to double
+// as the host rounds it; table is bias, mean, factor, beta, (4, n)
+extern "C" __global__ void argmax_of(const int* dot, const double* table, long long* out, long long rows, long long n) {
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long row = (long long)blockIdx.x * blockDim.x + threadIdx.x; row < rows; row += step) {
+        double best = 0;
+        long long found = 0;
+        for (long long i = 0; i < n; i++) {
+            const double moved = __dadd_rn(__dadd_rn(double(dot[row * n + i]), table[i]), -table[n + i]);
+            const double y = __dadd_rn(__dmul_rn(moved, table[2 * n + i]), table[3 * n + i]);
+            if (i == 0 || y > best) {
+                best = y;
+                found = i;
+            }
+        }
+        out[row] = found;
     }
 }

@@ -152,9 +152,9 @@ __device__ __forceinline__ void product(const Job& job, const TensorMap& map_a, 
             const long long row = (long long)tm * TILE_M + in_tile;
             const auto mine = [&](int j, int half, int e) { return count[j * 4 + half * 2 + e]; };
             if (job.cls)
-                finish_rows<FUSED, false, 32>(job, row, (long long)tn * TILE_N, mine);
+                finish_rows<4, FUSED, false, 32>(job, row, (long long)tn * TILE_N, mine);
             else
-                finish_rows<FUSED, true, 32>(job, row, (long long)tn * TILE_N, mine);
+                finish_rows<4, FUSED, true, 32>(job, row, (long long)tn * TILE_N, mine);
         }
     }
 }

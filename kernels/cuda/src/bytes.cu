@@ -1,0 +1,24 @@
+// Products of bytes, unsigned by signed, through mma.sync.m16n8k32 (sm_80 and later): the first layer of a net, 8-bit
+// images by ±1. Rows of a and b are bytes; mma.cuh has the rest.
+
+#define MULTIPLY multiply_bytes
+#define SCALE 1
+
+#ifdef __CUDACC__
+__device__ __forceinline__ void multiply_bytes(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+#endif
+
+#include "mma.cuh"
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) bytes_product(const __grid_constant__ Job job) {
+    product<false>(job);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 1) bytes_bits(const __grid_constant__ Job job) {
+    product<true>(job);
+}

@@ -1,0 +1,109 @@
+"""A backend's first meeting with a GPU, in a process of its own: python -m kernels.cuda.trial cuda-wgmma.
+
+A kernel that never ends, or that spoils the GPU's state, takes its whole process along; so a benchmark asks
+`failures` first. Exit code 0 if every result is the host's, else 1 and a line that says which is not.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kernels
+from kernels import Thresholds, pack, pixels, unpack
+from kernels.cuda import launch
+from kernels.cuda.arrays import moved, to_gpu
+from kernels.timing import said
+
+PIXELS = "pixels"
+SECONDS = 150.0  # for all trials together, the compiler's time included
+SHAPES = ((1, 1, 1), (131, 257, 1000), (4096, 4096, 8192))
+QUICK = ((1, 1, 1), (35, 129, 300))
+ROWS = 16  # of a product that are held against the host's
+
+
+def check(name: str, quick: bool = False) -> None:
+    """Products, thresholds and convolutions of a backend (or `PIXELS`) against the host.
+
+    `quick`: small ones only, for tests. RuntimeError if they differ.
+    """
+    rng = np.random.default_rng(0)
+
+    def signs(*shape: int) -> Any:
+        return rng.integers(0, 2, shape, np.int8) * 2 - 1
+
+    if name == PIXELS:
+        x = rng.integers(0, 256, (9, 8, 8, 3)).astype(np.uint8)
+        w = pack(signs(70, 3, 3, 3))
+        _same(pixels.pixel_conv2d(moved(x), w, 1), pixels.planes(x, w, 1), "pixels")
+        return
+    for m, n, k in QUICK if quick else SHAPES:
+        a, b = pack(signs(m, k)), pack(signs(n, k))
+        rule = Thresholds(rng.integers(-50, 51, n), rng.random(n) < 0.5)
+        left, right, few = to_gpu(a), to_gpu(b), pack(unpack(a)[-ROWS:])
+        want = kernels.xnor_matmul(few, b)
+        what = f"product of ({m}, {k}) and ({n}, {k})"
+        _same(kernels.xnor_matmul(left, right, name)[-ROWS:], want, what)
+        bits = kernels.xnor_matmul_threshold(left, right, rule, name)
+        _same(unpack(bits)[-ROWS:] > 0, rule.apply(want), f"{what}, bits")
+    images, filters = pack(signs(3, 6, 5, 130)), pack(signs(33, 3, 3, 130))
+    want = kernels.xnor_conv2d(images, filters)
+    _same(kernels.xnor_conv2d(to_gpu(images), to_gpu(filters), 1, 1, name), want, "convolution")
+
+
+def _same(found: Any, want: Any, what: str) -> None:
+    found = found.get() if hasattr(found, "get") else found  # CuPy's
+    if not np.array_equal(found, want):
+        raise RuntimeError(f"{what}: {int((found != want).sum())} of {want.size} results are wrong")
+
+
+def failures(names: Sequence[str], seconds: float = SECONDS) -> dict[str, str]:
+    """What is wrong with each of `names`, by name: none of those that passed. All run at once."""
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "kernels.cuda.trial"]
+    started = {
+        name: subprocess.Popen(
+            [*command, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        for name in names
+    }  # fmt: skip
+    end, found = time.monotonic() + seconds, {}
+    for name, process in started.items():
+        try:
+            output, _ = process.communicate(timeout=max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            found[name] = f"not done after {seconds:.0f} s: hangs, or is compiled very slowly"
+            continue
+        if process.returncode:
+            lines = output.strip().splitlines()
+            found[name] = lines[-1] if lines else f"ended with exit code {process.returncode}"
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """One trial; see the module."""
+    name = (sys.argv[1:] if arguments is None else arguments)[0]
+    if reason := launch.no_gpu():
+        print(reason)
+        return 1
+    try:
+        check(name)
+    except Exception as error:  # whatever a driver has to say
+        print(said(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
