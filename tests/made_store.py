@@ -23,7 +23,8 @@ def full_store(folder):
         scale = cell.experiment.scale
         for seed, off in enumerate(SPREAD):
             record = made_run(cell, scale, seed, aim + off)
-            (folder / "runs" / f"{record.stem}.json").write_text(record.model_dump_json(), encoding="utf-8")
+            content = record.model_dump(mode="json", exclude_none=True)
+            runs.write_sealed(folder / "runs" / f"{record.stem}.json", content)
 
 
 def made_run(cell, scale, seed, error):
