@@ -184,7 +184,7 @@ def test_parts_of_a_step_are_found_where_the_time_is_spent(monkeypatch):
             start = time.perf_counter()
             parts = breakdown.of_step(module, blocks)
             assert sum(parts.values()) * 6 == pytest.approx(time.perf_counter() - start, rel=0.3)
-        assert 0.05 <= parts[part] < 0.1, (part, parts)
+        assert parts[part] >= 0.05, (part, parts)
         assert max(parts, key=parts.get) == part
     assert train.squared_hinge.__name__ == "squared_hinge"  # everything is put back
     assert "step" not in vars(module.rule)
@@ -210,8 +210,8 @@ def test_a_slow_backward_of_a_layer_is_the_layers(monkeypatch):
         monkeypatch.setattr(block.layer, "forward", lambda x, own=own: Slow.apply(own(x)))
     blocks = [list(itertools.islice(bench_train.batches(s, data), 2)) for _ in range(3)]
     parts = breakdown.of_step(module, blocks)
-    assert 0.06 <= parts[breakdown.PRODUCTS_BACK] < 0.08
-    assert parts[breakdown.BETWEEN_BACK] < 0.02
+    assert parts[breakdown.PRODUCTS_BACK] >= 0.06  # no upper bound: a busy machine wakes sleepers late
+    assert parts[breakdown.BETWEEN_BACK] < 0.3 * parts[breakdown.PRODUCTS_BACK]
 
 
 def test_lightnings_overhead_is_what_passes_between_the_blocks(monkeypatch):
