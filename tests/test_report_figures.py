@@ -75,6 +75,18 @@ def test_filter_averages_by_hand():
     assert of_512["random"] == pytest.approx(100 * (1 - 1 / 512 / 2))
 
 
+def test_filter_averages_over_seeds_are_means_of_each_seeds_own():
+    other = made_filters().model_dump()
+    other["layers"][0]["distinct"], other["layers"][1]["distinct"] = 0.2, 0.9
+    records = [cifar_record(0, [10], filters=made_filters())]
+    records.append(cifar_record(1, [10], filters=runs.Filters.model_validate(other)))
+    (line, _) = filters.summary(evidence_of(records, report.cells())).to_dict("records")
+    assert line["seeds"] == 2
+    assert line["mean"] == pytest.approx(100 * (0.75 + 0.55) / 2)
+    assert line["mean_rest"] == pytest.approx(100 * (0.5 + 0.9) / 2)
+    assert line["weighted"] == pytest.approx(100 * ((6 * 1.0 + 4 * 0.5) + (6 * 0.2 + 4 * 0.9)) / 20)
+
+
 def test_operations_fall_by_four_a_stage():
     assert filters.operations([(1, 1), (1, 2), (2, 2)]) == [9 * 1024, 9 * 2 * 1024, 9 * 4 * 256]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-import numpy as np
 import pandas as pd
 
 from reproduce import filters, paper, runs, spec
@@ -14,8 +13,8 @@ from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import SCALES, again, with_note
 
-LAYERS = ["cell", "scale", "seed", "layer", "maps_in", "maps_out", "rule", "fraction", "random", "first_layer"]
-LAYERS += ["printed"]
+LAYERS = ["cell", "scale", "seed", "layer", "maps_in", "maps_out", "operations", "rule", "fraction", "random"]
+LAYERS += ["first_layer", "printed"]
 SUMMARY = [
     "cell",
     "scale",
@@ -43,11 +42,13 @@ def layers(records: Sequence[runs.Record]) -> pd.DataFrame:
     """One line per run, layer and rule: the share of distinct filters and that of random signs, in percent."""
     lines = []
     for record in records:
-        for number, found in enumerate(record.filters.layers if record.filters else (), 1):
+        every = record.filters.layers if record.filters else []
+        counts = operations([(found.maps_in, found.maps_out) for found in every])
+        for number, (found, multiply_adds) in enumerate(zip(every, counts, strict=True), 1):
             for rule, key in filters.RULES.items():
                 line = {"cell": record.cell, "scale": record.scale, "seed": record.seed, "layer": number}
-                line |= {"maps_in": found.maps_in, "maps_out": found.maps_out, "rule": rule}
-                line |= {"fraction": 100 * getattr(found, key), "first_layer": number == 1}
+                line |= {"maps_in": found.maps_in, "maps_out": found.maps_out, "operations": multiply_adds}
+                line |= {"rule": rule, "fraction": 100 * getattr(found, key), "first_layer": number == 1}
                 line["printed"] = printed()
                 lines.append(line | {"random": 100 * _random(rule, found.maps_out)})
     return pd.DataFrame(lines, columns=LAYERS)
@@ -62,31 +63,35 @@ def operations(maps: Sequence[tuple[int, int]]) -> list[int]:
     return [9 * i * o * (32 >> number // 2) ** 2 for number, (i, o) in enumerate(maps)]
 
 
-def averages(table: pd.DataFrame) -> dict[str, float]:
-    """Means over the layers of one run and rule (columns of `layers`), in percent.
+def averages(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Means over the layers (lines of `layers`) of each group of `by`, in percent.
 
     mean: all layers alike; mean_rest: without the first; weighted: by their multiply-adds. Each also for random
-    signs.
+    signs: random, random_rest, random_weighted.
     """
-    rest = table[~table["first_layer"].astype(bool)]
-    weights = operations(list(zip(table["maps_in"], table["maps_out"], strict=True)))
-    found = {}
-    for of, to in (("fraction", "mean"), ("random", "random")):
-        found[to] = float(table[of].mean())
-        found[f"{to}_rest"] = float(rest[of].mean())
-        found["weighted" if to == "mean" else "random_weighted"] = float(np.average(table[of], weights=weights))
-    return found
+    shares, keys = ["fraction", "random"], list(by)
+    whole = table.groupby(keys, sort=False)
+    rest = table[~table["first_layer"].astype(bool)].groupby(keys, sort=False)[shares].mean()
+    shared = table[shares].mul(table["operations"], axis=0).groupby([table[k] for k in keys], sort=False).sum()
+    weighted = shared.div(whole["operations"].sum(), axis=0)
+    return (
+        whole[shares]
+        .mean()
+        .rename(columns={"fraction": "mean"})
+        .join(rest.set_axis(["mean_rest", "random_rest"], axis=1))
+        .join(weighted.set_axis(["weighted", "random_weighted"], axis=1))
+    )
 
 
 def summary(evidence: Evidence) -> pd.DataFrame:
     """One line per cell, scale and rule: `averages` over the layers, and their mean over the seeds, in percent."""
     lines = []
     for (name, scale), group in _cells(counted(evidence)).items():
-        every, remarks = layers(group), sorted({n for r in group for n in notes(r)})
+        remarks = sorted({n for r in group for n in notes(r)})
+        runs_apart = averages(layers(group), ["rule", "seed"])
         for rule in filters.RULES:
-            found = [averages(part) for _, part in every[every["rule"] == rule].groupby("seed")]
-            line = {"cell": name, "scale": scale, "seeds": len(found), "rule": rule}
-            line |= {key: float(np.mean([f[key] for f in found])) for key in found[0]}
+            found = runs_apart.loc[rule]
+            line = {"cell": name, "scale": scale, "seeds": len(found), "rule": rule, **found.mean()}
             line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
             lines.append(line | {"records": evidence.paths(group), "again": again(name, scale, group)})
     return pd.DataFrame(lines, columns=[*SUMMARY, "dirty", "note", "records", "again"])
@@ -112,11 +117,11 @@ def chance(evidence: Evidence) -> pd.DataFrame:
             continue
         widths = [w for w in settings.net.channels for _ in range(2)]
         maps = list(zip([3, *widths], widths, strict=False))
+        table = pd.DataFrame(maps, columns=["maps_in", "maps_out"]).assign(operations=operations(maps))
+        table["first_layer"] = table.index == 0
         for rule in filters.RULES:
             share = [100 * _random(rule, out) for _, out in maps]
-            table = pd.DataFrame(maps, columns=["maps_in", "maps_out"]).assign(fraction=share, random=share)
-            table["first_layer"] = table.index == 0
-            found = averages(table)
+            found = averages(table.assign(rule=rule, fraction=share, random=share), ["rule"]).loc[rule]
             line = {"cell": cell.name, "rule": rule, "random": found["random"]}
             lines.append(line | {k: found[k] for k in ("random_rest", "random_weighted")})
     return pd.DataFrame(lines, columns=["cell", "rule", "random", "random_rest", "random_weighted"])
