@@ -7,6 +7,7 @@
 # came first, the same command goes on, here or where the store was copied to; else a step failed, and its log is named.
 #
 # PYTHON (.venv/bin/python)  RESULTS (results/local, your store)  KEPT (results/kernels, for timings)  SEEDS (5)
+# JOBS (1)                   runs at once, as many processes; JOBS=2 ./gpu-campaign.sh plan tells whether it pays
 # CELLS, NETS, BACKENDS      other cells than the eight, other nets than the two, other backends
 # REHEARSE=1                 the same steps on a CPU: small nets, one seed, the tiny benchmark
 set -uo pipefail
@@ -19,6 +20,7 @@ log=$store/gpu-campaign
 table1="table1/bnn-theano-mnist table1/bnn-theano-cifar10 table1/bnn-torch7-mnist table1/bnn-torch7-cifar10
   table1/float-mnist table1/float-cifar10 table1/binaryconnect-mnist table1/binaryconnect-cifar10"
 cells=${CELLS:-$table1}
+jobs=${JOBS:-1}
 nets=${NETS:-bnn-theano-mnist bnn-theano-cifar10}
 gpu_tests="tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py tests/kernels/test_cuda_pixels.py
   tests/kernels/test_updates.py tests/test_bench_gpu.py tests/test_freeze.py tests/test_gpu.py tests/test_packed_gpu.py"
@@ -74,14 +76,14 @@ step_plan() {
   room 120
   # shellcheck disable=SC2086
   logged plan "$python" -m reproduce run $cells --scale $scale --device $device --seeds "$seeds" \
-    --results "$store" --plan
+    --results "$store" --jobs "$jobs" --plan
 }
 
 step_table1() {
   room 60
   # shellcheck disable=SC2086
   logged table1 "$python" -m reproduce run $cells --scale $scale --device $device --seeds "$seeds" \
-    --results "$store" --time-limit "$(($(left) - 30))s"
+    --results "$store" --jobs "$jobs" --time-limit "$(($(left) - 30))s"
 }
 
 # The first seed's net of each, frozen, and held against the float net on the whole test set by every backend.

@@ -1,3 +1,4 @@
 from reproduce.cli import main
 
-main()
+if __name__ == "__main__":  # not in the processes that `--jobs` starts
+    main()

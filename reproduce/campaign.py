@@ -161,7 +161,8 @@ def carry_out(
 ) -> Summary:
     """Train what is not yet in the store, one run after another; report what is missing or fails, and go on.
 
-    Several processes may work on one store: a run that another one is at is left for the end, then waited for.
+    Several processes may work on one store: a run that another one is at is left for the end, then waited for, and
+    not made again if it broke off there.
     `deadline` (of time.monotonic): no run or epoch is begun that would not end before it; `stopped` says where.
     """
     store.prepare()
@@ -170,7 +171,7 @@ def carry_out(
     progress = Progress([cost(item.settings) for item in plan], say)
     prepared = _Prepared(device)
     queue = deque(enumerate(plan))
-    postponed: set[int] = set()
+    postponed: dict[int, runs.Record | None] = {}  # with how they had broken off before, if they had
     while queue:
         number, item = queue.popleft()
         progress.position = number
@@ -192,8 +193,8 @@ def carry_out(
             if number in postponed:
                 summary.stopped = f"another process is still at {describe(item)}"
                 return summary
+            postponed[number] = store.broken(run)
             say(f"{title}: another process is at it, left for later")
-            postponed.add(number)
             queue.append((number, item))
             continue
         with lock:
@@ -204,6 +205,12 @@ def carry_out(
                 say(f"{title}: already there, {_shown(record)}")
                 progress.skip(number)
                 summary.records.append(record)
+                continue
+            broken = store.broken(run) if number in postponed else None
+            if broken is not None and broken != postponed[number]:
+                say(f"{title}: {_shown(broken)}")
+                progress.skip(number)
+                summary.broken.append(broken)
                 continue
             epoch = progress.seconds(progress.costs[number] / run.settings.train.epochs)
             if deadline is not None and epoch and time.monotonic() + epoch > deadline:

@@ -94,6 +94,9 @@ def run(
     data: DataOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Runs made at once, by as many processes; --plan tells whether it pays.")
+    ] = 1,
     shard: Annotated[str, typer.Option(help="i/n: only every n-th run, to share them among machines.")] = "1/1",
     time_limit: Annotated[
         str | None,
@@ -109,17 +112,13 @@ def run(
     75: the time limit came first, and the same command goes on, here or where the store is copied to.
     """
     began = time.monotonic()
-    import torch
-
     from reproduce import campaign, report, runs
+    from reproduce import jobs as beside
     from reproduce.report import table1
 
     if device not in ("auto", "cpu", "cuda"):
         raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
     found = spec.cells(cells)
-    if threads:
-        torch.set_num_threads(threads)
-        os.environ["KERNELS_THREADS"] = str(threads)
     try:
         chosen = campaign.pick_device(device)
         size = _scale(scale, chosen.type)
@@ -129,13 +128,18 @@ def run(
     except ValueError as error:
         raise stop(str(error), 2) from None
     store = runs.Store(results or runs.LOCAL)
+    each = beside.threads_each(jobs, threads, chosen.type)
     if plan_only:
         from reproduce import plan as planning
 
-        planning.show(planning.estimates(plan, store, data, chosen, say), chosen)
+        beside.use_threads(threads)
+        planning.show(planning.estimates(plan, store, data, chosen, say, jobs, each), chosen)
         return
+    beside.use_threads(each)
     say(f"{len(plan)} run(s) at {size} scale on {chosen.type}; results in {yamlfile.shown(store.root)}")
-    summary = campaign.carry_out(plan, store, data, chosen, say, deadline=deadline)
+    shared = (plan, store.root, data, chosen.type, each, deadline)
+    with beside.beside(jobs - 1, beside.train, *shared):
+        summary = campaign.carry_out(plan, store, data, chosen, say, False if jobs > 1 else None, deadline)
     evidence = report.gather(store.root, report.cells(), say)
     wanted = {c.name for c in found}
     frame = table1.frame(evidence.runs, evidence.cells, quoted=False)

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import campaign, data, machine, runs, spec
+from reproduce import campaign, data, jobs, machine, runs, spec
 from reproduce.training import train
 from reproduce.training.preprocess import DeviceData
 
@@ -40,20 +40,34 @@ class Estimate:
     left: int
     memory: int | None
     """Peak of the process (CPU) or of torch on the GPU, data set included; None where it cannot be had."""
+    jobs: int = 1
+    at_once: float | None = None
+    """A step of each of so many processes at once; None for one, or where so many do not run."""
+
+    @property
+    def gain(self) -> float:
+        """How many times the steps of one process `jobs` of them make together."""
+        return 1.0 if self.at_once is None else self.jobs * self.step / self.at_once
 
     @property
     def whole(self) -> float:
-        return self.epoch * self.epochs * self.wanted
+        return self.epoch * self.epochs * self.wanted / self.gain
 
     @property
     def remaining(self) -> float:
-        return self.epoch * self.left
+        return self.epoch * self.left / self.gain
 
 
 def estimates(
-    plan: Sequence[campaign.Wanted], store: runs.Store, data_folder: Path | None, device: torch.device, say: Say
+    plan: Sequence[campaign.Wanted],
+    store: runs.Store,
+    data_folder: Path | None,
+    device: torch.device,
+    say: Say,
+    number: int = 1,
+    threads: int | None = None,
 ) -> list[Estimate]:
-    """One estimate a cell of the plan, in its order."""
+    """One estimate a cell of the plan, in order; with `number` processes at once, of `threads` threads each."""
     cells: dict[str, list[campaign.Wanted]] = {}
     for item in plan:
         cells.setdefault(item.cell.name, []).append(item)
@@ -63,12 +77,58 @@ def estimates(
         settings = items[0].settings
         say(f"{name}: a few steps")
         step, epoch, memory = _measured(settings, device)
+        at_once = _at_once(settings, device, number, threads, say) if number > 1 else None
         epochs = settings.train.epochs
         made = [_epochs_made(item, store, data_folder, datasets) for item in items]
         finished = sum(one == epochs for one in made)
         left = sum(epochs - one for one in made)
-        found.append(Estimate(name, epochs, step, epoch, len(items), finished, left, memory))
+        found.append(Estimate(name, epochs, step, epoch, len(items), finished, left, memory, number, at_once))
     return found
+
+
+class Trial:
+    """A cell's net on random images, with its training step."""
+
+    def __init__(self, settings: spec.Settings, device: torch.device) -> None:
+        self.batch, self.device = settings.train.batch, device
+        self.data = _random_data(settings, max(self.batch, train.EVAL_BATCH), device)
+        parts = {"train": self.data, "valid": self.data, "test": self.data}
+        self.module = train.Classifier(settings, parts, 0).to(device)
+        self.module.on_train_epoch_start()
+
+    def turn(self, count: int) -> float:
+        """Seconds a step, of so many."""
+        blocks = [torch.randint(len(self.data), (self.batch,), device=self.device) for _ in range(count)]
+        start = time.perf_counter()
+        self.module.training_step(blocks, 0)
+        return _waited(self.device, start) / count
+
+    def step(self) -> float:
+        """Seconds a step: the median of turns, after the first."""
+        self.turn(1)
+        taken: list[float] = []
+        end = time.perf_counter() + SECONDS
+        while len(taken) < 3 or time.perf_counter() < end:
+            taken.append(self.turn(STEPS))
+        return statistics.median(taken)
+
+
+def _at_once(
+    settings: spec.Settings, device: torch.device, number: int, threads: int | None, say: Say
+) -> float | None:
+    """Seconds a step while number - 1 other processes make such steps, too; None where they do not run."""
+    try:
+        with jobs.beside(number - 1, jobs.load, settings, device.type, threads) as pipes:
+            for pipe in pipes:
+                pipe.recv()
+            with jobs.with_threads(threads):
+                taken = Trial(settings, device).step()
+            for pipe in pipes:
+                pipe.close()
+            return taken
+    except (EOFError, RuntimeError) as error:  # one of them is gone, or memory does not do for one more here
+        say(f"{number} processes at once do not run here ({type(error).__name__})")
+        return None
 
 
 def _measured(settings: spec.Settings, device: torch.device) -> tuple[float, float, int | None]:
@@ -78,28 +138,16 @@ def _measured(settings: spec.Settings, device: torch.device) -> tuple[float, flo
     gc.collect()
     _reset_peak(device)
     steps = parts.train // batch if parts.drop_incomplete else math.ceil(parts.train / batch)
-    few = _random_data(settings, max(batch, train.EVAL_BATCH), device)
-    module = train.Classifier(settings, {"train": few, "valid": few, "test": few}, 0).to(device)
-    module.on_train_epoch_start()
-
-    def turn(count: int) -> float:
-        blocks = [torch.randint(len(few), (batch,), device=device) for _ in range(count)]
-        start = time.perf_counter()
-        module.training_step(blocks, 0)
-        return _waited(device, start) / count
-
-    turn(1)
-    taken: list[float] = []
-    end = time.perf_counter() + SECONDS
-    while len(taken) < 3 or time.perf_counter() < end:
-        taken.append(turn(STEPS))
+    trial = Trial(settings, device)
+    module = trial.module
+    step = trial.step()
     module.evaluate("valid")
     start = time.perf_counter()
     module.evaluate("valid")
     an_image = _waited(device, start) / module.scored("valid")
-    step = statistics.median(taken)
     peak = _peak(device)
     if peak is not None:
+        few = trial.data
         floats = few.rows.element_size()
         images = parts.train + parts.valid + parts.test
         kept = sum(t.numel() * t.element_size() for t in module.net.state_dict().values())  # the best epoch's
@@ -185,13 +233,17 @@ def _peak(device: torch.device) -> int | None:
 
 def show(found: Sequence[Estimate], device: torch.device) -> None:
     """The plan as a table, and what it comes to."""
-    heads = ("cell", "epochs", "ms a step", "an epoch", "a run", "runs", "finished", "remaining", "peak memory")
+    number = max((one.jobs for one in found), default=1)
+    heads = ["cell", "epochs", "ms a step", "an epoch", "a run", "runs", "finished", "remaining", "peak memory"]
+    if number > 1:
+        heads[3:3] = [f"{number} at once"]
     table = Table(*heads)
     for one in found:
         table.add_row(
             one.name,
             str(one.epochs),
             f"{1000 * one.step:.1f}",
+            *([_at_once_words(one)] if number > 1 else []),
             campaign.duration(one.epoch) if one.epoch >= 10 else f"{one.epoch:.2g} s",
             campaign.duration(one.epoch * one.epochs),
             str(one.wanted),
@@ -201,9 +253,14 @@ def show(found: Sequence[Estimate], device: torch.device) -> None:
         )
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
+    beside = f", {number} at once" if number > 1 else ""
     whole, remaining = (sum(getattr(one, part) for one in found) for part in ("whole", "remaining"))
     console.print(
-        f"{sum(one.wanted for one in found)} run(s) on {machine.machine(device.type)['name']}: "
+        f"{sum(one.wanted for one in found)} run(s) on {machine.machine(device.type)['name']}{beside}: "
         f"{campaign.duration(whole)} in all, {campaign.duration(remaining)} remaining. "
         "Counted: steps, and both evaluations after every epoch; not: fetching and preprocessing the data."
     )
+
+
+def _at_once_words(one: Estimate) -> str:
+    return "do not run" if one.at_once is None else f"{1000 * one.at_once:.1f} ms each ({one.gain:.2f}× the steps)"

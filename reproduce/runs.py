@@ -195,6 +195,14 @@ class Store:
             return None
         return record if record.key == run.key and record.status == "finished" else None
 
+    def broken(self, run: Run) -> Record | None:
+        """The record of this very run if it broke off."""
+        try:
+            record = read(self.runs / f"{run.stem}.json")
+        except (OSError, ValueError):
+            return None
+        return record if record.key == run.key and record.status == "failed" else None
+
     def checkpoint(self, run: Run) -> Path:
         return self.root / "work" / f"{run.stem}.ckpt"
 

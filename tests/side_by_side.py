@@ -1,0 +1,25 @@
+"""`reproduce` on the images and experiments of a folder, as a program, and in the processes that it starts.
+
+    python tests/side_by_side.py FOLDER WORDS...
+
+FOLDER: data/mnist.npz and experiments/, as `tests/test_jobs.py` makes them.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+
+from reproduce import cli, data, spec
+
+folder = Path(os.environ.setdefault("SIDE_BY_SIDE", sys.argv[1]))  # started processes see argv as it is by then
+with np.load(folder / "data" / "mnist.npz") as arrays:
+    data.DIGESTS["mnist"] = data.content_digest(dict(arrays))
+spec.cells.__defaults__ = (None, folder / "experiments")
+
+if __name__ == "__main__":
+    sys.argv[1:] = [*sys.argv[2:], "--data", str(folder / "data")]
+    cli.main()

@@ -1,0 +1,168 @@
+"""Runs made at once by several processes: each once, as one after another, and none outlives the command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from made import made_cell, made_record, settings
+
+from reproduce import campaign, data, jobs, runs
+from reproduce import plan as planning
+
+SCRIPT = Path(__file__).with_name("side_by_side.py")
+TIMES = {"started", "seconds", "sha256", "machine"}
+
+
+@pytest.fixture
+def folder(tmp_path, data_folder):
+    """Experiments and data, as the script wants them."""
+    made(tmp_path, {"epochs": 2})
+    return tmp_path
+
+
+def made(folder, train):
+    path = folder / "experiments" / "table1" / "made.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a test", "scale": "small"}
+    path.write_text(json.dumps(content | settings(train=train).model_dump(mode="json")))
+
+
+def start(folder, store, *words):
+    words = ("run", "--scale", "small", "--device", "cpu", "--results", str(store), *words)
+    command = [sys.executable, str(SCRIPT), str(folder), *words]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        start_new_session=True,
+    )
+
+
+def content(store):
+    """What the records say, but for times."""
+    found = {}
+    for path in sorted((store / "runs").glob("*.json")):
+        record = json.loads(path.read_text())
+        for row in record["curve"]:
+            del row["seconds"]
+        found[path.name] = {k: v for k, v in record.items() if k not in TIMES}
+    return found
+
+
+def test_three_at_once_make_every_run_once_and_the_same_as_one_after_another(folder):
+    three = start(folder, folder / "three", "--seeds", "7", "--jobs", "3", "--threads", "1")
+    out, error = three.communicate(timeout=200)
+    assert three.returncode == 0, error
+    begun = [line for line in out.splitlines() if "seed" in line and "%" not in line and "another" not in line]
+    assert sum("test error" in line and "already" not in line for line in out.splitlines()) == 7
+    assert len(begun) == 7 and any(line.startswith("(2) ") for line in begun)
+    one = start(folder, folder / "one", "--seeds", "7", "--threads", "1")
+    assert one.wait(timeout=200) == 0
+    assert content(folder / "three") == content(folder / "one") and len(content(folder / "one")) == 7
+    assert not list((folder / "three" / "work").glob("*.ckpt"))
+
+
+def alive(group):
+    """Processes of a group that run; those that ended and were not asked for their exit code do not."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, of = stat.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found += [stat.parent.name] if int(of) == group and state != "Z" else []
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_command(folder, number):
+    made(folder, {"epochs": 100000})
+    process = start(folder, folder / "s", "--seeds", "4", "--jobs", "2")
+    line = ""
+    while "(2) [" not in line:
+        line = process.stdout.readline()
+        if not line or "did not begin" in line or "epoch" in line:
+            process.kill()
+            pytest.fail(f"no run beside the first: {line}{process.stderr.read()}")
+    group = os.getpgid(process.pid)
+    began = time.monotonic()
+    os.killpg(group, number) if number == signal.SIGINT else process.send_signal(number)
+    process.communicate(timeout=30)
+    while alive(group):
+        assert time.monotonic() - began < 5
+        time.sleep(0.05)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
+
+
+def test_a_run_that_broke_off_in_another_process_is_not_made_again(tmp_path, data_folder):
+    cell = made_cell(train={"epochs": 1})
+    store = runs.Store(tmp_path / "s")
+    store.prepare()
+    run = runs.Run(cell, "small", 0, cell.scales["small"], data.load("mnist", data_folder))
+    other = FileLock(store.lock(run), thread_local=False)
+    other.acquire()
+
+    def say(line):
+        if "another process" in line:
+            store.write(
+                made_record(run, status="failed", result=None, curve=[], failure="not finite after epoch 1")
+            )
+            other.release()
+
+    plan = campaign.wanted([cell], "small", [0], print)
+    summary = campaign.carry_out(plan, store, data_folder, torch.device("cpu"), say, bar=False)
+    assert summary.trained == 0 and summary.records == []
+    assert [r.failure for r in summary.broken] == ["not finite after epoch 1"]
+    again = campaign.carry_out(plan, store, data_folder, torch.device("cpu"), say, bar=False)
+    assert again.trained == 1  # asked for anew, it is tried anew
+
+
+@pytest.mark.parametrize(
+    ("count", "threads", "device", "each"),
+    [
+        (1, None, "cpu", None),
+        (2, None, "cpu", 4),
+        (3, None, "cpu", 2),
+        (9, None, "cpu", 1),
+        (2, 3, "cpu", 3),
+        (2, None, "cuda", None),
+        (2, 1, "cuda", 1),
+    ],
+)
+def test_cores_are_shared_out(monkeypatch, count, threads, device, each):
+    monkeypatch.setattr(jobs, "thread_count", lambda: 8)
+    assert jobs.threads_each(count, threads, device) == each
+
+
+def test_plan_times_several_at_once(tmp_path, data_folder, monkeypatch, capsys):
+    monkeypatch.setattr(planning, "SECONDS", 0.2)
+    plan = campaign.wanted([made_cell(train={"epochs": 3})], "small", [0, 1], print)
+    cpu, before = torch.device("cpu"), torch.get_num_threads()
+    (one,) = planning.estimates(plan, runs.Store(tmp_path / "s"), data_folder, cpu, print, 2, 1)
+    assert one.jobs == 2 and one.at_once > 0 and torch.get_num_threads() == before
+    assert one.gain == pytest.approx(2 * one.step / one.at_once)
+    assert one.remaining == one.whole == pytest.approx(one.epoch * 6 / one.gain)
+    planning.show([one], cpu)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "2 at once" in out and "ms each" in out
+
+
+def test_plan_says_where_so_many_do_not_run(monkeypatch, capsys):
+    def gone(*_):
+        raise EOFError
+
+    monkeypatch.setattr(planning.jobs, "beside", gone)
+    told = []
+    cell = made_cell()
+    assert planning._at_once(cell.scales["small"], torch.device("cpu"), 3, 1, told.append) is None
+    assert "3 processes at once do not run here" in told[0]
