@@ -112,9 +112,9 @@ def _candidates(
     """Every candidate for left · rightᵀ, and a check that they gave the same integers."""
     size = len(left)
     a, b = kernels.pack(left, backend), kernels.pack(right, backend)
-    result = np.empty((size, size), np.int32)
     real = left.astype(np.float32), right.astype(np.float32)
     rule = kernels.Thresholds(np.zeros(size, np.int64))
+    result = kernels.xnor_matmul(a, b, backend)
 
     def with_packing() -> object:
         x, y = (kernels.pack(x, backend) for x in real)

@@ -1,5 +1,6 @@
 """Packed ±1 arrays: what every backend takes and gives, and how real arrays are brought to them."""
 
+import math
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -122,10 +123,18 @@ def conv2d_shape(x: Packed, w: Packed, padding: int, stride: int) -> tuple[int, 
     return x.shape[0], height, width, w.shape[0]
 
 
+def aligned(count: int, dtype: type[np.generic]) -> NDArray[Any]:
+    """An uninitialised array (count,) on a cache line, where large results can be stored past the caches."""
+    size = count * np.dtype(dtype).itemsize
+    buffer = np.empty(size + 63, np.uint8)
+    skip = -buffer.ctypes.data % 64
+    return buffer[skip : skip + size].view(dtype)
+
+
 def output(shape: tuple[int, ...], out: NDArray[np.int32] | None) -> NDArray[np.int32]:
     """A new int32 array of this shape, or `out` where that can take it in place, else ValueError."""
     if out is None:
-        return np.empty(shape, np.int32)
+        return aligned(math.prod(shape), np.int32).reshape(shape)
     fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == np.int32 and out.flags.carray
     if not fits:
         raise ValueError(f"out must be a writable C-contiguous int32 array of shape {shape}")

@@ -7,8 +7,13 @@
 #define BLOCK_ROWS 128  /* rows that meet one group of panels before the next group comes in */
 #define RUN_ROWS 32     /* rows whose results wait in the first-level cache for their comparison */
 #define CHUNK_PAIRS 80  /* words of a panel group that stay in the first-level cache */
+#ifndef STREAM_BYTES
+#define STREAM_BYTES (1 << 25) /* a result of this size is stored past the caches */
+#endif
 #define MIN_CHUNK 4096  /* words: a task of packing, lifting or panel building */
-#define TASKS_EACH 4    /* tasks a thread, so that an unlucky thread does not hold up the others */
+#define TASKS_EACH 4    /* tasks a thread, so that an unlucky thread does not hold up the others: at least, */
+#define TASKS_MOST 64   /* and at most, where a task still has */
+#define TASK_WORDS (1 << 20) /* words of work, some 20 microseconds */
 
 const isa_t *isa_table(int level)
 {
@@ -120,6 +125,7 @@ typedef struct {
     const job_t *j;
     const isa_t *isa;
     size_t rows, block, blocks, groups, splits, panels, padded_w, lift_chunk;
+    int stream;
 } plan_t;
 
 static void lift_run(const uint64_t *from, uint64_t *to, size_t n)
@@ -192,17 +198,20 @@ static void product_task(void *context, size_t task)
         const size_t cols = min((size_t)np * LANES, n - col);
         const int direct = j->out != NULL && cols == (size_t)np * LANES;
         t.col = col;
-        t.out_stride = direct ? n : TILE_COLS;
         for (size_t s = 0; s < segs; s += chunk) {
+            const int last = s + chunk >= segs, place = direct && last;
             t.panels = j->panels + panel0 * t.panel_stride + s * pairs * PAIR;
             t.offset = s * t.seg_stride;
             t.segs = min(chunk, segs - s);
-            t.first = s == 0;
+            t.out_stride = place ? n : TILE_COLS;
+            t.stream = place && p->stream;
             for (size_t r = 0; r < rows; r += RUN_ROWS) {
                 const size_t run = min(RUN_ROWS, rows - r);
-                t.out = direct ? j->out + (row0 + r) * n + col : held + (chunk < segs ? r * TILE_COLS : 0);
+                int32_t *wait = held + (chunk < segs ? r * TILE_COLS : 0);
+                t.in = s ? wait : NULL;
+                t.out = place ? j->out + (row0 + r) * n + col : wait;
                 p->isa->tiles(&t, row + r, run, np);
-                if (direct || s + chunk < segs) continue;
+                if (place || !last) continue;
                 if (j->out)
                     for (size_t i = 0; i < run; i++)
                         memcpy(j->out + (row0 + r + i) * n + col, t.out + i * TILE_COLS, cols * sizeof *t.out);
@@ -212,6 +221,7 @@ static void product_task(void *context, size_t task)
             }
         }
     }
+    if (p->stream) __atomic_thread_fence(__ATOMIC_SEQ_CST); /* such stores are not ordered by what follows them */
 }
 
 void kernels_product(const job_t *j)
@@ -229,9 +239,13 @@ void kernels_product(const job_t *j)
     p.lift_chunk = 1 + MIN_CHUNK / (p.padded_w * (size_t)j->lifted_words);
     parallel(lift_task, &p, (lines + p.lift_chunk - 1) / p.lift_chunk, threads);
 
+    const size_t bytes = p.rows * (size_t)j->n * sizeof *j->out;
+    p.stream = bytes >= STREAM_BYTES && (uintptr_t)j->out % 64 == 0 && j->n % LANES == 0;
+
     p.block = min(BLOCK_ROWS, p.rows);
     p.blocks = (p.rows + p.block - 1) / p.block;
-    const size_t tasks = threads == 1 ? 1 : (size_t)threads * TASKS_EACH;
+    const size_t least = (size_t)threads * TASKS_EACH, most = (size_t)threads * TASKS_MOST;
+    const size_t wanted = words / TASK_WORDS, tasks = threads == 1 ? 1 : wanted < least ? least : min(wanted, most);
     p.splits = min(p.groups, (tasks + p.blocks - 1) / p.blocks);
     parallel(product_task, &p, p.blocks * p.splits, threads);
 }

@@ -79,7 +79,7 @@ static void by_planes(const plan_t *p, const uint64_t *planes, size_t panel0, in
     _Alignas(64) int32_t twice[PLANES * TILE_COLS];
     row_t row[PLANES];
     for (size_t i = 0; i < PLANES; i++) row[i] = (row_t){(const uint32_t *)(planes + i * words), j->start};
-    tile_t t = {.panel_stride = words * PAIR, .segs = 1, .pairs = words, .out_stride = TILE_COLS, .first = 1};
+    tile_t t = {.panel_stride = words * PAIR, .segs = 1, .pairs = words, .out_stride = TILE_COLS};
     t.panels = (const uint32_t *)j->panels + panel0 * t.panel_stride;
     t.col = panel0 * LANES;
     t.out = twice;

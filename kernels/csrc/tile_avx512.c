@@ -23,7 +23,7 @@
 
 #define EACH(index, limit) _Pragma("GCC unroll 4") for (int index = 0; index < (limit); index++)
 
-INLINE void tile(const tile_t *t, const row_t *row, int32_t *to, const int MR, const int NP)
+INLINE void tile(const tile_t *t, const row_t *row, size_t r, const int MR, const int NP, const int STREAM)
 {
     __m512i ones[TILE_ROWS][TILE_PANELS], twos[TILE_ROWS][TILE_PANELS];
     EACH(i, MR) EACH(j, NP) ones[i][j] = twos[i][j] = _mm512_setzero_si512();
@@ -32,7 +32,7 @@ INLINE void tile(const tile_t *t, const row_t *row, int32_t *to, const int MR, c
     const uint32_t *b = t->panels;
     for (size_t s = 0; s < t->segs; s++) {
         const uint32_t *a[TILE_ROWS];
-        EACH(i, MR) a[i] = row[i].from + t->offset + s * t->seg_stride;
+        EACH(i, MR) a[i] = row[r + i].from + t->offset + s * t->seg_stride;
         for (size_t k = 0; k < pairs; k++, b += PAIR) {
             __m512i lo[TILE_PANELS], both[TILE_PANELS];
             EACH(j, NP) lo[j] = _mm512_loadu_si512(b + j * stride);
@@ -47,31 +47,37 @@ INLINE void tile(const tile_t *t, const row_t *row, int32_t *to, const int MR, c
             }
         }
     }
-    EACH(i, MR) EACH(j, NP) {
-        int32_t *out = to + i * t->out_stride + j * LANES;
-        const __m512i start = _mm512_loadu_si512(t->first ? row[i].start + t->col + j * LANES : out);
-        const __m512i count = _mm512_add_epi32(_mm512_popcnt_epi32(ones[i][j]), _mm512_slli_epi32(twos[i][j], 1));
-        _mm512_storeu_si512(out, _mm512_sub_epi32(start, _mm512_slli_epi32(count, 1)));
+    EACH(i, MR) {
+        const int32_t *from = t->in ? t->in + (r + i) * TILE_COLS : row[r + i].start + t->col;
+        int32_t *out = t->out + (r + i) * t->out_stride;
+        EACH(j, NP) {
+            const __m512i twice = _mm512_slli_epi32(twos[i][j], 1);
+            const __m512i count = _mm512_add_epi32(_mm512_popcnt_epi32(ones[i][j]), twice);
+            const __m512i start = _mm512_loadu_si512(from + j * LANES);
+            const __m512i dot = _mm512_sub_epi32(start, _mm512_slli_epi32(count, 1));
+            if (STREAM) _mm512_stream_si512((void *)(out + j * LANES), dot);
+            else _mm512_storeu_si512(out + j * LANES, dot);
+        }
     }
 }
 
-INLINE void tiles_of(const tile_t *t, const row_t *row, size_t rows, const int NP)
+INLINE void tiles_of(const tile_t *t, const row_t *row, size_t rows, const int NP, const int STREAM)
 {
-    int32_t *out = t->out;
-    for (; rows >= 4; rows -= 4, row += 4, out += 4 * t->out_stride) tile(t, row, out, 4, NP);
-    switch (rows) {
-        case 1: tile(t, row, out, 1, NP); break;
-        case 2: tile(t, row, out, 2, NP); break;
-        case 3: tile(t, row, out, 3, NP); break;
+    size_t r = 0;
+    for (; r + 4 <= rows; r += 4) tile(t, row, r, 4, NP, STREAM);
+    switch (rows - r) {
+        case 1: tile(t, row, r, 1, NP, STREAM); break;
+        case 2: tile(t, row, r, 2, NP, STREAM); break;
+        case 3: tile(t, row, r, 3, NP, STREAM); break;
     }
 }
 
 static TARGET void tiles(const tile_t *t, const row_t *row, size_t rows, int np)
 {
     switch (np) {
-        case 1: tiles_of(t, row, rows, 1); break;
-        case 2: tiles_of(t, row, rows, 2); break;
-        case 3: tiles_of(t, row, rows, 3); break;
+        case 1: tiles_of(t, row, rows, 1, 0); break;
+        case 2: tiles_of(t, row, rows, 2, 0); break;
+        case 3: t->stream ? tiles_of(t, row, rows, 3, 1) : tiles_of(t, row, rows, 3, 0); break;
     }
 }
 

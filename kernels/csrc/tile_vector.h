@@ -12,7 +12,7 @@ INLINE vec_t load(const void *p)
     return v;
 }
 
-INLINE void tile_lanes(const tile_t *t, const row_t *row, int32_t *to, const int MR, const uint32_t *panel, size_t col)
+INLINE void tile_lanes(const tile_t *t, const row_t *row, size_t r, const int MR, const uint32_t *panel, size_t col)
 {
     vec_t ones[TILE_ROWS], twos[TILE_ROWS], bytes[TILE_ROWS];
     for (int i = 0; i < MR; i++) ones[i] = twos[i] = bytes[i] = (vec_t){0};
@@ -20,7 +20,7 @@ INLINE void tile_lanes(const tile_t *t, const row_t *row, int32_t *to, const int
     int room = FLUSH;
     for (size_t s = 0; s < t->segs; s++) {
         const uint32_t *a[TILE_ROWS];
-        for (int i = 0; i < MR; i++) a[i] = row[i].from + t->offset + s * t->seg_stride;
+        for (int i = 0; i < MR; i++) a[i] = row[r + i].from + t->offset + s * t->seg_stride;
         for (size_t k = 0; k < t->pairs; k++, panel += PAIR) {
             const vec_t lo = load(panel), both = load(panel + LANES);
             for (int i = 0; i < MR; i++) {
@@ -38,25 +38,24 @@ INLINE void tile_lanes(const tile_t *t, const row_t *row, int32_t *to, const int
     }
     for (int i = 0; i < MR; i++) {
         const vec_t count = FOLD(BYTE_COUNTS(ones[i])) + 2 * (twos[i] + FOLD(bytes[i]));
-        int32_t *out = to + i * t->out_stride + col;
-        const vec_t dot = load(t->first ? row[i].start + t->col + col : out) - 2 * count;
-        __builtin_memcpy(out, &dot, sizeof dot);
+        const int32_t *from = t->in ? t->in + (r + i) * TILE_COLS : row[r + i].start + t->col;
+        const vec_t dot = load(from + col) - 2 * count;
+        __builtin_memcpy(t->out + (r + i) * t->out_stride + col, &dot, sizeof dot);
     }
 }
 
 static TARGET void tiles(const tile_t *t, const row_t *row, size_t rows, int np)
 {
-    for (size_t r = 0; r < rows; r += TILE_ROWS, row += TILE_ROWS)
+    for (size_t r = 0; r < rows; r += TILE_ROWS)
         for (int j = 0; j < np; j++)
             for (int l = 0; l < LANES; l += V) {
                 const uint32_t *panel = t->panels + j * t->panel_stride + l;
-                int32_t *out = t->out + r * t->out_stride;
                 const size_t col = j * LANES + l;
                 switch (rows - r) {
-                    case 1: tile_lanes(t, row, out, 1, panel, col); break;
-                    case 2: tile_lanes(t, row, out, 2, panel, col); break;
-                    case 3: tile_lanes(t, row, out, 3, panel, col); break;
-                    default: tile_lanes(t, row, out, 4, panel, col); break;
+                    case 1: tile_lanes(t, row, r, 1, panel, col); break;
+                    case 2: tile_lanes(t, row, r, 2, panel, col); break;
+                    case 3: tile_lanes(t, row, r, 3, panel, col); break;
+                    default: tile_lanes(t, row, r, 4, panel, col); break;
                 }
             }
 }

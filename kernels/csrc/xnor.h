@@ -40,9 +40,10 @@ typedef struct {
     const uint32_t *panels;
     size_t panel_stride; /* uint32 from one panel to the next */
     size_t segs, pairs, seg_stride;
-    int32_t *out;
+    const int32_t *in; /* what the segments before left, rows TILE_COLS apart; NULL before the first */
+    int32_t *out;      /* = (in ? in : start) - 2 * popcount(row xor column) */
     size_t out_stride;
-    int first; /* out = (first ? start : out) - 2 * popcount(row xor column) */
+    int stream; /* out may be stored past the caches: its lines are whole and aligned, and not read soon */
 } tile_t;
 
 typedef struct {

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels import pack, xnor_conv2d, xnor_matmul
+from kernels import pack, packed, xnor_conv2d, xnor_matmul
 
 
 def torch_conv2d(x, w, padding, stride):
@@ -37,6 +37,20 @@ def test_matmul_for_awkward_m_and_n(way, signs, m, n):
 def test_matmul_large_enough_for_threads_and_chunks(way, signs, m, n, k):
     a, b = signs(m, k), signs(n, k, seed=1)
     assert np.array_equal(xnor_matmul(a, b, way), (a.astype(float) @ b.T.astype(float)).astype(int))
+
+
+@pytest.mark.parametrize(("n", "k"), [(2944, 5), (2912, 4200), (2905, 65)])
+@pytest.mark.parametrize("skip", [0, 4, 1])
+def test_results_too_large_for_the_caches(signs, n, k, skip):
+    """Those that begin on a cache line, in rows of whole lines, are stored another way (csrc/drive.c)."""
+    a, b = signs(2900, k), signs(n, k, seed=1)
+    room = packed.aligned(2900 * n + 16, np.int32)
+    out = room[skip : skip + 2900 * n].reshape(2900, n)
+    room[:] = 7
+    assert out.nbytes > 1 << 25 and (out.ctypes.data % 64 == 0) == (skip == 0)
+    xnor_matmul(a, b, "cpu", out=out)
+    assert np.array_equal(out, a.astype(np.float32) @ b.T.astype(np.float32))
+    assert set(room[:skip]) <= {7} and set(room[skip + 2900 * n :]) == {7}
 
 
 @pytest.mark.parametrize("k", [64, 65, 100003])
