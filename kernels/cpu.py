@@ -25,7 +25,7 @@ CHUNK_WORDS = 64  # words of a long row taken at once, so that its panels stay i
 
 _FIELDS = (
     "words lifted images height width pixel_words lifted_words pad stride out_h out_w segs pairs seg_words "
-    "panels n start start_y start_x out bits bits_bytes level flip isa threads"
+    "panels n start start_y start_x out bits bits_bytes level flip isa threads ready"
 )
 
 
@@ -144,7 +144,7 @@ def matmul(
     isa: str | None = None,
     threads: int | None = None,
 ) -> NDArray[np.int32]:
-    """a (M, K) by b (N, K): int32 (M, N). Keeps b's panels in `b.derived` for the next call."""
+    """a (M, K) by b (N, K): int32 (M, N). Keeps layouts of both in their `derived` for the next call."""
     out = output((len(a.words), len(b.words)), out)
     if not _matmul(a, b, isa, threads, out=out.ctypes.data):
         out[:] = bitcount.matmul(a, b)
@@ -222,16 +222,19 @@ def _matmul(a: Packed, b: Packed, isa: str | None, threads: int | None, **target
     segs = -(-words // CHUNK_WORDS)
     pairs = -(-words // segs)
     panels = _panels(library, b, segs * pairs, workers)
-    lifted = _aligned(rows * segs * pairs, np.uint64)
+    ready: _Held | None = a.derived.get(("cpu lifted", segs * pairs))
+    lifted = ready or _aligned(rows * segs * pairs, np.uint64)
     start, start_y, start_x = _matmul_starts(b)
     job = _Job(
         words=a.address, lifted=lifted.at, images=rows, height=1, width=1,
         pixel_words=words, lifted_words=segs * pairs, pad=0, stride=1, out_h=1, out_w=1,
         segs=segs, pairs=pairs, seg_words=pairs, panels=panels.at, n=len(b.words),
         start=start.at, start_y=start_y.at, start_x=start_x.at,
-        isa=ISAS.index(chosen), threads=workers, **target,
+        isa=ISAS.index(chosen), threads=workers, ready=ready is not None, **target,
     )  # fmt: skip
     library.kernels_product(job)
+    if len(b.words):  # else nothing was done
+        a.derived["cpu lifted", segs * pairs] = lifted
     return True
 
 

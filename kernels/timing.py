@@ -14,6 +14,7 @@ Times = dict[str, NDArray[np.float64]]
 Call = Callable[[], object]
 Turn = Callable[[Call, int], float]  # seconds a call, of so many
 UNSTEADY = 0.10  # a spread over this is warned about
+LONG = 1.0  # seconds: what takes so long is warm, and worth a turn of its own, after one call
 PAUSE = 0.003  # seconds between turns: threads of the candidate before go on spinning for a while
 
 
@@ -56,8 +57,9 @@ def interleave(
             return None
 
     for name in names:
-        attempt(name, 1)
-        one = attempt(name, 1) if name in times else None
+        one = attempt(name, 1)
+        if one is not None and one < LONG:
+            one = attempt(name, 1)
         repeats[name] = min(repeats_most, max(1, math.ceil(floor / max(one or floor, 1e-9))))
     order = np.random.default_rng(0)
     end = time.perf_counter() + budget

@@ -30,9 +30,11 @@ RESULTS = yamlfile.ROOT / "results" / "kernels"
 FORMAT = 1
 SCALE, SHIFT = 2 / 255, -1.0  # pixels onto -1..1, as the BNN cells of MNIST and CIFAR-10 have them
 BITS_ALONE, END_TO_END, FP32 = "packed, layers of bits alone", "packed, end to end", "torch float32, end to end"
+INT8 = "onnxruntime int8, end to end"
 NAIVE = "naive float32, products alone"
 CELLS = {"MNIST MLP": "table1/bnn-theano-mnist", "CIFAR-10 ConvNet": "table1/bnn-theano-cifar10"}
-IMAGES = {"MNIST MLP": (10000, 1000), "CIFAR-10 ConvNet": (1000, 100)}  # images, batch
+IMAGES = {"MNIST MLP": (10000, 1000), "CIFAR-10 ConvNet": (10000, 100)}  # images, batch
+ROUNDS = {"MNIST MLP": 5, "CIFAR-10 ConvNet": 3}  # at least; a round of the ConvNet takes most of a minute
 NAIVE_IMAGES = 1000
 
 
@@ -84,7 +86,7 @@ def _net_rows(
     batch = 20 if quick else IMAGES[name][1]
     say(f"{name}: {len(images)} images, batches of {batch}")
     rows, notes = [], [f"{name}: random weights, {source}"]
-    budget, least = (0.05, 3) if quick else (25.0, 5)
+    budget, least = (0.05, 3) if quick else (25.0, ROUNDS[name])
     whole = nets.macs(settings.net)
     first = int(np.prod(net.first.weights.shape)) * net.first.shape.size**2
     for what, part, size in (
@@ -92,12 +94,14 @@ def _net_rows(
         (f"{name}, one image alone", images[:1], 1),
     ):
         steps = [part[i : i + size] for i in range(0, len(part), size)]
-        candidates = _candidates(net, plain, steps)
+        candidates = _candidates(net, plain, steps, notes)
         times = timing.interleave(candidates, budget, least)
         if size > 1:
-            mine, theirs = (np.concatenate(candidates[key]()) for key in (END_TO_END, FP32))
-            differ = int((mine != theirs).sum())
-            notes.append(f"{name}: predictions of packed and float32 net differ on {differ} images")
+            mine = np.concatenate(candidates[END_TO_END]())
+            for key, other in ((FP32, "float32"), (INT8, "onnxruntime's int8")):
+                if key in candidates:
+                    differ = int((mine != np.concatenate(candidates[key]())).sum())
+                    notes.append(f"{name}: predictions of packed and {other} net differ on {differ} images")
             if name == "MNIST MLP" and has_compiler():
                 few = 16 if quick else NAIVE_IMAGES
                 times[NAIVE] = timing.once(_naive_products(settings, few)) * (len(part) / few)
@@ -106,19 +110,28 @@ def _net_rows(
             macs = whole - first if candidate == BITS_ALONE else whole
             row = timing.row(what, candidate, times, 2.0 * macs * len(part), batch=size, images=len(part))
             rows.append(row | {"images_per_second": len(part) / row["seconds"]})
-    return rows, notes
+    return rows, list(dict.fromkeys(notes))
 
 
 def _candidates(
-    net: PackedNet, plain: nn.Module, steps: list[NDArray[np.uint8]]
+    net: PackedNet, plain: nn.Module, steps: list[NDArray[np.uint8]], notes: list[str]
 ) -> dict[str, Callable[[], list[NDArray[Any]]]]:
     """What goes through all batches of images in `steps`, one after another."""
+    from kernels.cpu import thread_count
+    from reproduce import peer_onnx
+
     first = [net.first(step, "cpu") for step in steps]
-    return {
+    found: dict[str, Callable[[], list[NDArray[Any]]]] = {
         BITS_ALONE: lambda: [net.from_bits(h, "cpu") for h in first],
         END_TO_END: lambda: [net.predict(step, "cpu") for step in steps],
         FP32: lambda: [_torch_classes(plain, step) for step in steps],
     }
+    if reason := peer_onnx.missing():
+        notes.append(f"{INT8} left out: {reason}")
+    else:
+        classes = peer_onnx.classifier(net, thread_count())
+        found[INT8] = lambda: [classes(step) for step in steps]
+    return found
 
 
 def random_net(settings: spec.Settings) -> tuple[PackedNet, nn.Module]:

@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from kernels.cuda import launch
-from reproduce import bench, cli, spec, yamlfile
+from reproduce import bench, cli, peer_onnx, spec, yamlfile
 
 
 def run(*words):
@@ -41,6 +41,10 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
         assert set(rows) >= {bench.BITS_ALONE, bench.END_TO_END, bench.FP32}
     assert any("random images" in note for note in record["notes"])
     assert sum("float32 net differ on 0 images" in note for note in record["notes"]) == 2
+    int8 = sum("int8 net differ on 0 images" in note for note in record["notes"])
+    assert int8 == (2 if peer_onnx.missing() is None else 0)
+    assert all((bench.INT8 in rows) == (int8 == 2) for rows in nets)
+    assert int8 or f"{bench.INT8} left out: onnxruntime and onnx are not installed" in record["notes"]
     assert [bar["unit"] for bar in record["paper"]["bars"]] == ["seconds", "seconds", "percent"]
     assert "xnor, kernel alone" in done.output and "GTX 750" in done.output and str(path) in done.output
 

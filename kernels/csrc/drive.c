@@ -119,6 +119,7 @@ typedef struct {
     int64_t bits_bytes;
     const int32_t *level, *flip; /* (panels * LANES) each */
     int64_t isa, threads;
+    int64_t ready;              /* nonzero: `lifted` holds what it should */
 } job_t;
 
 typedef struct {
@@ -237,7 +238,7 @@ void kernels_product(const job_t *j)
 
     const size_t lines = (size_t)(j->images * (j->height + 2 * j->pad));
     p.lift_chunk = 1 + MIN_CHUNK / (p.padded_w * (size_t)j->lifted_words);
-    parallel(lift_task, &p, (lines + p.lift_chunk - 1) / p.lift_chunk, threads);
+    if (!j->ready) parallel(lift_task, &p, (lines + p.lift_chunk - 1) / p.lift_chunk, threads);
 
     const size_t bytes = p.rows * (size_t)j->n * sizeof *j->out;
     p.stream = bytes >= STREAM_BYTES && (uintptr_t)j->out % 64 == 0 && j->n % LANES == 0;

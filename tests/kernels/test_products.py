@@ -88,6 +88,13 @@ def test_a_right_operand_is_good_for_many_left_ones(way, signs):
         assert np.array_equal(xnor_matmul(a, b, way), a @ signs(50, 130).T)
 
 
+def test_a_left_operand_is_good_for_many_right_ones(way, signs):
+    a = pack(signs(50, 4200), way)
+    for n in (0, 1, 9, 140, 140):
+        b = signs(n, 4200, seed=2)
+        assert np.array_equal(xnor_matmul(a, b, way), signs(50, 4200) @ b.T)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 63, 64, 65, 128, 200])
 @pytest.mark.parametrize("cout", [1, 16, 50])
 def test_conv2d_for_awkward_channels(way, signs, channels, cout):
