@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import bench, freeze, spec, submit, yamlfile
+from reproduce import freeze, spec, submit, yamlfile
+from reproduce.benchmarks.command import bench
 from reproduce.terminal import DataOption, ResultsOption, say, stop, stoppable
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def check(
 
 app.command()(freeze.freeze)
 app.command()(freeze.predict)
-app.command()(bench.bench)
+app.command()(bench)
 app.command()(submit.submit)
 
 

@@ -246,14 +246,14 @@ def predict(
     Exit code 2: the file, the weights or the backend will not do; 3: no data.
     """
     import kernels
-    from reproduce import bench
+    from reproduce.benchmarks.record import write
     from reproduce.data import DataError
     from reproduce.packed import PackedNet
 
     try:
         net = PackedNet.load(file)
         found = predict_net(net, data, backend, say, None if against is None else weights_of(against))
-        written = record and bench.write(record_of(file, net, found, backend), record)
+        written = record and write(record_of(file, net, found, backend), record)
     except DataError as error:
         raise stop(error, 3) from None
     except (OSError, ValueError, RuntimeError) as error:

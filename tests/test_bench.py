@@ -7,7 +7,9 @@ import torch
 from typer.testing import CliRunner
 
 from kernels.cuda import launch
-from reproduce import bench, cli, peer_onnx, spec, yamlfile
+from reproduce import cli, spec, yamlfile
+from reproduce.benchmarks import cpu, peer_onnx
+from reproduce.benchmarks.record import paper_seconds, write
 
 
 def run(*words):
@@ -38,41 +40,41 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
             rows["xnor, kernel alone"]["share_of_bound"] is None or rows["torch float32"]["share_of_bound"] < 1.5
         )
     for rows in nets:
-        assert set(rows) >= {bench.BITS_ALONE, bench.END_TO_END, bench.FP32}
+        assert set(rows) >= {cpu.BITS_ALONE, cpu.END_TO_END, cpu.FP32}
     assert any("random images" in note for note in record["notes"])
     assert sum("float32 net differ on 0 images" in note for note in record["notes"]) == 2
     int8 = sum("int8 net differ on 0 images" in note for note in record["notes"])
     assert int8 == (2 if peer_onnx.missing() is None else 0)
-    assert all((bench.INT8 in rows) == (int8 == 2) for rows in nets)
-    assert int8 or f"{bench.INT8} left out: onnxruntime and onnx are not installed" in record["notes"]
+    assert all((cpu.INT8 in rows) == (int8 == 2) for rows in nets)
+    assert int8 or f"{cpu.INT8} left out: onnxruntime and onnx are not installed" in record["notes"]
     assert [bar["unit"] for bar in record["paper"]["bars"]] == ["seconds", "seconds", "percent"]
     assert "xnor, kernel alone" in done.output and "GTX 750" in done.output and str(path) in done.output
 
 
 def test_a_record_is_never_written_over(tmp_path):
     record = {"kind": "cpu", "quick": False, "started": "2026-01-02T03:04:05+00:00"}
-    path = bench.write(record, tmp_path)
+    path = write(record, tmp_path)
     assert path.name == "cpu-20260102T030405.json"
     with pytest.raises(FileExistsError):
-        bench.write(record, tmp_path)
+        write(record, tmp_path)
 
 
 def test_the_papers_bars_stand_beside_their_like():
     bars = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure3"]["bars"]
     product, mlp = "product of 8192×8192 matrices", "MNIST MLP, 10000 images in batches of 1000"
-    assert bench.paper_seconds(product, "naive float32", bars) == 6.79
-    assert bench.paper_seconds(product, "torch float32", bars) == 0.99
-    assert bench.paper_seconds(product, "xnor, kernel alone", bars) == 0.29
-    assert bench.paper_seconds(product, "xnor cuda-wgmma, kernel alone", bars) == 0.29
-    assert bench.paper_seconds(product, "naive float32 (cuda-naive)", bars) == 6.79
-    assert bench.paper_seconds(product, "xnor, with packing", bars) is None
-    assert bench.paper_seconds(product, "torch tf32", bars) is None
-    assert bench.paper_seconds("product of 4096×4096 matrices", "torch float32", bars) is None
-    assert bench.paper_seconds(mlp, bench.END_TO_END, bars) == 0.68
-    assert bench.paper_seconds(mlp, "packed cuda-xnor, end to end", bars) == 0.68
-    assert bench.paper_seconds(mlp, bench.BITS_ALONE, bars) is None
-    assert bench.paper_seconds(mlp, bench.FP32, bars) == 1.11
-    assert bench.paper_seconds(mlp, bench.NAIVE, bars) == 4.65
+    assert paper_seconds(product, "naive float32", bars) == 6.79
+    assert paper_seconds(product, "torch float32", bars) == 0.99
+    assert paper_seconds(product, "xnor, kernel alone", bars) == 0.29
+    assert paper_seconds(product, "xnor cuda-wgmma, kernel alone", bars) == 0.29
+    assert paper_seconds(product, "naive float32 (cuda-naive)", bars) == 6.79
+    assert paper_seconds(product, "xnor, with packing", bars) is None
+    assert paper_seconds(product, "torch tf32", bars) is None
+    assert paper_seconds("product of 4096×4096 matrices", "torch float32", bars) is None
+    assert paper_seconds(mlp, cpu.END_TO_END, bars) == 0.68
+    assert paper_seconds(mlp, "packed cuda-xnor, end to end", bars) == 0.68
+    assert paper_seconds(mlp, cpu.BITS_ALONE, bars) is None
+    assert paper_seconds(mlp, cpu.FP32, bars) == 1.11
+    assert paper_seconds(mlp, cpu.NAIVE, bars) == 4.65
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ import kernels
 from kernels import cuda, timing
 from kernels.cuda import bench as products
 from kernels.cuda import clock, launch, trial
-from reproduce import bench, bench_gpu, cli, machine, spec
+from reproduce import cli, machine, spec
+from reproduce.benchmarks import gpu as bench_gpu
+from reproduce.benchmarks import nets
+from reproduce.benchmarks import record as records
 from reproduce.report import evidence, speed
 
 READ = {"clocks.sm": 1900.0, "clocks.max.sm": 2000.0}
@@ -47,7 +50,7 @@ def spoilt(backend, monkeypatch, **change):
 
 @pytest.mark.parametrize("cells", ["MNIST MLP", pytest.param("", marks=pytest.mark.slow)])
 def test_a_run_gives_one_record_that_the_report_reads(tmp_path, host, monkeypatch, cells):
-    monkeypatch.setattr(bench, "CELLS", {k: v for k, v in bench.CELLS.items() if k.startswith(cells)})
+    monkeypatch.setattr(bench_gpu, "CELLS", {k: v for k, v in nets.CELLS.items() if k.startswith(cells)})
     done = run("--gpu", "--quick", "--to", tmp_path / "kernels", "--data", tmp_path)
     assert done.exit_code == 0, done.output
     (path,) = (tmp_path / "kernels").iterdir()
@@ -71,7 +74,7 @@ def test_a_run_gives_one_record_that_the_report_reads(tmp_path, host, monkeypatc
         assert rows["xnor cuda-xnor, kernel alone"]["bound"] == "popcount_peak"
         assert {row["clock"] for row in rows.values()} == {"events", "host"}
     packed = {f"packed {name}, end to end" for name in products.BACKENDS}
-    for name in bench.CELLS:
+    for name in nets.CELLS:
         whats = [what for what in by_what if what.startswith(name)]
         assert len(whats) == 3
         for what in whats:
@@ -83,7 +86,7 @@ def test_a_run_gives_one_record_that_the_report_reads(tmp_path, host, monkeypatc
     assert set(record["bounds"]) == {"fp32_peak", "popcount_peak", "at_mhz"}
     record["quick"] = False
     store = tmp_path / "store"
-    bench.write(record, store / "kernels")
+    records.write(record, store / "kernels")
     found = evidence.gather(store, spec.cells([]), name="store")
     (read,) = found.benches
     assert read.kind == "gpu" and len(read.rows) == len(record["rows"]) and not found.problems
@@ -181,8 +184,8 @@ def test_what_failed_its_trial_is_left_out_and_named(host, monkeypatch):
 
 def test_the_naive_kernel_makes_every_product_of_a_net(host):
     """Two convolutions, a pooling and dense layers, against torch's own."""
-    settings = bench.cell_settings("CIFAR-10 ConvNet", quick=True)
-    _, plain = bench.random_net(settings)
+    settings = nets.cell_settings("CIFAR-10 ConvNet", quick=True)
+    _, plain = nets.random_net(settings)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     mode = bench_gpu.NaiveProducts()
     x = bench_gpu._floats(torch.from_numpy(images))
@@ -195,7 +198,7 @@ def test_the_naive_kernel_makes_every_product_of_a_net(host):
 
 
 def test_a_host_without_a_compiler_is_asked_for_few(host, monkeypatch):
-    net, _ = bench.random_net(bench.cell_settings("MNIST MLP", quick=True))
+    net, _ = nets.random_net(nets.cell_settings("MNIST MLP", quick=True))
     images = np.random.default_rng(0).integers(0, 256, (7, 28, 28)).astype(np.uint8)
     there, want = host.asarray(images), net.predict(images)
     monkeypatch.setattr(bench_gpu, "HOST_IMAGES", 3)

@@ -13,7 +13,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from kernels import reals
-from reproduce import bench, bench_train, breakdown, cli, peer
+from reproduce import cli
+from reproduce.benchmarks import breakdown
+from reproduce.benchmarks import nets as cells
+from reproduce.benchmarks import peer_torch as peer
+from reproduce.benchmarks import train as bench_train
 from reproduce.training import layers, nets, optim, preprocess, train
 
 CASES = {
@@ -95,7 +99,7 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
     assert record["machine"]["cpu"] and len(record["code"]["source"]) == 64
     assert record["libraries"]["torch"] == torch.__version__
     rows = {(row["what"], row["candidate"]): row for row in record["rows"]}
-    assert set(rows) == set(itertools.product(bench.CELLS, (bench_train.OURS, bench_train.PEER)))
+    assert set(rows) == set(itertools.product(cells.CELLS, (bench_train.OURS, bench_train.PEER)))
     for (what, candidate), row in rows.items():
         assert row["steps_per_second"] == pytest.approx(1 / row["seconds"])
         assert row["images_per_second"] == pytest.approx(row["batch"] / row["seconds"])
@@ -105,7 +109,7 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
             assert against["low"] <= against["ratio"] <= against["high"]
         else:
             assert row["layout"] in bench_train.LAYOUTS
-    for name in bench.CELLS:
+    for name in cells.CELLS:
         limits = record["bounds"]["nets"][name]
         assert limits["matmul_steps_per_second"] > 0 and limits["products"]
         assert (limits["tables_steps_per_second"] is not None) == reals.available()
@@ -153,8 +157,8 @@ def test_a_void_ratio_is_marked_in_rows_and_table(capsys):
 
 
 def test_products_of_a_net_are_its_multiply_adds():
-    for name in bench.CELLS:
-        settings_ = bench.cell_settings(name, quick=False)
+    for name in cells.CELLS:
+        settings_ = cells.cell_settings(name, quick=False)
         shapes = bench_train.products(settings_.net, 7)
         assert sum(m * k * n for m, k, n in shapes) == 7 * nets.macs(settings_.net)
 

@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-from reproduce import bench, peer_onnx
+from reproduce.benchmarks import nets, peer_onnx
 
 
 @pytest.mark.skipif(peer_onnx.missing() is not None, reason=str(peer_onnx.missing()))
-@pytest.mark.parametrize("name", bench.CELLS)
+@pytest.mark.parametrize("name", nets.CELLS)
 @pytest.mark.parametrize("images", [1, 37])
 def test_classes_are_the_packed_nets(name, images):
-    settings = bench.cell_settings(name, quick=True)
+    settings = nets.cell_settings(name, quick=True)
     if name != "MNIST MLP":
         wider = settings.net.model_copy(update={"channels": [16, 24], "dense": [40, 24]})
         settings = settings.model_copy(update={"net": wider})
-    net, _ = bench.random_net(settings)
+    net, _ = nets.random_net(settings)
     rules = [layer.rule for layer in (net.first, *net.hidden)]
     assert all(rule.below.any() and not rule.below.all() for rule in rules)
     shape = (images, *net.image)

@@ -57,6 +57,17 @@ def test_a_candidate_may_have_another_clock_and_few_repeats():
     assert turns == [1, 1, 1, 50, 1, 50] and found["A"].tolist() == [1e-6] * 2
 
 
+def test_a_long_call_is_warm_after_one():
+    turns = []
+
+    def clock(call, repeats):
+        turns.append(repeats)
+        return 2.0
+
+    timing.interleave({"A": lambda: None}, 0, 2, 2, 1.0, {"A": clock})
+    assert turns == [1, 1, 1]
+
+
 def test_ratio_of_medians_and_its_interval():
     rng = np.random.default_rng(1)
     noise = rng.normal(1, 0.05, 31)
@@ -109,8 +120,9 @@ def test_different_products_end_the_benchmark(monkeypatch):
     real = bench.kernels.xnor_matmul
 
     def wrong(a, b, backend="auto", out=None):
-        real(a, b, backend, out=out)
+        out = real(a, b, backend, out=out)
         out[0, 0] += 2
+        return out
 
     monkeypatch.setattr(bench.kernels, "xnor_matmul", wrong)
     with pytest.raises(RuntimeError, match="products of size 32 differ"):

@@ -1,6 +1,6 @@
 """Training steps of the paper's two nets on this machine's CPU: ours against a plain PyTorch loop; one record.
 
-Ours and the peer (`reproduce.peer`) take turns of a few steps each in one run. Beside them stand the bounds of a
+Ours and the peer (`peer_torch`) take turns of a few steps each in one run. Beside them stand the bounds of a
 step whose products are float32: those products alone through torch's matmul, and the FP32 peak. Products with ±1
 go past both: the same products through `kernels` stand there too (a first layer's real input as if it were signs).
 """
@@ -24,13 +24,14 @@ from torch import Tensor
 import kernels
 from kernels import reals, timing
 from kernels.bench import fp32_peak
-from reproduce import bench, breakdown, machine, runs, spec, yamlfile
-from reproduce.peer import Peer
+from reproduce import machine, runs, spec
+from reproduce.benchmarks import breakdown, record
+from reproduce.benchmarks.nets import CELLS, SCALE, SHIFT, cell_settings, images_of
+from reproduce.benchmarks.peer_torch import Peer
 from reproduce.training import nets, train
 from reproduce.training.preprocess import DeviceData
 
 Say = Callable[[str], None]
-RESULTS = yamlfile.ROOT / "results" / "train"
 FORMAT = 1
 OURS, PEER = "ours", "plain PyTorch loop"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
@@ -47,9 +48,9 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
     own = machine.machine("cpu")
     peak = fp32_peak()
     rows, notes, bounds, parts, overheads = [], [], {}, {}, {}
-    for name in bench.CELLS:
-        settings = bench.cell_settings(name, quick)
-        images, source = bench.images_of(name, settings, data_folder, IMAGES)
+    for name in CELLS:
+        settings = cell_settings(name, quick)
+        images, source = images_of(name, settings, data_folder, IMAGES)
         data = device_data(settings, images)
         notes.append(f"{name}: {source}, random labels")
         say(f"{name}: batches of {settings.train.batch}")
@@ -70,7 +71,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         "kind": "train-cpu",
         "quick": quick,
         "started": started,
-        "machine": own | {"clocks_mhz": bench.clocks(), "load": os.getloadavg()},
+        "machine": own | {"clocks_mhz": record.clocks(), "load": os.getloadavg()},
         "libraries": machine.libraries(),
         "code": machine.code(),
         "backend": kernels.describe("cpu"),
@@ -94,7 +95,7 @@ def device_data(settings: spec.Settings, images: Any) -> DeviceData:
     rows = torch.from_numpy(images.reshape(len(images), -1))
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, nets.CLASSES, len(images)))
     shape = images.shape[1:] if settings.net.kind == "convnet" else ()
-    return DeviceData(rows, labels, shape, bench.SCALE, torch.tensor(bench.SHIFT))
+    return DeviceData(rows, labels, shape, SCALE, torch.tensor(SHIFT))
 
 
 def batches(settings: spec.Settings, data: DeviceData) -> Iterator[Tensor]:

@@ -1,6 +1,6 @@
 """Figure 3 on an NVIDIA GPU: products, the MNIST MLP and the CIFAR-10 ConvNet by every CUDA backend; one record.
 
-The nets are those of `reproduce.bench`: the paper's sizes, random weights. Beside the packed net stand the same
+The nets are those of `benchmarks.nets`: the paper's sizes, random weights. Beside the packed net stand the same
 net in plain torch float32 (TF32 off, and on), and once more with every product by the paper's naive kernel. Images
 are on the GPU but where it is said, predictions end on the host, so every time is one of a host's clock. A packed
 net that gives another class than on the host has no row.
@@ -26,7 +26,9 @@ from kernels import cuda, pixels, timing
 from kernels.bench import has_compiler
 from kernels.cuda import arrays, clock, launch, nvrtc, trial
 from kernels.cuda import bench as products
-from reproduce import bench, machine, runs, spec
+from reproduce import machine, runs, spec
+from reproduce.benchmarks import record
+from reproduce.benchmarks.nets import CELLS, SCALE, SHIFT, cell_settings, images_of, random_net
 from reproduce.packed import PackedNet
 from reproduce.training import nets
 from reproduce.training.products import full_precision
@@ -65,12 +67,12 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
     before = clock.readings()
     rows, failed = products.products(say, broken, quick)
     notes: list[str] = []
-    for name in bench.CELLS:
+    for name in CELLS:
         found, remarks, wrong = _net_rows(name, say, data_folder, quick, broken)
         rows, notes, failed = rows + found, notes + remarks, failed + wrong
     notes += [f"{one['what']}, {one['candidate']}: left out, {one['error']}" for one in failed]
     return {
-        "format": bench.FORMAT,
+        "format": record.FORMAT,
         "kind": "gpu",
         "quick": quick,
         "started": started,
@@ -84,7 +86,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         "failed": failed,
         "notes": list(dict.fromkeys(notes)),
         "warnings": timing.warnings(rows),
-        "paper": {key: bench._figure3()[key] for key in ("where", "bars")},
+        "paper": {key: record.figure3()[key] for key in ("where", "bars")},
     }
 
 
@@ -109,10 +111,10 @@ def _net_rows(
     name: str, say: Say, data_folder: Path | None, quick: bool, broken: dict[str, str]
 ) -> tuple[list[dict[str, Any]], list[str], list[dict[str, str]]]:
     """Rows for one net (all images from the GPU, from the host, one image alone), notes, and what failed."""
-    settings = bench.cell_settings(name, quick)
-    net, plain = bench.random_net(settings)
+    settings = cell_settings(name, quick)
+    net, plain = random_net(settings)
     count, batch = (QUICK_IMAGES if quick else IMAGES)[name]
-    images, source = bench.images_of(name, settings, data_folder, count)
+    images, source = images_of(name, settings, data_folder, count)
     usable = [backend for backend in products.BACKENDS if backend not in broken and trial.PIXELS not in broken]
     plain = plain.to(products.DEVICE)
     there = arrays.moved(images)
@@ -212,7 +214,7 @@ def _torch_classes(net: nn.Module, images: Any, batch: int) -> Classes:
 
 
 def _floats(images: Tensor) -> Tensor:
-    x = images.to(torch.float32).mul_(bench.SCALE).add_(bench.SHIFT)
+    x = images.to(torch.float32).mul_(SCALE).add_(SHIFT)
     return x.flatten(1) if x.dim() == 3 else x.permute(0, 3, 1, 2)  # channels last, as it lies
 
 

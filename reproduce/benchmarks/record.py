@@ -1,0 +1,88 @@
+"""A benchmark's record: what all of them say of their circumstances, the file, and the table on the terminal."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from reproduce import paper, runs
+
+FORMAT = 1
+
+
+def clocks() -> list[float] | None:
+    """Each core's present clock in MHz, where the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return [float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz")] or None
+
+
+def figure3() -> dict[str, Any]:
+    """The paper's Figure 3, as printed."""
+    figure: dict[str, Any] = paper.read()["figure3"]
+    return figure
+
+
+def write(record: dict[str, Any], folder: Path) -> Path:
+    """Write the record into `folder`, under a name of its own."""
+    stamp = record["started"].replace(":", "").replace("-", "").split("+")[0]
+    path = folder / f"{record['kind']}-{'quick-' if record['quick'] else ''}{stamp}.json"
+    if path.exists():
+        raise FileExistsError(17, "a record of the same second is there already", str(path))
+    runs.write_sealed(path, record)
+    return path
+
+
+def paper_seconds(what: str, candidate: str, bars: list[dict[str, Any]]) -> float | None:
+    """What the paper's figure shows on its GTX 750 for the like of this row."""
+    start = "product of two 8192" if what.startswith("product of 8192") else None
+    if what.startswith("MNIST MLP, 10000"):
+        start = "MNIST MLP on the 10,000"
+    bar = next((b for b in bars if start and b["what"].startswith(start)), None)
+    if bar is None:
+        return None
+    kinds = {"naive": "baseline", "torch float32": "cublas"}
+    kinds |= {
+        r"xnor\b.*, kernel alone": "xnor",
+        r"packed\b.*, end to end": "xnor",
+    }  # with or without a backend's name
+    key = next((kind for pattern, kind in kinds.items() if re.match(pattern, candidate)), None)
+    return None if key is None else float(bar[key])
+
+
+def show(record: dict[str, Any]) -> None:
+    """The record as a table, with the paper's seconds beside it."""
+    table = Table("", "candidate", "ms", "Gop/s", "of its bound", "× torch float32", "images/s", "paper, GTX 750")
+    last = None
+    for row in record["rows"]:
+        against = next((v for k, v in row["times_faster_than"].items() if k.startswith("torch float32")), None)
+        times = "" if against is None else f"{against['ratio']:.2f}"
+        if against is not None and against["low"] is not None:
+            times += f" ({against['low']:.2f} to {against['high']:.2f})"
+        printed = paper_seconds(row["what"], row["candidate"], record["paper"]["bars"])
+        share = row.get("share_of_bound")
+        rate = row.get("images_per_second")
+        table.add_row(
+            row["what"] if row["what"] != last else "",
+            row["candidate"],
+            f"{1000 * row['seconds']:.4g}",
+            f"{row['operations_per_second'] / 1e9:,.0f}",
+            "" if share is None else f"{100 * share:.0f} %",
+            times,
+            "" if rate is None else f"{rate:,.0f}",
+            "" if printed is None else f"{1000 * printed:,.0f} ms",
+        )
+        last = row["what"]
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    console.print(table)
+    for line in record["notes"]:
+        console.print(f"note: {line}")
+    for line in record["warnings"]:
+        console.print(f"warning: {line}")
