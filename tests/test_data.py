@@ -195,6 +195,19 @@ def test_svhn_test10k_is_split_by_index():
 
 
 def test_asking_for_more_than_there_is():
-    with pytest.raises(spec.SpecError, match=r"data.train: .* has 45000, not 45001"):
-        data.splits(numbered("cifar10", 50000, 10000), convnet_settings(data={"train": 45001}).data)
+    wanted = convnet_settings(data={"train": 45000}).data
+    with pytest.raises(spec.SpecError, match=r"data.train: .* has 44999, not 45000"):
+        data.splits(numbered("cifar10", 49999, 10000), wanted)
     assert settings().data.train == 600
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn_test10k"])
+def test_the_sizes_that_experiment_files_are_held_against_are_those_of_the_splits(name):
+    shapes = {part: shape[0] for part, shape in data.SHAPES[name].items()}
+    dataset = numbered(name, shapes.get("train", 0), shapes["test"])
+    base = settings if name == "mnist" else convnet_settings
+    content = base(data={"name": name, **spec.SPLITS[name]}).data
+    assert {part: len(y) for part, (_, y) in data.splits(dataset, content).items()} == spec.SPLITS[name]
+    for part, there in spec.SPLITS[name].items():
+        with pytest.raises(ValueError, match=f"{part}: {name} has {there} such images, not {there + 1}"):
+            base(data={"name": name, part: there + 1})
