@@ -109,17 +109,19 @@ def run(
 ) -> None:
     """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
 
-    What cannot be run for want of data is named with how to get it. Exit code 1: a run failed; 3: no data at all;
+    What cannot be run for want of data is named with how to get it. Exit code 1: a run failed; 2: an experiment
+    file asks for what cannot be done; 3: no data at all;
     75: the time limit came first, and the same command goes on, here or where the store is copied to.
     """
     began = time.monotonic()
-    from reproduce import campaign, report, runs
+    from reproduce import campaign, paper, report, runs
     from reproduce import jobs as beside
     from reproduce.report import table1
 
     if device not in ("auto", "cpu", "cuda"):
         raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
-    found = spec.cells(cells)
+    found, known = spec.cells(cells), report.cells()
+    paper.read()  # as the table at the end needs it
     try:
         chosen = campaign.pick_device(device)
         size = _scale(scale, chosen.type)
@@ -141,13 +143,15 @@ def run(
     shared = (plan, store.root, data, chosen.type, each, deadline)
     with beside.beside(jobs - 1, beside.train, *shared):
         summary = campaign.carry_out(plan, store, data, chosen, say, False if jobs > 1 else None, deadline)
-    evidence = report.gather(store.root, report.cells(), say)
+    evidence = report.gather(store.root, known, say)
     wanted = {c.name for c in found}
     frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
     _show(frame[frame["cell"].isin(wanted)], size)
     for name, text in report.tables(evidence).items():
         runs.write_whole(store.root / "report" / name, text)
     for cell, reason in summary.missing.items():
+        say(f"not run: {cell}: {reason}")
+    for cell, reason in summary.refused.items():
         say(f"not run: {cell}: {reason}")
     for record in summary.broken:
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
@@ -160,6 +164,8 @@ def run(
             "the same command goes on from there",
             75,
         )
+    if summary.refused:
+        raise typer.Exit(2)
     if summary.broken:
         raise typer.Exit(1)
     if plan and not summary.records:

@@ -192,7 +192,7 @@ def _epochs_made(
         return item.settings.train.epochs
     try:
         saved = torch.load(store.checkpoint(run), map_location="cpu", weights_only=True, mmap=True)
-        return len(saved["run"]["curve"])
+        return len(saved["run"]["curve"]) if saved["run"]["of"] == run.key else 0
     except Exception:  # none there, or damaged in any way: training will say so and begin again
         return 0
 
