@@ -218,6 +218,8 @@ def carry_out(
             if deadline is not None and epoch and time.monotonic() + epoch > deadline:
                 summary.stopped = f"{describe(item)} not begun"
                 return summary
+            if problem := store.unusable(run):
+                say(f"{title}: its record does not count and is replaced: {problem}")
             say(f"{title}: {progress.left()}" if number else title)
             try:
                 record = _train(run, store, prepared, device, progress, say, bar, deadline, call)

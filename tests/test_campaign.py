@@ -108,10 +108,8 @@ def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data
         for dirty, name in calls:
             call = {"revision": "r", "dirty": dirty, "name": name, "threads": 1}
             monkeypatch.setattr(machine, "call", lambda _, call=call: call)
-            deadline = time.monotonic()
-            found = campaign.carry_out(
-                plan, runs.Store(store), data_folder, CPU, print, bar=False, deadline=deadline
-            )
+            words = runs.Store(store), data_folder, CPU, print
+            found = campaign.carry_out(plan, *words, bar=False, deadline=time.monotonic())
         (record,) = found.records
         assert runs.Store(store).finished(runs.Run(plan[0].cell, "small", 0, plan[0].settings, whole)) == record
         return record
@@ -128,6 +126,17 @@ def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data
         (False, "here"),
         (False, "there"),
     ]
+
+
+def test_a_damaged_record_is_told_before_its_run_is_made_again(tmp_path, data_folder):
+    cell = made_cell(train={"epochs": 1})
+    go(tmp_path, data_folder, [cell])
+    (path,) = (tmp_path / "runs").iterdir()
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    said = []
+    assert go(tmp_path, data_folder, [cell], said=said).trained == 1
+    assert "its record does not count and is replaced" in said[0] and "checksum does not fit" in said[0]
+    assert runs.read(path).seed == 0
 
 
 def test_settings_that_their_data_refuse_do_not_end_the_campaign(tmp_path, data_folder, monkeypatch, capsys):

@@ -218,7 +218,7 @@ class Classifier(L.LightningModule):
         }
 
     def identity(self) -> str:
-        """What a checkpoint must be of to be gone on from: the run's key, or where no key is given what is known."""
+        """What a checkpoint must be of to be gone on from: the run's key, or, without one, settings and seed."""
         return self.key if self.key is not None else f"{self.settings.digest()}/{self.seed}"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
