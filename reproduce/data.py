@@ -148,9 +148,8 @@ def _read(name: str, path: Path) -> Dataset:
 
 
 def _parsed(name: str, path: Path) -> Dataset:
-    largest = (
-        8 * sum(math.prod(shape) + shape[0] for shape in SHAPES[name].values()) + 2**20
-    )  # if of 64-bit numbers
+    numbers = sum(math.prod(shape) + shape[0] for shape in SHAPES[name].values())
+    largest = 8 * numbers + 2**20  # room for wider numbers, which `checked` tells of
     if not path.is_file():
         raise Unread(f"{name}: {path} is not a regular file")
     try:

@@ -401,9 +401,7 @@ def publish(source: Store, target: Path, say: Any = print) -> int:
             if destination.exists() and not _finished_since(record, read(destination)):
                 continue
         except ValueError as error:
-            say(
-                f"left out: what is published under this name is no sound record ({error}); remove it to publish yours"
-            )
+            say(f"left out: what is published there is no sound record ({error}); remove it to publish yours")
             continue
         if record.code["dirty"]:
             say(f"note: {path.name} was made by code that differs from its revision")

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -249,7 +250,7 @@ def test_a_damaged_cache_that_asks_for_much_memory_is_set_aside(data_folder, off
             data.load("mnist", data_folder)
 
 
-def test_a_cache_that_is_no_file_or_too_large_is_not_read(data_folder, offline):
+def test_a_cache_that_is_no_file_or_too_large_is_not_read(data_folder, offline, monkeypatch):
     path = data_folder / "mnist.npz"
     path.unlink()
     path.symlink_to("/dev/zero")
@@ -259,9 +260,10 @@ def test_a_cache_that_is_no_file_or_too_large_is_not_read(data_folder, offline):
     path.unlink()
     with open(path, "wb") as file:
         file.truncate(10 * 2**40)
-    with pytest.raises(data.DataError, match=r"10,995,116,277,760 bytes, more than the 5\d,\d{3},\d{3} that"):
+    with pytest.raises(data.DataError, match=r"10,995,116,277,760 bytes, more than the \d{3},\d{3},\d{3} that"):
         data.load("mnist", data_folder)
+    monkeypatch.setitem(data.SHAPES, "mnist", {"train": (10, 28, 28), "test": (10, 28, 28)})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("x_train.npy", bytes(2**26))
+        file.writestr("x_train.npy", bytes(2**22))
     with pytest.raises(data.DataError, match="unpacks to more than"):
         data.load("mnist", data_folder)
