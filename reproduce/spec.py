@@ -394,6 +394,8 @@ def cells(patterns: list[str] | None = None, folder: Path = EXPERIMENTS) -> list
 
 def _matching(pattern: str, names: dict[str, Path]) -> Iterator[str]:
     pattern = pattern.strip("/").removesuffix(".yaml").removeprefix("experiments/")
+    if not Path(pattern).parts:  # "", "/", "."
+        return
     for name in names:
         if name == pattern or name.startswith(f"{pattern}/") or Path(name).match(pattern):
             yield name

@@ -1,6 +1,7 @@
 """Campaigns end to end on made images: skip, resume, missing data, failures, the command line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -367,6 +368,15 @@ def test_run_command_without_any_data_ends_with_code_3(tmp_path, monkeypatch, ca
         (["run", "--scale", "small", "--shard", "3/2"], "--shard takes"),
         (["run", "--scale", "small", "--time-limit", "soon"], "--time-limit takes"),
         (["run", "table1/mad"], "did you mean 'table1/made'"),
+        (["list", ""], "no cell ''"),
+        (["list", "/"], "no cell '/'"),
+        (["run", "."], "no cell '.'"),
+        (["run", "--threads", "99999999999"], "Invalid value for '--threads'"),
+        (["run", "--seeds", "1000000000"], "Invalid value for '--seeds'"),
+        (["run", "--first-seed", "9999999999999"], "Invalid value for '--first-seed'"),
+        (["run", "--jobs", "100000"], "Invalid value for '--jobs'"),
+        (["list", "--results", __file__], "not a folder"),
+        (["publish", "--results", __file__], "not a folder"),
         (["data", "minst"], "did you mean 'mnist'"),
     ],
 )
@@ -375,6 +385,36 @@ def test_bad_options_are_one_line_and_code_2(tmp_path, monkeypatch, capsys, word
     assert command(monkeypatch, tmp_path, *words) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("words", [["run", "--scale", "small"], ["run", "--plan"], ["check"]])
+def test_threads_that_are_no_number_are_one_line_before_anything_begins(tmp_path, monkeypatch, capsys, words):
+    experiments(tmp_path / "experiments")
+    monkeypatch.setenv("KERNELS_THREADS", "abc")
+    assert command(monkeypatch, tmp_path, *words) == 2
+    error = capsys.readouterr().err
+    assert error == "reproduce: KERNELS_THREADS takes a number of threads from 1 to 9999, not 'abc'\n"
+
+
+def test_names_are_shown_as_they_are_and_dirty_runs_are_marked(tmp_path, data_folder, monkeypatch, capsys):
+    row = "a [/x] [red]b[/red] :smile:"
+    path = experiments(tmp_path / "experiments") / "table1" / "made.yaml"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"row": row}))
+    monkeypatch.setattr(machine, "code", lambda: {"revision": "r", "dirty": True, "source": "s" * 64})
+    monkeypatch.setattr(machine, "source_digest", lambda: "s" * 64)
+    monkeypatch.setenv("COLUMNS", "300")
+    store = ["--results", str(tmp_path / "r")]
+    words = ["run", "--scale", "small", *store, "--data", str(data_folder)]
+    assert command(monkeypatch, tmp_path, *words) == 0
+    out = capsys.readouterr().out
+    table = out[out.index("┏") :]
+    assert row.split()[0] in table and "[/x]" in table and ":smile:" in table and "[red]b[/red]" in table
+    assert len(re.findall(r"\d\.\d\d\* ", table)) == 1
+    assert re.search(r"└─+.*\n\* of at least one run: .*code.*\.\n", table)
+    assert command(monkeypatch, tmp_path, "list", *store) == 0
+    assert "[/x]" in capsys.readouterr().out
+    monkeypatch.setattr(planning, "SECONDS", 0.0)
+    assert command(monkeypatch, tmp_path, *words, "--plan") == 0
 
 
 def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(tmp_path, data_folder, monkeypatch, capsys):
@@ -387,6 +427,9 @@ def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(tmp_path, data_folder, mo
     words = ["run", "--scale", "small", "--results", str(tmp_path / "r"), "--data", str(data_folder)]
     assert command(monkeypatch, tmp_path, *words) == 130
     assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr(check, "check", interrupted)
+    assert command(monkeypatch, tmp_path, "check") == 130
+    assert capsys.readouterr().err.startswith("reproduce: stopped; ")
 
 
 def test_module_runs_as_a_program():
