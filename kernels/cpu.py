@@ -8,6 +8,7 @@ says.
 
 import ctypes
 import os
+import re
 import threading
 import time
 import warnings
@@ -95,7 +96,10 @@ def _choose(isa: str | None) -> str:
 
 def _threads(threads: int | None) -> int:
     if threads is None:
-        threads = int(os.environ.get("KERNELS_THREADS") or _cores())
+        given = os.environ.get("KERNELS_THREADS")
+        if given and not re.fullmatch(r"[1-9]\d{0,3}", given):
+            raise ValueError(f"KERNELS_THREADS takes a number of threads from 1 to 9999, not {given!r}")
+        threads = int(given or _cores())
     if threads < 1:
         raise ValueError(f"the number of threads must be at least 1, not {threads}")
     return threads

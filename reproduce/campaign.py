@@ -33,6 +33,8 @@ class Summary:
     """Runs that stopped because a number was not finite."""
     missing: dict[str, str] = field(default_factory=dict)
     """Cell -> why it could not be run and what to do."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Cell -> what in its settings cannot be done with its data."""
     stopped: str | None = None
     """Where the time limit ended it, if it did."""
 
@@ -166,7 +168,7 @@ def carry_out(
     `deadline` (of time.monotonic): no run or epoch is begun that would not end before it; `stopped` says where.
     """
     store.prepare()
-    machine.code()  # what runs is what lies here now, not when the first record is written
+    call = machine.call(device.type)  # what runs is what lies here now, not when the first record is written
     summary = Summary()
     progress = Progress([cost(item.settings) for item in plan], say)
     prepared = _Prepared(device)
@@ -216,9 +218,17 @@ def carry_out(
             if deadline is not None and epoch and time.monotonic() + epoch > deadline:
                 summary.stopped = f"{describe(item)} not begun"
                 return summary
+            if problem := store.unusable(run):
+                say(f"{title}: its record does not count and is replaced: {problem}")
             say(f"{title}: {progress.left()}" if number else title)
             try:
-                record = _train(run, store, prepared, device, progress, say, bar, deadline)
+                record = _train(run, store, prepared, device, progress, say, bar, deadline, call)
+            except spec.SpecError as error:
+                if item.cell.name not in summary.refused:
+                    say(f"    not run: {error}")
+                summary.refused[item.cell.name] = str(error)
+                progress.skip(number)
+                continue
             except train.OutOfTime as stop:
                 epochs = run.settings.train.epochs
                 summary.stopped = f"{describe(item)} stands at epoch {stop.epoch} of {epochs}"
@@ -282,18 +292,30 @@ def _train(
     say: Say,
     bar: bool | None,
     deadline: float | None,
+    call: dict[str, Any],
 ) -> runs.Record:
     started, clock = runs.now(), time.perf_counter()
     checkpoint = store.checkpoint(run)
     show_bar = sys.stdout.isatty() if bar is None else bar
     try:
         outcome = train.fit(
-            run.settings, prepared(run), run.seed, checkpoint, device, [progress], show_bar, say, deadline=deadline
+            run.settings,
+            prepared(run),
+            run.seed,
+            checkpoint,
+            device,
+            [progress],
+            show_bar,
+            say,
+            deadline=deadline,
+            key=run.key,
+            call=call,
         )
     except train.Diverged as failure:
         seconds = time.perf_counter() - clock
         curve = [runs.EpochRow(**row) for row in failure.curve]
         record = run.record(device.type, started, seconds, status="failed", failure=str(failure), curve=curve)
+        record = _by_all(record, failure.calls)
         store.write(record)
         return record
     valid, test = outcome.scored["valid"], outcome.scored["test"]
@@ -316,11 +338,22 @@ def _train(
         filters=kept_filters(run.settings, outcome.net),
         curve=[runs.EpochRow(**row) for row in outcome.curve],
     )
+    record = _by_all(record, outcome.calls)
     torch.save(outcome.net, net := io.BytesIO())
     runs.write_whole(store.net(run.stem), net.getvalue())
     store.write(record)
     checkpoint.unlink(missing_ok=True)
     return record
+
+
+def _by_all(record: runs.Record, calls: Sequence[dict[str, Any]]) -> runs.Record:
+    """The record with what the earlier calls of its run were: dirty if one was, all of them where they differ."""
+    if len(calls) < 2:
+        return record
+    dirty = [call["dirty"] for call in calls]
+    every = True if True in dirty else None if None in dirty else False
+    change = {"code": record.code | {"dirty": every}, "machine": record.machine | {"calls": list(calls)}}
+    return record.model_copy(update=change)
 
 
 def kept_filters(settings: spec.Settings, state: dict[str, torch.Tensor]) -> runs.Filters | None:

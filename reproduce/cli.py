@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from reproduce import freeze, spec, submit, yamlfile
 from reproduce.benchmarks.command import bench
-from reproduce.terminal import DataOption, ResultsOption, say, stop, stoppable
+from reproduce.terminal import (
+    LAST_SEED,
+    MOST_JOBS,
+    MOST_SEEDS,
+    MOST_THREADS,
+    DataOption,
+    ResultsOption,
+    console,
+    say,
+    stop,
+    stoppable,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +54,12 @@ def _scale(scale: str, device: str) -> spec.Scale:
     return scale  # type: ignore[return-value]
 
 
+def _folder(store: Path | None) -> None:
+    """Ends the command where a store is named that is no folder."""
+    if store is not None and not store.is_dir():
+        raise stop(f"no store {yamlfile.shown(store)}: not a folder", 2)
+
+
 @app.command("list")
 def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
     """Show every cell's state: what the paper prints, what was run (yours, published), its figures and verdict."""
@@ -51,6 +67,7 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
     from reproduce.report import evidence, table1
 
     found = spec.cells(cells)
+    _folder(results)
     stores = [(results or runs.LOCAL), runs.PUBLISHED]
     yours, public = (report.gather(store, spec.cells(), say) for store in stores)
     published = evidence.usable([*public.runs, *public.checks], found)
@@ -79,7 +96,7 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
                 f"{figures['mean']:.2f}{interval}" if both else "",
                 "; ".join(state),
             )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console(160).print(table)
 
 
 @app.command()
@@ -89,14 +106,21 @@ def run(
     scale: Annotated[
         str, typer.Option(help="paper, short, small, or auto: paper with CUDA, else small.")
     ] = "auto",
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, … one after another.")] = 1,
-    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=MOST_SEEDS, help="How many seeds: 0, 1, … one after another.")
+    ] = 1,
+    first_seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="The first of them.")] = 0,
     results: ResultsOption = None,
     data: DataOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="all cores")
+    ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Runs made at once, by as many processes; --plan tells whether it pays.")
+        int,
+        typer.Option(
+            min=1, max=MOST_JOBS, help="Runs made at once, by as many processes; --plan tells whether it pays."
+        ),
     ] = 1,
     shard: Annotated[str, typer.Option(help="i/n: only every n-th run, to share them among machines.")] = "1/1",
     time_limit: Annotated[
@@ -109,17 +133,19 @@ def run(
 ) -> None:
     """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
 
-    What cannot be run for want of data is named with how to get it. Exit code 1: a run failed; 3: no data at all;
+    What cannot be run for want of data is named with how to get it. Exit code 1: a run failed; 2: an experiment
+    file asks for what cannot be done; 3: no data at all;
     75: the time limit came first, and the same command goes on, here or where the store is copied to.
     """
     began = time.monotonic()
-    from reproduce import campaign, report, runs
+    from reproduce import campaign, paper, report, runs
     from reproduce import jobs as beside
     from reproduce.report import table1
 
     if device not in ("auto", "cpu", "cuda"):
         raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
-    found = spec.cells(cells)
+    found, known = spec.cells(cells), report.cells()
+    paper.read()  # as the table at the end needs it
     try:
         chosen = campaign.pick_device(device)
         size = _scale(scale, chosen.type)
@@ -141,13 +167,15 @@ def run(
     shared = (plan, store.root, data, chosen.type, each, deadline)
     with beside.beside(jobs - 1, beside.train, *shared):
         summary = campaign.carry_out(plan, store, data, chosen, say, False if jobs > 1 else None, deadline)
-    evidence = report.gather(store.root, report.cells(), say)
+    evidence = report.gather(store.root, known, say)
     wanted = {c.name for c in found}
     frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
     _show(frame[frame["cell"].isin(wanted)], size)
     for name, text in report.tables(evidence).items():
         runs.write_whole(store.root / "report" / name, text)
     for cell, reason in summary.missing.items():
+        say(f"not run: {cell}: {reason}")
+    for cell, reason in summary.refused.items():
         say(f"not run: {cell}: {reason}")
     for record in summary.broken:
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
@@ -160,6 +188,8 @@ def run(
             "the same command goes on from there",
             75,
         )
+    if summary.refused:
+        raise typer.Exit(2)
     if summary.broken:
         raise typer.Exit(1)
     if plan and not summary.records:
@@ -171,18 +201,22 @@ def _show(frame: pd.DataFrame, scale: str) -> None:
     import pandas as pd
 
     table = Table("cell", "paper %", "ours %", "prediction", "scale", "seeds", "seconds", "verdict")
-    for _, line in frame[frame["scale"] == scale].iterrows():
+    frame = frame[frame["scale"] == scale]
+    for _, line in frame.iterrows():
         number = {k: "" if pd.isna(line[k]) else f"{line[k]:.2f}" for k in ("paper", "mean", "low", "high")}
         interval = f"{number['low']} to {number['high']}" if number["low"] else ""
         seconds = "" if pd.isna(line["seconds"]) else f"{line['seconds']:.0f}"
         table.add_row(
-            *(f"{line['row']}, {line['dataset']}", number["paper"], number["mean"], interval, scale),
+            *(f"{line['row']}, {line['dataset']}", number["paper"]),
+            *(number["mean"] + ("*" if line["dirty"] else ""), interval, scale),
             *(str(line["seeds"]), seconds, line["verdict"]),
         )
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
+    out = console(140)
+    out.print(table)
+    if remarks := sorted({n for note in frame.loc[frame["dirty"].astype(bool), "note"] for n in note.split("; ")}):
+        out.print(f"* of at least one run: {'; '.join(remarks)}.")
     if scale == "small":
-        console.print("Small nets, short training: not the paper's cells, never judged against the paper.")
+        out.print("Small nets, short training: not the paper's cells, never judged against the paper.")
 
 
 @app.command("data")
@@ -232,8 +266,7 @@ def make_report(
         return
     stores = results or [PUBLISHED]
     for store in stores:
-        if not store.is_dir():
-            raise stop(f"no store {yamlfile.shown(store)}: not a folder", 2)
+        _folder(store)
     base = stores[0].resolve().parent
     target = to or stores[0] / ("report" if len(stores) == 1 else "compare")
     names = [Path(os.path.relpath(store.resolve(), base)).as_posix() for store in stores]
@@ -254,6 +287,7 @@ def publish(
     """Copy finished runs of your store into the committed evidence, and bring report and README up to date."""
     from reproduce import report, runs
 
+    _folder(results)
     target = to or runs.PUBLISHED
     copied = runs.publish(runs.Store(results or runs.LOCAL), target / "runs", say)
     say(f"{copied} record(s) copied to {yamlfile.shown(target / 'runs')}")
@@ -262,6 +296,7 @@ def publish(
 
 
 @app.command()
+@stoppable("stopped; --mutants and --calibrate go on from the last checkpoint, a check begins afresh")
 def check(
     data: DataOption = None,
     mutants: Annotated[bool, typer.Option("--mutants", help="Train the planted errors instead.")] = False,
@@ -272,7 +307,9 @@ def check(
 ) -> None:
     """Train small nets afresh and hold them against the committed bands. Exit code 1: outside, 3: no data."""
     from reproduce import check as small
+    from reproduce import jobs
 
+    jobs.use_threads(None)
     try:
         if calibrate:
             small.calibrate(data, say)
@@ -296,6 +333,11 @@ def main() -> None:
     try:
         app()
     except spec.SpecError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ValueError as error:
+        if "KERNELS_" not in str(error):
+            raise
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:

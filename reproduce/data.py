@@ -7,9 +7,11 @@ and a mirror's both pass; the order's own hash goes into the run record.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
+import math
 import os
 import pickle
 import shutil
@@ -26,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reproduce import spec
+from reproduce import spec, yamlfile
 
 Bytes = NDArray[np.uint8]
 Arrays = dict[str, Bytes]
@@ -52,6 +54,10 @@ HOW = {
 
 class DataError(Exception):
     """A data set that cannot be had or must not be used; the message is one line."""
+
+
+class Unread(DataError):
+    """The cached file could not be looked at, and may be good."""
 
 
 @dataclass(frozen=True)
@@ -121,17 +127,54 @@ def checked(name: str, arrays: dict[str, Any], pinned: str | None) -> Dataset:
 
 
 def _read(name: str, path: Path) -> Dataset:
+    """The data set in a cached file. Unread where the machine failed, another DataError where the file did."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise DataError(f"{name}: {path.name} cannot be read ({type(error).__name__})") from None
+        return _parsed(name, path)
+    except DataError:
+        raise
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: an altered archive points before its own beginning
+            raise Unread(f"{name}: {path} cannot be read: {error.strerror}; it stays as it is") from None
+        reason, kind = "cannot be read", type(error).__name__
+    except MemoryError as error:
+        if _whole(path):
+            raise Unread(f"{name}: not enough memory to read {path}; it stays as it is") from None
+        reason, kind = "is damaged", type(error).__name__
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+        reason, kind = "cannot be read", type(error).__name__
     except Exception as error:  # zlib.error, struct.error and whatever else a cut or altered archive raises
-        raise DataError(f"{name}: {path.name} is damaged ({type(error).__name__})") from None
+        reason, kind = "is damaged", type(error).__name__
+    raise DataError(f"{name}: {path.name} {reason} ({kind})")
+
+
+def _parsed(name: str, path: Path) -> Dataset:
+    numbers = sum(math.prod(shape) + shape[0] for shape in SHAPES[name].values())
+    largest = 8 * numbers + 2**20  # room for wider numbers, which `checked` tells of
+    if not path.is_file():
+        raise Unread(f"{name}: {path} is not a regular file")
+    try:
+        yamlfile.of_limit(path, largest)
+    except ValueError as error:
+        raise DataError(f"{name}: {path.name} is not {name}'s: {error}") from None
+    with np.load(path, allow_pickle=False) as file:
+        if sum(member.file_size for member in file.zip.infolist()) > largest:
+            raise DataError(f"{name}: {path.name} is not {name}'s: it unpacks to more than {largest:,} bytes")
+        arrays = {key: file[key] for key in file.files}
     pinned = DIGESTS.get(name)
     if pinned is None:
         pinned = str(arrays.pop("digest")) if "digest" in arrays else None
     return checked(name, arrays, pinned)
+
+
+def _whole(path: Path) -> bool:
+    """Whether an archive's sums fit; in little memory."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except MemoryError:
+        return True
+    except Exception:  # an altered archive can fail in any way
+        return False
 
 
 # --- sources --------------------------------------------------------------------------------------------------
@@ -219,7 +262,8 @@ SOURCES: dict[str, list[Callable[[Path], Arrays]]] = {
 def load(name: str, where: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Dataset:
     """The data set `name` from the data folder, or from its sources and then cached. DataError if neither works.
 
-    A cached file that does not pass the check is set aside as `<name>.npz.damaged` and fetched anew.
+    A cached file that does not pass the check is set aside as `<name>.npz.damaged` and fetched anew; one that
+    could not be looked at stays where it is.
     """
     where = folder(where)
     path = where / f"{name}.npz"
@@ -227,6 +271,8 @@ def load(name: str, where: Path | None = None, say: Callable[[str], None] = lamb
     if path.exists():
         try:
             return _read(name, path)
+        except Unread:
+            raise
         except DataError as error:
             problems.append(str(error))
             say(f"{error}; set aside as {path.name}.damaged, looking for another copy")
@@ -241,7 +287,11 @@ def load(name: str, where: Path | None = None, say: Callable[[str], None] = lamb
         except DataError as error:
             problems.append(str(error))
         except Exception as error:  # a mirror can fail in any way; none of them is fatal here
-            problems.append(f"{source.__name__.strip('_').split('_')[0]}: {str(error).splitlines()[0][:80]}")
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+            problems.append(f"{source.__name__.strip('_').split('_')[0]}: {reason}")
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.exists():
+        problems.append(f"{aside.name}, set aside, is still there")
     raise DataError(f"{name} is not at hand: {HOW[name]}; put it in {where} ({'; '.join(problems)})")
 
 

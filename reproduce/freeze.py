@@ -97,8 +97,12 @@ def _affine(
 
 def weights_of(path: Path) -> dict[str, Tensor]:
     """The state_dict of a trained net. ValueError (one line) if it cannot be read as it was written."""
+    import torch
+
     from reproduce.training import train
 
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name}: not a regular file")
     try:
         state = train.saved(path)
     except FileNotFoundError:
@@ -107,6 +111,12 @@ def weights_of(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path.name} holds no weights")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise ValueError(f"{path.name} holds no weights: {yamlfile.short(name)} is no tensor with a name")
+        dense = value.layout == torch.strided and value.device.type == "cpu" and value.dtype == torch.float32
+        if not dense or value.is_nested or not bool(value.isfinite().all()):
+            raise ValueError(f"{path.name}: {yamlfile.short(name)} should be finite float32 numbers")
     return state
 
 
@@ -151,6 +161,12 @@ def _float_classes(settings: spec.Settings, state: dict[str, Tensor], test: Devi
     from reproduce.training.train import EVAL_BATCH
 
     module = nets.build(settings.net)
+    sizes, given = ({name: tuple(v.shape) for name, v in s.items()} for s in (module.state_dict(), state))
+    if wrong := sorted(dict(sizes.items() ^ given.items())):
+        name = wrong[0]
+        raise ValueError(
+            f"weights of another net: {yamlfile.short(name)} is {given.get(name)}, should be {sizes.get(name)}"
+        )
     module.load_state_dict(state)
     module.eval()
     with torch.no_grad():

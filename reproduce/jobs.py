@@ -34,10 +34,14 @@ def threads_each(jobs: int, threads: int | None, device: str) -> int | None:
 
 
 def use_threads(threads: int | None) -> None:
-    """Let torch and the kernels take so many CPU threads in this process; None leaves them alone."""
+    """Let torch and the kernels take so many CPU threads in this process; None leaves them alone.
+
+    ValueError if what they are left at, $KERNELS_THREADS, is no number.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
         os.environ["KERNELS_THREADS"] = str(threads)
+    thread_count()
 
 
 @contextlib.contextmanager

@@ -69,6 +69,18 @@ def machine(device: str) -> dict[str, Any]:
     return found
 
 
+def call(device: str) -> dict[str, Any]:
+    """What a run that goes on elsewhere or later keeps of the calls that it was trained in."""
+    here, by = machine(device), code()
+    return {
+        "revision": by["revision"],
+        "dirty": by["dirty"],
+        "name": here["name"],
+        "threads": here["threads"],
+        "kernel_threads": here["kernel_threads"],
+    }
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -8,17 +8,16 @@ from __future__ import annotations
 import gc
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from reproduce import campaign, data, jobs, machine, runs, spec
+from reproduce.terminal import console
 from reproduce.training import train
 from reproduce.training.preprocess import DeviceData
 
@@ -192,7 +191,7 @@ def _epochs_made(
         return item.settings.train.epochs
     try:
         saved = torch.load(store.checkpoint(run), map_location="cpu", weights_only=True, mmap=True)
-        return len(saved["run"]["curve"])
+        return len(saved["run"]["curve"]) if saved["run"]["of"] == run.key else 0
     except Exception:  # none there, or damaged in any way: training will say so and begin again
         return 0
 
@@ -251,11 +250,11 @@ def show(found: Sequence[Estimate], device: torch.device) -> None:
             campaign.duration(one.remaining),
             "not known" if one.memory is None else f"{one.memory / 1e9:.1f} GB",
         )
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
+    out = console(140)
+    out.print(table)
     beside = f", {number} at once" if number > 1 else ""
     whole, remaining = (sum(getattr(one, part) for one in found) for part in ("whole", "remaining"))
-    console.print(
+    out.print(
         f"{sum(one.wanted for one in found)} run(s) on {machine.machine(device.type)['name']}{beside}: "
         f"{campaign.duration(whole)} in all, {campaign.duration(remaining)} remaining. "
         "Counted: steps, and both evaluations after every epoch; not: fetching and preprocessing the data."

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from reproduce import machine, spec, yamlfile
 from reproduce.data import Dataset
 
+LONGEST = 2**26  # bytes of a record
 FORMAT = 1  # of the records below; a record of another is named and left out
 LOCAL = yamlfile.ROOT / "results" / "local"
 PUBLISHED = yamlfile.ROOT / "results"
@@ -195,6 +196,19 @@ class Store:
             return None
         return record if record.key == run.key and record.status == "finished" else None
 
+    def unusable(self, run: Run) -> str | None:
+        """What is wrong with the file under this run's name, in a line; None if nothing, or there is none."""
+        path = self.runs / f"{run.stem}.json"
+        try:
+            record = read(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return f"{path.name}: {error.strerror}"
+        except ValueError as error:
+            return str(error)
+        return None if record.key == run.key else f"{path.name}: of another run"
+
     def broken(self, run: Run) -> Record | None:
         """The record of this very run if it broke off."""
         try:
@@ -264,7 +278,11 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
     ValueError (one line) if it is no JSON object, or its checksum does not fit; OSError if it cannot be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+        raw = yamlfile.whole_file(path, LONGEST)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    try:
+        content = json.loads(raw.decode(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
     except _NotJSON as error:
         raise ValueError(f"{path.name}: not valid JSON ({error})") from None
     except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, a number too long
@@ -360,18 +378,30 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
 def publish(source: Store, target: Path, say: Any = print) -> int:
     """Copy runs that are new into `target`, those that broke off too, but no mutants; how many were copied.
 
-    What is there stays as it is, but for a broken run that has finished since.
+    What is there stays as it is, but for a broken run that has finished since. What is damaged, here or there, and
+    a record under another's name are told and left as they are.
     """
     target.mkdir(parents=True, exist_ok=True)
     copied = 0
     for path in sorted(source.runs.glob("*.json")):
         try:
             record = read(path)
+            if record.stem != path.stem:
+                raise ValueError(f"{path.name}: not its own name, it holds {record.stem}")
+        except OSError as error:
+            say(f"left out: {path.name}: {error.strerror}")
+            continue
         except ValueError as error:
             say(f"left out: {error}")
             continue
         destination = target / path.name
-        if record.variant or (destination.exists() and not _finished_since(record, destination)):
+        if record.variant:
+            continue
+        try:
+            if destination.exists() and not _finished_since(record, read(destination)):
+                continue
+        except ValueError as error:
+            say(f"left out: what is published there is no sound record ({error}); remove it to publish yours")
             continue
         if record.code["dirty"]:
             say(f"note: {path.name} was made by code that differs from its revision")
@@ -382,12 +412,9 @@ def publish(source: Store, target: Path, say: Any = print) -> int:
     return copied
 
 
-def _finished_since(record: Record, published: Path) -> bool:
-    """Whether the file holds a failed run that `record` has carried to its end."""
-    try:
-        return record.status == "finished" and read(published).status == "failed"
-    except ValueError:
-        return False
+def _finished_since(record: Record, published: Record) -> bool:
+    """Whether a published run broke off and `record` has carried it to its end."""
+    return record.status == "finished" and published.status == "failed"
 
 
 def now() -> str:

@@ -21,10 +21,18 @@ from reproduce.yamlfile import SpecError as SpecError
 
 Scale = Literal["paper", "short", "small"]
 DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN", "svhn_test10k": "SVHN"}
+SPLITS = {
+    "mnist": {"train": 50000, "valid": 10000, "test": 10000},
+    "cifar10": {"train": 45000, "valid": 5000, "test": 10000},
+    "svhn": {"train": 598388, "valid": 6000, "test": 26032},
+    "svhn_test10k": {"train": 7000, "valid": 1000, "test": 2000},
+}
+"""Images of each split, as `data.splits` makes them."""
 MAX_WEIGHTS = 2**30  # 4 GiB in float32, and as much again for gradient and each moment
 EXPERIMENTS = ROOT / "experiments"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Magnitude = Annotated[float, Field(ge=1e-9, le=1e6, allow_inf_nan=False)]  # float32 takes it and its square
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**7)]
 Text = Annotated[str, Field(min_length=1)]
@@ -61,24 +69,30 @@ class GCN(_Strict):
     """Global contrast normalization of each image, by its norm or (`use_std`) standard deviation."""
 
     step: Literal["gcn"]
-    scale: Positive
+    scale: Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
     use_std: bool
-    sqrt_bias: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    sqrt_bias: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
 class ZCA(_Strict):
     """ZCA whitening fitted on the training split: V (D + bias)^-1/2 Vᵀ (x - mean)."""
 
     step: Literal["zca"]
-    bias: Positive
+    bias: Magnitude
 
 
 class LCN(_Strict):
     """LeCun's local contrast normalization with a Gaussian window (sigma 2) on each channel."""
 
     step: Literal["lcn"]
-    kernel: Annotated[int, Field(ge=3, le=31, multiple_of=1)]
-    threshold: Positive
+    kernel: Annotated[int, Field(ge=3, le=31)]
+    threshold: Magnitude
+
+    @model_validator(mode="after")
+    def _centred(self) -> LCN:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel: {self.kernel} is even, a window has a pixel in its middle")
+        return self
 
 
 class DivideByMax(_Strict):
@@ -232,6 +246,11 @@ class Settings(_Strict):
             raise ValueError("train.batch: larger than a data split")
         if (self.net.kind == "convnet") == (self.data.name == "mnist"):
             raise ValueError(f"net.kind: {self.net.kind} does not fit data.name {self.data.name}")
+        if self.data.name == "mnist" and any(step.step == "lcn" for step in self.data.preprocess):
+            raise ValueError("data.preprocess: 'lcn' is for images of several channels, mnist's have none")
+        for part, there in SPLITS[self.data.name].items():
+            if (wanted := getattr(self.data, part)) > there:
+                raise ValueError(f"data.{part}: {self.data.name} has {there} such images, not {wanted}")
         if (weights := weight_count(self.net)) > MAX_WEIGHTS:
             raise ValueError(f"net: {weights:.1e} weights, more than {MAX_WEIGHTS:.1e}")
         return self
@@ -375,6 +394,8 @@ def cells(patterns: list[str] | None = None, folder: Path = EXPERIMENTS) -> list
 
 def _matching(pattern: str, names: dict[str, Path]) -> Iterator[str]:
     pattern = pattern.strip("/").removesuffix(".yaml").removeprefix("experiments/")
+    if not Path(pattern).parts:  # "", "/", "."
+        return
     for name in names:
         if name == pattern or name.startswith(f"{pattern}/") or Path(name).match(pattern):
             yield name

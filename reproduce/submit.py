@@ -19,8 +19,9 @@ from typing import Annotated, Any
 import typer
 
 from reproduce import spec, yamlfile
-from reproduce.terminal import DataOption, ResultsOption, say, stop
+from reproduce.terminal import LAST_SEED, MOST_SEEDS, MOST_THREADS, DataOption, ResultsOption, say, stop
 
+SHORTEST = 10.0  # seconds of a stay: of less nothing is left to train in
 OUT_OF_TIME = 75  # exit code of `reproduce run` at its time limit
 
 
@@ -82,12 +83,12 @@ def hand_over(
 def submit(
     cells: Annotated[list[str] | None, typer.Argument(help="As for `run`.", show_default="all")] = None,
     scale: Annotated[str, typer.Option(help="paper, short or small.")] = "paper",
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, …")] = 1,
-    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="How many seeds: 0, 1, …")] = 1,
+    first_seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="The first of them.")] = 0,
     results: ResultsOption = None,
     data: DataOption = None,
     device: Annotated[str, typer.Option(help="cuda (one GPU a run) or cpu.")] = "cuda",
-    cpus: Annotated[int, typer.Option(min=1, help="CPU cores a run.")] = 4,
+    cpus: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU cores a run.")] = 4,
     time_limit: Annotated[str, typer.Option(help="Of one stay on a node: 90s, 9m, 2h, 1h30m.")] = "4h",
     partition: Annotated[str | None, typer.Option(help="SLURM's, if not its default one.")] = None,
     cluster: Annotated[
@@ -115,6 +116,8 @@ def submit(
         limit = campaign.time_limit(time_limit)
     except ValueError as error:
         raise stop(error, 2) from None
+    if limit < SHORTEST:
+        raise stop(f"--time-limit takes at least {SHORTEST:.0f}s, not {time_limit}", 2)
     store = runs.Store((results or runs.LOCAL).absolute())
     where = folder(data).absolute()
     size: spec.Scale = scale  # type: ignore[assignment]

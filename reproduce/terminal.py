@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
+MOST_THREADS, MOST_JOBS, MOST_SEEDS, LAST_SEED = 4096, 256, 10_000, 10**9
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", help="Your store of runs.", show_default="results/local")
 ]
@@ -25,6 +27,11 @@ DataOption = Annotated[
 def say(text: str) -> None:
     """One line, at once."""
     print(text, flush=True)
+
+
+def console(width: int) -> Console:
+    """Where tables go, so wide where it is no terminal; text stays as it is, for names come from files."""
+    return Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False, highlight=False)
 
 
 def stop(reason: object, code: int) -> typer.Exit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import stat
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST = 2**20  # bytes of an experiment file
 
 
 class SpecError(ValueError):
@@ -81,14 +83,37 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
+def whole_file(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file. ValueError (without its name) if it is none or has over `limit`; OSError."""
+    of_limit(path, limit)
+    with open(path, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"larger than the {limit:,} bytes that such a file may have")
+    return content
+
+
+def of_limit(path: Path, limit: int) -> None:
+    """ValueError (without its name) if the file is not a regular one of up to `limit` bytes; OSError."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("not a regular file")
+    if found.st_size > limit:
+        raise ValueError(f"{found.st_size:,} bytes, more than the {limit:,} that such a file may have")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. SpecError (one line, naming the file) if it is unreadable or not a mapping."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
-    except SpecError as error:
-        raise SpecError(f"{shown(path)}: {error}") from None
+        raw = whole_file(path, LONGEST)
     except OSError as error:
         raise SpecError(f"{shown(path)}: {error.strerror}") from None
+    except ValueError as error:
+        raise SpecError(f"{shown(path)}: {error}") from None
+    try:
+        content = yaml.load(raw.decode(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+    except SpecError as error:
+        raise SpecError(f"{shown(path)}: {error}") from None
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SpecError(f"{shown(path)}: not valid YAML: {reason}") from None

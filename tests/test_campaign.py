@@ -1,6 +1,7 @@
 """Campaigns end to end on made images: skip, resume, missing data, failures, the command line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from filelock import FileLock
 from made import made_cell, made_record, settings
 
-from reproduce import campaign, check, cli, data, runs, spec, yamlfile
+from reproduce import campaign, check, cli, data, machine, paper, runs, spec, yamlfile
 from reproduce import plan as planning
 from reproduce.training import preprocess, train
 
@@ -64,6 +65,108 @@ def test_a_run_that_another_process_is_at_is_left_for_the_end_and_not_made_twice
     assert summary.trained == 1 and sorted(r.seed for r in summary.records) == [0, 1]
     assert "another process" in said[0] and "already there" in said[-1]
     assert len(list(store.runs.glob("*.json"))) == 2
+
+
+def test_a_checkpoint_of_other_data_or_other_code_is_not_gone_on_from(tmp_path, data_folder, monkeypatch):
+    cell = made_cell(train={"epochs": 2})
+    plan = campaign.wanted([cell], "small", [0], print)
+    store = runs.Store(tmp_path / "s")
+    campaign.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=time.monotonic())
+    (kept,) = (store.root / "work").glob("*.ckpt")
+    whole = data.load("mnist", data_folder)
+    half = slice(30000), slice(30000, None)
+    turned = {k: np.concatenate([v[half[1]], v[half[0]]]) for k, v in whole.arrays.items() if "train" in k}
+
+    def expect_refused(change):
+        other = runs.Store(tmp_path / "other")
+        shutil.rmtree(other.root, ignore_errors=True)
+        with monkeypatch.context() as patch:
+            change(patch)
+            dataset = data.load("mnist", data_folder)
+            run = runs.Run(cell, "small", 0, cell.scales["small"], dataset)
+            other.prepare()
+            shutil.copyfile(kept, other.checkpoint(run))
+            assert planning._epochs_made(plan[0], other, data_folder, {"mnist": dataset}) == 0
+            said = []
+            assert campaign.carry_out(plan, other, data_folder, CPU, said.append, bar=False).trained == 1
+            assert any("of another run; starting this run again" in line for line in said)
+
+    def other_order(patch):
+        arrays = whole.arrays | turned
+        found = data.Dataset("mnist", arrays, whole.digest, data._order_digest(arrays))
+        patch.setattr(data, "load", lambda *_: found)
+
+    expect_refused(other_order)
+    expect_refused(lambda patch: patch.setattr(machine, "source_digest", lambda: "other code"))
+    said = []
+    assert campaign.carry_out(plan, store, data_folder, CPU, said.append, bar=False).trained == 1
+    assert not any("another run" in line for line in said)
+
+
+def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data_folder, monkeypatch):
+    def in_calls(store, *calls):
+        plan = campaign.wanted([made_cell(train={"epochs": len(calls)})], "small", [0], print)
+        for dirty, name in calls:
+            call = {"revision": "r", "dirty": dirty, "name": name, "threads": 1}
+            monkeypatch.setattr(machine, "call", lambda _, call=call: call)
+            words = runs.Store(store), data_folder, CPU, print
+            found = campaign.carry_out(plan, *words, bar=False, deadline=time.monotonic())
+        (record,) = found.records
+        assert runs.Store(store).finished(runs.Run(plan[0].cell, "small", 0, plan[0].settings, whole)) == record
+        return record
+
+    whole = data.load("mnist", data_folder)
+    monkeypatch.setattr(machine, "code", lambda: {"revision": "r", "dirty": False, "source": "s" * 64})
+    monkeypatch.setattr(machine, "source_digest", lambda: "s" * 64)
+    one = in_calls(tmp_path / "one", (False, "here"), (False, "here"))
+    assert one.code["dirty"] is False and "calls" not in one.machine
+    two = in_calls(tmp_path / "two", (True, "here"), (False, "here"), (False, "there"))
+    assert two.code["dirty"] is True
+    assert [(c["dirty"], c["name"]) for c in two.machine["calls"]] == [
+        (True, "here"),
+        (False, "here"),
+        (False, "there"),
+    ]
+
+
+def test_a_damaged_record_is_told_before_its_run_is_made_again(tmp_path, data_folder):
+    cell = made_cell(train={"epochs": 1})
+    go(tmp_path, data_folder, [cell])
+    (path,) = (tmp_path / "runs").iterdir()
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    said = []
+    assert go(tmp_path, data_folder, [cell], said=said).trained == 1
+    assert "its record does not count and is replaced" in said[0] and "checksum does not fit" in said[0]
+    assert runs.read(path).seed == 0
+
+
+def test_settings_that_their_data_refuse_do_not_end_the_campaign(tmp_path, data_folder, monkeypatch, capsys):
+    steps = [{"step": "range", "low": 0, "high": 1}, {"step": "center"}, {"step": "standardize"}]
+    odd = {"data": {"train": 1, "valid": 1, "test": 1, "preprocess": steps}, "train": {"batch": 1}}
+    experiments(tmp_path / "experiments")
+    experiments(tmp_path / "experiments", group="another", **odd)
+    words = ["run", "--scale", "small", "--results", str(tmp_path / "r"), "--data", str(data_folder)]
+    assert command(monkeypatch, tmp_path, *words) == 2
+    out = capsys.readouterr()
+    assert "not run: another/made: data.preprocess: standardize: " in out.out and "Traceback" not in out.err
+    assert [p.name[:6] for p in (tmp_path / "r" / "runs").iterdir()] == ["table1"]
+
+
+def test_what_the_end_needs_is_looked_at_before_anything_is_trained(tmp_path, data_folder, monkeypatch, capsys):
+    experiments(tmp_path / "experiments")
+    bad = tmp_path / "experiments" / "short" / "bad.yaml"
+    bad.parent.mkdir()
+    bad.write_text("row: [")
+    words = ["run", "table1", "--scale", "small", "--results", str(tmp_path / "r"), "--data", str(data_folder)]
+    assert command(monkeypatch, tmp_path, *words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "bad.yaml" in error and not (tmp_path / "r").exists()
+    bad.unlink()
+    (tmp_path / "paper.yaml").write_text("title: x")
+    monkeypatch.setattr(paper.read, "__defaults__", (tmp_path / "paper.yaml",))
+    assert command(monkeypatch, tmp_path, *words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "paper.yaml" in error and not (tmp_path / "r").exists()
 
 
 def test_missing_data_is_named_per_cell_and_the_rest_runs(tmp_path, data_folder, monkeypatch):
@@ -164,11 +267,11 @@ def test_cost_grows_with_epochs_images_and_net():
     assert campaign.cost(settings(net={"hidden": [512, 512]})) > base
 
 
-def experiments(folder, epochs=1, **over):
-    path = folder / "table1" / "made.yaml"
+def experiments(folder, epochs=1, group="table1", **over):
+    path = folder / group / "made.yaml"
     path.parent.mkdir(parents=True)
     content = {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a test", "scale": "small"}
-    content |= settings(train={"epochs": epochs}, **over).model_dump(mode="json")
+    content |= settings(**yamlfile.merged({"train": {"epochs": epochs}}, over)).model_dump(mode="json")
     path.write_text(json.dumps(content))
     return folder
 
@@ -226,7 +329,10 @@ def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_fold
     with pytest.raises(train.OutOfTime):  # seed 1 stands at epoch 1
         run = runs.Run(plan[1].cell, "small", 1, plan[1].settings, data.load("mnist", data_folder))
         parts = preprocess.prepare(data.splits(run.dataset, run.settings.data), run.settings.data, True, CPU)
-        train.fit(run.settings, parts, 1, runs.Store(store).checkpoint(run), CPU, deadline=time.monotonic())
+        where, call = runs.Store(store).checkpoint(run), {"name": "here"}
+        train.fit(run.settings, parts, 1, where, CPU, deadline=time.monotonic(), key=run.key, call=call)
+    foreign = runs.Run(plan[2].cell, "small", 2, plan[2].settings, run.dataset)
+    shutil.copyfile(where, runs.Store(store).checkpoint(foreign))  # another run's under this one's name
     (found,) = planning.estimates(plan, runs.Store(store), data_folder, CPU, print)
     assert (found.wanted, found.finished, found.left, found.epochs) == (3, 1, 5, 3)
     assert found.whole == pytest.approx(9 * found.epoch) and found.remaining == pytest.approx(5 * found.epoch)
@@ -262,6 +368,15 @@ def test_run_command_without_any_data_ends_with_code_3(tmp_path, monkeypatch, ca
         (["run", "--scale", "small", "--shard", "3/2"], "--shard takes"),
         (["run", "--scale", "small", "--time-limit", "soon"], "--time-limit takes"),
         (["run", "table1/mad"], "did you mean 'table1/made'"),
+        (["list", ""], "no cell ''"),
+        (["list", "/"], "no cell '/'"),
+        (["run", "."], "no cell '.'"),
+        (["run", "--threads", "99999999999"], "Invalid value for '--threads'"),
+        (["run", "--seeds", "1000000000"], "Invalid value for '--seeds'"),
+        (["run", "--first-seed", "9999999999999"], "Invalid value for '--first-seed'"),
+        (["run", "--jobs", "100000"], "Invalid value for '--jobs'"),
+        (["list", "--results", __file__], "not a folder"),
+        (["publish", "--results", __file__], "not a folder"),
         (["data", "minst"], "did you mean 'mnist'"),
     ],
 )
@@ -270,6 +385,36 @@ def test_bad_options_are_one_line_and_code_2(tmp_path, monkeypatch, capsys, word
     assert command(monkeypatch, tmp_path, *words) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("words", [["run", "--scale", "small"], ["run", "--plan"], ["check"]])
+def test_threads_that_are_no_number_are_one_line_before_anything_begins(tmp_path, monkeypatch, capsys, words):
+    experiments(tmp_path / "experiments")
+    monkeypatch.setenv("KERNELS_THREADS", "abc")
+    assert command(monkeypatch, tmp_path, *words) == 2
+    error = capsys.readouterr().err
+    assert error == "reproduce: KERNELS_THREADS takes a number of threads from 1 to 9999, not 'abc'\n"
+
+
+def test_names_are_shown_as_they_are_and_dirty_runs_are_marked(tmp_path, data_folder, monkeypatch, capsys):
+    row = "a [/x] [red]b[/red] :smile:"
+    path = experiments(tmp_path / "experiments") / "table1" / "made.yaml"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"row": row}))
+    monkeypatch.setattr(machine, "code", lambda: {"revision": "r", "dirty": True, "source": "s" * 64})
+    monkeypatch.setattr(machine, "source_digest", lambda: "s" * 64)
+    monkeypatch.setenv("COLUMNS", "300")
+    store = ["--results", str(tmp_path / "r")]
+    words = ["run", "--scale", "small", *store, "--data", str(data_folder)]
+    assert command(monkeypatch, tmp_path, *words) == 0
+    out = capsys.readouterr().out
+    table = out[out.index("┏") :]
+    assert row.split()[0] in table and "[/x]" in table and ":smile:" in table and "[red]b[/red]" in table
+    assert len(re.findall(r"\d\.\d\d\* ", table)) == 1
+    assert re.search(r"└─+.*\n\* of at least one run: .*code.*\.\n", table)
+    assert command(monkeypatch, tmp_path, "list", *store) == 0
+    assert "[/x]" in capsys.readouterr().out
+    monkeypatch.setattr(planning, "SECONDS", 0.0)
+    assert command(monkeypatch, tmp_path, *words, "--plan") == 0
 
 
 def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(tmp_path, data_folder, monkeypatch, capsys):
@@ -282,6 +427,9 @@ def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(tmp_path, data_folder, mo
     words = ["run", "--scale", "small", "--results", str(tmp_path / "r"), "--data", str(data_folder)]
     assert command(monkeypatch, tmp_path, *words) == 130
     assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr(check, "check", interrupted)
+    assert command(monkeypatch, tmp_path, "check") == 130
+    assert capsys.readouterr().err.startswith("reproduce: stopped; ")
 
 
 def test_module_runs_as_a_program():

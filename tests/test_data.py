@@ -1,8 +1,10 @@
 """Data sets: the digest, the splits, damaged and foreign files, and what happens without a network."""
 
+import errno
 import hashlib
 import io
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -195,6 +197,73 @@ def test_svhn_test10k_is_split_by_index():
 
 
 def test_asking_for_more_than_there_is():
-    with pytest.raises(spec.SpecError, match=r"data.train: .* has 45000, not 45001"):
-        data.splits(numbered("cifar10", 50000, 10000), convnet_settings(data={"train": 45001}).data)
+    wanted = convnet_settings(data={"train": 45000}).data
+    with pytest.raises(spec.SpecError, match=r"data.train: .* has 44999, not 45000"):
+        data.splits(numbered("cifar10", 49999, 10000), wanted)
     assert settings().data.train == 600
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn_test10k"])
+def test_the_sizes_that_experiment_files_are_held_against_are_those_of_the_splits(name):
+    shapes = {part: shape[0] for part, shape in data.SHAPES[name].items()}
+    dataset = numbered(name, shapes.get("train", 0), shapes["test"])
+    base = settings if name == "mnist" else convnet_settings
+    content = base(data={"name": name, **spec.SPLITS[name]}).data
+    assert {part: len(y) for part, (_, y) in data.splits(dataset, content).items()} == spec.SPLITS[name]
+    for part, there in spec.SPLITS[name].items():
+        with pytest.raises(ValueError, match=f"{part}: {name} has {there} such images, not {there + 1}"):
+            base(data={"name": name, part: there + 1})
+
+
+# --- files that the machine cannot read, and such as are none -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "cannot be read: Input/output error; it stays"),
+        (MemoryError(), "not enough memory"),
+    ],
+)
+def test_a_cache_that_the_machine_cannot_read_stays(data_folder, monkeypatch, error, words):
+    def fails(*_, **__):
+        raise error
+
+    for name in ("load", "concatenate"):  # as it is read, as its content is looked at
+        with monkeypatch.context() as patch:
+            patch.setattr(data.np, name, fails)
+            with pytest.raises(data.DataError, match=words):
+                data.load("mnist", data_folder)
+        assert [p.name for p in data_folder.iterdir()] == ["mnist.npz"]
+    assert data.load("mnist", data_folder).digest == data.DIGESTS["mnist"]
+
+
+def test_a_damaged_cache_that_asks_for_much_memory_is_set_aside(data_folder, offline):
+    path = data_folder / "mnist.npz"
+    raw = path.read_bytes()
+    assert raw.count(b"(60000, 28, 28)") == 1
+    path.write_bytes(raw.replace(b"(60000, 28, 28), } ", b"(60000, 28000000), }")[: len(raw)])
+    with pytest.raises(data.DataError, match="not at hand"):
+        data.load("mnist", data_folder)
+    for _ in range(2):
+        with pytest.raises(data.DataError, match=r"mnist.npz.damaged, set aside, is still there"):
+            data.load("mnist", data_folder)
+
+
+def test_a_cache_that_is_no_file_or_too_large_is_not_read(data_folder, offline, monkeypatch):
+    path = data_folder / "mnist.npz"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(data.DataError, match="not a regular file"):
+        data.load("mnist", data_folder)
+    assert path.is_symlink()
+    path.unlink()
+    with open(path, "wb") as file:
+        file.truncate(10 * 2**40)
+    with pytest.raises(data.DataError, match=r"10,995,116,277,760 bytes, more than the \d{3},\d{3},\d{3} that"):
+        data.load("mnist", data_folder)
+    monkeypatch.setitem(data.SHAPES, "mnist", {"train": (10, 28, 28), "test": (10, 28, 28)})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x_train.npy", bytes(2**22))
+    with pytest.raises(data.DataError, match="unpacks to more than"):
+        data.load("mnist", data_folder)

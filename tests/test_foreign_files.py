@@ -22,6 +22,30 @@ from reproduce.packed import file as packed_file
 from reproduce.packed.net import PackedError
 from reproduce.report import evidence
 
+
+def test_endless_and_huge_files_are_not_read(tmp_path):
+    endless, huge, folder = tmp_path / "endless", tmp_path / "huge", tmp_path / "folder"
+    endless.symlink_to("/dev/zero")
+    with open(huge, "wb") as file:
+        file.truncate(10 * 2**40)
+    folder.mkdir()
+    reads = ((packed_file.load, PackedError), (runs.read, ValueError), (yamlfile.read_yaml, yamlfile.SpecError))
+    for read, kind in reads:
+        for path, words in ((endless, "not a regular"), (huge, "bytes, more than"), (folder, "not a regular")):
+            with pytest.raises(kind, match=words) as error:
+                read(path)
+            assert path.name in str(error.value) and "\n" not in str(error.value)
+    done = subprocess.run(
+        [sys.executable, "-m", "reproduce", "predict", str(endless)],
+        capture_output=True,
+        text=True,
+        cwd=yamlfile.ROOT,
+        timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)),
+    )
+    assert (done.returncode, done.stderr) == (2, "reproduce: endless: not a regular file\n")
+
+
 HUGE = [0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x00FFFFFF]
 
 

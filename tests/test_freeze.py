@@ -134,3 +134,33 @@ def test_an_unknown_backend_and_missing_data_are_one_line(tmp_path, data_folder,
     freeze_net(wanted, random_state(wanted), None).save(file)
     done = run("predict", file, "--data", data_folder, "--backend", "abacus")
     assert done.exit_code == 2 and "no backend 'abacus'" in done.stderr
+
+
+def changed(state, value):
+    return state | {"blocks.2.norm.bias": value}
+
+
+WRONG = {
+    "keys that are numbers": lambda s: {3: s["blocks.2.norm.bias"]},
+    "values that are none": lambda s: changed(s, 1.0),
+    "sparse": lambda s: changed(s, s["blocks.2.norm.bias"].to_sparse()),
+    "on no device": lambda s: changed(s, torch.empty(10, device="meta")),
+    "not finite": lambda s: changed(s, torch.full((10,), float("nan"))),
+    "8-bit": lambda s: changed(s, torch.zeros(10, dtype=torch.int8)),
+    "complex": lambda s: changed(s, torch.zeros(10, dtype=torch.complex64)),
+    "of another size": lambda s: changed(s, torch.zeros(9)),
+    "too few": lambda s: {k: v for k, v in s.items() if k != "blocks.2.norm.bias"},
+}
+
+
+def test_weights_that_will_not_do_are_one_line_and_code_2(tmp_path, data_folder):
+    store = runs.Store(tmp_path / "store")
+    record = go(store.root, data_folder, [made_cell(train={"epochs": 1})]).records[0]
+    path, weights = freeze.freeze_run(record.stem, store, data_folder, print), store.net(record.stem)
+    state = freeze.weights_of(weights)
+    for about, change in WRONG.items():
+        torch.save(change(state), weights)
+        for words in (("predict", path, "--against", weights), ("freeze", record.stem, "--results", store.root)):
+            done = run(*words, "--data", data_folder)
+            assert done.exit_code == 2 and done.stderr.count("\n") == 1, f"{about}: {done.output}"
+            assert "norm.bias" in done.stderr or "holds no weights" in done.stderr, f"{about}: {done.stderr}"

@@ -1,11 +1,14 @@
 """Preprocessing against direct formulas in float64."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from made import convnet_settings, made_splits, settings
 from scipy import ndimage
 
+from reproduce import spec
 from reproduce.training import preprocess
 
 CPU = torch.device("cpu")
@@ -100,3 +103,77 @@ def test_chained_steps_of_the_torch7_svhn_cell():
     _, ready = prepared(steps)
     x = rows(ready)
     assert abs(x.mean()) < 1e-4 and abs(x.std() - 1) < 1e-3
+
+
+# --- every sequence of steps ----------------------------------------------------------------------------------
+
+STEPS = [
+    {"step": "standardize"},
+    {"step": "center"},
+    {"step": "gcn", "scale": 2.0, "use_std": False, "sqrt_bias": 0.5},
+    {"step": "gcn", "scale": 1.0, "use_std": True, "sqrt_bias": 10.0},
+    {"step": "zca", "bias": 0.1},
+    {"step": "lcn", "kernel": 3, "threshold": 1e-4},
+    {"step": "divide_by_max"},
+]
+SEQUENCES = [list(steps) for n in (0, 1, 2) for steps in itertools.product(STEPS, repeat=n)]
+
+
+def plainly(step, parts):
+    """One step in NumPy float64: rows (N, 6, 6, 3) of each split."""
+    train = parts["train"]
+    match step["step"]:
+        case "range":
+            return {k: step["low"] + (step["high"] - step["low"]) * x / 255 for k, x in parts.items()}
+        case "standardize":
+            return {k: (x - train.mean()) / train.std() for k, x in parts.items()}
+        case "center":
+            return {k: x - train.mean(0) for k, x in parts.items()}
+        case "divide_by_max":
+            return {k: x / x.max() for k, x in parts.items()}
+        case "gcn":
+            axes = (1, 2, 3)
+            found = {}
+            for k, x in parts.items():
+                x = x - x.mean(axes, keepdims=True)
+                power = x.var(axes, ddof=1, keepdims=True) if step["use_std"] else (x**2).sum(axes, keepdims=True)
+                found[k] = step["scale"] * x / np.sqrt(step["sqrt_bias"] + power)
+            return found
+        case "zca":
+            flat = train.reshape(len(train), -1)
+            values, vectors = np.linalg.eigh(np.cov(flat.T, bias=True))
+            white = vectors / np.sqrt(values + step["bias"]) @ vectors.T
+            return {k: ((x.reshape(len(x), -1) - flat.mean(0)) @ white).reshape(x.shape) for k, x in parts.items()}
+        case "lcn":
+            at = np.arange(step["kernel"]) - step["kernel"] // 2
+            window = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / 8)
+            window = (window / window.sum())[None, :, :, None]
+            found = {}
+            for k, x in parts.items():
+                v = x - ndimage.convolve(x, window, mode="constant")
+                local = np.sqrt(ndimage.convolve(v**2, window, mode="constant"))
+                mean = local.mean((1, 2), keepdims=True)
+                found[k] = v / np.maximum(np.maximum(local, mean), step["threshold"])
+            return found
+    raise AssertionError(step)
+
+
+@pytest.mark.parametrize("low", [-1, 0])
+@pytest.mark.parametrize("steps", SEQUENCES, ids=lambda steps: "-".join(s["step"] for s in steps) or "none")
+def test_every_sequence_of_steps_is_what_its_formulas_give(steps, low):
+    steps = [{"step": "range", "low": low, "high": 1}, *steps]
+    split = made_splits((12, 20, 3), train=150, valid=20, test=30)
+    split = {k: (x[:, 1:7, 2:8], y) for k, (x, y) in split.items()}  # a part with a patch in some images
+    data = convnet_settings(data={"preprocess": steps}).data
+    ready = preprocess.prepare(split, data, False, CPU)
+    expected = {k: x.astype(np.float64) for k, (x, _) in split.items()}
+    for step in steps:
+        expected = plainly(step, expected)
+    for part in split:
+        wanted = expected[part].reshape(len(expected[part]), -1)
+        np.testing.assert_allclose(rows(ready, part), wanted, atol=2e-4 * np.abs(wanted).max(), err_msg=part)
+
+
+def test_a_step_that_would_divide_by_nothing_is_named():
+    with pytest.raises(spec.SpecError, match=r"^data.preprocess: standardize: .* nothing to divide by$"):
+        prepared([{"step": "center"}, {"step": "standardize"}], train=1)

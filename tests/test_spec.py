@@ -51,6 +51,9 @@ def broken(tmp_path, change):
     return message.split("cell.yaml: ", 1)[1]
 
 
+RANGE = [{"step": "range", "low": 0, "high": 1}]
+
+
 def put(*keys):
     def change(content):
         *path, last, value = keys
@@ -84,6 +87,20 @@ def put(*keys):
         (put("data", "name", "cifar10"), ["dataset", "does not fit"]),
         (put("data", "preprocess", [{"step": "center"}]), ["data.preprocess", "'range'"]),
         (put("data", "preprocess", [{"step": "rnage"}]), ["data.preprocess.0", "'range'"]),
+        (put("data", "train", 60000), ["data.train", "mnist has 50000 such images, not 60000"]),
+        (put("small", {"data": {"valid": 10001}}), ["small.data.valid", "10000"]),
+        (
+            put("data", "preprocess", [*RANGE, {"step": "lcn", "kernel": 4, "threshold": 0.1}]),
+            ["data.preprocess.1.kernel", "even"],
+        ),
+        (
+            put("data", "preprocess", [*RANGE, {"step": "lcn", "kernel": 3, "threshold": 0.1}]),
+            ["data.preprocess", "several channels"],
+        ),
+        (
+            put("data", "preprocess", [*RANGE, {"step": "gcn", "scale": 1e30, "use_std": True, "sqrt_bias": 0}]),
+            ["data.preprocess.1.scale", "1e+30"],
+        ),
         (put("small", {"train": {"epoch": 3}}), ["small.train.epoch", "unknown key", "'epochs'"]),
         (put("small", {"trian": {"epochs": 3}}), ["small.trian", "unknown key", "'train'"]),
         (put("small", {"net": {"hidden": [0]}}), ["small.net.hidden.0"]),

@@ -10,10 +10,11 @@ import re
 import pytest
 import torch
 import yaml
+from made import made_splits
 from mutants import SHORT, Refused, at, count, mutant, paths, stated, tell
 
 from reproduce import cli, paper, spec
-from reproduce.training import nets, optim
+from reproduce.training import nets, optim, preprocess
 
 FILES = sorted(spec.EXPERIMENTS.glob("*/*.yaml"))
 OPTIONAL = {"published", "margin", "small", "check", "plus_minus"}
@@ -69,7 +70,11 @@ def runs(settings):
         optim.optimizer(net, settings.train)
     train = settings.train
     rates = [optim.rate(train.rate, train.epochs, epoch) for epoch in (0, train.epochs - 1)]
-    return all(0 <= r and math.isfinite(r) for r in rates)
+    shape = (8, 8) if settings.data.name == "mnist" else (8, 8, 3)
+    splits = made_splits(shape, train=200, valid=20, test=20)
+    data = preprocess.prepare(splits, settings.data, settings.net.kind == "mlp", torch.device("cpu"))
+    finite = all(bool(part.images(torch.arange(20)).isfinite().all()) for part in data.values())
+    return finite and all(0 <= r and math.isfinite(r) for r in rates)
 
 
 @pytest.fixture

@@ -118,7 +118,13 @@ def test_without_submitit_it_says_what_to_install(tmp_path, data_folder, monkeyp
 def test_bad_choices_are_one_line_and_code_2(tmp_path, data_folder, monkeypatch, capsys):
     pytest.importorskip("submitit")
     experiments(tmp_path / "experiments")
-    for words in (["--time-limit", "soon"], ["--cluster", "pbs"], ["--device", "tpu"], ["--scale", "big"]):
+    for words in (
+        ["--time-limit", "soon"],
+        ["--time-limit", "1s"],
+        ["--cluster", "pbs"],
+        ["--device", "tpu"],
+        ["--scale", "big"],
+    ):
         assert small(tmp_path, data_folder, monkeypatch, *words) == 2
         assert f"{words[0]} takes" in capsys.readouterr().err
 

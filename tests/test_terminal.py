@@ -55,3 +55,20 @@ def test_handlers_are_put_back_and_an_interrupt_is_told(capsys):
     assert stop.value.exit_code == 130 and capsys.readouterr().err == "reproduce: go on so\n"
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_imports_is_told(tmp_path, number):
+    (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    with subprocess.Popen(
+        [sys.executable, "-m", "reproduce", "list"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=yamlfile.ROOT,
+        env={"PYTHONPATH": str(tmp_path)},
+    ) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(number)
+        said = process.communicate(timeout=30)[1]
+    assert (process.returncode, said) == (128 + number, "reproduce: stopped before anything began\n")

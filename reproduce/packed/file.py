@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kernels import Packed, Thresholds
 from kernels.packed import words_for
 from kernels.pixels import LocalThresholds
-from reproduce import runs, spec
+from reproduce import runs, spec, yamlfile
 from reproduce.packed.net import (
     BitLayer,
     Norm,
@@ -38,6 +38,7 @@ from reproduce.packed.net import (
 
 MAGIC = b"\x89BNNPK\r\n"
 VERSION = 1
+LARGEST = 2**30  # bytes: eight times what the largest net takes
 _START = struct.Struct("<8sII")
 _DIGEST = 32
 _NORM = ("bias", "mean", "factor", "beta")
@@ -105,12 +106,10 @@ def save(net: PackedNet, path: Path) -> None:
 def load(path: Path) -> PackedNet:
     """The net in `path`. PackedError, one line, if the file cannot be read as one."""
     try:
-        content = path.read_bytes()
+        return parse(yamlfile.whole_file(path, LARGEST))
     except OSError as error:
         raise PackedError(f"{path.name}: {error.strerror}") from None
-    try:
-        return parse(content)
-    except PackedError as error:
+    except ValueError as error:
         raise PackedError(f"{path.name}: {error}") from None
 
 

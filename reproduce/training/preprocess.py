@@ -42,31 +42,41 @@ class DeviceData:
 def prepare(splits: dict[str, Split], data: spec.Data, flat: bool, device: torch.device) -> dict[str, DeviceData]:
     """Apply `data.preprocess`, fitted on the training split, and move every split to the device.
 
-    While the steps amount to an affine map per pixel, the data stay uint8 and the map is applied per batch.
+    While the steps amount to an affine map per pixel, scale · (p - centre), the data stay uint8 and the map is
+    applied per batch. SpecError where a step would divide by nothing.
     """
     rows = {k: torch.from_numpy(x.reshape(len(x), -1)).to(device) for k, (x, _) in splits.items()}
     labels = {k: torch.from_numpy(y).to(device, torch.int64) for k, (_, y) in splits.items()}
     image = splits["train"][0].shape[1:]
-    scale, shift = 1.0, torch.zeros((), dtype=torch.float64, device=device)
+    scale, centre = 1.0, torch.zeros((), dtype=torch.float64, device=device)
     for step in data.preprocess:
         if isinstance(step, spec.Range):
-            scale, shift = (step.high - step.low) / 255, shift + step.low
+            scale = (step.high - step.low) / 255
+            centre = centre - step.low / scale
         elif isinstance(step, spec.Standardize | spec.Center) and rows["train"].dtype == torch.uint8:
             pixel_mean = _mean(rows["train"])
             if isinstance(step, spec.Center):
-                shift = -scale * pixel_mean
+                centre = pixel_mean
             else:
+                about = centre - centre.mean()  # 0 before a `center`
                 mean = pixel_mean.mean()
-                square = _mean(rows["train"], square=True).mean()
-                scale = 1 / math.sqrt(float(square - mean**2))
-                shift = -scale * mean
+                square = _mean(rows["train"], square=True).mean() + (about * (about - 2 * pixel_mean)).mean()
+                scale = 1 / math.sqrt(_divisor(float(square - mean**2), step, 1e-9))
+                centre = about + mean
         else:
             if rows["train"].dtype == torch.uint8:
-                rows = {k: _floats(r, scale, shift) for k, r in rows.items()}
-                scale, shift = 1.0, torch.zeros((), dtype=torch.float64, device=device)
+                rows = {k: _floats(r, scale, -scale * centre) for k, r in rows.items()}
+                scale, centre = 1.0, torch.zeros((), dtype=torch.float64, device=device)
             rows = _apply(step, rows, image)
-    shape = () if flat else image
-    return {k: DeviceData(r, labels[k], shape, scale, shift.float()) for k, r in rows.items()}
+    shape, shift = () if flat else image, (-scale * centre).float()
+    return {k: DeviceData(r, labels[k], shape, scale, shift) for k, r in rows.items()}
+
+
+def _divisor(value: float, step: Any, least: float = 0.0) -> float:
+    """The value, by which a step is to divide; SpecError if it is not over `least`, or not finite."""
+    if not (math.isfinite(value) and value > least):
+        raise spec.SpecError(f"data.preprocess: {step.step}: the images that it gets leave nothing to divide by")
+    return value
 
 
 def _mean(rows: Tensor, square: bool = False) -> Tensor:
@@ -92,9 +102,13 @@ def _apply(step: Any, rows: dict[str, Tensor], image: tuple[int, ...]) -> dict[s
         case spec.LCN():
             return {k: lcn(r, image, step.kernel, step.threshold) for k, r in rows.items()}
         case spec.DivideByMax():
-            return {k: r / r.max() for k, r in rows.items()}
+            most = {k: r.max() for k, r in rows.items()}
+            for value in most.values():
+                _divisor(float(value), step)
+            return {k: r / most[k] for k, r in rows.items()}
         case spec.Standardize():
             mean, std = rows["train"].mean(), rows["train"].std()
+            _divisor(float(std), step)
             return {k: (r - mean) / std for k, r in rows.items()}
         case spec.Center():
             mean = rows["train"].mean(0)

@@ -55,6 +55,7 @@ class Diverged(Exception):
     def __init__(self, epoch: int, what: str, curve: Sequence[dict[str, Any]] = ()) -> None:
         super().__init__(f"{what} is not finite after epoch {epoch}")
         self.epoch, self.curve = epoch, list(curve)
+        self.calls: list[dict[str, Any]] = []
 
 
 class OutOfTime(Exception):
@@ -98,7 +99,14 @@ class Classifier(L.LightningModule):
     targets: Tensor
     loss_sum: Tensor
 
-    def __init__(self, settings: spec.Settings, data: dict[str, DeviceData], seed: int) -> None:
+    def __init__(
+        self,
+        settings: spec.Settings,
+        data: dict[str, DeviceData],
+        seed: int,
+        key: str | None = None,
+        call: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.settings, self.data, self.seed = settings, data, seed
@@ -107,6 +115,8 @@ class Classifier(L.LightningModule):
         self.rule = optim.optimizer(self.net, settings.train)
         self.register_buffer("targets", 2 * torch.eye(nets.CLASSES) - 1, persistent=False)
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
+        self.key, self.call = key, call or {}
+        self.calls = [self.call]
         self.curve: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.seconds = 0.0
@@ -203,16 +213,20 @@ class Classifier(L.LightningModule):
             "curve": self.curve,
             "best": self.best,
             "seconds": self.seconds,
+            "calls": self.calls,
             "of": self.identity(),
         }
 
     def identity(self) -> str:
-        """What a checkpoint must be of to be gone on from."""
-        return f"{self.settings.digest()}/{self.seed}"
+        """What a checkpoint must be of to be gone on from: the run's key, or, without one, settings and seed."""
+        return self.key if self.key is not None else f"{self.settings.digest()}/{self.seed}"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
         self.curve, self.best, self.seconds = list(run["curve"]), run["best"], run["seconds"]
+        self.calls = list(run["calls"])
+        if self.calls[-1] != self.call:
+            self.calls.append(self.call)
 
 
 class EpochCheckpoint(Checkpoint):
@@ -265,6 +279,8 @@ class Outcome:
     parameters: int
     net: dict[str, Tensor]
     """state_dict of the best validation epoch."""
+    calls: list[dict[str, Any]]
+    """`call` of each that trained it, one after another; of equal neighbours one."""
 
 
 def fit(
@@ -278,16 +294,20 @@ def fit(
     say: Callable[[str], None] = lambda _: None,
     checkpoint_seconds: float | None = None,
     deadline: float | None = None,
+    key: str | None = None,
+    call: dict[str, Any] | None = None,
 ) -> Outcome:
     """Train to the end, from `checkpoint` if it is there and sound; by default saved each CHECKPOINT_SECONDS.
 
+    A checkpoint is gone on from if its run's `key` is this one's (settings and seed, where none is given). `call`
+    says by what code and where this call trains.
     Raises Diverged, OutOfTime where the next epoch would not end before `deadline` (of time.monotonic), and
     KeyboardInterrupt where Ctrl-C, SIGTERM or a callback stopped it early.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if device.type == "cuda":
         products.full_precision()
-    module = Classifier(settings, data, seed)
+    module = Classifier(settings, data, seed, key, call)
     resume = checkpoint if checkpoint.exists() and _sound(checkpoint, module.identity(), say) else None
     every = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
     saver = EpochCheckpoint(checkpoint, every, deadline)
@@ -306,8 +326,12 @@ def fit(
             default_root_dir=checkpoint.parent,
             callbacks=[*(callbacks or []), saver],
         )
-        with contextlib.suppress(SystemExit), _own_ctrl_c():  # SystemExit: how Lightning ends on a signal
-            trainer.fit(module, ckpt_path=resume, weights_only=True)
+        try:
+            with contextlib.suppress(SystemExit), _own_ctrl_c():  # SystemExit: how Lightning ends on a signal
+                trainer.fit(module, ckpt_path=resume, weights_only=True)
+        except Diverged as failure:
+            failure.calls = module.calls
+            raise
     if len(module.curve) != settings.train.epochs:
         raise OutOfTime(len(module.curve)) if saver.out_of_time else KeyboardInterrupt
     return Outcome(
@@ -318,6 +342,7 @@ def fit(
         weights=nets.weight_count(module.net),
         parameters=sum(p.numel() for p in module.net.parameters()),
         net={k: v.cpu() for k, v in module.best["net"].items()},
+        calls=module.calls,
     )
 
 
@@ -338,7 +363,7 @@ def _sound(path: Path, identity: str, say: Callable[[str], None]) -> bool:
     """Whether the checkpoint is whole and this run's; one that is not is removed, and the run starts again."""
     try:
         run = saved(path)["run"]
-        if run["of"] == identity and run["curve"]:
+        if run["of"] == identity and run["curve"] and run["calls"]:
             return True
         reason = "of another run"
     except Exception as error:  # a file cut or changed at any byte can fail in any way
