@@ -17,7 +17,7 @@ from scipy import stats
 
 from reproduce import paper
 from reproduce.report import energy, filters, speed, table1
-from reproduce.report.evidence import Bench, Evidence, Timing, notes
+from reproduce.report.evidence import Bench, Evidence, Timing, note, notes
 from reproduce.report.parts import Column, Section, Table
 
 NOT_MEASURED = "not measured"
@@ -87,7 +87,7 @@ def _speed(what: str, other: str) -> Callable[[Evidence, dict[str, Any]], list[F
                     f"{words} here, on {kind} (the paper's was a {speed.PAPER_MACHINE})",
                     bench.path,
                     speed.AGAIN,
-                    bench.code.get("dirty") is not False,
+                    bool(note(bench)),
                 )
             )
         return found

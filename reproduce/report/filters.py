@@ -91,7 +91,8 @@ def summary(evidence: Evidence) -> pd.DataFrame:
         runs_apart = averages(layers(group), ["rule", "seed"])
         for rule in filters.RULES:
             found = runs_apart.loc[rule]
-            line = {"cell": name, "scale": scale, "seeds": len(found), "rule": rule, **found.mean()}
+            line = {"cell": name, "scale": scale, "seeds": len(found), "rule": rule}
+            line |= {str(key): value for key, value in found.mean().items()}
             line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
             lines.append(line | {"records": evidence.paths(group), "again": again(name, scale, group)})
     return pd.DataFrame(lines, columns=[*SUMMARY, "dirty", "note", "records", "again"])

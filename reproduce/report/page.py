@@ -147,7 +147,7 @@ def shown(value: object, digits: int | None) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if digits is not None:
-        return f"{value:.{digits}f}"
+        return str(value) if isinstance(value, int) and not digits else f"{value:.{digits}f}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from reproduce import paper
 from reproduce.report import charts
-from reproduce.report.evidence import Bench, Evidence, Timing, newest
+from reproduce.report.evidence import Bench, Evidence, Timing, newest, note
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 
@@ -67,8 +67,7 @@ def measured(evidence: Evidence) -> list[dict[str, Any]]:
             line: dict[str, Any] = {"what": named(row), "machine": bench.machine.name, "candidate": row.candidate}
             line |= {"family": family(row.candidate), "seconds": row.seconds, "source": "ours"}
             line |= {"low": row.fastest, "high": row.slowest, "records": bench.path, "again": AGAIN}
-            line |= {"rounds": row.rounds, "dirty": bench.code.get("dirty") is not False}
-            line["note"] = "code differs from its revision" if line["dirty"] else ""
+            line |= {"rounds": row.rounds, "dirty": bool(note(bench)), "note": note(bench)}
             for other, key in (("naive", "times"), ("torch float32", "library_times")):
                 found = next((v for k, v in row.times_faster_than.items() if k.startswith(other)), None)
                 if found:
@@ -158,8 +157,7 @@ def training(evidence: Evidence) -> Section:
             line |= {"steps": 1 / row.seconds, "slowest": 1 / row.slowest, "fastest": 1 / row.fastest}
             for ratio in row.times_faster_than.values():  # of two candidates, the other one
                 line |= {"times": ratio.ratio, "low": ratio.low, "high": ratio.high}
-            line |= {"dirty": bench.code.get("dirty") is not False, "records": bench.path}
-            line["note"] = "code differs from its revision" if line["dirty"] else ""
+            line |= {"dirty": bool(note(bench)), "note": note(bench), "records": bench.path}
             lines.append(line | {"again": "make bench-train"})
     columns = ["what", "candidate", "machine", "steps", "slowest", "fastest", "times", "low", "high"]
     frame = pd.DataFrame(lines, columns=[*columns, "dirty", "note", "records", "again"])

@@ -196,7 +196,7 @@ def failures(evidence: Evidence) -> pd.DataFrame:
     lines = []
     for record in evidence.failed:
         reason = record.failure or "no reason recorded"
-        epoch = re.search(r"epoch (\d+)", reason)
+        epoch = re.search(r"epoch (\d{1,9})\b", reason)
         lines.append(
             {
                 "cell": record.cell,
