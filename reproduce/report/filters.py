@@ -90,7 +90,7 @@ def summary(evidence: Evidence) -> pd.DataFrame:
         remarks = sorted({n for r in group for n in notes(r)})
         runs_apart = averages(layers(group), ["rule", "seed"])
         for rule in filters.RULES:
-            found = runs_apart.loc[rule]
+            found = pd.DataFrame(runs_apart.loc[rule])
             line = {"cell": name, "scale": scale, "seeds": len(found), "rule": rule}
             line |= {str(key): value for key, value in found.mean().items()}
             line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
