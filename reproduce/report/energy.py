@@ -203,8 +203,10 @@ def section(evidence: Evidence) -> Section:
         Table("table3", "Table 3, as printed: energy of memory accesses (quoted).", table3, memories),
         Figure(
             "energy",
-            "The model: microjoules of arithmetic and memory for one image.",
-            "Bars of modelled energy for four nets, each in float, with binary weights and fully binary.",
+            "The model, on log axes: joules of arithmetic and of memory accesses for one image, and bytes of the "
+            "weights.",
+            "Bars of modelled energy and of the weights' bytes for four nets, each in float, with binary weights "
+            "and fully binary.",
             figures,
             charts.energy,
         ),

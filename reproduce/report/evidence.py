@@ -135,6 +135,8 @@ class Evidence:
     checks: tuple[Record, ...]
     """Runs of `check-small`: its calibration, and the planted errors (`variant`)."""
     problems: tuple[str, ...]
+    superseded: int = 0
+    """Finished runs of which a later one of the same seed counts."""
 
     def path(self, record: Record) -> str:
         return f"{self.name}/runs/{record.stem}.json"
@@ -158,6 +160,9 @@ def gather(
     problems: list[str] = []
     read = list(_runs(folder / "runs", problems))
     good = usable(read, cells, problems.append)
+    older = len(_current(read, cells)) - len(good)
+    if older:
+        problems.append(f"{older} record(s) of seeds that have a later one")
     name = folder.resolve().name if name is None else name
     others = [r for part in ("kernels", "train") for r in _others(folder / part, name, problems)]
     checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, True)]
@@ -174,6 +179,7 @@ def gather(
         nets=tuple(n for n in others if isinstance(n, Packed)),
         checks=tuple(checks),
         problems=tuple(problems),
+        superseded=older,
     )
 
 
@@ -273,6 +279,24 @@ def failed(records: Sequence[Record], good: Sequence[Record], cells: Sequence[sp
         and r.settings_digest == settings.get((r.cell, r.scale))
         and r.key not in done
     ]
+
+
+def _current(records: Sequence[Record], cells: Sequence[spec.Cell]) -> list[Record]:
+    """Finished records of these cells as their files stand today."""
+    settings = _settings(cells)
+    return [
+        r
+        for r in records
+        if r.status == "finished" and not r.variant and r.settings_digest == settings.get((r.cell, r.scale))
+    ]
+
+
+def by_order(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
+    """The records of each cell, scale and image order, sorted by these."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.cell, record.scale, record.data.order), []).append(record)
+    return dict(sorted(groups.items()))
 
 
 def _settings(cells: Sequence[spec.Cell]) -> dict[tuple[str, str], str]:
