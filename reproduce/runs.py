@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reproduce import machine, spec, yamlfile
 from reproduce.data import Dataset
@@ -25,38 +25,92 @@ LOCAL = yamlfile.ROOT / "results" / "local"
 PUBLISHED = yamlfile.ROOT / "results"
 
 
+# Upper bounds that no run reaches: what is above is no measurement, and would break sums and axes.
+MANY = 10**9
+Count = Annotated[int, Field(ge=1, le=MANY)]
+Wrong = Annotated[int, Field(ge=0, le=MANY)]
+Seconds = Annotated[float, Field(ge=0, le=MANY)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Loss = Annotated[float, Field(ge=0, le=3.5e38)]  # the largest float32
+Maps = Annotated[int, Field(ge=1, le=2**14)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Text = Annotated[str, Field(max_length=10_000)]  # with a length, half characters (lone surrogates) are refused
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Known(BaseModel):
+    """What is read of a part that may hold more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Machine(Known):
+    """Where a run was made; `name` is how tables call it."""
+
+    name: str = Field(min_length=1, max_length=200)
+    cores: Count
+    threads: Count
+    kernel_threads: Count = 1
+
+
+class Code(Known):
+    """Git revision, whether the code differed from it, digest of the training source."""
+
+    revision: Text | None
+    dirty: bool | None
+    source: Text
+
+
+def explained(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+
+
+def _with(model: type[Known]) -> AfterValidator:
+    """A check that an open dict holds what the model wants; the dict stays as it is."""
+
+    def check(found: dict[str, Any]) -> dict[str, Any]:
+        try:
+            model.model_validate(found)
+        except ValidationError as error:
+            raise ValueError(explained(error)) from None
+        return found
+
+    return AfterValidator(check)
 
 
 class EpochRow(_Frozen):
     """One epoch: rate, mean training cost, wrong images; test figures only where the protocol reads them."""
 
-    epoch: int = Field(ge=1)
-    rate: float = Field(ge=0, allow_inf_nan=False)
-    train_loss: float = Field(ge=0, allow_inf_nan=False)
-    valid_wrong: int = Field(ge=0)
-    valid_loss: float = Field(ge=0, allow_inf_nan=False)
-    test_wrong: int | None = Field(default=None, ge=0)
-    test_loss: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    seconds: float = Field(ge=0)
+    epoch: Count
+    rate: float = Field(ge=0)
+    train_loss: Loss
+    valid_wrong: Wrong
+    valid_loss: Loss
+    test_wrong: Wrong | None = None
+    test_loss: Loss | None = None
+    seconds: Seconds
 
 
 class DataHash(_Frozen):
-    name: str
-    digest: str
-    order: str
+    name: Text
+    digest: Text
+    order: Text
 
 
 class Result(_Frozen):
     """Errors in percent: at the best validation epoch (the paper's protocol) and at the last epoch."""
 
-    best_epoch: int
-    valid_error: float = Field(ge=0, le=100)
-    test_error: float = Field(ge=0, le=100)
-    last_test_error: float = Field(ge=0, le=100)
-    valid_images: int
-    test_images: int
+    best_epoch: Count
+    valid_error: Percent
+    test_error: Percent
+    last_test_error: Percent
+    valid_images: Count
+    test_images: Count
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -65,9 +119,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class LayerFilters(_Frozen):
     """Shares of distinct kernels in a binary convolution (`filters.layer`)."""
 
-    maps_in: int = Field(ge=1)
-    maps_out: int = Field(ge=1)
-    kernel: int = Field(ge=1)
+    maps_in: Maps
+    maps_out: Maps
+    kernel: int = Field(ge=1, le=31)
     distinct: Share
     distinct_up_to_sign: Share
 
@@ -75,12 +129,14 @@ class LayerFilters(_Frozen):
 class Filters(_Frozen):
     """A net's binary convolutions: counts of each, and the signs of the first one's (`filters.of_net`)."""
 
-    layers: list[LayerFilters] = Field(min_length=1)
+    layers: list[LayerFilters] = Field(min_length=1, max_length=64)
     first: list[Annotated[str, Field(pattern="^[01]+$")]]
 
     @model_validator(mode="after")
     def _of_one_size(self) -> Filters:
         head = self.layers[0]
+        if head.maps_in > 4:
+            raise ValueError("layers: the first reads more maps than an image has")
         if len(self.first) != head.maps_out or {len(f) for f in self.first} != {head.maps_in * head.kernel**2}:
             raise ValueError("first: not the filters of the first layer")
         return self
@@ -90,30 +146,41 @@ class Record(_Frozen):
     """What one run was and gave."""
 
     format: Literal[1]
-    cell: str
+    cell: Text
     scale: spec.Scale
-    seed: int = Field(ge=0)
-    variant: str | None = None
+    seed: Seed
+    variant: Text | None = None
     """Name of the mutant, where one was trained on purpose (`make check-small-mutants`)."""
-    key: str
+    key: Text
     status: Literal["finished", "failed"]
-    failure: str | None = None
+    failure: Text | None = None
     settings: dict[str, Any]
-    settings_digest: str
+    settings_digest: Text
     data: DataHash
-    code: dict[str, Any]
-    machine: dict[str, Any]
+    code: Annotated[dict[str, Any], _with(Code)]
+    machine: Annotated[dict[str, Any], _with(Machine)]
     libraries: dict[str, str]
-    started: str
-    seconds: float = Field(ge=0)
-    weights: int | None = None
-    parameters: int | None = None
+    started: Text
+    seconds: Seconds
+    weights: int | None = Field(default=None, ge=1, le=2**40)
+    parameters: int | None = Field(default=None, ge=1, le=2**40)
     result: Result | None = None
     filters: Filters | None = None
     """None where there is no binary convolution, and in records made before they were counted."""
     curve: list[EpochRow]
     unsealed: bool = Field(default=False, exclude=True)
     """Read from a file without a checksum."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Record:
+        result = self.result
+        if (self.status == "finished") != (result is not None):
+            raise ValueError("result and status contradict")
+        if result and not self.curve:
+            raise ValueError("curve: empty")
+        if result and any(row.valid_wrong > result.valid_images for row in self.curve):
+            raise ValueError("curve: more wrong images than there are")
+        return self
 
     @property
     def stem(self) -> str:
@@ -328,9 +395,7 @@ def read(path: Path) -> Record:
     try:
         record = Record.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path.name}: {where}: {first['msg']}") from None
+        raise ValueError(f"{path.name}: {explained(error)}") from None
     if sealed:
         return record
     if wrong := _contradiction(record):

@@ -126,6 +126,8 @@ def test_figure3_puts_the_papers_bars_first_and_says_each_ratio():
         assert ends == pytest.approx([6.8, 1, 0.29] * 2)
         words = [text.get_text() for text in axes.texts]
         assert words.index("GTX 750") < words.index("A machine of ours, 2 cores")
+        labels = [text.get_text().replace("\n", " ") for text in axes.get_yticklabels()]
+        assert labels == ["naive", "a library", "xnor", "naive (timed once, scaled)", "a library", "xnor"]
         assert words.count("290 ms · 23×") == 2 and words.count("1 s · 6.8×") == 2 and words.count("6.8 s") == 2
 
 

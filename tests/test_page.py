@@ -67,6 +67,7 @@ def made_table(name="table", **over):
         "again": ["reproduce run one --seeds 2", "reproduce run two", ""],
         "quoted": [False, True, False],
         "dirty": [True, False, False],
+        "note": ["no checksum in the record; revision not known", "", ""],
     }
     return Table(name, "A caption with `code`.", pd.DataFrame(lines | over), COLUMNS)
 
@@ -158,8 +159,12 @@ def test_another_store_has_links_of_its_own():
 def test_literature_and_dirty_code_are_marked():
     text = made_page(made_table())
     assert text.count('class="quoted"') == 1
-    assert "differs from the revision it names.</p>" in text
-    assert "differs from the revision it names.</p>" not in made_page(made_table(dirty=[False] * 3))
+    assert "* Of at least one record behind the row: no checksum in the record; revision not known.</p>" in text
+    assert '<abbr title="no checksum in the record; revision not known">*</abbr>' in text
+    assert "differs" not in text.split("</style>")[1]
+    two = made_page(made_table(dirty=[True, True, False], note=["b; a", "c; b", "d"]))
+    assert "behind the row: a; b; c.</p>" in two
+    assert "behind the row" not in made_page(made_table(dirty=[False] * 3))
 
 
 def test_everything_from_outside_is_escaped():

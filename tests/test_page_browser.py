@@ -174,6 +174,53 @@ def names(table):
     return table.parent.execute_script("return [...arguments[0].tBodies[0].rows].map(r => r.innerText)", table)
 
 
+KEPT = """
+return [...document.querySelectorAll("section > p")].map(p =>
+  [getComputedStyle(p).breakAfter === "avoid", p.nextElementSibling?.tagName === "FIGURE"]);
+"""
+HIDDEN = """
+for (const details of document.querySelectorAll("details")) details.open = true;
+return [...document.querySelectorAll(".scroll")].map(box => {
+  const cells = [...box.querySelectorAll("th, td")].filter(cell => cell.checkVisibility());
+  const covered = cells.filter(cell => {
+    cell.scrollIntoView({ block: "center" });
+    const at = cell.getBoundingClientRect();
+    const seen = document.elementFromPoint(at.x + at.width / 2, at.y + at.height / 2);
+    return !(cell === seen || cell.contains(seen));
+  });
+  return [box.closest(".table").id, box.scrollWidth - box.clientWidth, covered.map(cell => cell.textContent)];
+});
+"""
+
+
+@pytest.mark.parametrize("width", [1280, 1536])
+def test_no_table_hides_a_column_on_a_desk(browser, path, width):
+    page = opened(browser, path, width)
+    found = page.execute_script(HIDDEN)
+    assert len(found) > 10
+    assert [(table, beyond) for table, beyond, _ in found if beyond > 0] == []
+    assert [(table, covered) for table, _, covered in found if covered] == []
+
+
+def test_a_table_that_scrolls_covers_none_of_its_columns(browser, path):
+    page = opened(browser, path, 800)
+    boxes = page.execute_script(HIDDEN)
+    assert any(beyond > 0 for _, beyond, _ in boxes)
+    position = "return [...document.querySelectorAll('.scroll td')].map(c => getComputedStyle(c).position)"
+    assert set(page.execute_script(position)) == {"static"}
+
+
+def test_a_comparison_of_two_stores_hides_no_column(browser, path, tmp_path):
+    store = path.parents[1]
+    found = report.gather(store, report.cells(), name="results")
+    report.compared([found, found], tmp_path / "compare", "results/compare")
+    page = opened(browser, tmp_path / "compare" / "index.html", 1280)
+    assert page.get_log("browser") == []
+    boxes = page.execute_script(HIDDEN)
+    assert {"table-compare", "table-compare-where", "table-compare-speed"} <= {table for table, _, _ in boxes}
+    assert [(table, beyond) for table, beyond, _ in boxes if beyond > 0] == []
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("how", ["click", "keyboard"])
 def test_tables_sort_by_their_headings(browser, path, width, how):
@@ -262,5 +309,8 @@ def test_on_paper_nothing_is_cut_off_and_nothing_is_dark(browser, path, scheme):
     assert page.execute_script(style, ".scroll tr", "breakInside") == "avoid"
     assert page.execute_script(style, "body", "color") == "rgb(31, 35, 40)"
     assert page.execute_script(style, "th.evidence", "display") == "none"
+    pairs = page.execute_script(KEPT)
+    assert all(stays == before for stays, before in pairs) and {True, False} == {before for _, before in pairs}
+    assert page.execute_script(style, "section > p", "orphans") == "3"
     printed = page.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})
     assert len(printed["data"]) > 50_000

@@ -7,7 +7,8 @@ import pytest
 from made import made_cell, made_record, made_run
 
 from reproduce import data, machine, report, runs, spec, verdict, yamlfile
-from reproduce.report import evidence, exports, table1
+from reproduce.report import claims, evidence, exports, table1
+from reproduce.report.evidence import Evidence
 
 
 def cell_with_paper():
@@ -56,7 +57,10 @@ def test_records_of_other_settings_failures_and_mutants_do_not_count():
     mutant = made_record(made_run(scale="paper", variant="no-mask"))
     failed = made_record(made_run(scale="paper", seed=5), status="failed")
     assert evidence.usable([other, mutant, failed], [cell], said.append) == []
-    assert len(said) == 1 and "1 record" in said[0]
+    assert said == [
+        "1 record(s) of other settings than today's experiment files",
+        "1 record(s) of errors planted on purpose",
+    ]
 
 
 def test_of_two_records_of_one_seed_the_later_counts():
@@ -87,6 +91,87 @@ def test_dirty_code_and_other_data_are_marked_in_every_table(dirty, digest, word
     if words:
         assert words in exports.markdown(frame)
         assert table1.with_note(frame)[-1].key == "note"
+
+
+def on(record, name="one", **machine):
+    return record.model_copy(update={"machine": record.machine | {"name": name} | machine})
+
+
+@pytest.mark.parametrize(
+    ("threads", "words"),
+    [
+        ([(2, 2), (2, 2)], "one"),
+        ([(1, 1), (1, 1)], "one (1 thread)"),
+        ([(1, 1), (2, 2)], "one (1 or 2 threads)"),
+        ([(1, 2)], "one"),  # two of the kernels
+    ],
+)
+def test_threads_are_said_where_some_run_did_not_use_all_cores(threads, words):
+    found = [
+        on(r, cores=2, threads=of_torch, kernel_threads=of_kernels)
+        for r, (of_torch, of_kernels) in zip(records("paper", [1.0] * len(threads)), threads, strict=True)
+    ]
+    assert table1.machines(found) == words
+    assert table1.machines([on(r, cores=2, threads=1, gpu="a GPU") for r in found]) == "one"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "commands"),
+    [
+        ([0, 1, 2], ["--seeds 3"]),
+        ([3], ["--seeds 1 --first-seed 3"]),
+        ([7, 0], ["--seeds 1", "--seeds 1 --first-seed 7"]),
+        ([5, 0, 1, 4, 9], ["--seeds 2", "--seeds 2 --first-seed 4", "--seeds 1 --first-seed 9"]),
+        ([], ["--seeds 3"]),
+    ],
+)
+def test_the_command_trains_these_seeds_again_and_no_others(seeds, commands):
+    group = [made_record(made_run(seed=s, scale="paper")) for s in seeds]
+    expected = " && ".join(f"reproduce run table1/made --scale paper {words}" for words in commands)
+    assert table1.again("table1/made", "paper", group) == expected
+
+
+def test_runs_are_shown_by_machine_and_image_order_each_with_verdict_and_revision():
+    cell = cell_with_paper()
+    found = records("paper", [0.95, 0.97, 0.96]) + records("paper", [0.9, 0.9, 0.9], order="q" * 64)
+    found += [on(r, "two") for r in records("paper", [3.0, 3.01, 3.02])]
+    found = [
+        r.model_copy(update={"code": r.code | {"revision": f"{i % 2}abcdef0123"}}) for i, r in enumerate(found)
+    ]
+    evidence = Evidence("store", (cell,), tuple(found), (), (), (), (), (), ())
+    apart = table1.by_machine(evidence)
+    assert list(apart["order"]) == ["oooooo", "oooooo", "qqqqqq"] and list(apart["seeds"]) == [3, 3, 3]
+    assert list(apart["verdict"]) == ["reproduced", "not reproduced", "reproduced"]
+    assert apart["revision"].iloc[0] == "0abcdef0, 1abcdef0"
+    (table,) = (part for part in table1.section(evidence).parts if part.name == "machines")
+    assert "order" in [c.key for c in table.columns]
+    one = Evidence("store", (cell,), tuple(found[:3]), (), (), (), (), (), ())
+    (table,) = (part for part in table1.section(one).parts if part.name == "machines")
+    assert "order" not in [c.key for c in table.columns] and "Left out" not in table.caption
+
+
+def test_every_small_cell_says_how_many_images_it_took():
+    cells = report.cells()
+    digest = {c.name: c.scales["small"].digest() for c in cells if "small" in c.scales}
+    cell = "table1/bnn-theano-cifar10"
+    found = [made_record(cell=cell, settings_digest=digest[cell])]
+    (line,) = table1.frame(found, cells, quoted=False).query("scale == 'small'").to_dict("records")
+    assert line["images"] == "20,000 / 2,000 / 2,000"
+    text = exports.markdown(table1.frame(found, cells))
+    assert "| BNN (Theano) | CIFAR-10 | 20,000 / 2,000 / 2,000 |" in text
+    assert "| images: train / valid / test |" in text
+
+
+def test_the_summary_counts_verdicts_on_claims_and_names_the_short_schedule():
+    run = made_run(scale="paper")
+    short = made_record(run, error=1.5, cell="short/made", scale="short")
+    evidence = Evidence("store", (*report.cells(), short_cell()), (short,), (), (), (), (), (), ())
+    said = report.summary(evidence)
+    assert "BNN (Theano), MNIST: 1.50 % (the paper, with its own schedule: 0.96 %)" in said
+    found = claims.frame(evidence)
+    assert f"{(found['verdict'] == 'not measured').sum()} “not measured”" in said
+    assert f"the paper's {found['claim'].nunique()} claims ({len(found)} lines)" in said
+    assert "1 “true by construction”" in said and "from the records of single runs" not in said
 
 
 def test_readme_block_is_replaced_between_its_markers():

@@ -121,6 +121,16 @@ def test_machines_are_shown_apart(tmp_path):
     assert table1.frame(found.runs, found.cells, quoted=False)["mean"].max() == pytest.approx(1.4)
 
 
+def test_older_records_of_a_seed_are_counted_aloud(tmp_path):
+    later = "2026-02-01T00:00:00+00:00"
+    records = [made_record(), made_record(started=later, key="b" * 64), made_record(made_run(seed=1))]
+    found = report.gather(store_of(tmp_path, records), [made_cell()])
+    assert found.problems == ("1 record(s) of seeds that have a later one",) and found.superseded == 1
+    assert [r.started for r in found.runs] == [later, "2026-01-01T00:00:00+00:00"]
+    (table,) = (part for part in table1.section(found).parts if part.name == "machines")
+    assert "1 older record(s)" in table.caption
+
+
 def test_newest_record_of_each_machine_counts(tmp_path):
     for number, (machine, day) in enumerate([("a", 2), ("a", 3), ("a", 1), ("b", 1)]):
         put(tmp_path / "kernels", f"{number}.json", bench(machine, f"2026-01-0{day}T00:00:00+00:00"))

@@ -1,11 +1,15 @@
 """The simulation of the verdict's rule: the vectorised rule is the rule, and its figures are what they are said "
 "to be."""
 
+import re
+
 import numpy as np
 import pytest
+from made import made_record, made_run
 from scipy import stats
+from test_report_figures import evidence_of
 
-from reproduce import verdict
+from reproduce import report, verdict
 from reproduce.report import simulation
 from reproduce.report.simulation import NOT_REPRODUCED, REPRODUCED, VERDICTS, shares
 
@@ -54,6 +58,29 @@ def test_the_promises_hold_where_the_table_says_so():
     for n in (3, 5, 10):
         at = simulation.widest(n)
         assert shares(n, at, 3)[NOT_REPRODUCED] >= 0.95 > shares(n, at + 0.01, 3)[NOT_REPRODUCED]
+
+
+def test_what_is_said_of_large_spreads_is_the_tables():
+    (said,) = re.findall(r"not another rule: (.*)\.$", simulation.section(evidence_of()).text[1])
+    parts = said.split("; ")
+    assert len(parts) == sum(s > simulation.widest(5) for s in simulation.SPREADS) == 2
+    for part in parts:
+        spread, found, open_ = map(float, re.findall(r"[\d.]+", part))
+        expected = dict(zip(VERDICTS, 100 * shares(5, spread, 3), strict=True))
+        assert (found, open_) == (round(expected["not reproduced"]), round(expected["inconclusive"]))
+
+
+def test_spreads_of_two_image_orders_are_not_mixed():
+    def made(errors, order):
+        return [
+            made_record(made_run(seed=i, scale="paper", order=order * 64), error=e, cell="table1/bnn-theano-mnist")
+            for i, e in enumerate(errors)
+        ]
+
+    found = simulation.observed(
+        evidence_of(made([1.0, 1.1, 1.2], "o") + made([5.0, 5.2, 5.4], "q"), report.cells())
+    )
+    assert list(found["order"]) == ["oooooo", "qqqqqq"] and list(found["spread"]) == pytest.approx([0.1, 0.2])
 
 
 def test_table_is_whole_and_every_case_sums_to_one():

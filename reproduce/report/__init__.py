@@ -39,16 +39,23 @@ def sections(evidence: Evidence) -> list[Section]:
 
 
 def summary(evidence: Evidence) -> str:
-    """The page's first sentence: how many of the paper's cells are measured, and what came of them."""
+    """The page's first words: how many of the paper's cells are measured, what came of them and of the claims."""
     frame = table1.frame(evidence.runs, evidence.cells, evidence.name, quoted=False)
-    paper, small = (frame[frame["scale"] == scale] for scale in ("paper", "small"))
+    paper, short, small = (frame[frame["scale"] == scale] for scale in table1.SCALES)
     run = paper[paper["seeds"] > 0]
     words = [f"{count} {verdict}" for verdict, count in run["verdict"].value_counts(sort=False).items()]
     said = f"{len(run)} of the {len(paper)} cells of Table 1 that are ours to run were run at the paper's scale"
     said += f": {', '.join(words)}." if words else "."
+    done = short[short["seeds"] > 0]
+    if len(done):
+        cells = (
+            f"{r}, {d}: {mean:.2f} % (the paper, with its own schedule: {printed:.2f} %)"
+            for r, d, mean, printed in done[["row", "dataset", "mean", "paper"]].values
+        )
+        said += f" With a shorter schedule, and not judged: {'; '.join(cells)}."
     if len(small):
         said += f" {len(small)} were run at small scale, which is never held against the paper."
-    return f"{said} Every table, figure and verdict here is computed from the records of single runs."
+    return f"{said} {claims.counts(claims.frame(evidence))}"
 
 
 def tables(evidence: Evidence, parts: Sequence[Section] = ()) -> dict[str, str]:
@@ -88,7 +95,7 @@ def write(evidence: Evidence, folder: Path, home: str | None = None) -> None:
 
 def compared(stores: Sequence[Evidence], folder: Path, home: str) -> None:
     """A page and a CSV that hold stores against each other, into `folder`."""
-    parts = [compare.section(stores)]
+    parts = compare.sections(stores)
     names = ", ".join(store.name for store in stores)
     said = f"Stores compared: {names}."
     _write(_data(parts) | pictures(parts, "Stores compared", said, home), folder)

@@ -11,7 +11,7 @@ import itertools
 import math
 import textwrap
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import matplotlib.colors
@@ -34,6 +34,12 @@ CURVES: dict[str, tuple[str, Line, str]] = {  # colour, line, marker of the pape
     "BNN (Torch7)": (BLUE, (0, (5, 1.5, 1, 1.5)), "D"),
 }
 OTHER: tuple[str, Line, str] = (PURPLE, ":", "v")
+MARKS: dict[str, Any] = {
+    "markersize": 5.5,
+    "markeredgecolor": INK,
+    "markeredgewidth": 0.7,
+}  # told apart in grey by their shapes
+SHIFT = 6  # epochs by which the paper's points of the three nets stand apart
 FAMILIES = {"naive": (GREY, ""), "library": (BLUE, "///"), "xnor": (VERMILLION, "xxx")}
 VERDICTS = {  # colour, hatch
     "reproduced": (GREEN, ""),
@@ -61,7 +67,7 @@ def figure1(frame: pd.DataFrame) -> Figure:
         axes.set_ylabel("percent" if quantity == "validation error" else "squared hinge")
         printed = paper[paper["quantity"] == quantity]
         top = 25.0 if len(printed) else math.inf
-        for shift, (name, points) in zip((-4, 0, 4), printed.groupby("series", sort=True), strict=False):
+        for shift, (name, points) in zip((-SHIFT, 0, SHIFT), printed.groupby("series", sort=True), strict=False):
             _ranges(axes, points, CURVES.get(str(name), OTHER), shift, top)
         for (series, scale), line in ours[ours["quantity"] == quantity].groupby(["series", "scale"]):
             line = line.sort_values("epoch")
@@ -84,8 +90,8 @@ def _ranges(axes: Axes, points: pd.DataFrame, look: tuple[str, Line, str], shift
     colour, _, marker = look
     low, high = points["low"].fillna(top), points["high"].fillna(top)
     epoch = points["epoch"] + shift
-    axes.vlines(epoch, low, high, color=colour, alpha=0.45, linewidth=4.5)
-    axes.plot(epoch, points["value"], marker, color=colour, markersize=3)
+    axes.vlines(epoch, low, high, color=colour, alpha=0.45, linewidth=3.5)
+    axes.plot(epoch, points["value"], marker, color=colour, **MARKS)
     above = epoch[points["high"].isna()]
     if len(above):
         axes.plot(above, [top] * len(above), "^", color=colour, alpha=0.8, markersize=6, clip_on=False)
@@ -97,14 +103,14 @@ def _curve_legend(frame: pd.DataFrame) -> list[Artist]:
         colour, style, marker = CURVES.get(series, OTHER)
         lines = frame[frame["series"] == series]
         own, points = ((lines["source"] == source).any() for source in ("ours", "paper"))
-        line = Line2D([], [], color=colour, linestyle=style if own else "", markersize=4, label=series)
+        line = Line2D([], [], color=colour, linestyle=style if own else "", label=series, **MARKS)
         line.set_marker(marker if points else "")
         handles.append(line)
     if (frame["source"] == "ours").any():
         handles.append(Patch(color=GREY, alpha=0.3, linewidth=0, label="ours: mean, band over seeds"))
     if (frame["source"] == "paper").any():
         handles.append(
-            Line2D([], [], color=GREY, alpha=0.6, linewidth=4.5, label="paper: range read off Figure 1")
+            Line2D([], [], color=GREY, alpha=0.6, linewidth=3.5, label="paper: range read off Figure 1")
         )
     scales = set(frame.loc[frame["source"] == "ours", "scale"])
     if {"paper", "short"} <= scales:
@@ -231,7 +237,8 @@ def _bars(frame: pd.DataFrame) -> Iterator[str | tuple[str, pd.Series]]:
     for (_, machine), lines in frame.groupby([order, "machine"], sort=True):
         yield str(machine)
         for _, line in lines.sort_values("seconds", ascending=False, kind="stable").iterrows():
-            yield "\n".join(textwrap.wrap(str(line["candidate"]), 24)), line
+            label = f"{line['candidate']} ({line['how']})" if line["how"] else str(line["candidate"])
+            yield "\n".join(textwrap.wrap(label, 24)), line
 
 
 def _bar_panel(axes: Axes, entries: list[str | tuple[str, pd.Series]], frame: pd.DataFrame) -> None:

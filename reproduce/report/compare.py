@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,19 +11,24 @@ import pandas as pd
 from scipy import stats
 
 from reproduce import runs
-from reproduce.report.evidence import Evidence, notes
+from reproduce.report import speed
+from reproduce.report.evidence import Bench, Evidence, Ratio, by_order, note, notes
 from reproduce.report.parts import Column, Section, Table
-from reproduce.report.table1 import SCALES, with_note
+from reproduce.report.table1 import SCALES, machines, revisions, threads, with_note, with_order
 from reproduce.verdict import summarize
 
 SAME, DIFFERENT, TOO_FEW, IDENTICAL = "no difference seen", "different", "too few runs", "the same runs"
-COLUMNS = ["cell", "row", "dataset", "scale", "first", "second"]
-COLUMNS += [f"{what}_{of}" for of in ("first", "second") for what in ("seeds", "mean", "low", "high")]
+APART, OVERLAP, SINGLE, SAME_RECORD = "intervals apart", "intervals overlap", "single timing", "the same record"
+MEASURES = ("seeds", "mean", "low", "high", "machine", "threads", "revision")
+COLUMNS = ["cell", "row", "dataset", "scale", "order", "first", "second"]
+COLUMNS += [f"{what}_{of}" for of in ("first", "second") for what in MEASURES]
 COLUMNS += ["difference", "difference_low", "difference_high", "verdict"]
+Key = tuple[str, str, str]
+Groups = dict[Key, list[runs.Record]]
 
 
-def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """95 % confidence interval of the difference of two means (second minus first), variances not taken as equal.
+def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of the difference of two means (second minus first), variances not taken as equal.
 
     Each needs two values. Where nothing varies the interval is the difference itself.
     """
@@ -31,79 +37,195 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float
     if error == 0:
         return difference, difference
     freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
-    half = float(stats.t.ppf(0.975, freedom)) * error
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
     return difference - half, difference + half
 
 
 def frame(stores: Sequence[Evidence]) -> pd.DataFrame:
-    """One line per cell and scale that the first store and another have: both, and second minus first."""
+    """A line per cell, scale and image order that the first store and another have: both, second minus first."""
     lines = []
-    first = stores[0]
-    for other in stores[1:]:
+    first, *others = stores
+    for other in others:
+        groups = [by_order(store.runs) for store in (first, other)]
         for cell in first.cells:
-            for scale in SCALES:
-                both = [
-                    [r for r in s.runs if (r.cell, r.scale) == (cell.name, scale) and r.result]
-                    for s in (first, other)
-                ]
-                if all(both):
-                    line: dict[str, object] = {"cell": cell.name, "row": cell.experiment.row}
-                    line["scale"] = scale
-                    line |= {"dataset": cell.dataset_at(scale), "first": first.name, "second": other.name}  # type: ignore[arg-type]
-                    remarks = sorted({n for group in both for r in group for n in notes(r)})
-                    line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
-                    line["records"] = f"{first.paths(both[0])}; {other.paths(both[1])}"
-                    lines.append(line | _measures(*both))
+            for name, scale, order in _shared(*groups):
+                if name != cell.name:
+                    continue
+                both = [group[name, scale, order] for group in groups]
+                line: dict[str, object] = {"cell": cell.name, "row": cell.experiment.row, "scale": scale}
+                line |= {"dataset": cell.dataset_at(both[0][0].scale), "order": order[:6]}
+                line |= {"first": first.name, "second": other.name}
+                remarks = sorted({n for group in both for r in group for n in notes(r)})
+                line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
+                line["records"] = f"{first.paths(both[0])}; {other.paths(both[1])}"
+                lines.append(line | _measures(*both))
     return pd.DataFrame(lines, columns=[*COLUMNS, "dirty", "note", "records"])
+
+
+def _shared(first: Groups, second: Groups) -> list[Key]:
+    """What both have, the paper's scale first."""
+    return sorted(set(first) & set(second), key=lambda key: (SCALES.index(key[1]), key))
+
+
+def where(found: pd.DataFrame) -> pd.DataFrame:
+    """From each line of `frame` one for either store: where, how and with what code its runs were made."""
+    shared = ["row", "dataset", "scale", "order", "cell"]
+    names = ["seeds", "machine", "threads", "revision"]
+    sides = [
+        found[[*shared, of, *(f"{name}_{of}" for name in names)]].set_axis([*shared, "store", *names], axis=1)
+        for of in ("first", "second")
+    ]
+    return pd.concat(sides).drop_duplicates().sort_index(kind="stable").reset_index(drop=True)
+
+
+def left_out(stores: Sequence[Evidence]) -> list[str]:
+    """What the comparison does not hold: cells that only one of two stores has, records that could not be used."""
+    said = []
+    first, *others = stores
+    for other in others:
+        one, two = (set(by_order(store.runs)) for store in (first, other))
+        for name, keys in ((first.name, one - two), (other.name, two - one)):
+            cells = ", ".join(f"{cell} ({scale}, image order {order[:6]})" for cell, scale, order in sorted(keys))
+            said += (
+                [f"Left out, since of {first.name} and {other.name} only {name} has it: {cells}."] if cells else []
+            )
+    return said + [f"Left out of {store.name}: {problem}." for store in stores for problem in store.problems]
+
+
+def speeds(stores: Sequence[Evidence]) -> pd.DataFrame:
+    """Ratios of speed that the first store and another have, of the newest records of each machine and kind.
+
+    Of kernels and nets those to the naive kernel and to torch float32, of training those of the two loops.
+    """
+    lines = []
+    first, *others = stores
+    for other in others:
+        for mine, theirs in itertools.product(_benches(first), _benches(other)):
+            if mine.kind != theirs.kind:
+                continue
+            second = _ratios(theirs)
+            for key, ratio in _ratios(mine).items():
+                if key not in second or ratio.ratio < 1:  # of two ways round the faster one's
+                    continue
+                line: dict[str, object] = dict(zip(("what", "candidate", "against"), key, strict=True))
+                for of, store, bench, found in (
+                    ("first", first, mine, ratio),
+                    ("second", other, theirs, second[key]),
+                ):
+                    line |= {of: store.name, f"machine_{of}": bench.machine.name}
+                    line |= {f"revision_{of}": (bench.code.revision or "unknown")[:8]}
+                    line |= {f"times_{of}": found.ratio, f"low_{of}": found.low, f"high_{of}": found.high}
+                remarks = sorted({note(b) for b in (mine, theirs)} - {""})
+                line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
+                line["records"] = f"{mine.path}; {theirs.path}"
+                lines.append(line | {"verdict": _apart(mine, theirs, ratio, second[key])})
+    columns = ["what", "candidate", "against"]
+    for of in ("first", "second"):
+        columns += [of, *(f"{name}_{of}" for name in ("machine", "revision", "times", "low", "high"))]
+    return pd.DataFrame(lines, columns=[*columns, "verdict", "dirty", "note", "records"])
+
+
+def _benches(store: Evidence) -> list[Bench]:
+    return [*speed.latest(store.benches), *speed.latest(store.training)]
+
+
+def _ratios(bench: Bench) -> dict[tuple[str, str, str], Ratio]:
+    """By what was timed, the faster candidate's name and the other's."""
+    return {
+        (speed.named(row), row.candidate, other): ratio
+        for row in bench.rows
+        for other, ratio in row.times_faster_than.items()
+        if (bench.kind.startswith("train") or other.startswith(("naive", "torch float32")))
+    }
+
+
+def _apart(mine: Bench, theirs: Bench, one: Ratio, two: Ratio) -> str:
+    if mine.started == theirs.started and mine.machine == theirs.machine:
+        return SAME_RECORD
+    if one.low is None or one.high is None or two.low is None or two.high is None:
+        return SINGLE
+    return OVERLAP if one.low <= two.high and two.low <= one.high else APART
 
 
 def _measures(first: Sequence[runs.Record], second: Sequence[runs.Record]) -> dict[str, object]:
     line: dict[str, object] = {}
     errors = [[r.result.test_error for r in group if r.result] for group in (first, second)]
-    for values, of in zip(errors, ("first", "second"), strict=True):
-        found = summarize(values)
+    for group, of in ((first, "first"), (second, "second")):
+        found = summarize([r.result.test_error for r in group if r.result])
         line |= {
             f"seeds_{of}": found.n,
             f"mean_{of}": found.mean,
             f"low_{of}": found.low,
             f"high_{of}": found.high,
         }
+        line |= {f"machine_{of}": machines(group), f"threads_{of}": threads(group)}
+        line |= {f"revision_{of}": revisions(group)}
     line["difference"] = float(np.mean(errors[1]) - np.mean(errors[0]))
     if sorted((r.key, r.started) for r in first) == sorted((r.key, r.started) for r in second):
         return line | {"verdict": IDENTICAL}
     if min(map(len, errors)) < 2:
         return line | {"verdict": TOO_FEW}
-    low, high = welch(*errors)
+    low, high = welch(errors[0], errors[1])
     words = SAME if low <= 0 <= high else DIFFERENT
     return line | {"difference_low": low, "difference_high": high, "verdict": words}
 
 
-def section(stores: Sequence[Evidence]) -> Section:
-    """The stores' cells side by side."""
-    found = frame(stores)
-    only = sum(
-        1
-        for other in stores[1:]
-        for pair in {(r.cell, r.scale) for r in stores[0].runs} ^ {(r.cell, r.scale) for r in other.runs}
-    )
+def sections(stores: Sequence[Evidence]) -> list[Section]:
+    """The stores' cells side by side, where they were run, the speeds of both, and what is left out."""
+    found, timed = frame(stores), speeds(stores)
     text = (
         "Test error in percent at the best validation epoch, with the 95 % prediction interval of one more run, "
         "and the difference of the means (second minus first) with its 95 % confidence interval after Welch. "
-        "“Different” means that this interval leaves out zero; with many cells one in twenty does so by chance. "
-        f"{only} cell(s) that only one of two stores has are left out.",
+        "“Different” means that this interval leaves out zero; with many cells one in twenty does so by chance.",
     )
+    first, *others = (store.name for store in stores)
+    named = {"first": [], "second": [Column("second", "second store")] if len(others) > 1 else []}
+    order = f": first {first}, second {others[0] if len(others) == 1 else 'as named'}"
     columns = [Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale")]
     for of in ("first", "second"):
         columns += [
-            Column(of, f"{of} store"),
-            Column(f"mean_{of}", "mean", 2, "%"),
+            *named[of],
+            Column(f"mean_{of}", of, 2, "%", "mean error of the runs"),
             Column(f"low_{of}", "from", 2, "%"),
             Column(f"high_{of}", "to", 2, "%"),
-            Column(f"seeds_{of}", "seeds", 0),
         ]
     columns += [
-        *(Column("difference", "difference", 2, "points"), Column("difference_low", "from", 2, "points")),
-        *(Column("difference_high", "to", 2, "points"), Column("verdict", "verdict")),
+        *(Column("difference", "difference", 2, "points"), Column("difference_low", "from", 2)),
+        *(Column("difference_high", "to", 2), Column("verdict", "verdict")),
     ]
-    table = Table("compare", "Cells that both stores have.", found, with_note(found, *columns))
-    return Section("compare", "Stores compared", text, (table,))
+    made = where(found)
+    places = (
+        *(Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale"), Column("store", "store")),
+        *(Column("machine", "machine"), Column("threads", "threads")),
+        *(Column("revision", "revision", hint="of the code: its first digits"), Column("seeds", "seeds", 0)),
+    )
+    tables = (
+        Table(
+            "compare",
+            f"Cells that both stores have{order}.",
+            found,
+            with_note(found, *with_order(found, *columns)),
+        ),
+        Table("compare-where", "Where, how and with what code they were run.", made, with_order(made, *places)),
+    )
+    parts = [Section("compare", "Stores compared", text, tables)]
+    if len(timed):
+        ratios = [Column("what", "what"), Column("candidate", "candidate"), Column("against", "faster than")]
+        for number, of in enumerate(("first", "second"), 1):
+            ratios += [*named[of], Column(f"machine_{of}", f"machine {number}")]
+            ratios += [
+                Column(f"times_{of}", "times", 2),
+                Column(f"low_{of}", "from", 2),
+                Column(f"high_{of}", "to", 2),
+            ]
+        ratios.append(Column("verdict", "verdict"))
+        said = (
+            "How many times faster, in the newest benchmark of each machine, with 95 % bootstrap intervals. "
+            "Intervals that lie apart are a difference; those that overlap may hide one.",
+        )
+        table = Table(
+            "compare-speed", f"Ratios of speed that both stores have{order}.", timed, with_note(timed, *ratios)
+        )
+        parts.append(Section("compare-speed", "Speed compared", said, (table,)))
+    missing = left_out(stores)
+    return [*parts, Section("left-out", "Left out", tuple(missing), ())] if missing else parts

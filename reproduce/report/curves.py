@@ -115,7 +115,9 @@ def section(evidence: Evidence) -> Section:
     parts: list[Table | Figure] = [
         Figure(
             "figure1",
-            "Figure 1 at the paper's scale: the paper's points behind our curves.",
+            "Figure 1 at the paper's scale: the paper's points behind our curves. To be told apart, the points of "
+            f"two nets are drawn {charts.SHIFT} epochs aside, to the left and to the right; the data hold the "
+            "true epochs.",
             "Validation error and training cost of three nets on CIFAR-10 against the epoch.",
             large,
             charts.figure1,

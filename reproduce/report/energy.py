@@ -11,7 +11,7 @@ import pandas as pd
 
 from reproduce import paper, spec
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, Packed, newest
+from reproduce.report.evidence import Evidence, Packed, newest, note
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 from reproduce.runs import stem
@@ -146,8 +146,8 @@ def files(evidence: Evidence) -> pd.DataFrame:
                 "wrong": net.wrong,
                 "differing": None if net.differing is None else len(net.differing),
                 "machine": net.machine.name,
-                "dirty": net.code.get("dirty") is not False,
-                "note": "code differs from its revision" if net.code.get("dirty") is not False else "",
+                "dirty": bool(note(net)),
+                "note": note(net),
                 "records": net.path,
                 "again": f"reproduce freeze {_stem(net)}",
             }
@@ -203,8 +203,10 @@ def section(evidence: Evidence) -> Section:
         Table("table3", "Table 3, as printed: energy of memory accesses (quoted).", table3, memories),
         Figure(
             "energy",
-            "The model: microjoules of arithmetic and memory for one image.",
-            "Bars of modelled energy for four nets, each in float, with binary weights and fully binary.",
+            "The model, on log axes: joules of arithmetic and of memory accesses for one image, and bytes of the "
+            "weights.",
+            "Bars of modelled energy and of the weights' bytes for four nets, each in float, with binary weights "
+            "and fully binary.",
             figures,
             charts.energy,
         ),

@@ -8,91 +8,116 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from reproduce import data, spec
 from reproduce import runs as store
-from reproduce.runs import Record
+from reproduce.runs import Count, Known, Record, Seed, Text, Wrong
 
 Say = Callable[[str], None]
 GROUPS = ("table1", "short", "figure1")
 CURVES = "cifar10"  # the data set whose curves Figure 1 shows; others' are not kept in memory
 
 
-class _Read(BaseModel):
-    """What the report reads of a record; other keys may be there."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
-
-
-class Machine(_Read):
-    name: str
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Positive = Annotated[float, Field(ge=1e-12, le=1e12)]
+"""Seconds, rates and ratios: what lies beyond is no measurement, and would break an axis."""
 
 
-class Ratio(_Read):
+class Machine(Known):
+    name: Name
+
+
+class Code(Known):
+    """Git revision, and whether the code differed from it."""
+
+    revision: Text | None = None
+    dirty: bool | None = None
+
+
+class Ratio(Known):
     """How many times faster, with a 95 % bootstrap interval where there is one."""
 
-    ratio: float = Field(gt=0, allow_inf_nan=False)
-    low: float | None = None
-    high: float | None = None
+    ratio: Positive
+    low: Positive | None = None
+    high: Positive | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Ratio:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("low and high: one without the other")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError("low: above high")
+        return self
 
 
-class Timing(_Read):
+class Timing(Known):
     """One line of a benchmark: seconds are medians, `fastest` and `slowest` their range."""
 
-    what: str
-    candidate: str
-    seconds: float = Field(gt=0, allow_inf_nan=False)
-    fastest: float = Field(gt=0, allow_inf_nan=False)
-    slowest: float = Field(gt=0, allow_inf_nan=False)
-    rounds: int = Field(ge=1)
-    times_faster_than: dict[str, Ratio]
+    what: Name
+    candidate: Name
+    seconds: Positive
+    fastest: Positive
+    slowest: Positive
+    rounds: Count
+    images: Count | None = None
+    times_faster_than: dict[Name, Ratio]
 
 
-class Bench(_Read):
-    """A record of `reproduce bench`: of kernels and nets (kinds "cpu", "gpu"), or of training ("train-…")."""
+class Bench(Known):
+    """A record of `reproduce bench`: of kernels and nets (kinds "cpu", "gpu"), or of training ("train-…").
+
+    `notes` say how it was measured, `warnings` which rows were unsteady.
+    """
 
     format: Literal[1]
     kind: Literal["cpu", "gpu", "train-cpu", "train-gpu"]
     quick: bool
-    started: str
+    started: Text
     machine: Machine
-    code: dict[str, Any]
-    rows: list[Timing]
-    notes: list[str] = []
+    code: Code
+    rows: list[Timing] = Field(max_length=1000)
+    notes: list[Text] = Field(default=[], max_length=1000)
+    warnings: list[Text] = Field(default=[], max_length=1000)
     path: str = ""
 
 
-class About(_Read):
+class About(Known):
     """The run whose net was packed."""
 
-    cell: str
+    cell: Name
     scale: spec.Scale
-    seed: int
-    key: str
+    seed: Seed
+    key: Name
 
 
-class Packed(_Read):
+class Packed(Known):
     """A record of `reproduce predict --record`: a trained net as a file of bits."""
 
     format: Literal[1]
     kind: Literal["net"]
     quick: bool
-    started: str
+    started: Text
     machine: Machine
-    code: dict[str, Any]
+    code: Code
     about: About
-    data: str
-    weights: int = Field(ge=1)
-    bytes: int = Field(ge=1)
-    wrong: int = Field(ge=0)
-    images: int = Field(ge=1)
-    images_per_second: float = Field(gt=0, allow_inf_nan=False)
-    latency: float = Field(gt=0, allow_inf_nan=False)
+    data: Text
+    weights: int = Field(ge=1, le=2**40)
+    bytes: int = Field(ge=1, le=2**50)
+    wrong: Wrong
+    images: Count
+    images_per_second: Positive
+    latency: Positive
     differing: list[dict[str, Any]] | None = None
     path: str = ""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Packed:
+        if max(self.wrong, len(self.differing or [])) > self.images:
+            raise ValueError("images: fewer than those that are wrong or differ")
+        return self
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,8 @@ class Evidence:
     checks: tuple[Record, ...]
     """Runs of `check-small`: its calibration, and the planted errors (`variant`)."""
     problems: tuple[str, ...]
+    superseded: int = 0
+    """Finished runs of which a later one of the same seed counts."""
 
     def path(self, record: Record) -> str:
         return f"{self.name}/runs/{record.stem}.json"
@@ -133,9 +160,13 @@ def gather(
     problems: list[str] = []
     read = list(_runs(folder / "runs", problems))
     good = usable(read, cells, problems.append)
+    older = len(_current(read, cells)) - len(good)
+    if older:
+        problems.append(f"{older} record(s) of seeds that have a later one")
     name = folder.resolve().name if name is None else name
     others = [r for part in ("kernels", "train") for r in _others(folder / part, name, problems)]
     checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, True)]
+    problems = [_line(problem) for problem in problems]
     for problem in problems:
         say(f"left out: {problem}")
     return Evidence(
@@ -148,6 +179,7 @@ def gather(
         nets=tuple(n for n in others if isinstance(n, Packed)),
         checks=tuple(checks),
         problems=tuple(problems),
+        superseded=older,
     )
 
 
@@ -156,8 +188,14 @@ def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[R
     for path in sorted(folder.glob("*.json")):
         try:
             record = store.read(path)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            problems.append(_unread(path, error))
+            continue
+        except ValueError as error:
             problems.append(str(error))
+            continue
+        except RecursionError:
+            problems.append(f"{path.name}: nested too deeply")
             continue
         if record.stem != path.stem:
             problems.append(f"{path.name}: not its own name, it holds {record.stem}")
@@ -176,30 +214,45 @@ def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Pa
             model = Packed if content.get("kind") == "net" else Bench
             record: Bench | Packed = model.model_validate(content)
         except OSError as error:
-            problems.append(f"{path.name}: {error.strerror}")
+            problems.append(_unread(path, error))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            problems.append(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}")
-        except (ValueError, RecursionError) as error:
+            problems.append(f"{path.name}: {store.explained(error)}")
+        except ValueError as error:
             problems.append(str(error))
+        except RecursionError:
+            problems.append(f"{path.name}: nested too deeply")
         else:
             if record.quick:
                 problems.append(f"{path.name}: a trial of the benchmark, of tiny sizes")
+            elif not path.name.isprintable():
+                problems.append(f"{path.name}: a name that cannot be printed")
             else:
                 yield record.model_copy(update={"path": f"{name}/{folder.name}/{path.name}"})
+
+
+def _unread(path: Path, error: OSError) -> str:
+    """Why a file cannot be read, without the folders of this machine."""
+    return f"{path.name}: {error.strerror or type(error).__name__}"
+
+
+def _line(text: str) -> str:
+    """One line that can be printed, whatever names and keys from elsewhere stand in it."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= 300 else f"{shown[:299]}…"
 
 
 def usable(records: Sequence[Record], cells: Sequence[spec.Cell], say: Say = lambda _: None) -> list[Record]:
     """Finished records of these cells as their files stand today, one per cell, scale, seed and image order.
 
-    Of several (after a change of the training code) the latest counts. How many are of other settings or other
-    cells is told.
+    Of several (after a change of the training code) the latest counts. How many are of other settings, of other
+    cells or of planted errors is told.
     """
     settings = _settings(cells)
     kept: dict[tuple[str, ...], Record] = {}
-    outdated = foreign = 0
+    outdated = foreign = planted = 0
     for record in sorted(records, key=lambda r: r.started):
         if record.variant:
+            planted += 1
             continue
         current = settings.get((record.cell, record.scale))
         foreign += current is None
@@ -210,6 +263,8 @@ def usable(records: Sequence[Record], cells: Sequence[spec.Cell], say: Say = lam
         say(f"{outdated} record(s) of other settings than today's experiment files")
     if foreign:
         say(f"{foreign} record(s) of other cells than these")
+    if planted:
+        say(f"{planted} record(s) of errors planted on purpose")
     return sorted(kept.values(), key=lambda r: (r.cell, r.scale, r.data.order, r.seed))
 
 
@@ -224,6 +279,24 @@ def failed(records: Sequence[Record], good: Sequence[Record], cells: Sequence[sp
         and r.settings_digest == settings.get((r.cell, r.scale))
         and r.key not in done
     ]
+
+
+def _current(records: Sequence[Record], cells: Sequence[spec.Cell]) -> list[Record]:
+    """Finished records of these cells as their files stand today."""
+    settings = _settings(cells)
+    return [
+        r
+        for r in records
+        if r.status == "finished" and not r.variant and r.settings_digest == settings.get((r.cell, r.scale))
+    ]
+
+
+def by_order(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
+    """The records of each cell, scale and image order, sorted by these."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.cell, record.scale, record.data.order), []).append(record)
+    return dict(sorted(groups.items()))
 
 
 def _settings(cells: Sequence[spec.Cell]) -> dict[tuple[str, str], str]:
@@ -242,12 +315,19 @@ def newest(records: Sequence[T], key: Callable[[T], tuple[str, ...]]) -> list[T]
 
 def notes(record: Record) -> list[str]:
     """What must be said wherever a figure rests on this run."""
-    found = []
-    if record.code.get("dirty") is not False:
-        found.append("code differs from its revision" if record.code.get("dirty") else "revision not known")
+    found = _of_code(record.code["dirty"])
     known = data.DIGESTS.get(record.data.name)
     if known is not None and record.data.digest != known:
         found.append("data differ from the known ones")
     if record.unsealed:
         found.append("no checksum in the record")
     return found
+
+
+def note(record: Bench | Packed) -> str:
+    """What must be said wherever a figure rests on this benchmark or packed net; nothing if its code is known."""
+    return "; ".join(_of_code(record.code.dirty))
+
+
+def _of_code(dirty: bool | None) -> list[str]:
+    return [] if dirty is False else ["code differs from its revision" if dirty else "revision not known"]

@@ -33,9 +33,9 @@ def markdown(frame: pd.DataFrame) -> str:
         head = ["row", "data set", "paper", "ours", "95 % prediction", "last epoch", "seeds"]
         head += ["verdict", "machine"] if scale == "paper" else ["seconds", "machine"]
         rows = [_cells(line) for _, line in part.iterrows()]
-        if scale == "small":  # no column of the paper's: these are other nets
-            head.remove("paper")
-            rows = [[*row[:2], *row[3:]] for row in rows]
+        if scale == "small":  # no column of the paper's: these are other nets, on part of the images
+            head[2] = "images: train / valid / test"
+            rows = [[*row[:2], images, *row[3:]] for row, images in zip(rows, part["images"], strict=True)]
         out += [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
     remarks = sorted({n for note in frame.loc[frame["dirty"], "note"] for n in note.split("; ")})
     if remarks:

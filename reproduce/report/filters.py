@@ -90,8 +90,9 @@ def summary(evidence: Evidence) -> pd.DataFrame:
         remarks = sorted({n for r in group for n in notes(r)})
         runs_apart = averages(layers(group), ["rule", "seed"])
         for rule in filters.RULES:
-            found = runs_apart.loc[rule]
-            line = {"cell": name, "scale": scale, "seeds": len(found), "rule": rule, **found.mean().to_dict()}
+            found = pd.DataFrame(runs_apart.loc[rule])
+            line = {"cell": name, "scale": scale, "seeds": len(found), "rule": rule}
+            line |= {str(key): value for key, value in found.mean().items()}
             line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
             lines.append(line | {"records": evidence.paths(group), "again": again(name, scale, group)})
     return pd.DataFrame(lines, columns=[*SUMMARY, "dirty", "note", "records", "again"])

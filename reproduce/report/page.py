@@ -98,14 +98,14 @@ def _part(part: Table | Figure, home: str) -> dict[str, Any]:
 def _table(table: Table, home: str) -> dict[str, Any]:
     frame = table.frame
     flags = {key: frame[key].fillna(False).astype(bool) for key in ("quoted", "dirty") if key in frame}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate(frame.to_dict("records")):
         cells = [_cell(column, line[column.key], frame[column.key]) for column in table.columns]
         rows.append(
             {
                 "cells": cells,
                 "quoted": "quoted" in flags and flags["quoted"].iloc[number],
-                "dirty": "dirty" in flags and flags["dirty"].iloc[number],
+                "note": _words(line["note"]) if "dirty" in flags and flags["dirty"].iloc[number] else "",
                 "records": _links(line.get("records"), home),
                 "again": _words(line.get("again")),
                 "what": ", ".join(c["text"] for c in cells[:2] if c["text"]),
@@ -116,7 +116,7 @@ def _table(table: Table, home: str) -> dict[str, Any]:
         "rows": rows,
         "folded": len(rows) > LONG and not any(c.key == "verdict" for c in table.columns),
         "evidence": any(row["records"] or row["again"] for row in rows),
-        "dirty": any(row["dirty"] for row in rows),
+        "notes": sorted({note for row in rows for note in row["note"].split("; ") if note}),
         "hints": [c for c in table.columns if c.hint],
     }
 
@@ -147,7 +147,7 @@ def shown(value: object, digits: int | None) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if digits is not None:
-        return f"{value:.{digits}f}"
+        return str(value) if isinstance(value, int) and not digits else f"{value:.{digits}f}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

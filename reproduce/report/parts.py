@@ -29,7 +29,7 @@ class Table:
 
     The frame may also hold `records` (paths of record files, relative to the folder that holds the store, joined
     by "; "), `again` (the command that measures the row again), `quoted` (a row of the literature) and `dirty`
-    (marked with a star; `note` says why).
+    (marked with a star; `note`, which then must be there, says why).
     """
 
     name: str

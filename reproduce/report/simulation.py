@@ -16,11 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from reproduce import runs
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, notes
+from reproduce.report.evidence import Evidence, by_order, notes
 from reproduce.report.parts import Column, Figure, Section, Table
-from reproduce.report.table1 import SCALES, with_note
+from reproduce.report.table1 import SCALES, with_note, with_order
 
 VERDICTS = ("reproduced", "better than the paper", "not reproduced", "inconclusive")
 REPRODUCED, BETTER, NOT_REPRODUCED, INCONCLUSIVE = range(4)
@@ -128,16 +127,14 @@ def needed() -> pd.DataFrame:
 def observed(evidence: Evidence) -> pd.DataFrame:
     """What the simulation says at the spread of the cells that have it: three runs or more, and a margin.
 
-    One line per cell and scale: seeds, spread (points) and in margins, shares in percent as in `promises`, with
-    the cell's own number of seeds and with POWER_SEEDS.
+    One line per cell, scale and image order: seeds, spread (points) and in margins, shares in percent as in
+    `promises`, with the cell's own number of seeds and with POWER_SEEDS.
     """
-    groups: dict[tuple[str, str], list[runs.Record]] = {}
-    for record in evidence.runs:
-        groups.setdefault((record.cell, record.scale), []).append(record)
+    groups = by_order(evidence.runs)
     lines = []
     for cell in evidence.cells:
-        for scale in SCALES:
-            group = groups.get((cell.name, scale), [])
+        for scale, order in ((s, o) for s in SCALES for c, of, o in groups if (c, of) == (cell.name, s)):
+            group = groups[cell.name, scale, order]
             errors = [r.result.test_error for r in group if r.result]
             margin = cell.experiment.margin
             if len(errors) < 3 or margin is None or cell.dataset_at(scale) != cell.experiment.dataset:  # type: ignore[arg-type]
@@ -145,7 +142,7 @@ def observed(evidence: Evidence) -> pd.DataFrame:
             spread = float(np.std(errors, ddof=1))
             n = min(len(errors), max(SEEDS))
             line: dict[str, object] = {"row": cell.experiment.row, "scale": scale, "seeds": n}
-            line["dataset"] = cell.experiment.dataset
+            line |= {"dataset": cell.experiment.dataset, "cell": cell.name, "order": order[:6]}
             line |= {"spread": spread, "margin": margin, "in_margins": spread / margin}
             line["false_alarm"] = 100 * shares(n, spread / margin, 0)[NOT_REPRODUCED]
             line["found"] = 100 * shares(n, spread / margin, POWER_SHIFT)[NOT_REPRODUCED]
@@ -153,10 +150,31 @@ def observed(evidence: Evidence) -> pd.DataFrame:
             remarks = sorted({n for r in group for n in notes(r)})
             line |= {"dirty": bool(remarks), "note": "; ".join(remarks), "records": evidence.paths(group)}
             lines.append(line)
-    columns = ["row", "dataset", "scale", "seeds", "spread", "margin", "in_margins"]
-    return pd.DataFrame(
-        lines, columns=[*columns, "false_alarm", "found", "found_with_more", "dirty", "note", "records"]
-    )
+    columns = [
+        "row",
+        "dataset",
+        "scale",
+        "order",
+        "seeds",
+        "spread",
+        "margin",
+        "in_margins",
+        "false_alarm",
+        "found",
+    ]
+    return pd.DataFrame(lines, columns=[*columns, "found_with_more", "dirty", "note", "cell", "records"])
+
+
+def _beyond(limit: float) -> str:
+    """What POWER_SEEDS seeds say of the same shift at each tried spread that is larger than `limit`."""
+    said = []
+    for spread in (s for s in SPREADS if s > limit):
+        of = dict(zip(VERDICTS, shares(POWER_SEEDS, spread, POWER_SHIFT), strict=True))
+        said.append(
+            f"at {spread:g} margin{'s' * (spread != 1)} it is found in {100 * of['not reproduced']:.0f} % and the "
+            f"verdict is “inconclusive” in {100 * of['inconclusive']:.0f} %"
+        )
+    return "; ".join(said)
 
 
 def _variants(by_rule: pd.DataFrame) -> str:
@@ -193,8 +211,8 @@ def section(evidence: Evidence) -> Section:
         "fixed generator; the paper's figure is one more draw. Spread and shift are in margins. Under equality "
         f"the rule says “not reproduced” in at most {alarm:.1f} % (allowed: {100 * FALSE_ALARM:.0f} %). A shift "
         f"of {POWER_SHIFT} margins is found by {POWER_SEEDS} seeds in at least {100 * POWER:.0f} % as long as the "
-        f"seeds' spread is at most {limit:.2f} margins; beyond that the verdict is mostly “inconclusive”, and "
-        "more seeds are needed, not another rule.",
+        f"seeds' spread is at most {limit:.2f} margins. Beyond that more seeds are needed, not another rule: "
+        f"{_beyond(limit)}.",
         _variants(by_rule),
     )
     percent = "%"
@@ -233,6 +251,6 @@ def section(evidence: Evidence) -> Section:
     ]
     if len(seen):
         caption = "The spread as observed. Small-scale cells are other nets: theirs need not be the paper's."
-        parts.append(Table("spread-observed", caption, seen, with_note(seen, *seen_columns)))
+        parts.append(Table("spread-observed", caption, seen, with_note(seen, *with_order(seen, *seen_columns))))
     parts.append(Table("rules", "The rule and two variants of it.", by_rule, rule_columns))
     return Section("verdicts", "Verdicts: the rule, and how often it errs", text, tuple(parts))

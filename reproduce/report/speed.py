@@ -10,12 +10,12 @@ import pandas as pd
 
 from reproduce import paper
 from reproduce.report import charts
-from reproduce.report.evidence import Bench, Evidence, Timing, newest
+from reproduce.report.evidence import Bench, Evidence, Timing, newest, note
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 
 COLUMNS = ["what", "machine", "candidate", "family", "seconds", "low", "high", "times", "times_low", "times_high"]
-COLUMNS += ["library_times", "library_low", "library_high", "source"]
+COLUMNS += ["library_times", "library_low", "library_high", "how", "remark", "source"]
 PAPER_MACHINE = "GTX 750"
 BARS = {"baseline": ("naive", "naive kernel"), "cublas": ("library", "cuBLAS"), "xnor": ("xnor", "XNOR kernel")}
 PREFERRED = ("with packing", "end to end")  # the XNOR times that hold what the paper's do: both operands packed
@@ -41,6 +41,39 @@ def named(row: Timing) -> str:
     return row.what
 
 
+def remarks(bench: Bench, row: Timing) -> list[str]:
+    """What a record's notes and warnings say of this row alone (`CANDIDATE: …`, `WHAT, CANDIDATE: …`)."""
+    found = ["timed once"] if row.rounds == 1 else []
+    for text in (*bench.notes, *bench.warnings):
+        head, _, body = text.partition(": ")
+        what = "" if head == row.candidate else head.removesuffix(f", {row.candidate}")
+        few = re.search(r"\bon (\d{1,9}) images", body)
+        fewer = few is None or row.images is None or int(few[1]) < row.images
+        if what != head and row.what.startswith(what) and fewer:
+            found = [r for r in found if r not in body] + [body]
+    return found
+
+
+def random_weights(bench: Bench, row: Timing) -> bool:
+    """Whether the record says that the net of this row was not a trained one."""
+    heads = [head for head, _, body in (note.partition(": ") for note in bench.notes) if "random weights" in body]
+    return any(head and row.what.startswith(head) for head in heads)
+
+
+def how(bench: Bench, row: Timing) -> str:
+    """The same in a word or two, to stand behind the candidate's name."""
+    said = "; ".join(remarks(bench, row))
+    words = ["timed once"] if row.rounds == 1 else []
+    words += ["scaled"] if re.search(r"scaled|\btimes \d", said) else []
+    words += ["unsteady"] if "unsteady" in said else []
+    return ", ".join(words)
+
+
+def labelled(frame: pd.DataFrame) -> pd.Series:
+    """The candidates' names, with how they were timed where that is not as usual."""
+    return frame["candidate"] + frame["how"].map(lambda words: f" ({words})" if words else "")
+
+
 def printed() -> list[dict[str, Any]]:
     """The paper's bars in seconds, with the reading's uncertainty and the ratios between them."""
     lines = []
@@ -55,7 +88,7 @@ def printed() -> list[dict[str, Any]]:
                 "high": bar[key] + bar["plus_minus"],
             }
             line |= {"times": bar["baseline"] / bar[key], "library_times": bar["cublas"] / bar[key]}
-            lines.append(line | {"source": "paper"})
+            lines.append(line | {"how": "", "remark": "", "source": "paper"})
     return lines
 
 
@@ -67,8 +100,8 @@ def measured(evidence: Evidence) -> list[dict[str, Any]]:
             line: dict[str, Any] = {"what": named(row), "machine": bench.machine.name, "candidate": row.candidate}
             line |= {"family": family(row.candidate), "seconds": row.seconds, "source": "ours"}
             line |= {"low": row.fastest, "high": row.slowest, "records": bench.path, "again": AGAIN}
-            line |= {"rounds": row.rounds, "dirty": bench.code.get("dirty") is not False}
-            line["note"] = "code differs from its revision" if line["dirty"] else ""
+            line |= {"how": how(bench, row), "remark": "; ".join(remarks(bench, row))}
+            line |= {"rounds": row.rounds, "dirty": bool(note(bench)), "note": note(bench)}
             for other, key in (("naive", "times"), ("torch float32", "library_times")):
                 found = next((v for k, v in row.times_faster_than.items() if k.startswith(other)), None)
                 if found:
@@ -102,11 +135,25 @@ def frame(evidence: Evidence) -> pd.DataFrame:
     return found.sort_values("order", kind="stable", ignore_index=True).drop(columns="order")[COLUMNS]
 
 
+def said(name: str, benches: Sequence[Bench]) -> list[Table]:
+    """A table of what the records themselves say of their times; none where they say nothing."""
+    lines = [
+        {"machine": bench.machine.name, "about": about, "says": text, "records": bench.path}
+        for bench in benches
+        for about, texts in (("how", bench.notes), ("unsteady", bench.warnings))
+        for text in texts
+    ]
+    frame = pd.DataFrame(lines, columns=["machine", "about", "says", "records"])
+    caption = "What the records say of these times: how they were measured, and which of them were unsteady."
+    columns = (Column("machine", "machine"), Column("about", "about"), Column("says", "what it says"))
+    return [Table(name, caption, frame, columns)] if lines else []
+
+
 def section(evidence: Evidence) -> Section:
-    """The figure, and every time of the newest record of each machine."""
+    """The figure, every time of the newest record of each machine, and what these records say of them."""
     every = pd.DataFrame(measured(evidence), columns=[*COLUMNS, "rounds", "dirty", "note", "records", "again"])
     machines = ", ".join(dict.fromkeys(every["machine"]))
-    said = (
+    measured_here = (
         f"Measured here: {machines}, each with its newest record."
         if len(every)
         else "Nothing has been measured yet: `make bench-cpu` or `make bench-gpu` writes a record."
@@ -115,17 +162,18 @@ def section(evidence: Evidence) -> Section:
         "The paper times a naive kernel, cuBLAS and its XNOR kernel on a GTX 750: a product of 8192×8192 matrices "
         "and the MNIST MLP on the 10,000 test images. Its bars are read off a bitmap, ± 0.04 s. Ratios carry over "
         "from one machine to another least of all: they depend on how a machine's bit counting compares with its "
-        f"float units, and on how good the naive kernel and the library are there. {said} Times are medians, with "
-        "the fastest and the slowest; intervals of ratios are 95 % bootstrap intervals.",
+        f"float units, and on how good the naive kernel and the library are there. {measured_here} Times are "
+        "medians, with the fastest and the slowest; intervals of ratios are 95 % bootstrap intervals.",
         "“Library” is what people would call instead (torch, ONNX Runtime), “xnor” the packed kernels: alone, "
         "with the packing of both matrices (as the paper times it), or fused with thresholds. The naive kernel is "
-        "timed once at its largest size and left out beyond.",
+        "timed once at its largest size and left out beyond. A time that is “scaled” is no measurement of the "
+        "whole: it was taken on fewer images and multiplied. “Unsteady” are rounds that lie far apart.",
     )
     parts: list[Table | Figure] = [
         Figure(
             "figure3",
             "Figure 3: seconds of the naive, library and XNOR kernels, the paper's bars first; × is to the naive "
-            "one.",
+            "one, whose time may be a single or a scaled one, as its name then says.",
             "Bars of seconds for naive, library and XNOR kernels, for the paper's GPU and each machine measured.",
             frame(evidence),
             charts.figure3,
@@ -133,10 +181,13 @@ def section(evidence: Evidence) -> Section:
     ]
     if len(every):
         shown = every.assign(
-            milliseconds=1000 * every["seconds"], fastest=1000 * every["low"], slowest=1000 * every["high"]
+            label=labelled(every),
+            milliseconds=1000 * every["seconds"],
+            fastest=1000 * every["low"],
+            slowest=1000 * every["high"],
         )
         columns = (
-            *(Column("what", "what"), Column("candidate", "candidate"), Column("machine", "machine")),
+            *(Column("what", "what"), Column("label", "candidate"), Column("machine", "machine")),
             *(Column("milliseconds", "median", 3, "ms"), Column("fastest", "fastest", 3, "ms")),
             *(Column("slowest", "slowest", 3, "ms"), Column("rounds", "rounds", 0)),
             Column("times", "× naive", 1, "", "times faster than the naive kernel"),
@@ -146,6 +197,7 @@ def section(evidence: Evidence) -> Section:
         parts.append(
             Table("speed", "All times of the newest record of each machine.", shown, with_note(shown, *columns))
         )
+        parts += said("speed-notes", latest(evidence.benches))
     return Section("figure3", "Figure 3: speed", text, tuple(parts))
 
 
@@ -155,24 +207,38 @@ def training(evidence: Evidence) -> Section:
     for bench in latest(evidence.training):
         for row in bench.rows:
             line: dict[str, Any] = {"what": row.what, "candidate": row.candidate, "machine": bench.machine.name}
+            line |= {"how": how(bench, row), "remark": "; ".join(remarks(bench, row))}
             line |= {"steps": 1 / row.seconds, "slowest": 1 / row.slowest, "fastest": 1 / row.fastest}
             for ratio in row.times_faster_than.values():  # of two candidates, the other one
                 line |= {"times": ratio.ratio, "low": ratio.low, "high": ratio.high}
-            line |= {"dirty": bench.code.get("dirty") is not False, "records": bench.path}
-            line["note"] = "code differs from its revision" if line["dirty"] else ""
+            line |= {"dirty": bool(note(bench)), "note": note(bench), "records": bench.path}
             lines.append(line | {"again": "make bench-train"})
-    columns = ["what", "candidate", "machine", "steps", "slowest", "fastest", "times", "low", "high"]
+    columns = [
+        "what",
+        "candidate",
+        "how",
+        "remark",
+        "machine",
+        "steps",
+        "slowest",
+        "fastest",
+        "times",
+        "low",
+        "high",
+    ]
     frame = pd.DataFrame(lines, columns=[*columns, "dirty", "note", "records", "again"])
+    frame["label"] = labelled(frame)
     text = (
         "Training at the paper's sizes and batches: our loop and a plain eager PyTorch loop with the same "
         "mathematics, timed in turns in one run. Steps a second are those of the median step."
         + ("" if lines else " Nothing has been measured yet: `make bench-train` writes a record."),
     )
     shown = (
-        *(Column("what", "what"), Column("candidate", "candidate"), Column("machine", "machine")),
+        *(Column("what", "what"), Column("label", "candidate"), Column("machine", "machine")),
         *(Column("steps", "steps/s", 2), Column("slowest", "slowest", 2), Column("fastest", "fastest", 2)),
         *(Column("times", "times faster", 2, "", "than the other of the two"), Column("low", "from", 2)),
         Column("high", "to", 2, "", "95 % bootstrap interval"),
     )
     table = Table("training", "Training steps a second.", frame, with_note(frame, *shown))
-    return Section("training", "Training speed", text, (table,) if lines else ())
+    parts = (table, *said("training-notes", latest(evidence.training))) if lines else ()
+    return Section("training", "Training speed", text, parts)

@@ -10,22 +10,35 @@ from typing import Any
 import pandas as pd
 
 from reproduce import paper, runs, spec, verdict
-from reproduce.report.evidence import Evidence, notes
+from reproduce.report.evidence import Evidence, by_order, notes
 from reproduce.report.parts import Column, Section, Table
 
 ROWS = ("BNN (Torch7)", "BNN (Theano)", "BinaryConnect", "No regularization")
 DATASETS = ("MNIST", "SVHN", "CIFAR-10", "SVHN-test10k")
 SCALES = ("paper", "short", "small")
 COLUMNS = ["row", "dataset", "paper", "scale", "seeds", "mean", "low", "high", "verdict", "machine"]
-FRAME = [*COLUMNS, "plus_minus", "last", "seconds", "cell", "group", "quoted", "dirty", "note", "records", "again"]
+FRAME = [
+    *COLUMNS,
+    "images",
+    "plus_minus",
+    "last",
+    "seconds",
+    "cell",
+    "group",
+    "quoted",
+    "dirty",
+    "note",
+    "records",
+    "again",
+]
 OFF_SCALE = {"short": "short schedule", "small": "small scale"}  # verdicts of what is not the paper's cell
 SHORT_NOTE = (
     "The net, the data and the update rule are the paper's, the schedule is shorter (each file in "
     "`experiments/short` says how): never the paper's cell, and not judged."
 )
 SMALL_NOTE = (
-    "They show that every cell runs and learns, in minutes on a CPU. "
-    "SVHN-test10k is 10,000 images of SVHN's test file (7,000 train, 1,000 validation, 2,000 test)."
+    "They show that every cell runs and learns, in minutes on a CPU, on as many images for training, validation "
+    "and test as the table says: often a part of them. SVHN-test10k is 10,000 images of SVHN's test file."
 )
 TITLES = {
     "paper": "At the paper's scale",
@@ -51,7 +64,8 @@ def frame(
 ) -> pd.DataFrame:
     """One line per cell, scale and image order; a cell's own scale also where not run; `quoted` rows of others.
 
-    Columns as in FRAME: `last` is the mean error at the last epoch, `seconds` a run's mean; errors in percent.
+    Columns as in FRAME: `images` are those of training, validation and test, `last` is the mean error at the last
+    epoch, `seconds` a run's mean; errors in percent.
     """
     groups: dict[tuple[str, str], list[runs.Record]] = {}
     for record in records:
@@ -97,7 +111,7 @@ def _line(
 ) -> dict[str, object]:
     experiment, published = cell.experiment, cell.experiment.published
     dataset = cell.dataset_at(scale)
-    same_data = dataset == experiment.dataset
+    same_data, data = dataset == experiment.dataset, cell.scales[scale].data
     of_row = (e["group"] for e in printed() if e["row"] == experiment.row)
     line: dict[str, object] = {
         "row": experiment.row,
@@ -106,6 +120,7 @@ def _line(
         "paper": published.value if published and same_data else None,
         "plus_minus": published.plus_minus if published and same_data else None,
         "scale": scale,
+        "images": f"{data.train:,} / {data.valid:,} / {data.test:,}",
         "verdict": judged(cell, scale, group),
         "cell": cell.name,
         "quoted": False,
@@ -135,7 +150,7 @@ def measured(group: Sequence[runs.Record], store: str) -> dict[str, object]:
     remarks = sorted({n for r in group for n in notes(r)})
     line: dict[str, object] = {
         "seeds": len(errors),
-        "machine": _machines(group),
+        "machine": machines(group),
         "dirty": bool(remarks),
         "note": "; ".join(remarks),
         "records": "; ".join(f"{store}/runs/{r.stem}.json" for r in group),
@@ -150,9 +165,21 @@ def measured(group: Sequence[runs.Record], store: str) -> dict[str, object]:
 
 def again(cell: str, scale: str, group: Sequence[runs.Record]) -> str:
     """The command that makes these runs again; where there are none, three: the fewest that get a verdict."""
-    seeds = [r.seed for r in group] or [0, 1, 2]
-    first = f" --first-seed {min(seeds)}" if min(seeds) else ""
-    return f"reproduce run {cell} --scale {scale} --seeds {max(seeds) - min(seeds) + 1}{first}"
+    return " && ".join(
+        f"reproduce run {cell} --scale {scale} --seeds {count}" + (f" --first-seed {first}" if first else "")
+        for first, count in _stretches([r.seed for r in group] or [0, 1, 2])
+    )
+
+
+def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:
+    """First and length of every stretch of seeds that follow one another."""
+    found: list[tuple[int, int]] = []
+    for seed in sorted(set(seeds)):
+        if found and seed == sum(found[-1]):
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((seed, 1))
+    return found
 
 
 def _threads(record: runs.Record) -> int:
@@ -160,34 +187,57 @@ def _threads(record: runs.Record) -> int:
     return max(int(record.machine["threads"]), int(record.machine.get("kernel_threads", 0)))
 
 
-def _machines(group: Sequence[runs.Record]) -> str:
-    """The machines of some runs, with the CPU threads used where that was not all of them."""
-    used: dict[str, set[int]] = {}
+def machines(group: Sequence[runs.Record]) -> str:
+    """The machines of some runs, with the CPU threads where some run did not use all of them."""
+    found: dict[str, list[runs.Record]] = {}
     for record in group:
-        found = record.machine
-        every = "gpu" in found or _threads(record) == found["cores"]
-        used.setdefault(found["name"], set()).update(() if every else (_threads(record),))
-    return "; ".join(
-        f"{name} ({', '.join(map(str, sorted(threads)))} used by some)" if threads else name
-        for name, threads in sorted(used.items())
-    )
+        found.setdefault(record.machine["name"], []).append(record)
+    words = []
+    for name, records in sorted(found.items()):
+        on_cpu = [r for r in records if "gpu" not in r.machine]
+        fewer = any(_threads(r) != r.machine["cores"] for r in on_cpu)
+        words.append(
+            f"{name} ({threads(on_cpu, ' or ')} thread{'s' * (threads(on_cpu) != '1')})" if fewer else name
+        )
+    return "; ".join(words)
+
+
+def threads(group: Sequence[runs.Record], between: str = ", ") -> str:
+    """The numbers of CPU threads that some runs used."""
+    return between.join(map(str, sorted({_threads(r) for r in group})))
+
+
+def revisions(group: Sequence[runs.Record]) -> str:
+    """The first digits of the code revisions of some runs."""
+    return ", ".join(sorted({(r.code["revision"] or "unknown")[:8] for r in group}))
 
 
 def by_machine(evidence: Evidence) -> pd.DataFrame:
-    """One line per cell, scale and machine: the runs apart, before Table 1 pools them."""
+    """One line per cell, scale, image order and machine: the runs apart, before Table 1 pools them."""
     cells = {c.name: c for c in evidence.cells}
-    groups: dict[tuple[str, str, str], list[runs.Record]] = {}
-    for record in evidence.runs:
-        groups.setdefault((record.cell, record.scale, record.machine["name"]), []).append(record)
     lines = []
-    for (name, scale, machine), group in sorted(groups.items()):
-        cell = cells[name]
-        line: dict[str, object] = {"row": cell.experiment.row, "scale": scale, "cell": name}
-        line["dataset"] = cell.dataset_at(group[0].scale)
-        line |= measured(group, evidence.name) | {"again": again(name, scale, group)}
-        threads = ", ".join(map(str, sorted({_threads(r) for r in group})))
-        lines.append(line | {"machine": machine, "threads": threads})
-    columns = ["row", "dataset", "scale", "machine", "threads", "seeds", "mean", "low", "high", "last", "seconds"]
+    for (name, scale, order), pooled in by_order(evidence.runs).items():
+        for machine in sorted({r.machine["name"] for r in pooled}):
+            cell, group = cells[name], [r for r in pooled if r.machine["name"] == machine]
+            line: dict[str, object] = {"row": cell.experiment.row, "scale": scale, "cell": name}
+            line |= {"dataset": cell.dataset_at(group[0].scale), "order": order[:6]}
+            line |= measured(group, evidence.name) | {"again": again(name, scale, group)}
+            line |= {"machine": machine, "threads": threads(group), "revision": revisions(group)}
+            lines.append(line | {"verdict": judged(cell, scale, group)})
+    columns = [
+        "row",
+        "dataset",
+        "scale",
+        "order",
+        "machine",
+        "threads",
+        "revision",
+        "seeds",
+        "mean",
+        "low",
+        "high",
+    ]
+    columns += ["last", "seconds", "verdict"]
     return pd.DataFrame(lines, columns=[*columns, "dirty", "note", "cell", "records", "again"])
 
 
@@ -196,7 +246,7 @@ def failures(evidence: Evidence) -> pd.DataFrame:
     lines = []
     for record in evidence.failed:
         reason = record.failure or "no reason recorded"
-        epoch = re.search(r"epoch (\d+)", reason)
+        epoch = re.search(r"epoch (\d{1,9})\b", reason)
         lines.append(
             {
                 "cell": record.cell,
@@ -236,6 +286,13 @@ def with_note(frame: pd.DataFrame, *columns: Column) -> tuple[Column, ...]:
     return (*columns, Column("note", "note")) if frame["dirty"].any() else columns
 
 
+def with_order(frame: pd.DataFrame, *columns: Column) -> tuple[Column, ...]:
+    """The columns, and before the last that of the image order where a cell was run with several."""
+    orders = frame.groupby(["cell", "scale"])["order"].nunique()
+    order = Column("order", "image order", hint="its first digits; another order is another validation split")
+    return (*columns[:-1], order, columns[-1]) if (orders > 1).any() else columns
+
+
 def section(evidence: Evidence) -> Section:
     """Table 1 at each scale, the same runs machine by machine, and those that broke off."""
     every = frame(evidence.runs, evidence.cells, evidence.name)
@@ -250,6 +307,8 @@ def section(evidence: Evidence) -> Section:
         )
         if scale == "short":
             judged = (_PAPER[0], *judged)
+        if scale == "small":
+            judged = (Column("images", "images", hint="training / validation / test, as set"), *judged)
         caption = {
             "paper": f"{TITLES['paper']}. Rows marked as quoted are other people's, as the paper prints them.",
             "short": f"{TITLES['short']}. {SHORT_NOTE}",
@@ -257,18 +316,21 @@ def section(evidence: Evidence) -> Section:
         }[scale]
         name = "table1" if scale == "paper" else f"table1-{scale}"
         tables.append(Table(name, caption, part, with_note(part, *_WHAT, *judged)))
-    machines, broken = by_machine(evidence), failures(evidence)
-    if len(machines):
-        columns = (
+    apart, broken = by_machine(evidence), failures(evidence)
+    if len(apart):
+        columns: tuple[Column, ...] = (
             *_WHAT,
             Column("scale", "scale"),
             _MACHINE,
-            Column("threads", "threads"),
+            *(Column("threads", "threads"), Column("revision", "revision", hint="of the code: its first digits")),
             *_MEASURED[:3],
             _MEASURED[4],
+            _VERDICT,
         )
-        caption = "The same runs machine by machine; the tables above pool them."
-        tables.append(Table("machines", caption, machines, with_note(machines, *columns)))
+        caption = "The same runs machine by machine, each judged by itself; the tables above pool them."
+        if evidence.superseded:
+            caption += f" Left out, here and above: {evidence.superseded} older record(s) of the same seeds."
+        tables.append(Table("machines", caption, apart, with_note(apart, *with_order(apart, *columns))))
     if len(broken):
         broke = (
             *(Column("cell", "cell"), Column("scale", "scale"), Column("seed", "seed", 0)),

@@ -1,0 +1,239 @@
+"""Records from elsewhere, changed in one place under a checksum that fits: none is fatal, none silent."""
+
+import copy
+import itertools
+import json
+import re
+
+import pytest
+
+from reproduce import report, runs
+
+GONE, INFINITE = "no such key", "an infinite number"
+VALUES = (GONE, None, True, "", "x", "x\ud800\n", -1, 0, 1.5, 10**18, 10**400, 1e308, INFINITE, [], {}, ["x"])
+UNREAD = {"settings", "libraries", "sha256", "cpu", "system"}
+READ = """format kind quick started machine name code dirty revision rows notes warnings what candidate seconds
+fastest slowest rounds images times_faster_than ratio low high about cell scale seed key data weights bytes wrong
+images_per_second latency differing""".split()  # of benchmarks and packed nets
+CANDIDATES = (0, "xnor, kernel alone", "packed, layers of bits alone", "plain PyTorch loop")
+FOLDERS = {"run": "runs", "failed": "runs", "check": "check/calibration", "cpu": "kernels", "train": "train"}
+FOLDERS |= {"net": "kernels"}
+USED = {"run": "runs", "failed": "failed", "check": "checks", "cpu": "benches", "train": "training", "net": "nets"}
+
+
+def committed(pattern):
+    return json.loads(sorted(runs.PUBLISHED.glob(pattern))[0].read_text())
+
+
+def whole(kind):
+    """A sound record of a kind, with few enough rows."""
+    if kind == "cpu":
+        found = committed("kernels/cpu-*.json")
+        wanted = ("product of 4096", "product of 8192", "MNIST MLP, 10000")
+        shown = ("xnor, with packing", "packed, end to end", "naive")
+        rows = [r for r in found["rows"] if r["what"].startswith(wanted) and r["candidate"].startswith(shown)]
+        assert len(rows) == 5
+        return found | {"rows": rows[1:] + rows[:1]}
+    patterns = {"check": "check/calibration/*.json", "train": "train/*.json", "net": "kernels/net-*.json"}
+    found = committed(patterns.get(kind, "runs/table1-bnn-theano-cifar10-small-seed0-*.json"))
+    if kind == "failed":
+        del found["result"], found["filters"]
+        found |= {"status": "failed", "failure": "the training loss is not finite after epoch 7"}
+    return found
+
+
+def places(tree, at=()):
+    """The path of every value in a record that may be read; of a list or of the ratios only the first."""
+    few = isinstance(tree, list) or at[-1:] == ("times_faster_than",)
+    for key in [*(range(len(tree)) if isinstance(tree, list) else tree)][: 1 if few else None]:
+        if key in UNREAD:
+            continue
+        yield (*at, key)
+        if isinstance(tree[key], dict | list):
+            yield from places(tree[key], (*at, key))
+
+
+def mutants(kind, record):
+    changed = places(record)
+    if kind in ("cpu", "train", "net"):
+        changed = [p for p in changed if all(k in READ for k in p if k not in CANDIDATES)]
+    for path, value in itertools.product(changed, VALUES):
+        found = copy.deepcopy(record)
+        at = found
+        for key in path[:-1]:
+            at = at[key]
+        if value is GONE:
+            del at[path[-1]]
+        else:
+            at[path[-1]] = value
+        yield path, value, found
+    yield ("more",), 1, record | {"more": 1}
+
+
+def put(folder, kind, name, content):
+    """Write a record with a fitting checksum: a run under its own name where it still has one."""
+    if FOLDERS[kind] not in ("kernels", "train"):
+        try:
+            named = (content.get(key) for key in ("cell", "scale", "seed", "key", "variant"))
+            own = runs.stem(*named)
+        except (AttributeError, TypeError):
+            own = name
+        name = own if re.fullmatch(r"[\w.-]{1,200}", own) else name
+    content = {k: v for k, v in content.items() if k != runs.SEAL}
+    text = json.dumps(content)
+    if INFINITE in text:  # no checksum can be made of it
+        text = text.replace(json.dumps(INFINITE), "1e999")
+    else:
+        text = json.dumps(content | {runs.SEAL: runs.seal(content)})
+    path = folder / FOLDERS[kind] / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def apart(kind, content, number):
+    """The record under a seed, key and machine of its own, as far as these are still what they were."""
+    was = whole(kind)
+    found = copy.deepcopy(content)
+    if found.get("seed") == was.get("seed") and "seed" in was:
+        found["seed"] = 1000 * (1 + [*FOLDERS].index(kind)) + number
+    if found.get("key") == was.get("key") and "key" in was:
+        found["key"] = f"{kind}{found['seed']}"
+    if kind == "net" and found["about"].get("key") == was["about"]["key"]:
+        found["about"]["key"] = f"{number:064d}"
+    if found["machine"].get("name") == was["machine"]["name"]:
+        found["machine"]["name"] = f"machine {number}"
+    return found
+
+
+@pytest.fixture(scope="module")
+def survivors(tmp_path_factory):
+    """Kind -> the mutants that a store accepts; the others were named."""
+    base, cells, kept = tmp_path_factory.mktemp("mutants"), report.cells(), {}
+    for kind in FOLDERS:
+        kept[kind] = []
+        for number, (path, value, content) in enumerate(mutants(kind, whole(kind))):
+            folder = base / kind / str(number)
+            file = put(folder, kind, f"mutant-{number}", content)
+            found = report.gather(folder, cells)
+            used = [record for name in set(USED.values()) for record in getattr(found, name)]
+            assert len(used) + len(found.problems) == 1, (kind, path, value, found.problems)
+            if used:
+                kept[kind].append((path, value, content))
+                continue
+            (problem,) = found.problems
+            assert problem.isprintable() and len(problem) <= 300
+            assert file.name in problem or problem.startswith("1 record(s) of "), problem
+    return kept
+
+
+def test_a_sound_record_of_each_kind_is_used(tmp_path):
+    for kind in FOLDERS:
+        put(tmp_path / kind, kind, "sound", whole(kind))
+        found = report.gather(tmp_path / kind, report.cells())
+        assert len(getattr(found, USED[kind])) == 1 and found.problems == (), kind
+
+
+@pytest.mark.timeout(900)
+def test_of_thousands_of_mutants_none_is_fatal_or_silent_and_what_is_used_makes_a_page(survivors, tmp_path):
+    assert all(2 < len(kept) < 100 for kept in survivors.values()), {k: len(v) for k, v in survivors.items()}
+    for kind, kept in survivors.items():
+        for number, (_, _, content) in enumerate(kept):
+            put(tmp_path / "store", kind, f"{kind}-{number}", apart(kind, content, number))
+    found = report.gather(tmp_path / "store", report.cells())
+    for kind, kept in survivors.items():
+        assert len(getattr(found, USED[kind])) >= 0.8 * len(kept), kind  # some still share a seed
+    report.write(found, tmp_path / "store" / "report")
+    page = (tmp_path / "store" / "report" / "index.html").read_text()
+    assert "machine 3" in page and not re.search(r">\s*(nan|inf|-inf)\s*<", page)
+
+
+ROW, RATIO = ("rows", 0), ("rows", 0, "times_faster_than")
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("run", ("machine",), {}),
+        ("run", ("machine", "threads"), GONE),
+        ("run", ("machine", "threads"), "two"),
+        ("run", ("machine", "threads"), 0),
+        ("run", ("machine", "cores"), GONE),
+        ("run", ("machine", "kernel_threads"), None),
+        ("run", ("machine", "name"), GONE),
+        ("run", ("machine", "name"), ["a"]),
+        ("run", ("code", "dirty"), GONE),
+        ("run", ("code", "revision"), 5),
+        ("run", ("seed",), 10**400),
+        ("run", ("seconds",), 1e300),
+        ("run", ("result", "valid_images"), 0),
+        ("run", ("result", "test_images"), 0),
+        ("run", ("result", "valid_images"), 10),
+        ("run", ("result",), GONE),
+        ("run", ("curve",), []),
+        ("run", ("curve", 0, "train_loss"), 1e308),
+        ("run", ("curve", 0, "epoch"), 10**400),
+        ("run", ("curve", 0, "valid_wrong"), 10**400),
+        ("run", ("filters", "layers", 1, "maps_in"), 10**6),
+        ("failed", ("seed",), 10**400),
+        ("check", ("curve",), []),
+        ("check", ("result", "valid_images"), 0),
+        ("cpu", (*ROW, "seconds"), 1e308),
+        ("cpu", (*ROW, "fastest"), 1e-300),
+        ("cpu", (*ROW, "rounds"), 10**400),
+        ("cpu", (*ROW, "candidate"), "x" * 10**5),
+        ("cpu", RATIO, {"torch float32": {"ratio": 2.0, "low": 1.0}}),
+        ("cpu", RATIO, {"torch float32": {"ratio": 2.0, "high": 3.0}}),
+        ("cpu", RATIO, {"torch float32": {"ratio": 2.0, "low": 3.0, "high": 1.0}}),
+        ("cpu", RATIO, {"torch float32": {"ratio": 1e308, "low": 1.0, "high": 3.0}}),
+        ("cpu", ("notes",), [5]),
+        ("cpu", ("code",), {"dirty": "no"}),
+        ("train", (*ROW, "slowest"), 1e308),
+        ("net", ("weights",), 10**400),
+        ("net", ("bytes",), 10**400),
+        ("net", ("images",), 0),
+        ("net", ("wrong",), 10**6),
+        ("net", ("about", "seed"), 10**400),
+    ],
+    ids=lambda value: str(value)[:24] if not isinstance(value, tuple) else ".".join(map(str, value)),
+)
+def test_what_would_break_the_report_is_named_and_left_out(tmp_path, kind, path, value):
+    content = whole(kind)
+    at = content
+    for key in path[:-1]:
+        at = at[key]
+    if value is GONE:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = value
+    file = put(tmp_path, kind, "mutant", content)
+    found = report.gather(tmp_path, report.cells())
+    assert getattr(found, USED[kind]) == ()
+    (problem,) = found.problems
+    assert problem.startswith(f"{file.name}: ")
+
+
+def test_every_committed_record_is_still_read():
+    found = report.gather(runs.PUBLISHED, report.cells())
+    assert found.problems == ()
+    files = [p for p in runs.PUBLISHED.rglob("*.json") if p.parent.name in ("runs", "kernels", "train")]
+    files = [p for p in files if p.is_relative_to(runs.PUBLISHED / p.parent.name)]
+    used = (found.runs, found.failed, found.benches, found.training, found.nets)
+    assert sum(map(len, used)) == len(files) > 40
+
+
+def test_an_unreadable_file_is_named_without_the_folders_of_this_machine(tmp_path):
+    for folder in ("runs", "kernels", "check/mutants"):
+        (tmp_path / folder / "folder.json").mkdir(parents=True)
+    found = report.gather(tmp_path, report.cells())
+    assert found.problems == ("folder.json: Is a directory",) * 3
+
+
+def test_names_that_cannot_be_printed_do_not_break_the_page(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    for name in (b"\xff\n.json", b"two\nlines.json"):
+        text = json.dumps({k: v for k, v in whole("cpu").items() if k != runs.SEAL})
+        with open(bytes(tmp_path / "kernels") + b"/" + name, "w") as file:
+            file.write(text)
+    found = report.gather(tmp_path, report.cells())
+    assert found.benches == () and all(p.isprintable() and "cannot be printed" in p for p in found.problems)
