@@ -294,3 +294,9 @@ def test_every_cell_is_there_at_small_scale_and_bnn_cells_with_three_seeds():
     theano = small[(small["row"] == "BNN (Theano)") & (small["dataset"] == "MNIST")]
     assert theano["mean"].item() <= 2.2
     assert set(small["verdict"]) == {"small scale"}
+
+
+def test_a_machines_name_is_no_markup_in_the_markdown():
+    frame = table1.frame([on(made_record(), "<script>|&")], [made_cell()], quoted=False)
+    text = exports.markdown(frame)
+    assert "&lt;script>\\|&amp;" in text and "<script" not in text

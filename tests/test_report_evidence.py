@@ -29,7 +29,10 @@ def packed(**over):
 
 def put(folder, name, content):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    if isinstance(content, dict) and folder.name in ("kernels", "train"):
+        runs.write_sealed(folder / name, content)
+    else:
+        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
 
 
 def store_of(folder, records):
@@ -64,6 +67,19 @@ def test_bad_files_are_named_and_left_out_and_the_rest_is_used(tmp_path):
         assert any(name in problem for problem in found.problems)
     assert len(found.problems) == 9 and all("\n" not in p for p in found.problems)
     assert said == [f"left out: {p}" for p in found.problems]
+
+
+def test_what_has_no_checksum_or_unknown_data_is_marked(tmp_path):
+    for name, content in (("cpu-1.json", bench()), ("net-1.json", packed())):
+        put(tmp_path / "kernels", name, content)
+        put(tmp_path / "kernels", f"un{name}", json.dumps(content))
+    found = report.gather(tmp_path, [made_cell()])
+    for records in (found.benches, found.nets):
+        marks = {record.path.split("/")[-1]: evidence.note(record) for record in records}
+        assert sorted(marks.values()) == ["", "no checksum in the record"]
+        assert all(bool(mark) == name.startswith("un") for name, mark in marks.items())
+    foreign = made_record().model_copy(update={"data": runs.DataHash(name="mnist2", digest="0", order="0")})
+    assert "data of a name that is not known" in evidence.notes(foreign)
 
 
 def test_a_store_that_is_not_there_is_an_empty_one(tmp_path):

@@ -18,6 +18,7 @@ from reproduce.runs import Count, Known, Record, Seed, Text, Wrong
 
 Say = Callable[[str], None]
 GROUPS = ("table1", "short", "figure1")
+NO_CHECKSUM = "no checksum in the record"
 CURVES = "cifar10"  # the data set whose curves Figure 1 shows; others' are not kept in memory
 
 
@@ -82,6 +83,8 @@ class Bench(Known):
     notes: list[Text] = Field(default=[], max_length=1000)
     warnings: list[Text] = Field(default=[], max_length=1000)
     path: str = ""
+    unsealed: bool = False
+    """Read from a file without a checksum."""
 
 
 class About(Known):
@@ -112,6 +115,7 @@ class Packed(Known):
     latency: Positive
     differing: list[dict[str, Any]] | None = None
     path: str = ""
+    unsealed: bool = False
 
     @model_validator(mode="after")
     def _possible(self) -> Packed:
@@ -210,7 +214,7 @@ def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Pa
     """The records of benchmarks and packed nets, without trials (`quick`)."""
     for path in sorted(folder.glob("*.json")):
         try:
-            content, _ = store.read_sealed(path)
+            content, sealed = store.read_sealed(path)
             model = Packed if content.get("kind") == "net" else Bench
             record: Bench | Packed = model.model_validate(content)
         except OSError as error:
@@ -227,7 +231,8 @@ def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Pa
             elif not path.name.isprintable():
                 problems.append(f"{path.name}: a name that cannot be printed")
             else:
-                yield record.model_copy(update={"path": f"{name}/{folder.name}/{path.name}"})
+                found = {"path": f"{name}/{folder.name}/{path.name}", "unsealed": not sealed}
+                yield record.model_copy(update=found)
 
 
 def _unread(path: Path, error: OSError) -> str:
@@ -317,16 +322,18 @@ def notes(record: Record) -> list[str]:
     """What must be said wherever a figure rests on this run."""
     found = _of_code(record.code["dirty"])
     known = data.DIGESTS.get(record.data.name)
+    if record.data.name not in data.SHAPES:
+        found.append("data of a name that is not known")
     if known is not None and record.data.digest != known:
         found.append("data differ from the known ones")
     if record.unsealed:
-        found.append("no checksum in the record")
+        found.append(NO_CHECKSUM)
     return found
 
 
 def note(record: Bench | Packed) -> str:
-    """What must be said wherever a figure rests on this benchmark or packed net; nothing if its code is known."""
-    return "; ".join(_of_code(record.code.dirty))
+    """What must be said wherever a figure rests on this benchmark or packed net."""
+    return "; ".join([*_of_code(record.code.dirty), *([NO_CHECKSUM] if record.unsealed else [])])
 
 
 def _of_code(dirty: bool | None) -> list[str]:

@@ -55,7 +55,7 @@ def _cells(line: pd.Series) -> list[str]:
         number(line["last"]),
         "" if line["quoted"] else str(line["seeds"]),
         line["verdict"] if line["scale"] == "paper" else number(line["seconds"], 0),
-        line["machine"],
+        line["machine"].replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|"),
     ]
 
 
