@@ -74,7 +74,7 @@ def test_a_run_gives_one_record_that_the_report_reads(tmp_path, host, monkeypatc
         assert rows["xnor cuda-xnor, kernel alone"]["bound"] == "popcount_peak"
         assert {row["clock"] for row in rows.values()} == {"events", "host"}
     packed = {f"packed {name}, end to end" for name in products.BACKENDS}
-    for name in nets.CELLS:
+    for name in bench_gpu.CELLS:
         whats = [what for what in by_what if what.startswith(name)]
         assert len(whats) == 3
         for what in whats:

@@ -226,7 +226,7 @@ def test_an_unreadable_file_is_named_without_the_folders_of_this_machine(tmp_pat
     for folder in ("runs", "kernels", "check/mutants"):
         (tmp_path / folder / "folder.json").mkdir(parents=True)
     found = report.gather(tmp_path, report.cells())
-    assert found.problems == ("folder.json: Is a directory",) * 3
+    assert found.problems == ("folder.json: not a regular file",) * 3
 
 
 def test_names_that_cannot_be_printed_do_not_break_the_page(tmp_path):
