@@ -59,7 +59,7 @@ class _Graph:
         self.h = "images"
         for name, value in (("one", 1.0), ("half", 0.5)):
             self.constant(np.float32(value), name)
-        for name, byte in (("zero", 0), ("centre", ZERO), ("plus", ONE), ("minus", ZERO - 1)):
+        for name, byte in (("centre", ZERO), ("plus", ONE), ("minus", ZERO - 1)):
             self.constant(np.uint8(byte), name)
         self.constant(np.int8(0), "no shift")
 
@@ -106,7 +106,7 @@ class _Graph:
         signs = kernels.unpack(layer.weights).astype(np.int8)
         if layer.shape.size == 1:
             weights = self.constant(np.ascontiguousarray(signs.reshape(len(signs), -1)))
-            self.units("zero", weights, least[0, 0])
+            self.units(self.constant(np.uint8(0)), weights, least[0, 0])
             return below
         places = least[rule.row][:, rule.column].transpose(2, 0, 1)  # (units, H, W)
         self.node("Transpose", self.h, perm=[0, 3, 1, 2])
