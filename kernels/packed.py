@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+LARGE = 1 << 25  # bytes of a result from which on it is stored past the caches (STREAM_BYTES of csrc/drive.c)
 MAX_K = 2**31 - 2  # the product and a threshold one beyond it fit int32
 
 
@@ -134,7 +135,9 @@ def aligned(count: int, dtype: type[np.generic]) -> NDArray[Any]:
 def output(shape: tuple[int, ...], out: NDArray[np.int32] | None) -> NDArray[np.int32]:
     """A new int32 array of this shape, or `out` where that can take it in place, else ValueError."""
     if out is None:
-        return aligned(math.prod(shape), np.int32).reshape(shape)
+        count = math.prod(shape)
+        large = 4 * count >= LARGE
+        return aligned(count, np.int32).reshape(shape) if large else np.empty(shape, np.int32)
     fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == np.int32 and out.flags.carray
     if not fits:
         raise ValueError(f"out must be a writable C-contiguous int32 array of shape {shape}")
