@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import bitcount, build, reference
-from kernels.packed import KINDS, Packed, Rows, Thresholds, conv2d_shape, output, words_for
+from kernels.packed import KINDS, Packed, Rows, Thresholds, aligned, conv2d_shape, output, words_for
 
 ISAS = ("portable", "avx2", "avx512")  # by level, as kernels_level counts them
 LANES = 16  # columns of a panel (csrc/xnor.h)
@@ -322,7 +322,4 @@ def _held(array: NDArray[Any]) -> _Held:
 
 def _aligned(count: int, dtype: type[np.generic]) -> _Held:
     """An uninitialised array that starts on a cache line."""
-    size = count * np.dtype(dtype).itemsize
-    buffer = _held(np.empty(size + 63, np.uint8))
-    skip = -buffer.at % 64
-    return _Held(buffer.array[skip : skip + size].view(dtype), buffer.at + skip)
+    return _Held(*aligned(count, dtype))

@@ -124,12 +124,13 @@ def conv2d_shape(x: Packed, w: Packed, padding: int, stride: int) -> tuple[int, 
     return x.shape[0], height, width, w.shape[0]
 
 
-def aligned(count: int, dtype: type[np.generic]) -> NDArray[Any]:
-    """An uninitialised array (count,) on a cache line, where large results can be stored past the caches."""
+def aligned(count: int, dtype: type[np.generic]) -> tuple[NDArray[Any], int]:
+    """An uninitialised array (count,) that starts on a cache line, and its address."""
     size = count * np.dtype(dtype).itemsize
     buffer = np.empty(size + 63, np.uint8)
-    skip = -buffer.ctypes.data % 64
-    return buffer[skip : skip + size].view(dtype)
+    start = buffer.ctypes.data
+    skip = -start % 64
+    return buffer[skip : skip + size].view(dtype), start + skip
 
 
 def output(shape: tuple[int, ...], out: NDArray[np.int32] | None) -> NDArray[np.int32]:
@@ -137,7 +138,7 @@ def output(shape: tuple[int, ...], out: NDArray[np.int32] | None) -> NDArray[np.
     if out is None:
         count = math.prod(shape)
         large = 4 * count >= LARGE
-        return aligned(count, np.int32).reshape(shape) if large else np.empty(shape, np.int32)
+        return aligned(count, np.int32)[0].reshape(shape) if large else np.empty(shape, np.int32)
     fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == np.int32 and out.flags.carray
     if not fits:
         raise ValueError(f"out must be a writable C-contiguous int32 array of shape {shape}")

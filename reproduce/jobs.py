@@ -11,6 +11,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -130,7 +131,11 @@ def train(
     use_threads(threads)
     tell = functools.partial(_tell, number)
     store = runs.Store(root)
-    campaign.carry_out(plan, store, data_folder, torch.device(device), tell, bar=False, deadline=deadline)
+    try:
+        campaign.carry_out(plan, store, data_folder, torch.device(device), tell, bar=False, deadline=deadline)
+    except OSError as error:  # a full disk, say: the first process meets it, too, and tells how to go on
+        tell(f"{error.filename or store.root}: {error.strerror or error}")
+        sys.exit(1)
 
 
 def _tell(number: int, text: str) -> None:

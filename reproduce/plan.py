@@ -126,7 +126,8 @@ def _at_once(
                 pipe.close()
             return taken
     except (EOFError, RuntimeError) as error:  # one of them is gone, or memory does not do for one more here
-        say(f"{number} processes at once do not run here ({type(error).__name__})")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        say(f"{number} processes at once do not run here: {reason}")
         return None
 
 

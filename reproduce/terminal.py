@@ -25,8 +25,9 @@ DataOption = Annotated[
 
 
 def say(text: str) -> None:
-    """One line, at once."""
-    print(text, flush=True)
+    """One line, at once, and in one piece: processes beside each other write to the same place."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def console(width: int) -> Console:

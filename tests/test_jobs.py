@@ -166,3 +166,13 @@ def test_plan_says_where_so_many_do_not_run(monkeypatch, capsys):
     cell = made_cell()
     assert planning._at_once(cell.scales["small"], torch.device("cpu"), 3, 1, told.append) is None
     assert "3 processes at once do not run here" in told[0]
+
+
+def test_storage_that_fails_beside_is_one_line(tmp_path, capsys):
+    store = tmp_path / "file"
+    store.write_text("no folder")
+    plan = campaign.wanted([made_cell()], "small", [0], print)
+    with pytest.raises(SystemExit) as stop:
+        jobs.train(None, 2, plan, store, None, "cpu", None, None)
+    out = capsys.readouterr().out
+    assert stop.value.code == 1 and out.startswith("(2) ") and out.count("\n") == 1 and str(store) in out

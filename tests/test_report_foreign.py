@@ -53,19 +53,23 @@ def places(tree, at=()):
             yield from places(tree[key], (*at, key))
 
 
+def change(content, path, value):
+    """Put a value in one place of a record, or take away what is there (GONE)."""
+    for key in path[:-1]:
+        content = content[key]
+    if value is GONE:
+        del content[path[-1]]
+    else:
+        content[path[-1]] = value
+
+
 def mutants(kind, record):
     changed = places(record)
     if kind in ("cpu", "train", "net"):
         changed = [p for p in changed if all(k in READ for k in p if k not in CANDIDATES)]
     for path, value in itertools.product(changed, VALUES):
         found = copy.deepcopy(record)
-        at = found
-        for key in path[:-1]:
-            at = at[key]
-        if value is GONE:
-            del at[path[-1]]
-        else:
-            at[path[-1]] = value
+        change(found, path, value)
         yield path, value, found
     yield ("more",), 1, record | {"more": 1}
 
@@ -199,13 +203,7 @@ ROW, RATIO = ("rows", 0), ("rows", 0, "times_faster_than")
 )
 def test_what_would_break_the_report_is_named_and_left_out(tmp_path, kind, path, value):
     content = whole(kind)
-    at = content
-    for key in path[:-1]:
-        at = at[key]
-    if value is GONE:
-        del at[path[-1]]
-    else:
-        at[path[-1]] = value
+    change(content, path, value)
     file = put(tmp_path, kind, "mutant", content)
     found = report.gather(tmp_path, report.cells())
     assert getattr(found, USED[kind]) == ()

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end what can be killed at any moment, whatever it is at."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import time
 
 import pytest
 
-from reproduce import yamlfile
+from reproduce import terminal, yamlfile
 
 AT = {
     "code that swallows interrupts": "try: time.sleep(60)\n        except BaseException: pass",
@@ -72,3 +73,16 @@ def test_a_signal_while_python_imports_is_told(tmp_path, number):
         process.send_signal(number)
         said = process.communicate(timeout=30)[1]
     assert (process.returncode, said) == (128 + number, "reproduce: stopped before anything began\n")
+
+
+def test_a_line_is_written_in_one_piece(monkeypatch):
+    pieces = []
+
+    class Out(io.StringIO):
+        def write(self, text):
+            pieces.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stdout", Out())
+    terminal.say("two words")
+    assert pieces == ["two words\n"]

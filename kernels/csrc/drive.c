@@ -7,9 +7,7 @@
 #define BLOCK_ROWS 128  /* rows that meet one group of panels before the next group comes in */
 #define RUN_ROWS 32     /* rows whose results wait in the first-level cache for their comparison */
 #define CHUNK_PAIRS 80  /* words of a panel group that stay in the first-level cache */
-#ifndef STREAM_BYTES
-#define STREAM_BYTES (1 << 25) /* a result of this size is stored past the caches */
-#endif
+#define STREAM_BYTES (1 << 25) /* a result of this size is stored past the caches; packed.py's LARGE */
 #define MIN_CHUNK 4096  /* words: a task of packing, lifting or panel building */
 #define TASKS_EACH 4    /* tasks a thread, so that an unlucky thread does not hold up the others: at least, */
 #define TASKS_MOST 64   /* and at most, where a task still has */
@@ -241,7 +239,7 @@ void kernels_product(const job_t *j)
     if (!j->ready) parallel(lift_task, &p, (lines + p.lift_chunk - 1) / p.lift_chunk, threads);
 
     const size_t bytes = p.rows * (size_t)j->n * sizeof *j->out;
-    p.stream = bytes >= STREAM_BYTES && (uintptr_t)j->out % 64 == 0 && j->n % LANES == 0;
+    p.stream = j->out && bytes >= STREAM_BYTES && (uintptr_t)j->out % 64 == 0 && j->n % LANES == 0;
 
     p.block = min(BLOCK_ROWS, p.rows);
     p.blocks = (p.rows + p.block - 1) / p.block;

@@ -44,7 +44,7 @@ def test_matmul_large_enough_for_threads_and_chunks(way, signs, m, n, k):
 def test_results_too_large_for_the_caches(signs, n, k, skip):
     """Those that begin on a cache line, in rows of whole lines, are stored another way (csrc/drive.c)."""
     a, b = signs(2900, k), signs(n, k, seed=1)
-    room = packed.aligned(2900 * n + 16, np.int32)
+    room, _ = packed.aligned(2900 * n + 16, np.int32)
     out = room[skip : skip + 2900 * n].reshape(2900, n)
     room[:] = 7
     assert out.nbytes > 1 << 25 and (out.ctypes.data % 64 == 0) == (skip == 0)
