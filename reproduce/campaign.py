@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import gc
 import re
 import sys
 import time
@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
-from reproduce import data, filters, machine, runs, spec
+from reproduce import data, fetch, filters, machine, runs, spec, weights
 from reproduce.training import nets, preprocess, train
 
 Say = Callable[[str], None]
@@ -33,6 +33,8 @@ class Summary:
     """Runs that stopped because a number was not finite."""
     missing: dict[str, str] = field(default_factory=dict)
     """Cell -> why it could not be run and what to do."""
+    starved: dict[str, str] = field(default_factory=dict)
+    """Run -> what it asked for when the machine's memory was not enough."""
     refused: dict[str, str] = field(default_factory=dict)
     """Cell -> what in its settings cannot be done with its data."""
     stopped: str | None = None
@@ -229,6 +231,15 @@ def carry_out(
                 summary.refused[item.cell.name] = str(error)
                 progress.skip(number)
                 continue
+            except (MemoryError, RuntimeError) as error:
+                if not _starved(error):
+                    raise
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+                say(f"    not made: not enough memory: {reason}")
+                summary.starved[describe(item)] = reason
+                progress.skip(number)
+                prepared.forget()
+                continue
             except train.OutOfTime as stop:
                 epochs = run.settings.train.epochs
                 summary.stopped = f"{describe(item)} stands at epoch {stop.epoch} of {epochs}"
@@ -241,6 +252,13 @@ def carry_out(
             else:
                 summary.records.append(record)
     return summary
+
+
+def _starved(error: Exception) -> bool:
+    """Whether memory was not enough: Python's, NumPy's, CuPy's (MemoryError), torch's on a GPU or on a CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def describe(item: Wanted) -> str:
@@ -265,13 +283,20 @@ class _Prepared:
     def dataset(self, name: str, folder: Path | None, say: Say) -> data.Dataset:
         if name not in self._datasets:
             try:
-                self._datasets[name] = data.load(name, folder, say)
+                self._datasets[name] = fetch.load(name, folder, say)
             except data.DataError as error:
                 self._datasets[name] = error
         found = self._datasets[name]
         if isinstance(found, data.DataError):
             raise found
         return found
+
+    def forget(self) -> None:
+        """Give the memory back that is not needed until the next run."""
+        self._last = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def __call__(self, run: runs.Run) -> dict[str, preprocess.DeviceData]:
         flat = run.settings.net.kind == "mlp"
@@ -334,13 +359,13 @@ def _train(
         status="finished",
         weights=outcome.weights,
         parameters=outcome.parameters,
+        weights_sha256=weights.digest(outcome.net),
         result=result,
         filters=kept_filters(run.settings, outcome.net),
         curve=[runs.EpochRow(**row) for row in outcome.curve],
     )
     record = _by_all(record, outcome.calls)
-    torch.save(outcome.net, net := io.BytesIO())
-    runs.write_whole(store.net(run.stem), net.getvalue())
+    weights.save(store.net(run.stem), outcome.net)
     store.write(record)
     checkpoint.unlink(missing_ok=True)
     return record

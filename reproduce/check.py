@@ -163,6 +163,8 @@ Trained = dict[tuple[str, str | None, int], runs.Record]
 def _trained(plan: Sequence[campaign.Wanted], data: Path | None, say: Say) -> tuple[Trained, dict[str, str]]:
     store = runs.Store(OWN_STORE)
     summary = campaign.carry_out(plan, store, data, torch.device("cpu"), say, bar=False)
+    if summary.starved:  # no record is a planted error's record, and must not pass for one
+        raise Missing(f"not enough memory for {', '.join(summary.starved)}")
     found = {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.broken]}
     return found, summary.missing
 

@@ -133,8 +133,8 @@ def run(
 ) -> None:
     """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
 
-    What cannot be run for want of data is named with how to get it. Exit code 1: a run failed; 2: an experiment
-    file asks for what cannot be done; 3: no data at all;
+    What cannot be run for want of data is named with how to get it. Exit code 1: a run failed, or memory was not
+    enough for it; 2: an experiment file asks for what cannot be done; 3: no data at all;
     75: the time limit came first, and the same command goes on, here or where the store is copied to.
     """
     began = time.monotonic()
@@ -179,6 +179,8 @@ def run(
         say(f"not run: {cell}: {reason}")
     for record in summary.broken:
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
+    for title, reason in summary.starved.items():
+        say(f"not made: {title}: not enough memory: {reason}; the same command tries again")
     folder = yamlfile.shown(store.root)
     say(f"written: {folder}/report/table1.md and table1.csv; the whole page: reproduce report --results {folder}")
     if summary.stopped:
@@ -190,7 +192,7 @@ def run(
         )
     if summary.refused:
         raise typer.Exit(2)
-    if summary.broken:
+    if summary.broken or summary.starved:
         raise typer.Exit(1)
     if plan and not summary.records:
         raise typer.Exit(3)
@@ -228,6 +230,7 @@ def fetch(
 ) -> None:
     """Fetch and check data sets; say where each stands and, if it cannot be had, how to get it."""
     from reproduce import data as sets
+    from reproduce.fetch import folder, load
 
     missing = False
     for name in names or sets.SHAPES:
@@ -236,8 +239,8 @@ def fetch(
             hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sets.SHAPES)}"
             raise stop(f"no data set {name!r}{hint}", 2)
         try:
-            found = sets.load(name, data, say)
-            say(f"{name}: content {found.digest[:12]}, order {found.order[:12]}, in {sets.folder(data)}")
+            found = load(name, data, say)
+            say(f"{name}: content {found.digest[:12]}, order {found.order[:12]}, in {folder(data)}")
         except sets.DataError as error:
             missing = True
             say(str(error))
@@ -305,7 +308,7 @@ def check(
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the mutants' records in results/check.")] = False,
 ) -> None:
-    """Train small nets afresh and hold them against the committed bands. Exit code 1: outside, 3: no data."""
+    """Train small nets afresh, hold them against the committed bands. Exit code 1: outside, 3: no data, memory."""
     from reproduce import check as small
     from reproduce import jobs
 
@@ -341,8 +344,8 @@ def main() -> None:
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"reproduce: {where}{error.strerror or error}; the same command goes on", file=sys.stderr)
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
+        print(f"reproduce: {what}; once that is mended, the same command goes on", file=sys.stderr)
         sys.exit(1)
 
 

@@ -61,15 +61,17 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
     ValueError (one line) if the run, its weights or its kind of net will not do, DataError if the pixels' scale
     and shift depend on data that are not at hand.
     """
-    from reproduce import runs
+    from reproduce import runs, weights
     from reproduce.packed import freeze_net
 
     path = find(run, store)
     record = runs.read(path)
     settings = spec.Settings.model_validate_json(json.dumps(record.settings))
-    weights = runs.Store(path.parent.parent).net(record.stem)
-    state = weights_of(weights)
+    state = weights.of_run(runs.Store(path.parent.parent).net(record.stem), record)
+    if record.weights_sha256 is None:
+        say("note: this run's record, an older one, does not tell which weights are its own")
     about: dict[str, Any] = {"cell": record.cell, "scale": record.scale, "seed": record.seed, "key": record.key}
+    about["weights_sha256"] = weights.digest(state)
     if record.result is not None:
         about["test_error"] = record.result.test_error
     net = freeze_net(settings, state, _affine(settings, data_folder, say), about)
@@ -85,38 +87,23 @@ def _affine(
     """Scale and shift of the pixels, or None where the net sees real numbers."""
     import torch
 
-    from reproduce import data
+    from reproduce import data, fetch
     from reproduce.training import preprocess
 
     if any(step.step not in AFFINE for step in settings.data.preprocess):
         return None
-    splits = data.splits(data.load(settings.data.name, data_folder, say), settings.data)
+    splits = data.splits(fetch.load(settings.data.name, data_folder, say), settings.data)
     train = preprocess.prepare(splits, settings.data, settings.net.kind == "mlp", torch.device("cpu"))["train"]
     return train.scale, train.shift.numpy()
 
 
-def weights_of(path: Path) -> dict[str, Tensor]:
-    """The state_dict of a trained net. ValueError (one line) if it cannot be read as it was written."""
-    import torch
+def _weights_of(net: PackedNet, path: Path) -> dict[str, Tensor]:
+    """The float weights in `path`, unless the packed net says that it was made from others: ValueError."""
+    from reproduce import weights
 
-    from reproduce.training import train
-
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path.name}: not a regular file")
-    try:
-        state = train.saved(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path.stem}: its weights are not here ({yamlfile.shown(path)})") from None
-    except Exception as error:  # a file cut or changed at any byte can fail in any way
-        raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from None
-    if not isinstance(state, dict):
-        raise ValueError(f"{path.name} holds no weights")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise ValueError(f"{path.name} holds no weights: {yamlfile.short(name)} is no tensor with a name")
-        dense = value.layout == torch.strided and value.device.type == "cpu" and value.dtype == torch.float32
-        if not dense or value.is_nested or not bool(value.isfinite().all()):
-            raise ValueError(f"{path.name}: {yamlfile.short(name)} should be finite float32 numbers")
+    state = weights.load(path)
+    if net.about.get("weights_sha256") not in (None, weights.digest(state)):
+        raise ValueError(f"{path.name}: not the weights that this net was packed from")
     return state
 
 
@@ -133,11 +120,11 @@ def predict_net(
     """
     import torch
 
-    from reproduce import data
+    from reproduce import data, fetch
     from reproduce.training import preprocess
 
     settings = net.settings
-    splits = data.splits(data.load(settings.data.name, data_folder, say), settings.data)
+    splits = data.splits(fetch.load(settings.data.name, data_folder, say), settings.data)
     images: NDArray[Any] = splits["test"][0]
     if not net.pixels:
         test = preprocess.prepare(splits, settings.data, True, torch.device("cpu"))["test"]
@@ -268,7 +255,8 @@ def predict(
 
     try:
         net = PackedNet.load(file)
-        found = predict_net(net, data, backend, say, None if against is None else weights_of(against))
+        state = None if against is None else _weights_of(net, against)
+        found = predict_net(net, data, backend, say, state)
         written = record and write(record_of(file, net, found, backend), record)
     except DataError as error:
         raise stop(error, 3) from None

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from reproduce import campaign, data, jobs, machine, runs, spec
+from reproduce import campaign, data, fetch, jobs, machine, runs, spec
 from reproduce.terminal import console
 from reproduce.training import train
 from reproduce.training.preprocess import DeviceData
@@ -183,7 +183,7 @@ def _epochs_made(
         return 0
     name = item.settings.data.name
     if name not in datasets:
-        datasets[name] = data.load(name, folder) if (data.folder(folder) / f"{name}.npz").exists() else None
+        datasets[name] = fetch.load(name, folder) if (fetch.folder(folder) / f"{name}.npz").exists() else None
     dataset = datasets[name]
     if dataset is None:
         return 0

@@ -164,6 +164,8 @@ class Record(_Frozen):
     seconds: Seconds
     weights: int | None = Field(default=None, ge=1, le=2**40)
     parameters: int | None = Field(default=None, ge=1, le=2**40)
+    weights_sha256: Text | None = None
+    """Of the trained net (`weights.digest`); None where a run broke off, and in older records."""
     result: Result | None = None
     filters: Filters | None = None
     """None where there is no binary convolution, and in records made before they were counted."""
@@ -176,6 +178,9 @@ class Record(_Frozen):
         result = self.result
         if (self.status == "finished") != (result is not None):
             raise ValueError("result and status contradict")
+        data = self.settings.get("data")
+        if isinstance(data, dict) and data.get("name") != self.data.name:
+            raise ValueError("data.name is not its settings'")
         if result and not self.curve:
             raise ValueError("curve: empty")
         if result and any(row.valid_wrong > result.valid_images for row in self.curve):
@@ -414,8 +419,8 @@ def _contradiction(record: Record) -> str | None:
     if [row.epoch for row in record.curve] != list(range(1, len(record.curve) + 1)):
         return "curve: its epochs are not 1, 2, …"
     result = record.result
-    if record.status != "finished" or result is None:
-        return None if record.result is None and record.status == "failed" else "result and status contradict"
+    if result is None:
+        return None
     if not 1 <= result.best_epoch <= len(record.curve):
         return "result.best_epoch is not in the curve"
     best, last = record.curve[result.best_epoch - 1], record.curve[-1]

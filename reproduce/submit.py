@@ -103,7 +103,7 @@ def submit(
 
     from reproduce import campaign, runs
     from reproduce import plan as planning
-    from reproduce.data import folder
+    from reproduce.fetch import folder
 
     if not find_spec("submitit"):
         raise stop("submit needs submitit: pip install 'submitit>=1.5.3', or this project with '.[cluster]'", 2)

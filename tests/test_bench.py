@@ -94,9 +94,9 @@ def test_training_is_not_measured_on_a_gpu():
 
 
 def test_a_damaged_data_set_is_one_line(tmp_path, monkeypatch):
-    from reproduce import data
+    from reproduce import fetch
 
     (tmp_path / "mnist.npz").write_bytes(b"no data")
-    monkeypatch.setitem(data.SOURCES, "mnist", [])
+    monkeypatch.setitem(fetch.SOURCES, "mnist", [])
     done = run("--quick", "--to", tmp_path / "kernels", "--data", tmp_path)
     assert done.exit_code == 3 and done.stderr.count("\n") == 1 and "mnist is not at hand" in done.stderr

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from made import made_cell, made_record, settings
 
-from reproduce import campaign, check, cli, data, machine, paper, runs, spec, yamlfile
+from reproduce import campaign, check, cli, data, fetch, machine, paper, runs, spec, yamlfile
 from reproduce import plan as planning
 from reproduce.training import preprocess, train
 
@@ -48,7 +48,7 @@ def test_a_run_that_another_process_is_at_is_left_for_the_end_and_not_made_twice
     cell = made_cell(train={"epochs": 1})
     store = runs.Store(tmp_path / "s")
     store.prepare()
-    dataset = data.load("mnist", data_folder)
+    dataset = fetch.load("mnist", data_folder)
     first = runs.Run(cell, "small", 0, cell.scales["small"], dataset)
     other = FileLock(store.lock(first), thread_local=False)
     other.acquire()
@@ -73,7 +73,7 @@ def test_a_checkpoint_of_other_data_or_other_code_is_not_gone_on_from(tmp_path, 
     store = runs.Store(tmp_path / "s")
     campaign.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=time.monotonic())
     (kept,) = (store.root / "work").glob("*.ckpt")
-    whole = data.load("mnist", data_folder)
+    whole = fetch.load("mnist", data_folder)
     half = slice(30000), slice(30000, None)
     turned = {k: np.concatenate([v[half[1]], v[half[0]]]) for k, v in whole.arrays.items() if "train" in k}
 
@@ -82,7 +82,7 @@ def test_a_checkpoint_of_other_data_or_other_code_is_not_gone_on_from(tmp_path, 
         shutil.rmtree(other.root, ignore_errors=True)
         with monkeypatch.context() as patch:
             change(patch)
-            dataset = data.load("mnist", data_folder)
+            dataset = fetch.load("mnist", data_folder)
             run = runs.Run(cell, "small", 0, cell.scales["small"], dataset)
             other.prepare()
             shutil.copyfile(kept, other.checkpoint(run))
@@ -93,8 +93,8 @@ def test_a_checkpoint_of_other_data_or_other_code_is_not_gone_on_from(tmp_path, 
 
     def other_order(patch):
         arrays = whole.arrays | turned
-        found = data.Dataset("mnist", arrays, whole.digest, data._order_digest(arrays))
-        patch.setattr(data, "load", lambda *_: found)
+        found = data.Dataset("mnist", arrays, whole.digest, data.order_digest(arrays))
+        patch.setattr(fetch, "load", lambda *_: found)
 
     expect_refused(other_order)
     expect_refused(lambda patch: patch.setattr(machine, "source_digest", lambda: "other code"))
@@ -115,7 +115,7 @@ def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data
         assert runs.Store(store).finished(runs.Run(plan[0].cell, "small", 0, plan[0].settings, whole)) == record
         return record
 
-    whole = data.load("mnist", data_folder)
+    whole = fetch.load("mnist", data_folder)
     monkeypatch.setattr(machine, "code", lambda: {"revision": "r", "dirty": False, "source": "s" * 64})
     monkeypatch.setattr(machine, "source_digest", lambda: "s" * 64)
     one = in_calls(tmp_path / "one", (False, "here"), (False, "here"))
@@ -173,7 +173,7 @@ def test_missing_data_is_named_per_cell_and_the_rest_runs(tmp_path, data_folder,
     def unreachable(scratch):
         raise OSError("unreachable")
 
-    monkeypatch.setitem(data.SOURCES, "cifar10", [unreachable])
+    monkeypatch.setitem(fetch.SOURCES, "cifar10", [unreachable])
     from made import convnet_settings
 
     content = convnet_settings(train={"epochs": 1})
@@ -182,6 +182,58 @@ def test_missing_data_is_named_per_cell_and_the_rest_runs(tmp_path, data_folder,
     summary = go(tmp_path, data_folder, [other, made_cell(train={"epochs": 1})])
     assert summary.trained == 1
     assert "reproduce data cifar10" in summary.missing["table1/other"]
+
+
+SHORT = {
+    "Python": MemoryError(),
+    "NumPy": np._core._exceptions._ArrayMemoryError((2**40,), np.dtype(float)),
+    "a GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+}
+
+
+@pytest.mark.parametrize("of", SHORT)
+def test_a_run_without_enough_memory_does_not_end_the_others(tmp_path, data_folder, monkeypatch, of):
+    fit, cell = train.fit, made_cell(train={"epochs": 1})
+
+    def sometimes(settings, parts, seed, *more, **rest):
+        if seed == 0:
+            raise SHORT[of]
+        return fit(settings, parts, seed, *more, **rest)
+
+    said = []
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fit", sometimes)
+        summary = go(tmp_path, data_folder, [cell], seeds=(0, 1), said=said)
+    assert summary.trained == 1 and [r.seed for r in summary.records] == [1] and not summary.broken
+    assert list(summary.starved) == ["BNN (Theano), MNIST, small scale, seed 0"]
+    assert sum("not enough memory" in line for line in said) == 1
+    assert go(tmp_path, data_folder, [cell], seeds=(0, 1)).trained == 1
+
+
+def test_memory_that_torch_cannot_have_is_told_from_other_errors(tmp_path, data_folder, monkeypatch):
+    """A tensor of 8 EiB: what torch says on this machine is understood; another RuntimeError is not hidden."""
+
+    def asks(*_, **__):
+        torch.empty(2**60)
+
+    cell = made_cell(train={"epochs": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fit", asks)
+        assert len(go(tmp_path, data_folder, [cell]).starved) == 1
+        patch.setattr(train, "fit", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
+        with pytest.raises(RuntimeError, match="size"):
+            go(tmp_path, data_folder, [cell])
+
+
+def test_the_run_command_tells_of_memory_in_a_line_and_ends_with_1(tmp_path, data_folder, monkeypatch, capsys):
+    def none(*_, **__):
+        raise MemoryError
+
+    experiments(tmp_path / "experiments")
+    monkeypatch.setattr(train, "fit", none)
+    words = ["run", "--scale", "small", "--results", str(tmp_path / "mine"), "--data", str(data_folder)]
+    assert command(monkeypatch, tmp_path, *words) == 1
+    assert "seed 0: not enough memory: MemoryError; the same command tries again" in capsys.readouterr().out
 
 
 def test_a_diverged_run_is_recorded_as_failed_and_tried_again(tmp_path, data_folder, monkeypatch):
@@ -234,7 +286,7 @@ def test_a_time_limit_ends_the_wait_for_another_process(tmp_path, data_folder):
     cell = made_cell(train={"epochs": 1})
     store = runs.Store(tmp_path / "s")
     store.prepare()
-    run = runs.Run(cell, "small", 0, cell.scales["small"], data.load("mnist", data_folder))
+    run = runs.Run(cell, "small", 0, cell.scales["small"], fetch.load("mnist", data_folder))
     plan = campaign.wanted([cell], "small", [0], print)
     with FileLock(store.lock(run), thread_local=False):
         deadline = time.monotonic() + 0.2
@@ -327,7 +379,7 @@ def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_fold
     monkeypatch.setattr(spec.cells, "__defaults__", (None, tmp_path / "experiments"))
     plan = campaign.wanted(spec.cells(), "small", [0, 1, 2], print)
     with pytest.raises(train.OutOfTime):  # seed 1 stands at epoch 1
-        run = runs.Run(plan[1].cell, "small", 1, plan[1].settings, data.load("mnist", data_folder))
+        run = runs.Run(plan[1].cell, "small", 1, plan[1].settings, fetch.load("mnist", data_folder))
         parts = preprocess.prepare(data.splits(run.dataset, run.settings.data), run.settings.data, True, CPU)
         where, call = runs.Store(store).checkpoint(run), {"name": "here"}
         train.fit(run.settings, parts, 1, where, CPU, deadline=time.monotonic(), key=run.key, call=call)
@@ -354,7 +406,7 @@ def test_plan_is_near_what_training_takes(tmp_path, data_folder):
 
 def test_run_command_without_any_data_ends_with_code_3(tmp_path, monkeypatch, capsys):
     experiments(tmp_path / "experiments")
-    monkeypatch.setitem(data.SOURCES, "mnist", [])
+    monkeypatch.setitem(fetch.SOURCES, "mnist", [])
     words = ["run", "--scale", "small", "--results", str(tmp_path / "r"), "--data", str(tmp_path / "d")]
     assert command(monkeypatch, tmp_path, *words) == 3
     assert "reproduce data mnist" in capsys.readouterr().out

@@ -4,13 +4,15 @@ import errno
 import hashlib
 import io
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 from made import convnet_settings, made_images, settings
 
-from reproduce import data, spec
+from reproduce import data, fetch, spec
 
 
 def nowhere(*_):
@@ -22,8 +24,8 @@ def offline(monkeypatch):
     def mirror(scratch):
         nowhere()
 
-    for name in data.SOURCES:
-        monkeypatch.setitem(data.SOURCES, name, [mirror])
+    for name in fetch.SOURCES:
+        monkeypatch.setitem(fetch.SOURCES, name, [mirror])
 
 
 def test_digest_does_not_depend_on_the_order_but_on_every_pixel_and_label():
@@ -33,7 +35,7 @@ def test_digest_does_not_depend_on_the_order_but_on_every_pixel_and_label():
     order = np.random.default_rng(0).permutation(300)
     shuffled = arrays | {"x_train": x[order], "y_train": y[order]}
     assert data.content_digest(shuffled) == digest
-    assert data._order_digest(shuffled) != data._order_digest(arrays)
+    assert data.order_digest(shuffled) != data.order_digest(arrays)
     rows = sorted(hashlib.sha256(x[i].tobytes() + bytes([y[i]])).digest() for i in range(300))
     tests = sorted(hashlib.sha256(x[i].tobytes() + bytes([y[i]])).digest() for i in range(50))
     by_hand = hashlib.sha256(b"train" + b"".join(rows) + b"test" + b"".join(tests)).hexdigest()
@@ -47,7 +49,7 @@ def test_digest_does_not_depend_on_the_order_but_on_every_pixel_and_label():
 
 
 def test_cached_file_is_used(data_folder, offline):
-    found = data.load("mnist", data_folder)
+    found = fetch.load("mnist", data_folder)
     assert found.arrays["x_train"].shape == (60000, 28, 28)
 
 
@@ -61,20 +63,59 @@ def test_damaged_cache_is_refused_with_the_reason_and_set_aside(data_folder, off
     path.write_bytes(content)
     said = []
     with pytest.raises(data.DataError, match="mnist is not at hand") as error:
-        data.load("mnist", data_folder, said.append)
+        fetch.load("mnist", data_folder, said.append)
     assert "\n" not in str(error.value)
     assert said and "set aside" in said[0]
     assert (data_folder / "mnist.npz.damaged").exists() and not path.exists()
 
 
 def test_damaged_cache_is_replaced_when_a_source_has_it(data_folder, monkeypatch):
-    good = data.load("mnist", data_folder)
-    monkeypatch.setitem(data.SOURCES, "mnist", [lambda scratch: dict(good.arrays)])
+    good = fetch.load("mnist", data_folder)
+    monkeypatch.setitem(fetch.SOURCES, "mnist", [lambda scratch: dict(good.arrays)])
     (data_folder / "mnist.npz").write_bytes(b"broken")
-    assert data.load("mnist", data_folder).digest == good.digest
-    monkeypatch.setitem(data.SOURCES, "mnist", [])
-    assert data.load("mnist", data_folder).order == good.order
-    assert not list(data_folder.glob(".mnist*"))
+    assert fetch.load("mnist", data_folder).digest == good.digest
+    monkeypatch.setitem(fetch.SOURCES, "mnist", [])
+    assert fetch.load("mnist", data_folder).order == good.order
+    assert not list(data_folder.glob(".mnist-*"))
+
+
+def test_what_a_killed_fetch_left_is_removed_by_the_next(data_folder, monkeypatch):
+    good = fetch.load("mnist", data_folder)
+    (data_folder / "mnist.npz").unlink()
+    for name in (".mnist-killed", ".cifar10-killed"):
+        (data_folder / name).mkdir()
+        (data_folder / name / "half").write_bytes(b"x")
+    monkeypatch.setitem(fetch.SOURCES, "mnist", [lambda scratch: dict(good.arrays)])
+    assert fetch.load("mnist", data_folder).digest == good.digest
+    assert [p.name for p in data_folder.glob(".*-*")] == [".cifar10-killed"]  # perhaps being fetched just now
+
+
+FETCH = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from reproduce import data, fetch
+folder = Path(sys.argv[1])
+arrays = dict(np.load(folder / "good.npz"))
+data.DIGESTS["mnist"] = data.content_digest(arrays)
+def source(scratch):
+    print("fetched", flush=True)
+    time.sleep(1)
+    return arrays
+fetch.SOURCES["mnist"] = [source]
+print(fetch.load("mnist", folder).digest == data.DIGESTS["mnist"], flush=True)
+"""
+
+
+def test_of_processes_that_want_a_data_set_one_fetches_it(data_folder):
+    """From a damaged file on: one sets it aside and fetches, none takes its good file for the damaged one."""
+    (data_folder / "mnist.npz").rename(data_folder / "good.npz")
+    (data_folder / "mnist.npz").write_bytes(b"damaged")
+    words = [sys.executable, "-c", FETCH, str(data_folder)]
+    started = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=120)[0] for process in started]
+    assert sum("fetched" in text for text in said) == 1 and all("True" in text for text in said)
+    assert (data_folder / "mnist.npz.damaged").read_bytes() == b"damaged"
 
 
 @pytest.mark.parametrize(
@@ -98,24 +139,24 @@ def test_wrong_arrays_under_the_right_name(change, reason, data_folder):
 def test_a_source_with_other_content_is_not_accepted(tmp_path, monkeypatch):
     x, y = made_images(60000)
     arrays = {"x_train": x, "y_train": y, "x_test": x[:10000], "y_test": y[:10000]}
-    monkeypatch.setitem(data.SOURCES, "mnist", [lambda scratch: arrays])
+    monkeypatch.setitem(fetch.SOURCES, "mnist", [lambda scratch: arrays])
     with pytest.raises(data.DataError, match="content is not mnist's"):
-        data.load("mnist", tmp_path)
+        fetch.load("mnist", tmp_path)
     assert not (tmp_path / "mnist.npz").exists()
 
 
 def test_without_sources_the_line_says_how_to_get_it(tmp_path, offline):
     for name in data.SHAPES:
         with pytest.raises(data.DataError) as error:
-            data.load(name, tmp_path)
+            fetch.load(name, tmp_path)
         assert f"reproduce data {name}" in str(error.value) and "no network" in str(error.value)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(data.SOURCES, "mnist", [lambda scratch: {}])
+    monkeypatch.setitem(fetch.SOURCES, "mnist", [lambda scratch: {}])
     (tmp_path / "file").write_text("")
     with pytest.raises(data.DataError, match="cannot be written"):
-        data.load("mnist", tmp_path / "file" / "below")
+        fetch.load("mnist", tmp_path / "file" / "below")
 
 
 def test_pickles_from_the_wheel_cannot_run_code():
@@ -124,20 +165,20 @@ def test_pickles_from_the_wheel_cannot_run_code():
             return (print, ("ran",))
 
     with pytest.raises(pickle.UnpicklingError, match="not allowed"):
-        data._ArraysOnly(io.BytesIO(pickle.dumps(Evil()))).load()
+        fetch._ArraysOnly(io.BytesIO(pickle.dumps(Evil()))).load()
     for protocol in (2, 4):
         array = np.arange(6, dtype=np.float32).reshape(2, 3)
-        back = data._ArraysOnly(io.BytesIO(pickle.dumps((array, [1]), protocol))).load()
+        back = fetch._ArraysOnly(io.BytesIO(pickle.dumps((array, [1]), protocol))).load()
         np.testing.assert_array_equal(back[0], array)
 
 
 def test_data_folder_comes_from_the_option_then_the_environment_then_a_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRODUCE_DATA", str(tmp_path / "env"))
-    assert data.folder(tmp_path) == tmp_path
-    assert data.folder() == tmp_path / "env"
+    assert fetch.folder(tmp_path) == tmp_path
+    assert fetch.folder() == tmp_path / "env"
     monkeypatch.delenv("REPRODUCE_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert data.folder() == tmp_path / "cache" / "bnn-reproduce"
+    assert fetch.folder() == tmp_path / "cache" / "bnn-reproduce"
 
 
 def numbered(name, n_train, n_test, labels=None):
@@ -231,11 +272,11 @@ def test_a_cache_that_the_machine_cannot_read_stays(data_folder, monkeypatch, er
 
     for name in ("load", "concatenate"):  # as it is read, as its content is looked at
         with monkeypatch.context() as patch:
-            patch.setattr(data.np, name, fails)
+            patch.setattr(fetch.np, name, fails)
             with pytest.raises(data.DataError, match=words):
-                data.load("mnist", data_folder)
+                fetch.load("mnist", data_folder)
         assert [p.name for p in data_folder.iterdir()] == ["mnist.npz"]
-    assert data.load("mnist", data_folder).digest == data.DIGESTS["mnist"]
+    assert fetch.load("mnist", data_folder).digest == data.DIGESTS["mnist"]
 
 
 def test_a_damaged_cache_that_asks_for_much_memory_is_set_aside(data_folder, offline):
@@ -244,10 +285,10 @@ def test_a_damaged_cache_that_asks_for_much_memory_is_set_aside(data_folder, off
     assert raw.count(b"(60000, 28, 28)") == 1
     path.write_bytes(raw.replace(b"(60000, 28, 28), } ", b"(60000, 28000000), }")[: len(raw)])
     with pytest.raises(data.DataError, match="not at hand"):
-        data.load("mnist", data_folder)
+        fetch.load("mnist", data_folder)
     for _ in range(2):
         with pytest.raises(data.DataError, match=r"mnist.npz.damaged, set aside, is still there"):
-            data.load("mnist", data_folder)
+            fetch.load("mnist", data_folder)
 
 
 def test_a_cache_that_is_no_file_or_too_large_is_not_read(data_folder, offline, monkeypatch):
@@ -255,15 +296,15 @@ def test_a_cache_that_is_no_file_or_too_large_is_not_read(data_folder, offline, 
     path.unlink()
     path.symlink_to("/dev/zero")
     with pytest.raises(data.DataError, match="not a regular file"):
-        data.load("mnist", data_folder)
+        fetch.load("mnist", data_folder)
     assert path.is_symlink()
     path.unlink()
     with open(path, "wb") as file:
         file.truncate(10 * 2**40)
     with pytest.raises(data.DataError, match=r"10,995,116,277,760 bytes, more than the \d{3},\d{3},\d{3} that"):
-        data.load("mnist", data_folder)
+        fetch.load("mnist", data_folder)
     monkeypatch.setitem(data.SHAPES, "mnist", {"train": (10, 28, 28), "test": (10, 28, 28)})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("x_train.npy", bytes(2**22))
     with pytest.raises(data.DataError, match="unpacks to more than"):
-        data.load("mnist", data_folder)
+        fetch.load("mnist", data_folder)

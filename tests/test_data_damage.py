@@ -22,7 +22,7 @@ from made import made_images
 from mutants import count, tell
 from torchvision import datasets
 
-from reproduce import data
+from reproduce import data, fetch
 
 TRAIN, TEST = 120, 40
 SHAPE = {"mnist": (28, 28), "cifar10": (32, 32, 3), "svhn": (32, 32, 3)}
@@ -108,7 +108,7 @@ def origin(tmp_path, monkeypatch):
     for found in files.values():
         for name, content in found.items():
             (folder / name).write_bytes(content)
-    monkeypatch.setitem(data.SOURCES, "mnist", data.SOURCES["mnist"][:1])  # no pip in tests
+    monkeypatch.setitem(fetch.SOURCES, "mnist", fetch.SOURCES["mnist"][:1])  # no pip in tests
     yield folder, files, arrays
     server.shutdown()
     server.server_close()
@@ -121,18 +121,18 @@ def equal(dataset, arrays):
 @pytest.mark.parametrize("name", SHAPE)
 def test_the_undamaged_download_is_taken_and_cached(tmp_path, origin, name, monkeypatch):
     _, _, arrays = origin
-    assert equal(data.load(name, tmp_path / "cache"), arrays[name])
-    monkeypatch.setitem(data.SOURCES, name, [])
-    assert equal(data.load(name, tmp_path / "cache"), arrays[name])
+    assert equal(fetch.load(name, tmp_path / "cache"), arrays[name])
+    monkeypatch.setitem(fetch.SOURCES, name, [])
+    assert equal(fetch.load(name, tmp_path / "cache"), arrays[name])
 
 
 @pytest.mark.timeout(3600)
 def test_every_changed_byte_is_caught(tmp_path, origin, monkeypatch):
     folder, files, arrays = origin
-    sources = dict(data.SOURCES)
+    sources = dict(fetch.SOURCES)
     cached = {}
     for name in SHAPE:
-        data.load(name, tmp_path / "cache")
+        fetch.load(name, tmp_path / "cache")
         cached[name] = (tmp_path / "cache" / f"{name}.npz").read_bytes()
     caught = {"cache": 0, "download": 0}
     harmless = 0
@@ -144,17 +144,17 @@ def test_every_changed_byte_is_caught(tmp_path, origin, monkeypatch):
         if seed % 2:
             what, path = "cache", where / f"{name}.npz"
             good = cached[name]
-            monkeypatch.setitem(data.SOURCES, name, [])
+            monkeypatch.setitem(fetch.SOURCES, name, [])
         else:
             file = rng.choice(list(files[name]))
             what, path, good = "download", folder / file, files[name][file]
-            monkeypatch.setitem(data.SOURCES, name, sources[name])
+            monkeypatch.setitem(fetch.SOURCES, name, sources[name])
         raw = bytearray(good)
         raw[rng.randrange(len(raw))] ^= rng.randrange(1, 256)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(raw)
         try:
-            found = data.load(name, where)
+            found = fetch.load(name, where)
         except data.DataError as error:
             caught[what] += 1
             assert str(error).isprintable()
@@ -171,16 +171,16 @@ def test_every_changed_byte_is_caught(tmp_path, origin, monkeypatch):
 @pytest.mark.timeout(3600)
 def test_a_cache_cut_anywhere_is_replaced_by_the_next_call(tmp_path, origin, monkeypatch):
     _, _, arrays = origin
-    data.load("mnist", tmp_path)
+    fetch.load("mnist", tmp_path)
     path = tmp_path / "mnist.npz"
     good = path.read_bytes()
     rng = random.Random(0)
     for cut in [0, 1, len(good) - 1, *(rng.randrange(len(good)) for _ in range(count(60) // 10))]:
         path.write_bytes(good[:cut])
         said = []
-        assert equal(data.load("mnist", tmp_path, said.append), arrays["mnist"])
+        assert equal(fetch.load("mnist", tmp_path, said.append), arrays["mnist"])
         assert "set aside" in said[0] and path.read_bytes() == good
-        assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+        assert not [p for p in tmp_path.iterdir() if p.name.startswith(".mnist-")]
 
 
 def test_another_data_set_under_the_right_name_is_refused_with_the_reason(tmp_path, origin, monkeypatch):
@@ -190,9 +190,9 @@ def test_another_data_set_under_the_right_name_is_refused_with_the_reason(tmp_pa
         where = tmp_path / name
         where.mkdir()
         np.savez(where / f"{name}.npz", **arrays[other], digest=np.array(digest))
-        monkeypatch.setitem(data.SOURCES, name, [])
+        monkeypatch.setitem(fetch.SOURCES, name, [])
         with pytest.raises(data.DataError, match=f"content is not {name}'s|not uint8"):
-            data.load(name, where)
+            fetch.load(name, where)
 
 
 def test_labels_and_pixels_out_of_range_are_refused_before_they_are_narrowed():
@@ -200,12 +200,12 @@ def test_labels_and_pixels_out_of_range_are_refused_before_they_are_narrowed():
     for key, wrong in (("y", y.astype(np.int64) + 256), ("x", x.astype(np.int16) - 1), ("x", x + 0.5)):
         given = {"x": x, "y": y} | {key: wrong}
         with pytest.raises(data.DataError, match=f"{key}_train holds other numbers"):
-            data._arrays(given["x"], given["y"], x, y)
-    assert data._arrays(x.astype(np.float32), y.astype(np.int64), x, y)["y_train"].dtype == np.uint8
+            fetch._arrays(given["x"], given["y"], x, y)
+    assert fetch._arrays(x.astype(np.float32), y.astype(np.int64), x, y)["y_train"].dtype == np.uint8
 
 
 def test_a_file_with_something_else_in_the_arrays_place(tmp_path, origin, monkeypatch):
-    monkeypatch.setitem(data.SOURCES, "mnist", [])
+    monkeypatch.setitem(fetch.SOURCES, "mnist", [])
     path = tmp_path / "mnist.npz"
     huge = b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000,)}"
     for content in (b"text", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(huge)) + huge):
@@ -213,4 +213,4 @@ def test_a_file_with_something_else_in_the_arrays_place(tmp_path, origin, monkey
             for key in ("x_train", "y_train", "x_test", "y_test"):
                 file.writestr(f"{key}.npy", content)
         with pytest.raises(data.DataError, match="mnist"):
-            data.load("mnist", tmp_path)
+            fetch.load("mnist", tmp_path)

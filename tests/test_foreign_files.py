@@ -266,6 +266,7 @@ def unsealed(tmp_path, change):
         (lambda c: c["curve"].pop(0), "epochs are not"),
         (lambda c: c.update(seed=c["seed"] + 1), "key"),
         (lambda c: c["data"].update(digest="0" * 64), "key"),
+        (lambda c: c["data"].update(name="cifar10"), "data.name"),
         (lambda c: c["code"].update(source="0" * 64), "key"),
         (lambda c: c["settings"]["train"].update(epochs=1), "settings_digest"),
         (lambda c: c.update(status="failed"), "contradict"),

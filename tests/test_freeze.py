@@ -1,6 +1,10 @@
 """`reproduce freeze` and `reproduce predict`, from a trained run to figures, on made images."""
 
+import dataclasses
+import hashlib
 import json
+import shutil
+import struct
 
 import pytest
 import torch
@@ -10,7 +14,7 @@ from test_packed import random_state
 from typer.testing import CliRunner
 
 from kernels.cuda import launch
-from reproduce import cli, data, freeze, machine, runs
+from reproduce import cli, fetch, freeze, machine, runs, weights
 from reproduce.packed import PackedNet, freeze_net
 
 
@@ -48,7 +52,7 @@ def test_a_net_of_real_inputs_is_fed_the_preprocessed_images(tmp_path, data_fold
     record = go(tmp_path, data_folder, [made_cell(train={"epochs": 1}, data={"preprocess": steps})]).records[0]
     path = freeze.freeze_run(record.stem, runs.Store(tmp_path), data_folder, print)
     assert not PackedNet.load(path).pixels
-    state = freeze.weights_of(runs.Store(tmp_path).net(record.stem))
+    state = weights.load(runs.Store(tmp_path).net(record.stem))
     found = freeze.predict_net(PackedNet.load(path), data_folder, "auto", print, state)
     assert found.images == 200 and abs(found.wrong / 2 - record.result.test_error) <= 0.5
     assert all(image["margin"] < 1e-3 for image in found.differing)
@@ -66,13 +70,54 @@ def test_every_prediction_is_held_against_the_float32_nets_and_kept(tmp_path, da
     found = json.loads(kept.read_text())
     assert found["differing"] == [] and found["about"]["key"] == record.key and found["images"] == 200
     assert found["times_smaller_than_float32"] == 4 * 26432 / path.stat().st_size
-    state = freeze.weights_of(store.net(record.stem))
+    state = weights.load(store.net(record.stem))
     state["blocks.2.norm.bias"][4] += 1e3
     torch.save(state, tmp_path / "other.pt")
+    done = run(*words, tmp_path / "other.pt")
+    assert done.exit_code == 2 and "other.pt: not the weights that this net was packed from" in done.stderr
+    forget_where_from(path)
     done = run(*words, tmp_path / "other.pt")
     assert "another class on 200 of" not in done.output and ", not 4, by " in done.output
     done = run(*words, tmp_path / "none.pt")
     assert done.exit_code == 2 and "its weights are not here" in done.stderr
+
+
+def forget_where_from(path):
+    """As nets were packed that were never a run's."""
+    dataclasses.replace(PackedNet.load(path), about={}).save(path)
+
+
+def test_weights_are_their_runs_own(tmp_path, data_folder):
+    """Another run's, of the same shape, are not packed under this one's name; an older record takes what fits."""
+    store = runs.Store(tmp_path / "store")
+    cell = made_cell(train={"epochs": 1})
+    one, other = go(store.root, data_folder, [cell], seeds=(0, 1)).records
+    assert one.weights_sha256 == weights.digest(weights.load(store.net(one.stem))) != other.weights_sha256
+    shutil.copy(store.net(other.stem), store.net(one.stem))
+    words = ("freeze", one.stem, "--results", store.root, "--data", data_folder)
+    done = run(*words)
+    assert done.exit_code == 2 and "not the weights that this run's record tells of" in done.stderr
+    assert not (store.root / "packed").exists()
+    older(store, one)
+    done = run(*words)
+    assert done.exit_code == 0 and "an older one, does not tell which weights are its own" in done.output
+
+
+def older(store, record):
+    """Rewrite a record as it was before it held its weights' digest."""
+    content = record.model_dump(mode="json", exclude_none=True)
+    del content["weights_sha256"]
+    runs.write_sealed(store.runs / f"{record.stem}.json", content)
+
+
+def test_the_digest_of_weights_is_that_of_every_name_shape_and_number():
+    state = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(1.0)}
+    by_hand = b"a[]" + struct.pack("<f", 1.0) + b"b[2, 3]" + struct.pack("<6f", *range(6))
+    assert weights.digest(state) == hashlib.sha256(by_hand).hexdigest()
+    same = {"a": state["a"], "b": state["b"].T.contiguous().T}
+    assert weights.digest(same) == weights.digest(state)
+    others = [{"b": state["b"]}, state | {"b": state["b"].reshape(3, 2)}, state | {"a": torch.tensor(1.0 + 1e-7)}]
+    assert len({weights.digest(each) for each in [state, *others]}) == 4
 
 
 @pytest.mark.parametrize("backend", ["cuda-xnor", "cuda-bmma"])
@@ -124,7 +169,7 @@ def test_an_unknown_backend_and_missing_data_are_one_line(tmp_path, data_folder,
     def unreachable(scratch):
         raise OSError("unreachable")
 
-    monkeypatch.setitem(data.SOURCES, "cifar10", [unreachable])
+    monkeypatch.setitem(fetch.SOURCES, "cifar10", [unreachable])
     wanted = convnet_settings()
     file = tmp_path / "net.bnn"
     freeze_net(wanted, random_state(wanted), None).save(file)
@@ -156,11 +201,13 @@ WRONG = {
 def test_weights_that_will_not_do_are_one_line_and_code_2(tmp_path, data_folder):
     store = runs.Store(tmp_path / "store")
     record = go(store.root, data_folder, [made_cell(train={"epochs": 1})]).records[0]
-    path, weights = freeze.freeze_run(record.stem, store, data_folder, print), store.net(record.stem)
-    state = freeze.weights_of(weights)
+    path, own = freeze.freeze_run(record.stem, store, data_folder, print), store.net(record.stem)
+    state = weights.load(own)
+    older(store, record)
+    forget_where_from(path)
     for about, change in WRONG.items():
-        torch.save(change(state), weights)
-        for words in (("predict", path, "--against", weights), ("freeze", record.stem, "--results", store.root)):
+        torch.save(change(state), own)
+        for words in (("predict", path, "--against", own), ("freeze", record.stem, "--results", store.root)):
             done = run(*words, "--data", data_folder)
             assert done.exit_code == 2 and done.stderr.count("\n") == 1, f"{about}: {done.output}"
             assert "norm.bias" in done.stderr or "holds no weights" in done.stderr, f"{about}: {done.stderr}"

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from made import made_cell, made_record, settings
 
-from reproduce import campaign, data, jobs, runs
+from reproduce import campaign, fetch, jobs, runs
 from reproduce import plan as planning
 
 SCRIPT = Path(__file__).with_name("side_by_side.py")
@@ -108,7 +108,7 @@ def test_a_run_that_broke_off_in_another_process_is_not_made_again(tmp_path, dat
     cell = made_cell(train={"epochs": 1})
     store = runs.Store(tmp_path / "s")
     store.prepare()
-    run = runs.Run(cell, "small", 0, cell.scales["small"], data.load("mnist", data_folder))
+    run = runs.Run(cell, "small", 0, cell.scales["small"], fetch.load("mnist", data_folder))
     other = FileLock(store.lock(run), thread_local=False)
     other.acquire()
 

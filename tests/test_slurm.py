@@ -11,14 +11,14 @@ sys.path.insert(0, __file__.rsplit("/", 1)[0] + "/cluster")
 
 import slurm  # from tests/cluster
 
-from reproduce import data, runs, yamlfile
+from reproduce import fetch, runs, yamlfile
 
 SEEDS = 4
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(slurm.missing() is not None, reason=f"SLURM: {slurm.missing()}"),
-    pytest.mark.skipif(not (data.folder() / "mnist.npz").exists(), reason="MNIST is not in the data folder"),
+    pytest.mark.skipif(not (fetch.folder() / "mnist.npz").exists(), reason="MNIST is not in the data folder"),
 ]
 
 
@@ -26,7 +26,7 @@ def test_a_node_dies_and_every_run_is_made_once(tmp_path):
     pytest.importorskip("submitit")
     store = tmp_path / "store"
     words = ["submit", "check/mlp", "--scale", "small", "--seeds", str(SEEDS), "--device", "cpu", "--cpus", "1"]
-    words += ["--results", str(store), "--data", str(data.folder()), "--time-limit", "20s"]
+    words += ["--results", str(store), "--data", str(fetch.folder()), "--time-limit", "20s"]
     with slurm.cluster(tmp_path / "slurm", nodes=2) as cluster:
 
         def submit():

@@ -21,7 +21,7 @@ from made import made_splits, settings
 from mutants import count, tell
 from test_campaign import command, experiments
 
-from reproduce import data, freeze, runs
+from reproduce import data, fetch, runs, weights
 from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
@@ -161,9 +161,9 @@ def test_a_folder_that_can_only_be_read(tmp_path, call, monkeypatch):
         is_one_line(code, out, ["Read-only file system"])
         assert record_of(store) == record
     with mounted(tmp_path / "data-disk", "ro"):
-        monkeypatch.setitem(data.SOURCES, "mnist", [lambda scratch: {}])
+        monkeypatch.setitem(fetch.SOURCES, "mnist", [lambda scratch: {}])
         with pytest.raises(data.DataError, match="cannot be written: Read-only"):
-            data.load("mnist", tmp_path / "data-disk")
+            fetch.load("mnist", tmp_path / "data-disk")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -288,7 +288,7 @@ def test_no_code_in_a_checkpoint_or_net_is_run(tmp_path, checkpoint, monkeypatch
     assert not train._sound(tmp_path / "b.ckpt", IDENTITY, print)
     torch.save(Evil(), path)
     with pytest.raises(ValueError, match="cannot be read"):
-        freeze.weights_of(path)
+        weights.load(path)
     assert not (tmp_path / "ran").exists()
 
 

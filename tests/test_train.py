@@ -294,11 +294,12 @@ def test_first_epoch_of_the_mnist_net_at_paper_size_is_the_authors(tmp_path):
     """The author's own log gives cost and error after epoch 1; ours must be near (paper.yaml, author_log)."""
     from reproduce import data as sets
     from reproduce import spec
+    from reproduce.fetch import load
 
     (cell,) = spec.cells(["table1/bnn-theano-mnist"])
     paper = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["author_log"]["mnist_epoch_1"]
     s = cell.scales["paper"]
-    data = preprocess.prepare(sets.splits(sets.load("mnist"), s.data), s.data, True, CPU)
+    data = preprocess.prepare(sets.splits(load("mnist"), s.data), s.data, True, CPU)
     rows = []
 
     class One(L.Callback):

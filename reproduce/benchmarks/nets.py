@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from reproduce import data, spec
+from reproduce import data, fetch, spec
 from reproduce.packed import PackedNet, freeze_net
 from reproduce.training import binarize, nets
 
@@ -50,9 +50,9 @@ def images_of(
     name: str, settings: spec.Settings, data_folder: Path | None, count: int
 ) -> tuple[NDArray[np.uint8], str]:
     """The first `count` test images if the data set lies in the data folder, else random bytes; and which."""
-    file = data.folder(data_folder) / f"{settings.data.name}.npz"
+    file = fetch.folder(data_folder) / f"{settings.data.name}.npz"
     if file.exists():  # nothing is fetched for a measurement that any images will do for
-        images = data.load(settings.data.name, data_folder).arrays["x_test"][:count]
+        images = fetch.load(settings.data.name, data_folder).arrays["x_test"][:count]
         return np.ascontiguousarray(images), f"the first {count} test images"
     shape = data.SHAPES[settings.data.name]["test"][1:]
     found = np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)

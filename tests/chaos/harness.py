@@ -34,7 +34,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from made import made_images, settings  # noqa: E402
 
-from reproduce import campaign, cli, data, machine, report, runs, spec  # noqa: E402, F401
+from reproduce import campaign, cli, data, fetch, machine, report, runs, spec  # noqa: E402, F401
 from reproduce.training import train  # noqa: E402
 
 torch.set_num_threads(1)
@@ -71,7 +71,7 @@ def prepare(folder: Path) -> None:
     content = {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a harness", "scale": "small"}
     path.write_text(json.dumps(content | over.model_dump(mode="json")))
     data.DIGESTS["mnist"] = data.content_digest(arrays)
-    data.SOURCES["mnist"] = []
+    fetch.SOURCES["mnist"] = []
     spec.cells.__defaults__ = (None, folder / "experiments")
     train.CHECKPOINT_SECONDS = 0.0
     vars(runs)["open"] = SlowFile
