@@ -12,6 +12,7 @@ import re
 import threading
 import time
 import warnings
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,7 +79,11 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
 
 def isas() -> tuple[str, ...]:
     """Instruction sets that run on this machine, best first; the last is `numpy`."""
-    library = _library()
+    return _isas(_library())
+
+
+@cache
+def _isas(library: ctypes.CDLL | build.BuildError) -> tuple[str, ...]:
     if isinstance(library, build.BuildError):
         return ("numpy",)
     return (*ISAS[library.kernels_level() :: -1], "numpy")
@@ -206,15 +211,25 @@ def conv2d_threshold(
 
 def roofline(seconds: float = 0.2, *, isa: str | None = None, threads: int | None = None) -> float | None:
     """One-bit operations a second (2 a multiply-add) of the avx512 tile in registers; None for the others."""
-    chosen, library, workers = _choose(isa), _library(), _threads(threads)
-    if chosen != "avx512" or isinstance(library, build.BuildError):
-        return None
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
-        words = library.kernels_spin(ISAS.index(chosen), workers, 500_000)
-        best = max(best, words * 32 * 2 / (time.perf_counter() - start))
+        done = in_registers(isa=isa, threads=threads)
+        if done is None:
+            return None
+        best = max(best, done / (time.perf_counter() - start))
     return best
+
+
+def in_registers(*, isa: str | None = None, threads: int | None = None) -> float | None:
+    """Does the avx512 tile's steps on registers alone, some milliseconds long; gives how many one-bit operations.
+
+    None for the other instruction sets.
+    """
+    chosen, library, workers = _choose(isa), _library(), _threads(threads)
+    if chosen != "avx512" or isinstance(library, build.BuildError):
+        return None
+    return float(library.kernels_spin(ISAS.index(chosen), workers, 500_000) * 32 * 2)
 
 
 def _matmul(a: Packed, b: Packed, isa: str | None, threads: int | None, **target: int) -> bool:

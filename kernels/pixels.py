@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -145,11 +146,14 @@ def pixel_conv2d_threshold(
 
 def ways() -> tuple[str, ...]:
     """How the CPU backend can do it here, the fastest first: `bytes`, `planes`; none without a compiler."""
-    library = cpu._library()
-    if isinstance(library, build.BuildError) or cpu._choose(None) == "numpy":
+    return _ways(cpu._library(), cpu._choose(None))
+
+
+@cache
+def _ways(library: ctypes.CDLL | build.BuildError, isa: str) -> tuple[str, ...]:
+    if isinstance(library, build.BuildError) or isa == "numpy":
         return ()
-    fast = cpu._choose(None) == "avx512" and library.kernels_has_bytes()
-    return ("bytes", "planes") if fast else ("planes",)
+    return ("bytes", "planes") if isa == "avx512" and library.kernels_has_bytes() else ("planes",)
 
 
 def describe(backend: str = "auto") -> str:

@@ -12,7 +12,7 @@
 #include "xnor.h"
 
 #define PLANES 8
-#define MIN_WORK 65536     /* multiply-adds, in units of 8 * LANES: less is not worth a second thread */
+#define MIN_WORK 16384     /* multiply-adds, in units of 8 * LANES: less is not worth a second thread */
 #define BLOCK_WORDS 4096   /* 64-bit words that the windows of one task may take on the stack */
 #define BLOCK_MAX 32       /* windows of one task */
 #define TASKS_EACH 4       /* tasks a thread */

@@ -8,7 +8,7 @@
 #include "xnor.h"
 
 #define MAX_WORKERS 255
-#define SPINS 1000 /* looks at the job number before going to sleep: some 20 microseconds */
+#define SPINS 2000 /* looks at the job number before going to sleep: some 50 microseconds */
 
 #if defined(__x86_64__)
 #define RELAX() __builtin_ia32_pause()
@@ -17,17 +17,25 @@
 #endif
 
 static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER; /* held by the caller whose job is running */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards everything below */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held by who goes to sleep, wakes or starts workers */
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
-static int workers;          /* started */
-static int wanted;           /* how many may still join the job */
-static atomic_int active;    /* how many have joined it and not left */
-static atomic_uint job_number;
+static int workers;         /* started */
+static atomic_int sleepers; /* asleep, or about to be and holding the lock */
+
+/* The job that runs, in one word, so that workers join without a lock: its number, how many workers may still join,
+ * how many have joined and not left. */
+#define NUMBER 0x10000u
+#define SEAT 0x100u
+static atomic_uint job;
 
 static void (*job_task)(void *, size_t);
 static void *job_context;
 static size_t job_count;
 static atomic_size_t job_next;
+
+static unsigned number(unsigned of) { return of / NUMBER; }
+static unsigned seats(unsigned of) { return of / SEAT % SEAT; }
+static unsigned active(unsigned of) { return of % SEAT; }
 
 static void run_tasks(void)
 {
@@ -37,18 +45,22 @@ static void run_tasks(void)
 static void *worker(void *unused)
 {
     (void)unused;
-    unsigned seen = 0;
+    unsigned seen = 0; /* no job has this number */
     for (;;) {
-        for (int i = 0; i < SPINS && atomic_load(&job_number) == seen; i++) RELAX();
-        pthread_mutex_lock(&lock);
-        while (atomic_load(&job_number) == seen) pthread_cond_wait(&wake, &lock);
-        seen = atomic_load(&job_number);
-        const int join = wanted > 0;
-        if (join) wanted--, active++;
-        pthread_mutex_unlock(&lock);
-        if (join) {
+        for (int i = 0; i < SPINS && number(atomic_load(&job)) == seen; i++) RELAX();
+        if (number(atomic_load(&job)) == seen) {
+            pthread_mutex_lock(&lock);
+            sleepers++;
+            while (number(atomic_load(&job)) == seen) pthread_cond_wait(&wake, &lock);
+            sleepers--;
+            pthread_mutex_unlock(&lock);
+        }
+        unsigned now = atomic_load(&job);
+        while (seats(now) > 0 && !atomic_compare_exchange_weak(&job, &now, now - SEAT + 1)) continue;
+        seen = number(now);
+        if (seats(now) > 0) { /* before it was taken */
             run_tasks();
-            active--;
+            atomic_fetch_sub(&job, 1);
         }
     }
     return NULL;
@@ -59,8 +71,9 @@ static void forget_workers(void) /* in the child of a fork: no worker has come a
     pthread_mutex_init(&busy, NULL);
     pthread_mutex_init(&lock, NULL);
     pthread_cond_init(&wake, NULL);
-    workers = wanted = 0;
-    active = 0;
+    workers = 0;
+    sleepers = 0;
+    job = 0;
 }
 
 static void start_workers(int count) /* called with the lock held */
@@ -82,21 +95,27 @@ void parallel(void (*task)(void *context, size_t i), void *context, size_t count
         for (size_t i = 0; i < count; i++) task(context, i);
         return;
     }
-    pthread_mutex_lock(&lock);
-    if (workers < threads - 1) start_workers(threads - 1);
+    if (workers < threads - 1) {
+        pthread_mutex_lock(&lock);
+        start_workers(threads - 1);
+        pthread_mutex_unlock(&lock);
+    }
     job_task = task, job_context = context, job_count = count;
     atomic_store(&job_next, 0);
-    wanted = threads - 1;
-    atomic_fetch_add(&job_number, 1);
-    pthread_cond_broadcast(&wake);
-    pthread_mutex_unlock(&lock);
+    unsigned next = (number(atomic_load(&job)) + 1) * NUMBER; /* may come round to 0: */
+    if (next == 0) next = NUMBER;
+    atomic_store(&job, next + (unsigned)(threads - 1) * SEAT);
+    if (atomic_load(&sleepers) > 0) {
+        pthread_mutex_lock(&lock);
+        pthread_cond_broadcast(&wake);
+        pthread_mutex_unlock(&lock);
+    }
 
     run_tasks();
 
-    pthread_mutex_lock(&lock);
-    wanted = 0; /* who has not joined by now is not waited for */
-    pthread_mutex_unlock(&lock);
-    for (int i = 0; atomic_load(&active) > 0; i++)
+    unsigned now = atomic_load(&job); /* who has not joined by now is not waited for */
+    while (!atomic_compare_exchange_weak(&job, &now, now - seats(now) * SEAT)) continue;
+    for (int i = 0; active(atomic_load(&job)) > 0; i++)
         if (i < SPINS) RELAX();
         else sched_yield();
     pthread_mutex_unlock(&busy);
