@@ -21,7 +21,7 @@ options := --results "$(RESULTS)" $(data_option)
 
 FUZZED := tests/test_spec_mutants.py tests/test_foreign_files.py tests/test_data_damage.py tests/test_storage.py
 
-.PHONY: chaos fuzz oldest oldest-light help reproduce-table1 bench-cpu bench-train bench-gpu test check-small check-small-mutants lint report publish data clean
+.PHONY: chaos fuzz oldest help reproduce-table1 bench-cpu bench-train bench-gpu test check-small check-small-mutants lint report publish data clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
@@ -60,11 +60,8 @@ lint: $(ENV) ## ruff, mypy, and pip-audit where it reaches the advisories
 	$(PY) -m mypy
 	$(PY) tests/supply/audit.py
 
-oldest: $(ENV) ## a part of the tests with the oldest versions that pyproject.toml allows (gigabytes in .venv-oldest)
+oldest: $(ENV) ## a part of the tests with the oldest versions that pyproject.toml allows (gigabytes in .venv-oldest; 9 minutes)
 	$(PY) tests/supply/oldest.py
-
-oldest-light: $(ENV) ## the same with torch, torchvision and Lightning as installed (3 minutes)
-	$(PY) tests/supply/oldest.py --light
 
 report: $(ENV) ## tables, figures, claims and verdicts from the committed records: results/report/index.html
 	$(PY) -m reproduce report

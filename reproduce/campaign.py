@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
 from reproduce import data, fetch, filters, machine, runs, spec, weights
+from reproduce.records import EpochRow, Filters, Record, Result
 from reproduce.training import nets, preprocess, train
 
 Say = Callable[[str], None]
@@ -27,9 +28,9 @@ Say = Callable[[str], None]
 class Summary:
     """What became of a campaign's runs."""
 
-    records: list[runs.Record] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     trained: int = 0
-    broken: list[runs.Record] = field(default_factory=list)
+    broken: list[Record] = field(default_factory=list)
     """Runs that stopped because a number was not finite."""
     missing: dict[str, str] = field(default_factory=dict)
     """Cell -> why it could not be run and what to do."""
@@ -175,7 +176,7 @@ def carry_out(
     progress = Progress([cost(item.settings) for item in plan], say)
     prepared = _Prepared(device)
     queue = deque(enumerate(plan))
-    postponed: dict[int, runs.Record | None] = {}  # with how they had broken off before, if they had
+    postponed: dict[int, Record | None] = {}  # with how they had broken off before, if they had
     while queue:
         number, item = queue.popleft()
         progress.position = number
@@ -266,7 +267,7 @@ def describe(item: Wanted) -> str:
     return f"{name}, {item.variant}" if item.variant else name
 
 
-def _shown(record: runs.Record) -> str:
+def _shown(record: Record) -> str:
     if record.result is None:
         return f"failed: {record.failure}"
     return f"test error {record.result.test_error:.2f} %"
@@ -318,7 +319,7 @@ def _train(
     bar: bool | None,
     deadline: float | None,
     call: dict[str, Any],
-) -> runs.Record:
+) -> Record:
     started, clock = runs.now(), time.perf_counter()
     checkpoint = store.checkpoint(run)
     show_bar = sys.stdout.isatty() if bar is None else bar
@@ -338,13 +339,13 @@ def _train(
         )
     except train.Diverged as failure:
         seconds = time.perf_counter() - clock
-        curve = [runs.EpochRow(**row) for row in failure.curve]
+        curve = [EpochRow(**row) for row in failure.curve]
         record = run.record(device.type, started, seconds, status="failed", failure=str(failure), curve=curve)
         record = _by_all(record, failure.calls)
         store.write(record)
         return record
     valid, test = outcome.scored["valid"], outcome.scored["test"]
-    result = runs.Result(
+    result = Result(
         best_epoch=outcome.best["epoch"],
         valid_error=100 * outcome.best["valid_wrong"] / valid,
         test_error=100 * outcome.best["test_wrong"] / test,
@@ -362,7 +363,7 @@ def _train(
         weights_sha256=weights.digest(outcome.net),
         result=result,
         filters=kept_filters(run.settings, outcome.net),
-        curve=[runs.EpochRow(**row) for row in outcome.curve],
+        curve=[EpochRow(**row) for row in outcome.curve],
     )
     record = _by_all(record, outcome.calls)
     weights.save(store.net(run.stem), outcome.net)
@@ -371,7 +372,7 @@ def _train(
     return record
 
 
-def _by_all(record: runs.Record, calls: Sequence[dict[str, Any]]) -> runs.Record:
+def _by_all(record: Record, calls: Sequence[dict[str, Any]]) -> Record:
     """The record with what the earlier calls of its run were: dirty if one was, all of them where they differ."""
     if len(calls) < 2:
         return record
@@ -381,7 +382,7 @@ def _by_all(record: runs.Record, calls: Sequence[dict[str, Any]]) -> runs.Record
     return record.model_copy(update=change)
 
 
-def kept_filters(settings: spec.Settings, state: dict[str, torch.Tensor]) -> runs.Filters | None:
+def kept_filters(settings: spec.Settings, state: dict[str, torch.Tensor]) -> Filters | None:
     """The counts of a net's binary convolutions for its record; None for another net."""
     found = filters.of_net(state) if settings.net.weights == "binary" else None
-    return None if found is None else runs.Filters.model_validate(found)
+    return None if found is None else Filters.model_validate(found)

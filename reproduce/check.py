@@ -16,6 +16,7 @@ import torch
 from scipy import stats
 
 from reproduce import campaign, runs, spec, yamlfile
+from reproduce.records import Record, read_records
 
 COMMITTED = yamlfile.ROOT / "results" / "check"
 OWN_STORE = yamlfile.ROOT / "results" / "check-local"
@@ -26,7 +27,7 @@ MUTANTS_NOTICED = 2
 Say = Callable[[str], None]
 
 
-def measures(record: runs.Record) -> dict[str, float]:
+def measures(record: Record) -> dict[str, float]:
     """What is compared: the last epoch's training cost (log) and validation error (percent)."""
     assert record.result is not None
     last = record.curve[-1]
@@ -50,7 +51,7 @@ def bands(cell: spec.Cell, folder: Path = COMMITTED) -> dict[str, tuple[float, f
     digest = cell.scales["small"].digest()
     records = [
         r
-        for r in runs.read_all(folder / "calibration")[0]
+        for r in read_records(folder / "calibration")[0]
         if r.cell == cell.name and r.seed in wanted and r.settings_digest == digest and r.status == "finished"
     ]
     if {r.seed for r in records} != wanted:
@@ -60,7 +61,7 @@ def bands(cell: spec.Cell, folder: Path = COMMITTED) -> dict[str, tuple[float, f
     return {name: band([m[name] for m in by_record]) for name in by_record[0]}
 
 
-def outside(record: runs.Record | None, limits: dict[str, tuple[float, float]]) -> list[str]:
+def outside(record: Record | None, limits: dict[str, tuple[float, float]]) -> list[str]:
     """The measures of a run that leave their band, as lines; a run that failed leaves every band."""
     if record is None or record.result is None:
         return ["the run failed"]
@@ -157,7 +158,7 @@ def _cells() -> list[spec.Cell]:
     return [c for c in spec.cells() if c.experiment.check]
 
 
-Trained = dict[tuple[str, str | None, int], runs.Record]
+Trained = dict[tuple[str, str | None, int], Record]
 
 
 def _trained(plan: Sequence[campaign.Wanted], data: Path | None, say: Say) -> tuple[Trained, dict[str, str]]:
@@ -169,7 +170,7 @@ def _trained(plan: Sequence[campaign.Wanted], data: Path | None, say: Say) -> tu
     return found, summary.missing
 
 
-def _keep(records: Sequence[runs.Record], folder: Path) -> None:
+def _keep(records: Sequence[Record], folder: Path) -> None:
     store = runs.Store(OWN_STORE)
     folder.mkdir(parents=True, exist_ok=True)
     for record in records:

@@ -138,7 +138,7 @@ def run(
     75: the time limit came first, and the same command goes on, here or where the store is copied to.
     """
     began = time.monotonic()
-    from reproduce import campaign, paper, report, runs
+    from reproduce import campaign, files, paper, report, runs
     from reproduce import jobs as beside
     from reproduce.report import table1
 
@@ -172,7 +172,7 @@ def run(
     frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
     _show(frame[frame["cell"].isin(wanted)], size)
     for name, text in report.tables(evidence).items():
-        runs.write_whole(store.root / "report" / name, text)
+        files.write_whole(store.root / "report" / name, text)
     for cell, reason in summary.missing.items():
         say(f"not run: {cell}: {reason}")
     for cell, reason in summary.refused.items():

@@ -63,9 +63,10 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
     """
     from reproduce import runs, weights
     from reproduce.packed import freeze_net
+    from reproduce.records import read_record
 
     path = find(run, store)
-    record = runs.read(path)
+    record = read_record(path)
     settings = spec.Settings.model_validate_json(json.dumps(record.settings))
     state = weights.of_run(runs.Store(path.parent.parent).net(record.stem), record)
     if record.weights_sha256 is None:

@@ -17,6 +17,7 @@ import torch
 from rich.table import Table
 
 from reproduce import campaign, data, fetch, jobs, machine, runs, spec
+from reproduce.records import stem_of
 from reproduce.terminal import console
 from reproduce.training import train
 from reproduce.training.preprocess import DeviceData
@@ -178,7 +179,7 @@ def _epochs_made(
     item: campaign.Wanted, store: runs.Store, folder: Path | None, datasets: dict[str, data.Dataset | None]
 ) -> int:
     """How many of a run's epochs are in the store; nothing is fetched: a run without its data is not begun."""
-    begun = runs.stem(item.cell.name, item.scale, item.seed, "", item.variant)
+    begun = stem_of(item.cell.name, item.scale, item.seed, "", item.variant)
     if not any(file.name.startswith(begun) for kind in ("runs", "work") for file in (store.root / kind).glob("*")):
         return 0
     name = item.settings.data.name

@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reproduce import runs, yamlfile
+from reproduce import files, yamlfile
+from reproduce.records import Record
 from reproduce.training import train
 
 
 def save(path: Path, state: dict[str, Tensor]) -> None:
     """Write a state_dict, whole or not at all. Raises OSError."""
     torch.save(state, content := io.BytesIO())
-    runs.write_whole(path, content.getvalue())
+    files.write_whole(path, content.getvalue())
 
 
 def load(path: Path) -> dict[str, Tensor]:
@@ -50,7 +51,7 @@ def digest(state: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def of_run(path: Path, record: runs.Record) -> dict[str, Tensor]:
+def of_run(path: Path, record: Record) -> dict[str, Tensor]:
     """The weights in `path` if they are those that the record tells of; ValueError (one line) otherwise.
 
     Records made before they held the weights' digest take any that fit the net.

@@ -12,7 +12,7 @@ from made import made_images
 import kernels
 from kernels import reals
 from kernels.cuda import launch
-from reproduce import data, machine, runs
+from reproduce import data, files, machine, runs
 
 torch.set_num_threads(1)  # the nets here are tiny, and the other core may be busy
 
@@ -53,7 +53,7 @@ def pytest_sessionfinish(session, exitstatus):
     content = {"format": 1, "kind": "fuzz", "started": started, "machine": machine.machine("cpu")}
     content |= {"libraries": machine.libraries(), "code": machine.code(), "found": mutants.FIGURES}
     stamp = started.replace(":", "").replace("-", "").split("+")[0]
-    runs.write_sealed(Path(folder) / f"fuzz-{stamp}.json", content)
+    files.write_sealed(Path(folder) / f"fuzz-{stamp}.json", content)
 
 
 CUDA = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")

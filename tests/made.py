@@ -4,6 +4,7 @@ import numpy as np
 
 from reproduce import runs, spec, yamlfile
 from reproduce.data import Dataset
+from reproduce.records import EpochRow, Result
 
 
 def settings(**over):
@@ -105,8 +106,8 @@ def made_run(seed=0, digest="d" * 64, order="o" * 64, scale="small", variant=Non
 
 def made_record(run=None, error=2.0, **change):
     run = run or made_run()
-    row = runs.EpochRow(epoch=1, rate=1e-3, train_loss=0.1, valid_wrong=4, valid_loss=0.2, seconds=1.0)
-    result = runs.Result(
+    row = EpochRow(epoch=1, rate=1e-3, train_loss=0.1, valid_wrong=4, valid_loss=0.2, seconds=1.0)
+    result = Result(
         best_epoch=1, valid_error=2.0, test_error=error, last_test_error=error, valid_images=200, test_images=200
     )
     record = run.record("cpu", "2026-01-01T00:00:00+00:00", 1.0, status="finished", result=result, curve=[row])

@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import torch
 
-from reproduce import filters, report, runs
+from reproduce import files, filters, report, runs
 from reproduce.data import Dataset
+from reproduce.records import EpochRow, Result
 
 HOSTILE = "<script>document.title = 'run'</script> \"& $x_{$ \u4e2d"
 SPREAD = (-0.04, 0.03, 0.0, -0.02, 0.05)  # of five seeds, in points around what is aimed at
@@ -24,7 +25,7 @@ def full_store(folder):
         for seed, off in enumerate(SPREAD):
             record = made_run(cell, scale, seed, aim + off)
             content = record.model_dump(mode="json", exclude_none=True)
-            runs.write_sealed(folder / "runs" / f"{record.stem}.json", content)
+            files.write_sealed(folder / "runs" / f"{record.stem}.json", content)
 
 
 def made_run(cell, scale, seed, error):
@@ -32,7 +33,7 @@ def made_run(cell, scale, seed, error):
     run = runs.Run(cell, scale, seed, settings, Dataset(settings.data.name, {}, "d" * 64, "o" * 64))
     epochs = 500 if settings.data.name == "cifar10" else 2
     curve = [
-        runs.EpochRow(
+        EpochRow(
             epoch=e,
             rate=1e-3,
             train_loss=0.02 + np.exp(-e / 60),
@@ -42,7 +43,7 @@ def made_run(cell, scale, seed, error):
         )
         for e in range(1, epochs + 1)
     ]
-    result = runs.Result(
+    result = Result(
         best_epoch=epochs,
         valid_error=error,
         test_error=error,

@@ -15,6 +15,7 @@ from made import made_cell, made_record, settings
 
 from reproduce import campaign, check, cli, data, fetch, machine, paper, runs, spec, yamlfile
 from reproduce import plan as planning
+from reproduce.records import read_record, read_records
 from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
@@ -137,7 +138,7 @@ def test_a_damaged_record_is_told_before_its_run_is_made_again(tmp_path, data_fo
     said = []
     assert go(tmp_path, data_folder, [cell], said=said).trained == 1
     assert "its record does not count and is replaced" in said[0] and "checksum does not fit" in said[0]
-    assert runs.read(path).seed == 0
+    assert read_record(path).seed == 0
 
 
 def test_settings_that_their_data_refuse_do_not_end_the_campaign(tmp_path, data_folder, monkeypatch, capsys):
@@ -246,7 +247,7 @@ def test_a_diverged_run_is_recorded_as_failed_and_tried_again(tmp_path, data_fol
         patch.setattr(train, "fit", diverge)
         summary = go(tmp_path, data_folder, [cell])
     assert summary.records == [] and summary.broken[0].failure == "the training loss is not finite after epoch 1"
-    (written,), problems = runs.read_all(tmp_path / "runs")
+    (written,), problems = read_records(tmp_path / "runs")
     assert written.status == "failed" and not problems
     assert go(tmp_path, data_folder, [cell]).trained == 1
 
@@ -543,7 +544,7 @@ def test_a_failed_run_is_outside():
 
 def test_committed_mutants_at_least_two_of_three_are_caught():
     limits = {c.name: check.bands(c) for c in spec.cells() if c.experiment.check}
-    records, problems = runs.read_all(check.COMMITTED / "mutants")
+    records, problems = read_records(check.COMMITTED / "mutants")
     assert not problems
     caught = {}
     for record in records:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from made import convnet_settings
 
-from reproduce import campaign, filters, runs
+from reproduce import campaign, filters
+from reproduce.records import Filters
 from reproduce.training import nets
 
 
@@ -48,7 +49,7 @@ def test_record_of_a_net_holds_its_layers_and_its_first_filters():
     net = nets.build(settings.net)
     found = filters.of_net(net.state_dict())
     assert [(f["maps_in"], f["maps_out"]) for f in found["layers"]] == [(3, 4), (4, 4), (4, 8), (8, 8)]
-    kept = runs.Filters.model_validate(found)
+    kept = Filters.model_validate(found)
     signs = torch.where(net.blocks[0].layer.weight >= 0, 1, -1)
     for index, text in enumerate(kept.first):
         assert [1 if c == "1" else -1 for c in text] == signs[index].flatten().tolist()

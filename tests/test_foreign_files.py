@@ -17,9 +17,10 @@ from made import made_record, made_run
 from mutants import count, tell
 from test_packed import small_net
 
-from reproduce import runs, yamlfile
+from reproduce import files, runs, yamlfile
 from reproduce.packed import file as packed_file
 from reproduce.packed.net import PackedError
+from reproduce.records import read_record
 from reproduce.report import evidence
 
 
@@ -29,7 +30,7 @@ def test_endless_and_huge_files_are_not_read(tmp_path):
     with open(huge, "wb") as file:
         file.truncate(10 * 2**40)
     folder.mkdir()
-    reads = ((packed_file.load, PackedError), (runs.read, ValueError), (yamlfile.read_yaml, yamlfile.SpecError))
+    reads = ((packed_file.load, PackedError), (read_record, ValueError), (yamlfile.read_yaml, yamlfile.SpecError))
     for read, kind in reads:
         for path, words in ((endless, "not a regular"), (huge, "bytes, more than"), (folder, "not a regular")):
             with pytest.raises(kind, match=words) as error:
@@ -222,7 +223,7 @@ def test_no_changed_record_is_accepted(tmp_path):
         raw = (edited if rng.random() < 0.4 else damaged)(rng, good)
         path.write_bytes(raw)
         try:
-            found, sealed = runs.read_sealed(path)
+            found, sealed = files.read_sealed(path)
         except ValueError as error:
             refused += 1
             assert str(error).isprintable() and str(error).startswith("record.json: ")
@@ -233,15 +234,15 @@ def test_no_changed_record_is_accepted(tmp_path):
             same += 1
     tell("damaged records", tried=n, refused=refused, say_what_they_said=same)
     assert refused > 0.9 * n and same + refused == n
-    processed(kept, tmp_path, "json", "from reproduce import runs; read = runs.read")
+    processed(kept, tmp_path, "json", "from reproduce.records import read_record as read")
 
 
 def test_every_committed_record_has_its_checksum():
     own = (runs.LOCAL, runs.PUBLISHED / "check-local")  # stores of whoever works here, ignored by git
-    files = [p for p in runs.PUBLISHED.rglob("*.json") if not any(p.is_relative_to(o) for o in own)]
-    assert len(files) > 60
-    for path in files:
-        assert runs.read_sealed(path)[1], path
+    paths = [p for p in runs.PUBLISHED.rglob("*.json") if not any(p.is_relative_to(o) for o in own)]
+    assert len(paths) > 60
+    for path in paths:
+        assert files.read_sealed(path)[1], path
         text = path.read_text()
         assert text == json.dumps(json.loads(text), indent=1) + "\n", path
 
@@ -273,9 +274,9 @@ def unsealed(tmp_path, change):
     ],
 )
 def test_a_record_from_before_the_checksums_must_agree_with_itself(tmp_path, change, words):
-    assert runs.read(unsealed(tmp_path, lambda _: None)).unsealed
+    assert read_record(unsealed(tmp_path, lambda _: None)).unsealed
     with pytest.raises(ValueError, match=words):
-        runs.read(unsealed(tmp_path, change))
+        read_record(unsealed(tmp_path, change))
 
 
 def test_a_key_twice_or_no_number_is_not_json(tmp_path):
@@ -284,12 +285,12 @@ def test_a_key_twice_or_no_number_is_not_json(tmp_path):
     for old, new in (('"seed"', '"seed": 1,\n "seed"'), ('"seconds": ', '"seconds": NaN,"x": ')):
         path.write_text(good.replace(old, new, 1))
         with pytest.raises(ValueError, match="not valid JSON"):
-            runs.read(path)
+            read_record(path)
 
 
 def test_a_sealed_record_comes_back_and_an_unsealed_one_is_marked(tmp_path):
     store = runs.Store(tmp_path)
     record = made_record(made_run())
     path = store.write(record)
-    assert runs.read(path) == record and not runs.read(path).unsealed
-    assert "no checksum in the record" in evidence.notes(runs.read(unsealed(tmp_path, lambda _: None)))
+    assert read_record(path) == record and not read_record(path).unsealed
+    assert "no checksum in the record" in evidence.notes(read_record(unsealed(tmp_path, lambda _: None)))

@@ -14,7 +14,7 @@ from test_packed import random_state
 from typer.testing import CliRunner
 
 from kernels.cuda import launch
-from reproduce import cli, fetch, freeze, machine, runs, weights
+from reproduce import cli, fetch, files, freeze, machine, runs, weights
 from reproduce.packed import PackedNet, freeze_net
 
 
@@ -107,7 +107,7 @@ def older(store, record):
     """Rewrite a record as it was before it held its weights' digest."""
     content = record.model_dump(mode="json", exclude_none=True)
     del content["weights_sha256"]
-    runs.write_sealed(store.runs / f"{record.stem}.json", content)
+    files.write_sealed(store.runs / f"{record.stem}.json", content)
 
 
 def test_the_digest_of_weights_is_that_of_every_name_shape_and_number():

@@ -7,6 +7,7 @@ import pytest
 from made import made_cell, made_record, made_run
 
 from reproduce import data, machine, report, runs, spec, verdict, yamlfile
+from reproduce.records import read_records
 from reproduce.report import claims, evidence, exports, table1
 from reproduce.report.evidence import Evidence
 
@@ -279,7 +280,7 @@ def test_committed_csv_has_the_contract_columns():
 
 
 def test_committed_records_are_sound_clean_and_of_todays_settings():
-    found, problems = runs.read_all(runs.PUBLISHED / "runs")
+    found, problems = read_records(runs.PUBLISHED / "runs")
     assert problems == []
     good = evidence.usable(found, spec.cells())
     assert len(good) + len(evidence.failed(found, good, spec.cells())) == len(found)

@@ -8,7 +8,8 @@ import sys
 import pytest
 from made import made_cell, made_record, made_run
 
-from reproduce import report, runs, yamlfile
+from reproduce import files, report, runs, yamlfile
+from reproduce.records import DataHash, Record
 from reproduce.report import evidence, table1
 
 
@@ -30,7 +31,7 @@ def packed(**over):
 def put(folder, name, content):
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(content, dict) and folder.name in ("kernels", "train"):
-        runs.write_sealed(folder / name, content)
+        files.write_sealed(folder / name, content)
     else:
         (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
 
@@ -78,7 +79,7 @@ def test_what_has_no_checksum_or_unknown_data_is_marked(tmp_path):
         marks = {record.path.split("/")[-1]: evidence.note(record) for record in records}
         assert sorted(marks.values()) == ["", "no checksum in the record"]
         assert all(bool(mark) == name.startswith("un") for name, mark in marks.items())
-    foreign = made_record().model_copy(update={"data": runs.DataHash(name="mnist2", digest="0", order="0")})
+    foreign = made_record().model_copy(update={"data": DataHash(name="mnist2", digest="0", order="0")})
     assert "data of a name that is not known" in evidence.notes(foreign)
 
 
@@ -163,8 +164,8 @@ def many(count, folder):
         content = json.loads(texts[number % len(texts)])
         del content["sha256"]
         content["seed"], content["key"] = number // len(texts), f"{number:064x}"[::-1]
-        record = runs.Record.model_validate(content)
-        runs.write_sealed(folder / "runs" / f"{record.stem}.json", content)
+        record = Record.model_validate(content)
+        files.write_sealed(folder / "runs" / f"{record.stem}.json", content)
 
 
 # prints records, seconds of CPU (other work on the machine must not decide a test) and GiB

@@ -8,7 +8,8 @@ from matplotlib.text import Text
 from scipy import stats
 from test_report_evidence import bench, packed, put, store_of
 
-from reproduce import report, runs, spec
+from reproduce import report, spec
+from reproduce.records import EpochRow, Filters
 from reproduce.report import charts, claims, compare, curves, energy, filters, look, page, speed
 from reproduce.report.evidence import Bench, Evidence
 from reproduce.training import nets
@@ -24,7 +25,7 @@ def evidence_of(records=(), cells=(), **over):
 def cifar_record(seed, errors, scale="paper", filters=None):
     """A record of the BNN (Theano) CIFAR-10 cell with these wrong validation images (of 200) an epoch."""
     rows = [
-        runs.EpochRow(epoch=e, rate=1e-3, train_loss=1 / e, valid_wrong=w, valid_loss=0.2, seconds=1.0)
+        EpochRow(epoch=e, rate=1e-3, train_loss=1 / e, valid_wrong=w, valid_loss=0.2, seconds=1.0)
         for e, w in enumerate(errors, 1)
     ]
     record = made_record(made_run(seed=seed, scale=scale))
@@ -73,7 +74,7 @@ def made_filters(first="01" * 13 + "0"):
         {"maps_in": 3, "maps_out": 2, "kernel": 3, "distinct": 1.0, "distinct_up_to_sign": 0.5},
         {"maps_in": 2, "maps_out": 2, "kernel": 3, "distinct": 0.5, "distinct_up_to_sign": 0.5},
     ]
-    return runs.Filters.model_validate({"layers": layers, "first": [first, "1" * 27]})
+    return Filters.model_validate({"layers": layers, "first": [first, "1" * 27]})
 
 
 def test_filter_averages_by_hand():
@@ -90,7 +91,7 @@ def test_filter_averages_over_seeds_are_means_of_each_seeds_own():
     other = made_filters().model_dump()
     other["layers"][0]["distinct"], other["layers"][1]["distinct"] = 0.2, 0.9
     records = [cifar_record(0, [10], filters=made_filters())]
-    records.append(cifar_record(1, [10], filters=runs.Filters.model_validate(other)))
+    records.append(cifar_record(1, [10], filters=Filters.model_validate(other)))
     (line, _) = filters.summary(evidence_of(records, report.cells())).to_dict("records")
     assert line["seeds"] == 2
     assert line["mean"] == pytest.approx(100 * (0.75 + 0.55) / 2)

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from reproduce import report, runs
+from reproduce import files, report, runs
+from reproduce.records import stem_of
 
 GONE, INFINITE = "no such key", "an infinite number"
 VALUES = (GONE, None, True, "", "x", "x\ud800\n", -1, 0, 1.5, 10**18, 10**400, 1e308, INFINITE, [], {}, ["x"])
@@ -79,16 +80,16 @@ def put(folder, kind, name, content):
     if FOLDERS[kind] not in ("kernels", "train"):
         try:
             named = (content.get(key) for key in ("cell", "scale", "seed", "key", "variant"))
-            own = runs.stem(*named)
+            own = stem_of(*named)
         except (AttributeError, TypeError):
             own = name
         name = own if re.fullmatch(r"[\w.-]{1,200}", own) else name
-    content = {k: v for k, v in content.items() if k != runs.SEAL}
+    content = {k: v for k, v in content.items() if k != files.SEAL}
     text = json.dumps(content)
     if INFINITE in text:  # no checksum can be made of it
         text = text.replace(json.dumps(INFINITE), "1e999")
     else:
-        text = json.dumps(content | {runs.SEAL: runs.seal(content)})
+        text = json.dumps(content | {files.SEAL: files.seal(content)})
     path = folder / FOLDERS[kind] / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -230,7 +231,7 @@ def test_an_unreadable_file_is_named_without_the_folders_of_this_machine(tmp_pat
 def test_names_that_cannot_be_printed_do_not_break_the_page(tmp_path):
     (tmp_path / "kernels").mkdir()
     for name in (b"\xff\n.json", b"two\nlines.json"):
-        text = json.dumps({k: v for k, v in whole("cpu").items() if k != runs.SEAL})
+        text = json.dumps({k: v for k, v in whole("cpu").items() if k != files.SEAL})
         with open(bytes(tmp_path / "kernels") + b"/" + name, "w") as file:
             file.write(text)
     found = report.gather(tmp_path, report.cells())

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from made import made_record, made_run
 
-from reproduce import machine, runs, yamlfile
+from reproduce import files, machine, runs, yamlfile
+from reproduce.records import read_record, read_records
 
 
 def test_key_holds_settings_seed_scale_data_and_training_source(monkeypatch):
@@ -53,7 +54,7 @@ def test_written_record_comes_back_whole(tmp_path):
     store.prepare()
     record = made_record()
     path = store.write(record)
-    assert runs.read(path) == record
+    assert read_record(path) == record
     assert store.finished(made_run()) == record
     assert store.finished(made_run(seed=1)) is None
     assert [p.name for p in store.runs.iterdir()] == [path.name]
@@ -92,7 +93,7 @@ def test_damaged_foreign_or_future_records_are_named(tmp_path, change, words):
     good = runs.Store(tmp_path / "s")
     good.prepare()
     (tmp_path / "d.json").write_text(good.write(made_record()).read_text())
-    records, problems = runs.read_all(tmp_path)
+    records, problems = read_records(tmp_path)
     assert len(records) == 1 and len(problems) == 3
     assert words in problems[0] and all("\n" not in p for p in problems)
 
@@ -101,9 +102,9 @@ def test_scratch_files_do_not_stay_when_writing_fails(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        runs.write_whole(tmp_path / "x.json", "text")
+        files.write_whole(tmp_path / "x.json", "text")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -133,7 +134,7 @@ def test_a_published_record_is_only_replaced_where_a_broken_run_has_finished_sin
     assert runs.publish(store, target, lambda _: None) == 1
     store.write(made_record(error=3.0))
     assert runs.publish(store, target, lambda _: None) == 0
-    assert runs.read(path).result.test_error == 2.0
+    assert read_record(path).result.test_error == 2.0
     store.write(broken)
     assert runs.publish(store, target, lambda _: None) == 0
 

@@ -11,7 +11,8 @@ sys.path.insert(0, __file__.rsplit("/", 1)[0] + "/cluster")
 
 import slurm  # from tests/cluster
 
-from reproduce import fetch, runs, yamlfile
+from reproduce import fetch, yamlfile
+from reproduce.records import read_records
 
 SEEDS = 4
 pytestmark = [
@@ -71,7 +72,7 @@ def test_a_node_dies_and_every_run_is_made_once(tmp_path):
         assert int(now[victim]["Restarts"]) >= 1 and now[victim]["BatchHost"] == "node1"
         assert "down" in cluster.ask("sinfo", "-h", "-n", "node2", "-o", "%t")
         assert "are in" in submit()  # nothing is left to submit
-    records, problems = runs.read_all(store / "runs")
+    records, problems = read_records(store / "runs")
     assert not problems and sorted(r.seed for r in records) == list(range(SEEDS))
     logs = [log(store, k) for k in range(SEEDS)]
     for text in logs:

@@ -21,7 +21,8 @@ from made import made_splits, settings
 from mutants import count, tell
 from test_campaign import command, experiments
 
-from reproduce import data, fetch, runs, weights
+from reproduce import data, fetch, files, runs, weights
+from reproduce.records import read_record
 from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def record_of(store):
 def whole(store):
     """Every file under its final name is."""
     for path in store.glob("runs/*.json"):
-        runs.read(path)
+        read_record(path)
     for path in [*store.glob("work/*.ckpt"), *store.glob("nets/*.pt")]:
         train.saved(path)
 
@@ -90,9 +91,9 @@ def half_saved(trainer, path, *_, **__):
 
 
 POINTS = {
-    "a record or net is written": (runs, "open", FullFile),
-    "a record or net is renamed": (runs.os, "replace", full),
-    "a file is flushed": (runs.os, "fsync", full),
+    "a record or net is written": (files, "open", FullFile),
+    "a record or net is renamed": (files.os, "replace", full),
+    "a file is flushed": (files.os, "fsync", full),
     "a checkpoint is written": (L.Trainer, "save_checkpoint", half_saved),
     "the folders are made": (runs.Store, "prepare", full),
 }

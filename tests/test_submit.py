@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from test_campaign import command, experiments
 
-from reproduce import runs, spec, submit, yamlfile
+from reproduce import spec, submit, yamlfile
+from reproduce.records import read_records
 
 
 def small(tmp_path, data_folder, monkeypatch, *words):
@@ -146,7 +147,7 @@ def test_two_shards_give_one_report(tmp_path, data_folder, monkeypatch, shared):
     merged = tmp_path / "merged"
     for store in stores:
         assert command(monkeypatch, tmp_path, "publish", "--results", str(store), "--to", str(merged)) == 0
-    alone, together = (runs.read_all(folder / "runs") for folder in (tmp_path / "alone", merged))
+    alone, together = (read_records(folder / "runs") for folder in (tmp_path / "alone", merged))
     assert not alone[1] and not together[1]
     assert [(r.key, r.result) for r in together[0]] == [(r.key, r.result) for r in alone[0]]
     assert [r.seed for r in together[0]] == [0, 1, 2]

@@ -151,6 +151,7 @@ def test_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, kind):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_the_run_which_goes_on_later(tmp_path, how):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs do not hear Ctrl-C
     s = settings(train={"epochs": 4})
     data = ready(s)
     straight = fit(s, tmp_path, data)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reproduce import paper, runs
+from reproduce import files, paper
 
 FORMAT = 1
 
@@ -36,7 +36,7 @@ def write(record: dict[str, Any], folder: Path) -> Path:
     path = folder / f"{record['kind']}-{'quick-' if record['quick'] else ''}{stamp}.json"
     if path.exists():
         raise FileExistsError(17, "a record of the same second is there already", str(path))
-    runs.write_sealed(path, record)
+    files.write_sealed(path, record)
     return path
 
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kernels import Packed, Thresholds
 from kernels.packed import words_for
 from kernels.pixels import LocalThresholds
-from reproduce import runs, spec, yamlfile
+from reproduce import files, spec, yamlfile
 from reproduce.packed.net import (
     BitLayer,
     Norm,
@@ -100,7 +100,7 @@ def save(net: PackedNet, path: Path) -> None:
     for array, value in zip(_arrays(header), values, strict=True):
         parts.append(np.asarray(value).astype(array.dtype).reshape(array.shape).tobytes())
     content = b"".join(parts)
-    runs.write_whole(path, content + hashlib.sha256(content).digest())
+    files.write_whole(path, content + hashlib.sha256(content).digest())
 
 
 def load(path: Path) -> PackedNet:

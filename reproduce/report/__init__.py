@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reproduce import runs, yamlfile
+from reproduce import files, runs, yamlfile
 from reproduce.report import (
     claims,
     compare,
@@ -107,7 +107,7 @@ def _write(content: dict[str, str], folder: Path) -> None:
         if path.relative_to(folder).as_posix() not in content:
             path.unlink()
     for name, text in content.items():
-        runs.write_whole(folder / name, text)
+        files.write_whole(folder / name, text)
 
 
 def sources(evidence: Evidence) -> Section:
@@ -128,5 +128,5 @@ def refresh(say: Say) -> None:
     write(evidence, runs.PUBLISHED / "report")
     readme = yamlfile.ROOT / "README.md"
     frame = table1.frame(evidence.runs, evidence.cells)
-    runs.write_whole(readme, exports.into_readme(readme.read_text(encoding="utf-8"), frame))
+    files.write_whole(readme, exports.into_readme(readme.read_text(encoding="utf-8"), frame))
     say(f"written: {yamlfile.shown(runs.PUBLISHED / 'report')} and README's table")

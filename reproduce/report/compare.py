@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from reproduce import runs
+from reproduce.records import Record
 from reproduce.report import speed
 from reproduce.report.evidence import Bench, Evidence, Ratio, by_order, note, notes
 from reproduce.report.parts import Column, Section, Table
@@ -24,7 +24,7 @@ COLUMNS = ["cell", "row", "dataset", "scale", "order", "first", "second"]
 COLUMNS += [f"{what}_{of}" for of in ("first", "second") for what in MEASURES]
 COLUMNS += ["difference", "difference_low", "difference_high", "verdict"]
 Key = tuple[str, str, str]
-Groups = dict[Key, list[runs.Record]]
+Groups = dict[Key, list[Record]]
 
 
 def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -147,7 +147,7 @@ def _apart(mine: Bench, theirs: Bench, one: Ratio, two: Ratio) -> str:
     return OVERLAP if one.low <= two.high and two.low <= one.high else APART
 
 
-def _measures(first: Sequence[runs.Record], second: Sequence[runs.Record]) -> dict[str, object]:
+def _measures(first: Sequence[Record], second: Sequence[Record]) -> dict[str, object]:
     line: dict[str, object] = {}
     errors = [[r.result.test_error for r in group if r.result] for group in (first, second)]
     for group, of in ((first, "first"), (second, "second")):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reproduce import paper, runs
+from reproduce import paper
+from reproduce.records import Record
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
@@ -32,7 +33,7 @@ def printed() -> list[dict[str, Any]]:
     return lines
 
 
-def measured(evidence: Evidence) -> Iterator[tuple[str, str, list[runs.Record]]]:
+def measured(evidence: Evidence) -> Iterator[tuple[str, str, list[Record]]]:
     """Series, scale and runs of every CIFAR-10 cell of the figure that has been run."""
     cells = {c.name: c for c in evidence.cells}
     for series in SERIES:

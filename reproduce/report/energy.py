@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from reproduce import paper, spec
+from reproduce.records import stem_of
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, Packed, newest, note
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
-from reproduce.runs import stem
 from reproduce.training.nets import CLASSES
 
 VARIANTS = ("float", "binary weights", "binary")
@@ -159,7 +159,7 @@ def files(evidence: Evidence) -> pd.DataFrame:
 def _stem(net: Packed) -> str:
     """The name of the run that was packed."""
     about = net.about
-    return stem(about.cell, about.scale, about.seed, about.key)
+    return stem_of(about.cell, about.scale, about.seed, about.key)
 
 
 def section(evidence: Evidence) -> Section:

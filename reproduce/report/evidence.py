@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from reproduce import data, spec
-from reproduce import runs as store
-from reproduce.runs import Count, Known, Record, Seed, Text, Wrong
+from reproduce.files import read_sealed
+from reproduce.records import Count, Known, Record, Seed, Text, Wrong, explained, read_record
 
 Say = Callable[[str], None]
 GROUPS = ("table1", "short", "figure1")
@@ -191,7 +191,7 @@ def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[R
     """The sound records under their own names, without the parts that nothing here reads: thousands must fit."""
     for path in sorted(folder.glob("*.json")):
         try:
-            record = store.read(path)
+            record = read_record(path)
         except OSError as error:
             problems.append(_unread(path, error))
             continue
@@ -214,13 +214,13 @@ def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Pa
     """The records of benchmarks and packed nets, without trials (`quick`)."""
     for path in sorted(folder.glob("*.json")):
         try:
-            content, sealed = store.read_sealed(path)
+            content, sealed = read_sealed(path)
             model = Packed if content.get("kind") == "net" else Bench
             record: Bench | Packed = model.model_validate(content)
         except OSError as error:
             problems.append(_unread(path, error))
         except ValidationError as error:
-            problems.append(f"{path.name}: {store.explained(error)}")
+            problems.append(f"{path.name}: {explained(error)}")
         except ValueError as error:
             problems.append(str(error))
         except RecursionError:

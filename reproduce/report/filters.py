@@ -7,7 +7,8 @@ from functools import cache
 
 import pandas as pd
 
-from reproduce import filters, paper, runs, spec
+from reproduce import filters, paper, spec
+from reproduce.records import Record
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
@@ -32,13 +33,13 @@ FIRST = "table1/bnn-theano-cifar10"  # whose filters are shown where there are s
 SHOWN = 64  # filters in the picture, at most
 
 
-def counted(evidence: Evidence) -> list[runs.Record]:
+def counted(evidence: Evidence) -> list[Record]:
     """Runs whose records hold the counts of 3×3 filters, at the largest scale first."""
     found = [r for r in evidence.runs if r.filters and all(f.kernel == 3 for f in r.filters.layers)]
     return sorted(found, key=lambda r: (SCALES.index(r.scale), r.cell != FIRST, r.cell, r.seed))
 
 
-def layers(records: Sequence[runs.Record]) -> pd.DataFrame:
+def layers(records: Sequence[Record]) -> pd.DataFrame:
     """One line per run, layer and rule: the share of distinct filters and that of random signs, in percent."""
     lines = []
     for record in records:
@@ -98,8 +99,8 @@ def summary(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*SUMMARY, "dirty", "note", "records", "again"])
 
 
-def _cells(records: Sequence[runs.Record]) -> dict[tuple[str, str], list[runs.Record]]:
-    groups: dict[tuple[str, str], list[runs.Record]] = {}
+def _cells(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.cell, record.scale), []).append(record)
     return groups
@@ -128,7 +129,7 @@ def chance(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["cell", "rule", "random", "random_rest", "random_weighted"])
 
 
-def picture(record: runs.Record) -> pd.DataFrame:
+def picture(record: Record) -> pd.DataFrame:
     """The first SHOWN filters of a run's first convolution, one line per sign; columns PICTURE."""
     assert record.filters is not None
     lines = []

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from reproduce import paper, runs, spec, verdict
+from reproduce import paper, spec, verdict
+from reproduce.records import Record
 from reproduce.report.evidence import Evidence, by_order, notes
 from reproduce.report.parts import Column, Section, Table
 
@@ -60,14 +61,14 @@ def printed() -> tuple[dict[str, Any], ...]:
 
 
 def frame(
-    records: Sequence[runs.Record], cells: Sequence[spec.Cell], store: str = "results", quoted: bool = True
+    records: Sequence[Record], cells: Sequence[spec.Cell], store: str = "results", quoted: bool = True
 ) -> pd.DataFrame:
     """One line per cell, scale and image order; a cell's own scale also where not run; `quoted` rows of others.
 
     Columns as in FRAME: `images` are those of training, validation and test, `last` is the mean error at the last
     epoch, `seconds` a run's mean; errors in percent.
     """
-    groups: dict[tuple[str, str], list[runs.Record]] = {}
+    groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.cell, record.scale), []).append(record)
     lines = []
@@ -106,9 +107,7 @@ def _quoted(entry: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _line(
-    cell: spec.Cell, scale: spec.Scale, group: list[runs.Record], suffix: str, store: str
-) -> dict[str, object]:
+def _line(cell: spec.Cell, scale: spec.Scale, group: list[Record], suffix: str, store: str) -> dict[str, object]:
     experiment, published = cell.experiment, cell.experiment.published
     dataset = cell.dataset_at(scale)
     same_data, data = dataset == experiment.dataset, cell.scales[scale].data
@@ -131,7 +130,7 @@ def _line(
     return line
 
 
-def judged(cell: spec.Cell, scale: str, group: Sequence[runs.Record]) -> str:
+def judged(cell: spec.Cell, scale: str, group: Sequence[Record]) -> str:
     """The verdict on runs of one cell at one scale; only the paper's scale is held against the paper."""
     errors = [r.result.test_error for r in group if r.result]
     experiment = cell.experiment
@@ -144,7 +143,7 @@ def judged(cell: spec.Cell, scale: str, group: Sequence[runs.Record]) -> str:
     return verdict.verdict(errors, experiment.published.value, experiment.margin)
 
 
-def measured(group: Sequence[runs.Record], store: str) -> dict[str, object]:
+def measured(group: Sequence[Record], store: str) -> dict[str, object]:
     """What a table says of runs of one cell: seeds, mean, prediction interval, last epoch, machines, marks."""
     errors = [r.result.test_error for r in group if r.result]
     remarks = sorted({n for r in group for n in notes(r)})
@@ -163,7 +162,7 @@ def measured(group: Sequence[runs.Record], store: str) -> dict[str, object]:
     return line
 
 
-def again(cell: str, scale: str, group: Sequence[runs.Record]) -> str:
+def again(cell: str, scale: str, group: Sequence[Record]) -> str:
     """The command that makes these runs again; where there are none, three: the fewest that get a verdict."""
     return " && ".join(
         f"reproduce run {cell} --scale {scale} --seeds {count}" + (f" --first-seed {first}" if first else "")
@@ -182,14 +181,14 @@ def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def _threads(record: runs.Record) -> int:
+def _threads(record: Record) -> int:
     """CPU threads of a run: those of torch or of the kernels, whichever are more."""
     return max(int(record.machine["threads"]), int(record.machine.get("kernel_threads", 0)))
 
 
-def machines(group: Sequence[runs.Record]) -> str:
+def machines(group: Sequence[Record]) -> str:
     """The machines of some runs, with the CPU threads where some run did not use all of them."""
-    found: dict[str, list[runs.Record]] = {}
+    found: dict[str, list[Record]] = {}
     for record in group:
         found.setdefault(record.machine["name"], []).append(record)
     words = []
@@ -202,12 +201,12 @@ def machines(group: Sequence[runs.Record]) -> str:
     return "; ".join(words)
 
 
-def threads(group: Sequence[runs.Record], between: str = ", ") -> str:
+def threads(group: Sequence[Record], between: str = ", ") -> str:
     """The numbers of CPU threads that some runs used."""
     return between.join(map(str, sorted({_threads(r) for r in group})))
 
 
-def revisions(group: Sequence[runs.Record]) -> str:
+def revisions(group: Sequence[Record]) -> str:
     """The first digits of the code revisions of some runs."""
     return ", ".join(sorted({(r.code["revision"] or "unknown")[:8] for r in group}))
 

@@ -34,7 +34,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from made import made_images, settings  # noqa: E402
 
-from reproduce import campaign, cli, data, fetch, machine, report, runs, spec  # noqa: E402, F401
+from reproduce import campaign, cli, data, fetch, files, machine, report, runs, spec  # noqa: E402, F401
+from reproduce.records import read_record  # noqa: E402
 from reproduce.training import train  # noqa: E402
 
 torch.set_num_threads(1)
@@ -74,7 +75,7 @@ def prepare(folder: Path) -> None:
     fetch.SOURCES["mnist"] = []
     spec.cells.__defaults__ = (None, folder / "experiments")
     train.CHECKPOINT_SECONDS = 0.0
-    vars(runs)["open"] = SlowFile
+    vars(files)["open"] = SlowFile
     machine.code()
 
 
@@ -139,8 +140,8 @@ def whole(store: Path, before: dict[str, bytes]) -> dict[str, bytes]:
     for name, content in before.items():
         demand(now.get(name) == content, f"record {name} changed or is lost")
     for name in now:
-        demand(runs.read_sealed(store / "runs" / name)[1], f"record {name} has no checksum")
-        runs.read(store / "runs" / name)
+        demand(files.read_sealed(store / "runs" / name)[1], f"record {name} has no checksum")
+        read_record(store / "runs" / name)
     for path in [*store.glob("work/*.ckpt"), *store.glob("nets/*.pt")]:
         train.saved(path)
     return now
@@ -290,7 +291,7 @@ def main() -> int:
         content |= {"libraries": machine.libraries(), "code": machine.code()}
         content |= {"seed": options.seed, "undisturbed_call_seconds": whole_call, "found": found}
         stamp = started.replace(":", "").replace("-", "").split("+")[0]
-        runs.write_sealed(options.record / f"chaos-{stamp}.json", content)
+        files.write_sealed(options.record / f"chaos-{stamp}.json", content)
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import runs, yamlfile
+from reproduce import files, runs, yamlfile
 
 HARNESS = Path(__file__).parent / "harness.py"
 
@@ -17,13 +17,13 @@ def test_a_killed_campaign_ends_as_an_undisturbed_one(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (record,) = tmp_path.glob("*.json")
-    found, sealed = runs.read_sealed(record)
+    found, sealed = files.read_sealed(record)
     assert sealed and found["found"]["SIGKILL"]["signals"] == 10
     assert found["found"]["SIGTERM"]["longest_end_seconds"] < 5
 
 
 def newest(kind):
-    return runs.read_sealed(sorted((runs.PUBLISHED / "reliability").glob(f"{kind}-*.json"))[-1])[0]
+    return files.read_sealed(sorted((runs.PUBLISHED / "reliability").glob(f"{kind}-*.json"))[-1])[0]
 
 
 def test_the_page_says_what_the_committed_records_say():

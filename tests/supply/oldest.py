@@ -1,15 +1,13 @@
 """Runs a part of the tests with the oldest versions that pyproject.toml allows, in an environment of its own.
 
-    python tests/supply/oldest.py [FOLDER]             (default: .venv-oldest; gigabytes, kept for the next time)
-    python tests/supply/oldest.py --light [FOLDER]     (default: .oldest; torch and Lightning as installed)
+    python tests/supply/oldest.py [FOLDER]    (default: .venv-oldest; gigabytes, kept for the next time)
 
-The newest versions are what `make test` runs with; CI does the light one, too. Exit code 1: a test failed; 3: the
-versions cannot be had here.
+The newest versions are what `make test` runs with; CI does both. Exit code 1: a test failed; 3: the oldest cannot
+be had here.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -18,23 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TESTING = ("pytest", "pytest-timeout", "hypothesis")
-HEAVY = ("torch", "torchvision", "lightning")
-LIGHT_TESTS = [
-    *(
-        "test_spec",
-        "test_spec_mutants",
-        "test_data",
-        "test_runs",
-        "test_preprocess",
-        "test_verdict",
-        "test_terminal",
-    ),
-    *("test_foreign_files", "test_report", "test_report_cli", "test_report_evidence", "test_report_figures"),
-    *("test_report_simulation", "test_charts", "test_page", "test_freeze"),
-]
 TESTS = [
-    *("test_spec", "test_data", "test_preprocess", "test_nets", "test_optim", "test_train", "test_runs"),
-    *("test_campaign", "test_packed", "test_freeze", "test_report", "test_report_cli", "test_verdict"),
+    *("test_spec", "test_spec_mutants", "test_data", "test_preprocess", "test_nets", "test_optim", "test_train"),
+    *("test_runs", "test_campaign", "test_foreign_files", "test_packed", "test_freeze", "test_verdict"),
+    *("test_report", "test_report_cli", "test_report_evidence", "test_report_figures", "test_report_simulation"),
+    *("test_charts", "test_page", "test_terminal"),
 ]
 
 
@@ -48,35 +34,8 @@ def oldest(project: dict) -> list[str]:
     return found
 
 
-def light(folder: Path, pins: list[str]) -> int:
-    """Run tests with the light packages at their oldest, in a folder that goes before what is installed."""
-    pins = [pin for pin in pins if pin.split("==")[0] not in (*HEAVY, *TESTING)]
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", str(folder), *pins]
-    if subprocess.run(install).returncode:
-        print(f"the oldest versions cannot be installed here: {' '.join(pins)}")
-        return 3
-    environment = os.environ | {"PYTHONPATH": str(folder.resolve())}
-    found = {
-        name: subprocess.run(
-            [sys.executable, "-c", f"from importlib.metadata import version; print(version({name!r}))"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-        for name in (pin.split("==")[0] for pin in pins)
-    }
-    print(f"oldest: {' '.join('=='.join(pair) for pair in found.items())}", flush=True)
-    tests = [f"tests/{name}.py" for name in LIGHT_TESTS]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-    return int(subprocess.run(command, cwd=ROOT, env=environment).returncode != 0)
-
-
 def main() -> int:
     """Make the environment, install, test."""
-    if sys.argv[1:2] == ["--light"]:
-        folder = Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / ".oldest"
-        return light(folder, oldest(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]))
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / ".venv-oldest"
     pins = oldest(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"])
     python = folder / "bin" / "python"

@@ -1,0 +1,85 @@
+"""Files: written whole or not at all; records as JSON with a checksum of their content, read with suspicion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from reproduce import yamlfile
+
+LONGEST = 2**26  # bytes of a record
+SEAL = "sha256"
+_MARK = "sha256:"
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write text (UTF-8) or bytes to `path` by way of a scratch file beside it: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(scratch, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def seal(content: dict[str, Any]) -> str:
+    """The sha256 of a record's content, whatever the order of its keys and the white space between them."""
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _MARK + hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write a record with the checksum of its content, whole or not at all."""
+    write_whole(path, json.dumps(content | {SEAL: seal(content)}, indent=1, allow_nan=False) + "\n")
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
+    """A record's content without its checksum, and whether it had one.
+
+    ValueError (one line) if it is no JSON object, or its checksum does not fit; OSError if it cannot be read.
+    """
+    try:
+        raw = yamlfile.whole_file(path, LONGEST)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    try:
+        content = json.loads(raw.decode(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+    except _NotJSON as error:
+        raise ValueError(f"{path.name}: not valid JSON ({error})") from None
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, a number too long
+        raise ValueError(f"{path.name}: not valid JSON ({type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name}: not a record")
+    given = content.pop(SEAL, None)
+    if given is None and any(isinstance(v, str) and v.startswith(_MARK) for v in content.values()):
+        raise ValueError(f"{path.name}: damaged: its checksum has another name")
+    try:
+        fits = given is None or given == seal(content)
+    except (UnicodeEncodeError, ValueError, RecursionError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{path.name}: damaged: its checksum does not fit")
+    return content, given is not None
+
+
+class _NotJSON(ValueError):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _NotJSON("a key stands twice")
+    return found
+
+
+def _no_number(word: str) -> Any:
+    raise _NotJSON(word)

@@ -1,0 +1,249 @@
+"""The record of a run: what it holds, how it is read, and what makes it worth nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reproduce import spec, yamlfile
+from reproduce.files import read_sealed
+
+FORMAT = 1  # of the records below; a record of another is named and left out
+
+# Upper bounds that no run reaches: what is above is no measurement, and would break sums and axes.
+MANY = 10**9
+Count = Annotated[int, Field(ge=1, le=MANY)]
+Wrong = Annotated[int, Field(ge=0, le=MANY)]
+Seconds = Annotated[float, Field(ge=0, le=MANY)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Loss = Annotated[float, Field(ge=0, le=3.5e38)]  # the largest float32
+Maps = Annotated[int, Field(ge=1, le=2**14)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Text = Annotated[str, Field(max_length=10_000)]  # with a length, half characters (lone surrogates) are refused
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Known(BaseModel):
+    """What is read of a part that may hold more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Machine(Known):
+    """Where a run was made; `name` is how tables call it."""
+
+    name: str = Field(min_length=1, max_length=200)
+    cores: Count
+    threads: Count
+    kernel_threads: Count = 1
+
+
+class Code(Known):
+    """Git revision, whether the code differed from it, digest of the training source."""
+
+    revision: Text | None
+    dirty: bool | None
+    source: Text
+
+
+def explained(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+
+
+def _with(model: type[Known]) -> AfterValidator:
+    """A check that an open dict holds what the model wants; the dict stays as it is."""
+
+    def check(found: dict[str, Any]) -> dict[str, Any]:
+        try:
+            model.model_validate(found)
+        except ValidationError as error:
+            raise ValueError(explained(error)) from None
+        return found
+
+    return AfterValidator(check)
+
+
+class EpochRow(_Frozen):
+    """One epoch: rate, mean training cost, wrong images; test figures only where the protocol reads them."""
+
+    epoch: Count
+    rate: float = Field(ge=0)
+    train_loss: Loss
+    valid_wrong: Wrong
+    valid_loss: Loss
+    test_wrong: Wrong | None = None
+    test_loss: Loss | None = None
+    seconds: Seconds
+
+
+class DataHash(_Frozen):
+    name: Text
+    digest: Text
+    order: Text
+
+
+class Result(_Frozen):
+    """Errors in percent: at the best validation epoch (the paper's protocol) and at the last epoch."""
+
+    best_epoch: Count
+    valid_error: Percent
+    test_error: Percent
+    last_test_error: Percent
+    valid_images: Count
+    test_images: Count
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class LayerFilters(_Frozen):
+    """Shares of distinct kernels in a binary convolution (`filters.layer`)."""
+
+    maps_in: Maps
+    maps_out: Maps
+    kernel: int = Field(ge=1, le=31)
+    distinct: Share
+    distinct_up_to_sign: Share
+
+
+class Filters(_Frozen):
+    """A net's binary convolutions: counts of each, and the signs of the first one's (`filters.of_net`)."""
+
+    layers: list[LayerFilters] = Field(min_length=1, max_length=64)
+    first: list[Annotated[str, Field(pattern="^[01]+$")]]
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> Filters:
+        head = self.layers[0]
+        if head.maps_in > 4:
+            raise ValueError("layers: the first reads more maps than an image has")
+        if len(self.first) != head.maps_out or {len(f) for f in self.first} != {head.maps_in * head.kernel**2}:
+            raise ValueError("first: not the filters of the first layer")
+        return self
+
+
+class Record(_Frozen):
+    """What one run was and gave."""
+
+    format: Literal[1]
+    cell: Text
+    scale: spec.Scale
+    seed: Seed
+    variant: Text | None = None
+    """Name of the mutant, where one was trained on purpose (`make check-small-mutants`)."""
+    key: Text
+    status: Literal["finished", "failed"]
+    failure: Text | None = None
+    settings: dict[str, Any]
+    settings_digest: Text
+    data: DataHash
+    code: Annotated[dict[str, Any], _with(Code)]
+    machine: Annotated[dict[str, Any], _with(Machine)]
+    libraries: dict[str, str]
+    started: Text
+    seconds: Seconds
+    weights: int | None = Field(default=None, ge=1, le=2**40)
+    parameters: int | None = Field(default=None, ge=1, le=2**40)
+    weights_sha256: Text | None = None
+    """Of the trained net (`weights.digest`); None where a run broke off, and in older records."""
+    result: Result | None = None
+    filters: Filters | None = None
+    """None where there is no binary convolution, and in records made before they were counted."""
+    curve: list[EpochRow]
+    unsealed: bool = Field(default=False, exclude=True)
+    """Read from a file without a checksum."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Record:
+        result = self.result
+        if (self.status == "finished") != (result is not None):
+            raise ValueError("result and status contradict")
+        data = self.settings.get("data")
+        if isinstance(data, dict) and data.get("name") != self.data.name:
+            raise ValueError("data.name is not its settings'")
+        if result and not self.curve:
+            raise ValueError("curve: empty")
+        if result and any(row.valid_wrong > result.valid_images for row in self.curve):
+            raise ValueError("curve: more wrong images than there are")
+        return self
+
+    @property
+    def stem(self) -> str:
+        return stem_of(self.cell, self.scale, self.seed, self.key, self.variant)
+
+
+def stem_of(cell: str, scale: str, seed: int, key: str, variant: str | None = None) -> str:
+    """File name of a run, without its ending."""
+    variation = f"-{variant}" if variant else ""
+    return f"{cell.replace('/', '-')}-{scale}{variation}-seed{seed}-{key[:12]}"
+
+
+def key_of(settings: str, scale: str, seed: int, data: str, order: str, source: str) -> str:
+    """sha256 of settings, scale, seed, data (content and order) and training source; all but two are digests."""
+    return hashlib.sha256("/".join([settings, scale, str(seed), data, order, source]).encode()).hexdigest()
+
+
+def read_record(path: Path) -> Record:
+    """A record from its file. ValueError (one line) if it is not a sound record of this format.
+
+    Records made before there were checksums are read if what they say twice agrees; `unsealed` marks them.
+    """
+    content, sealed = read_sealed(path)
+    if content.get("format") != FORMAT:
+        given = yamlfile.short(content.get("format"))
+        raise ValueError(f"{path.name}: record format {given}, this version reads {FORMAT}")
+    try:
+        record = Record.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path.name}: {explained(error)}") from None
+    if sealed:
+        return record
+    if wrong := _contradiction(record):
+        raise ValueError(f"{path.name}: damaged: {wrong}")
+    return record.model_copy(update={"unsealed": True})
+
+
+def _contradiction(record: Record) -> str | None:
+    """What a record says twice and differently, or None."""
+    digest = hashlib.sha256(json.dumps(record.settings, sort_keys=True).encode()).hexdigest()
+    if digest != record.settings_digest:
+        return "settings_digest is not its settings'"
+    source = str(record.code.get("source"))
+    if key_of(digest, record.scale, record.seed, record.data.digest, record.data.order, source) != record.key:
+        return "key is not that of its settings, seed and data"
+    if [row.epoch for row in record.curve] != list(range(1, len(record.curve) + 1)):
+        return "curve: its epochs are not 1, 2, …"
+    result = record.result
+    if result is None:
+        return None
+    if not 1 <= result.best_epoch <= len(record.curve):
+        return "result.best_epoch is not in the curve"
+    best, last = record.curve[result.best_epoch - 1], record.curve[-1]
+    for name, said, wrong, images in (
+        ("valid_error", result.valid_error, best.valid_wrong, result.valid_images),
+        ("test_error", result.test_error, best.test_wrong, result.test_images),
+        ("last_test_error", result.last_test_error, last.test_wrong, result.test_images),
+    ):
+        if wrong is None or images < 1 or said != 100 * wrong / images:
+            return f"result.{name} is not the curve's"
+    return None
+
+
+def read_records(folder: Path) -> tuple[list[Record], list[str]]:
+    """All sound records of a folder, in the order of their names, and a line for each file left out."""
+    records, problems = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            records.append(read_record(path))
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+    return records, problems
