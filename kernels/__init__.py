@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kernels import cpu, cuda, reference
 from kernels.cuda import arrays
 from kernels.cuda.arrays import GpuPacked, to_gpu, to_host
-from kernels.packed import MAX_K, Packed, Rows, Thresholds, rows_of
+from kernels.packed import MAX_K, Packed, Rows, Thresholds, rows_of, whole_number
 
 __all__ = [
     "Backend",
@@ -163,6 +163,7 @@ def xnor_conv2d(
     is zero: taps outside the image add nothing. `out` as in `xnor_matmul`. Raises ValueError where shapes,
     padding, stride or `out` do not fit, TypeError as in `xnor_matmul`, and what `pack` raises.
     """
+    padding, stride = whole_number("padding", padding), whole_number("stride", stride)
     images, filters = _conv2d_operands(x, w, padding, stride, backend)
     return _runner(backend, images, filters).conv2d(images, filters, padding, stride, out)
 
@@ -179,6 +180,7 @@ def xnor_conv2d_threshold(
 
     Rule and errors are those of `xnor_matmul_threshold`, with Cout for N.
     """
+    padding, stride = whole_number("padding", padding), whole_number("stride", stride)
     images, filters = _conv2d_operands(x, w, padding, stride, backend)
     _check_units(rule, filters.shape[0])
     words = _runner(backend, images, filters).conv2d_threshold(images, filters, rule, padding, stride)

@@ -22,7 +22,8 @@ Say = Callable[[str], None]
 SIZES = (1024, 2048, 4096, 8192)
 NAIVE_REPEATED = 2048  # size up to which the naive kernel takes turns with the rest; beyond, it is timed once
 KERNEL, WITH_PACKING, FUSED = "xnor, kernel alone", "xnor, with packing", "xnor, to bits by thresholds"
-FP32, INT8, ORT_INT8, NAIVE = "torch float32", "torch int8 (_int_mm)", "onnxruntime MatMulInteger", "naive float32"
+FP32, FP32_ONEDNN, NAIVE = "torch float32", "oneDNN float32 (by torch)", "naive float32"
+INT8, ORT_INT8 = "torch int8 (_int_mm)", "onnxruntime MatMulInteger"
 
 
 def has_compiler() -> bool:
@@ -109,7 +110,13 @@ def products(say: Say, quick: bool = False, backend: str = "cpu") -> tuple[list[
             times[NAIVE] = timing.once(_naive(left, right))
         operations = 2.0 * size**3
         for name in times:
-            bound = "fp32_peak" if name in (FP32, NAIVE) else "xnor_roofline" if name.startswith("xnor") else None
+            bound = (
+                "fp32_peak"
+                if name in (FP32, FP32_ONEDNN, NAIVE)
+                else "xnor_roofline"
+                if name.startswith("xnor")
+                else None
+            )
             found = timing.row(what, name, times, operations, size=size)
             peak = bounds.get(bound) if bound else None
             share = None if peak is None else found["operations_per_second"] / peak
@@ -150,20 +157,24 @@ def _candidates(
             x, y, z = torch.from_numpy(real[0]), torch.from_numpy(real[1]).T.contiguous(), torch.empty(size, size)
         found[FP32] = lambda: torch.mm(x, y, out=z)
         others.append(lambda: z.numpy())
+        if torch.backends.mkldnn.is_available():  # torch.mm goes to MKL, which is slow on other makers' CPUs
+            p, q = (torch.from_numpy(each).to_mkldnn() for each in real)
+            found[FP32_ONEDNN] = lambda: torch.nn.functional.linear(p, q)
+            others.append(lambda: torch.nn.functional.linear(p, q).to_dense().numpy())
         u, v = torch.from_numpy(left), torch.from_numpy(right).T.contiguous()
         try:
-            whole = torch._int_mm(u, v)
+            whole = torch._int_mm(u, v, out=torch.empty(size, size, dtype=torch.int32))
         except (AttributeError, RuntimeError) as error:
             notes.append(f"{INT8} left out: {str(error).splitlines()[0]}")
         else:
-            found[INT8] = lambda: torch._int_mm(u, v)
+            found[INT8] = lambda: torch._int_mm(u, v, out=whole)
             others.append(lambda: whole.numpy())
     else:
         notes.append("torch is not installed: no float32 and int8 products")
     session = _onnx(left, right, notes)
     if session is not None:
         found[ORT_INT8] = session
-        others.append(lambda: session())
+        others.append(lambda: session().numpy())
 
     def exact() -> None:
         for other in others:
@@ -179,10 +190,8 @@ def _naive(left: NDArray[np.int8], right: NDArray[np.int8]) -> Callable[[], obje
     return lambda: naive(a, b, out)
 
 
-def _onnx(
-    left: NDArray[np.int8], right: NDArray[np.int8], notes: list[str]
-) -> Callable[[], NDArray[np.int32]] | None:
-    """ONNX Runtime's product of unsigned by signed bytes: the left is 128 ± 1 with zero point 128."""
+def _onnx(left: NDArray[np.int8], right: NDArray[np.int8], notes: list[str]) -> Callable[[], Any] | None:
+    """ONNX Runtime's product of unsigned by signed bytes: the left is 128 ± 1 with zero point 128; an OrtValue."""
     if not (util.find_spec("onnxruntime") and util.find_spec("onnx")):
         notes.append(f"{ORT_INT8} left out: onnxruntime and onnx are not installed")
         return None
@@ -204,5 +213,14 @@ def _onnx(
     options = runtime.SessionOptions()
     options.intra_op_num_threads = cpu._threads(None)
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    a = (left.astype(np.int16) + 128).astype(np.uint8)
-    return lambda: session.run(None, {"a": a})[0]
+    a = runtime.OrtValue.ortvalue_from_numpy((left.astype(np.int16) + 128).astype(np.uint8))
+    out = runtime.OrtValue.ortvalue_from_numpy(np.empty((len(left), len(right)), np.int32))
+    binding = session.io_binding()  # the result is written in place, as the others' are
+    binding.bind_ortvalue_input("a", a)
+    binding.bind_ortvalue_output("c", out)
+
+    def run() -> Any:
+        session.run_with_iobinding(binding)
+        return out
+
+    return run

@@ -1,6 +1,7 @@
 """Packed ±1 arrays: what every backend takes and gives, and how real arrays are brought to them."""
 
 import math
+import operator
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,6 +35,7 @@ class Packed:
             raise TypeError(
                 f"packed words are a uint64 array, not {getattr(words, 'dtype', type(words).__name__)}"
             )
+        object.__setattr__(self, "k", whole_number("K", self.k))
         if not 1 <= self.k <= MAX_K:
             raise ValueError(f"K must be between 1 and {MAX_K}, not {self.k}")
         if words.ndim < 1 or words.shape[-1] != words_for(self.k):
@@ -122,6 +124,14 @@ def conv2d_shape(x: Packed, w: Packed, padding: int, stride: int) -> tuple[int, 
     """Shape (N, H', W', Cout) of the convolution of x (N, H, W, C) with w (Cout, kh, kw, C)."""
     height, width = ((x.shape[i] + 2 * padding - w.shape[i]) // stride + 1 for i in (1, 2))
     return x.shape[0], height, width, w.shape[0]
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Python's int of any whole number (NumPy's small ones wrap when they are doubled), else TypeError."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
 
 
 def aligned(count: int, dtype: type[np.generic]) -> tuple[NDArray[Any], int]:

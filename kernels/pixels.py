@@ -9,6 +9,7 @@ tensor cores (kernels.cuda.pixels), whatever the CUDA backend.
 from __future__ import annotations
 
 import ctypes
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -20,7 +21,7 @@ import kernels
 from kernels import build, cpu
 from kernels.cuda import arrays
 from kernels.cuda import pixels as on_gpu
-from kernels.packed import Packed, output, words_for
+from kernels.packed import Packed, output, whole_number, words_for
 
 MAX_WINDOW = 1 << 15
 """Elements of a filter, at most: eight planes of so many lie on a thread's stack."""
@@ -83,6 +84,7 @@ def planes(x: NDArray[np.uint8], w: Packed, padding: int = 0, backend: str = "au
     With a plane's bits as ±1, x^n . w = (product + sum of the weights inside the image) / 2. Raises what
     `xnor_conv2d` raises.
     """
+    padding = whole_number("padding", padding)
     _check(x, w, padding)
     ones = kernels.pack(np.ones((1, *x.shape[1:]), np.int8), backend)
     inside = kernels.xnor_conv2d(ones, w, padding, 1, backend)
@@ -106,6 +108,7 @@ def pixel_conv2d(
 
     x on a GPU (CuPy, torch): a CuPy array there. The filters are the host's.
     """
+    padding = whole_number("padding", padding)
     if arrays.on_gpu(x):
         there = _on_gpu(x, way)
         made: NDArray[np.int32] = on_gpu.pixel_conv2d(there, w, padding, _check(there, w, padding), out)
@@ -130,6 +133,7 @@ def pixel_conv2d_threshold(
 
     Raises ValueError where the rule is not for as many filters and places.
     """
+    padding = whole_number("padding", padding)
     x = _on_gpu(x, way) if (there := arrays.on_gpu(x)) else x
     shape = _check(x, w, padding)
     if shape[1:] != (len(rule.row), len(rule.column), len(rule.below)):
@@ -224,7 +228,7 @@ def _flat(w: Packed) -> tuple[Packed, cpu._Held]:
     """The filters as rows of kh kw C bits, and twice each row's number of ones, padded to whole panels."""
     made: tuple[Packed, cpu._Held] | None = w.derived.get("pixel rows")
     if made is None:
-        flat = kernels.pack(kernels.unpack(w).reshape(w.shape[0], -1))
+        flat = kernels.pack(kernels.unpack(w).reshape(w.shape[0], math.prod(w.shape[1:])))
         start = np.zeros(cpu._padded(w.shape[0]), np.int32)
         start[: w.shape[0]] = 2 * flat.counts
         made = w.derived["pixel rows"] = (flat, cpu._held(start))

@@ -208,8 +208,9 @@ def _floats(name: str, x: Floats, dims: tuple[int, ...]) -> None:
 def _output(shape: tuple[int, ...], out: Floats | None) -> Floats:
     if out is None:
         return np.empty(shape, np.float32)
-    if out.dtype != np.float32 or out.shape != shape or not out.flags.c_contiguous:
-        raise ValueError(f"out must be a dense float32 array of shape {shape}")
+    fits = isinstance(out, np.ndarray) and out.dtype == np.float32 and out.shape == shape and out.flags.carray
+    if not fits:
+        raise ValueError(f"out must be a writable dense float32 array of shape {shape}")
     return out
 
 

@@ -70,6 +70,8 @@ def _update(
     for array in (w, m, v, g):
         if array.dtype != "float32" or array.size != w.size or not array.flags.c_contiguous:
             raise ValueError("w, m, v and g must be dense float32 arrays of one size")
+    if not all(array.flags.writeable for array in (w, m, v)):
+        raise ValueError("w, m and v must be writable: they are changed in place")
     if w.size:
         job = _Update(
             w=w.ctypes.data, m=m.ctypes.data, v=v.ctypes.data, g=g.ctypes.data, count=w.size, rule=rule,

@@ -231,6 +231,9 @@ def test_real_inputs_are_done_in_float64(kind):
         for bits, right in zip(net.hidden_bits(x, backend), hidden, strict=True):
             assert np.array_equal(bits, right)
         assert np.allclose(net.scores(x, backend), scores)
+    flipped = np.ascontiguousarray(x[::-1])
+    for other in (flipped[::-1], x.astype(">f4"), x.astype(np.longdouble)):
+        assert np.array_equal(net.scores(other), net.scores(x))
     with pytest.raises(ValueError, match="real numbers"):
         net.predict((x * 255).astype(np.uint8))
     x[0] = np.nan

@@ -90,6 +90,9 @@ int64_t kernels_fma(int level, int threads, int64_t steps)
     if (!__builtin_cpu_supports("fma")) return 0;
 #endif
     spin_t s = {steps, 0, level};
+#ifdef HAVE_X86
+    if (__builtin_cpu_supports("avx512f")) s.level = 2; /* also where the 1-bit kernels have no popcount of that width */
+#endif
     parallel(spin_task, &s, (size_t)threads, threads);
     return s.done;
 }

@@ -6,6 +6,7 @@ of sm_90a through wgmma. The sources in `src` say how; `tiles` holds their sizes
 use. Convolutions gather their windows into rows, WINDOW_BYTES of them at a time.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,7 @@ class CudaBackend:
         with _device(x, w):
             shape = conv2d_shape(x, w, padding, stride)
             out = _output(shape, out)
-            flat = out.reshape(-1, shape[3])
+            flat = out.reshape(math.prod(shape[:3]), shape[3])
             for job, part in _windows(self, x, w, None, padding, stride) if out.size else ():
                 self._product(job, flat[part])
         return out
@@ -159,7 +160,7 @@ def _float(backend: CudaBackend, job: Job) -> None:
 def naive_product(a: Any, b: Any) -> Any:
     """The paper's unoptimized kernel (section 4): CuPy float32 (M, K) by (K, N) to (M, N), all C-contiguous.
 
-    Raises ValueError for other arrays.
+    Raises ValueError for other arrays, and for more columns than a grid has rows of blocks.
     """
     import cupy
 
@@ -170,6 +171,8 @@ def naive_product(a: Any, b: Any) -> Any:
     out = cupy.empty((m, n), cupy.float32)
     if out.size:
         grid = (-(-m // side), -(-n // side))
+        if grid[1] > 65535:
+            raise ValueError(f"the naive kernel takes {65535 * side:,} columns at most, not {n:,}")
         launch.kernel(tiles.NAIVE, "naive_product", grid, a, b, out, m, n, k, block=(side, side))
     return out
 

@@ -37,6 +37,8 @@ class GpuPacked(Packed):
             raise ValueError(
                 f"K = {self.k} takes {gpu_words_for(self.k)} contiguous words a row, not shape {words.shape}"
             )
+        if self.address % 16:
+            raise ValueError("packed words on a GPU must begin at a multiple of 16 bytes")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles travel through the host."""

@@ -6,6 +6,7 @@ as they are. The products and their thresholds are src/mma.cuh's, tables as in s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def pixel_conv2d(x: Any, w: Packed, padding: int, shape: tuple[int, ...], out: A
 
     with x.device:
         out = _output(shape, out)
-        flat = out.reshape(-1, shape[3])
+        flat = out.reshape(math.prod(shape[:3]), shape[3])
         zeros = cupy.asarray(np.zeros((1, _padded(shape[3])), np.int32))
         for job, part in _jobs(x, w, padding, shape, None) if out.size else ():
             job.base, job.out = zeros, flat[part]

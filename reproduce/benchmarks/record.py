@@ -62,7 +62,14 @@ def show(record: dict[str, Any]) -> None:
     table = Table("", "candidate", "ms", "Gop/s", "of its bound", "× torch float32", "images/s", "paper, GTX 750")
     last = None
     for row in record["rows"]:
-        against = next((v for k, v in row["times_faster_than"].items() if k.startswith("torch float32")), None)
+        against = next(
+            (
+                v
+                for k, v in row["times_faster_than"].items()
+                if k in ("torch float32", "torch float32, end to end")
+            ),
+            None,
+        )
         times = "" if against is None else f"{against['ratio']:.2f}"
         if against is not None and against["low"] is not None:
             times += f" ({against['low']:.2f} to {against['high']:.2f})"

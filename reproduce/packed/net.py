@@ -177,10 +177,11 @@ class RealLayer:
 
     def __call__(self, x: NDArray[Any], backend: str) -> Packed:
         size, there = self.shape.size, kernels.takes_gpu(backend)
+        x = np.array(x, np.float64, order="C")  # torch takes no negative strides and no other byte order
         images = torch.from_numpy(x.reshape(len(x), size, size, self.weights.k)).permute(0, 3, 1, 2)
         device = torch.device("cuda" if there and torch.cuda.is_available() else "cpu")
         with torch.no_grad():
-            s = F.conv2d(images.to(device).double(), self._filters.to(device), padding=self.shape.padding)
+            s = F.conv2d(images.to(device), self._filters.to(device), padding=self.shape.padding)
         sums = s.permute(0, 2, 3, 1).cpu().numpy()
         if not np.isfinite(sums).all():
             raise ValueError("images have numbers that are not finite")
@@ -322,7 +323,8 @@ class PackedNet:
         given = arrays.on_gpu(images)
         images = arrays.as_cupy(images)[0] if given else np.asarray(images)
         kind = "8-bit images" if self.pixels else "real numbers"
-        if images.shape[1:] != self.image or (images.dtype.kind != ("u" if self.pixels else "f")):
+        fits = images.dtype == np.uint8 if self.pixels else images.dtype.kind == "f"
+        if images.shape[1:] != self.image or not fits:
             raise ValueError(f"the net takes {kind} (N, {str(self.image)[1:]}, not {images.dtype} {images.shape}")
         if given and not self.pixels:
             raise ValueError("a net of real numbers takes images of the host, also for a GPU")

@@ -62,8 +62,10 @@ def at_least(value: float, printed: float) -> str:
 # --- speed ----------------------------------------------------------------------------------------------------
 
 
-def _ratios(evidence: Evidence, what: str, other: str) -> Iterator[tuple[Bench, Timing, str, Ratio]]:
-    """Per machine: the XNOR row that does what the paper's did, and its ratio to `other`, at the largest size.
+def _ratios(
+    evidence: Evidence, what: str, other: tuple[str, ...]
+) -> Iterator[tuple[Bench, Timing, str, Ratio]]:
+    """Per machine: the XNOR row that does what the paper's did, and its ratio at the largest size to the fastest `other`.
 
     The record, the row, the other's full name and the ratio.
     """
@@ -77,10 +79,11 @@ def _ratios(evidence: Evidence, what: str, other: str) -> Iterator[tuple[Bench, 
         ]
         wanted = [r for r in rows if any(p in r[0].candidate for p in speed.PREFERRED)] or rows
         if wanted:
-            yield bench, *wanted[-1]
+            last = wanted[-1][0]
+            yield bench, *min((r for r in wanted if r[0] is last), key=lambda r: r[2].ratio)
 
 
-def _speed(what: str, other: str, claimed: str = "") -> Callable[[Evidence, dict[str, Any]], list[Finding]]:
+def _speed(what: str, *other: str, claimed: str = "") -> Callable[[Evidence, dict[str, Any]], list[Finding]]:
     """Judge the ratio of what begins with `what`; `claimed` is the very thing, where smaller ones may stand in."""
 
     def judge(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
@@ -371,8 +374,8 @@ def _arithmetic(value: float, how: str) -> Callable[[Evidence, dict[str, Any]], 
 
 
 JUDGES: dict[str, Callable[[Evidence, dict[str, Any]], list[Finding]]] = {
-    "xnor against baseline": _speed("product of two", "naive", "product of two 8192×8192 matrices"),
-    "xnor against cublas": _speed("product of two 8192", "torch float32"),
+    "xnor against baseline": _speed("product of two", "naive", claimed="product of two 8192×8192 matrices"),
+    "xnor against cublas": _speed("product of two 8192", "torch float32", "oneDNN float32"),
     "mlp against baseline": _speed("MNIST MLP, 10000", "naive"),
     "error lost": _same_predictions,
     "weight memory": _memory,

@@ -35,8 +35,31 @@ static void *caller(void *seed)
     return NULL;
 }
 
+static int begun;
+
+/* waits, a while, until the other of two has begun: alone, a thread would wait in vain */
+static void together(void *context, size_t i)
+{
+    (void)i;
+    __atomic_fetch_add(&begun, 1, __ATOMIC_SEQ_CST);
+    for (int ms = 0; ms < 2000 && __atomic_load_n(&begun, __ATOMIC_SEQ_CST) < 2; ms++) usleep(1000);
+    if (__atomic_load_n(&begun, __ATOMIC_SEQ_CST) < 2) *(int *)context = 1;
+}
+
+static void company(unsigned microseconds)
+{
+    int alone = 0;
+    usleep(microseconds);
+    begun = 0;
+    parallel(together, &alone, 2, 2);
+    if (alone) wrong = 1;
+}
+
 int main(int count, char **words)
 {
+    company(0);      /* the worker is started */
+    company(0);      /* it is looking out for work */
+    company(100000); /* it is asleep */
     rounds = atoi(words[1]);
     pthread_t id[CALLERS];
     for (size_t i = 0; i < CALLERS; i++) pthread_create(id + i, NULL, caller, (void *)(i + 1));
@@ -45,6 +68,8 @@ int main(int count, char **words)
         int status;
         const pid_t child = fork();
         if (child == 0) {
+            company(0);
+            company(100000);
             caller((void *)9);
             _exit(wrong);
         }

@@ -111,9 +111,10 @@ def test_peaks_are_above_what_anything_reaches():
     found = bench.peaks()
     if found["fp32_peak"] is None:
         pytest.skip("no multiply-add known on this machine")
-    a, b = (np.ones((256, 256), np.float32) for _ in range(2))
-    times = timing.interleave({"n": lambda: bench.naive(a, b, np.empty_like(a))}, 0.0, least=3, most=3)
-    assert 2 * 256**3 / times["n"].min() < 1.2 * found["fp32_peak"]
+    torch = pytest.importorskip("torch")
+    a, b = (torch.ones((1024, 1024)).to_mkldnn() for _ in range(2))
+    times = timing.interleave({"product": lambda: torch.nn.functional.linear(a, b)}, 0.0, least=5, most=5)
+    assert 0.2 * found["fp32_peak"] < 2 * 1024**3 / times["product"].min() < 1.1 * found["fp32_peak"]
 
 
 def test_different_products_end_the_benchmark(monkeypatch):

@@ -135,3 +135,14 @@ def test_pooling_bits_is_pooling_integers(way, shape):
     assert np.array_equal(unpack(pooled) > 0, bits(largest))
     with pytest.raises(ValueError, match="do not fit"):
         maxpool2x2(pack(bits(dot)), pack(np.ones(c + 1)), way)
+
+
+def test_no_filters_and_padding_of_any_whole_number_type():
+    x = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3)).astype(np.uint8)
+    assert pixel_conv2d(x, pack(np.zeros((0, 3, 3, 3), np.int8)), 1).shape == (1, 4, 4, 0)
+    w = pack(np.random.default_rng(1).integers(0, 2, (2, 3, 3, 3)).astype(bool))
+    found = pixel_conv2d(x, w, np.uint8(128))
+    assert found.shape == (1, 258, 258, 2) and not found[:, :126].any()
+    np.testing.assert_array_equal(found[:, 127:131, 127:131], pixel_conv2d(x, w, 1))
+    with pytest.raises(TypeError, match="padding must be a whole number"):
+        pixel_conv2d(x, w, 1.0)

@@ -209,3 +209,19 @@ def test_backends_say_what_they_run(monkeypatch):
     assert (said["cpu"], said["reference"]) == ("cpu (numpy, 3 threads)", "reference (NumPy)")
     assert list(said) == ["cpu", "reference", "cuda-wgmma", "cuda-bmma", "cuda-xnor", "cuda-naive"]
     assert kernels.describe() == kernels.describe("cpu") == "cpu (numpy, 3 threads)"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_padding_and_stride_of_any_whole_number_type(backend):
+    """A NumPy uint8 wraps when it is doubled: the buffer would be too small for what is padded."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(0, 2, shape).astype(np.int8) * 2 - 1 for shape in ((1, 4, 4, 3), (2, 3, 3, 3)))
+    wanted = xnor_conv2d(x, w, 128, 2, "reference")
+    assert wanted.shape == (1, 129, 129, 2)
+    for kind in (np.uint8, np.int16, np.int64):
+        np.testing.assert_array_equal(xnor_conv2d(x, w, kind(128), kind(2), backend), wanted)
+    for padding, stride in ((1.0, 1), ("same", 1), ((1, 1), 1), (1, 1.5)):
+        with pytest.raises(TypeError, match="must be a whole number"):
+            xnor_conv2d(x, w, padding, stride, backend)
+    with pytest.raises(TypeError, match="K must be a whole number"):
+        packed.Packed(np.zeros((1, 1), np.uint64), 64.0)

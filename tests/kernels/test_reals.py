@@ -186,3 +186,13 @@ def test_what_does_not_fit_is_refused(rng):
         reals.real_conv2d(normal(rng, 1, 2, 2, 8), b)
     with pytest.raises(ValueError, match="do not fit"):
         reals.conv_gradient(normal(rng, 1, 2, 33, 8), reals.signs(normal(rng, 2, 33, 8)))  # two words a row
+
+
+def test_nothing_is_written_into_a_read_only_array():
+    rng = np.random.default_rng(0)
+    b, x = reals.signs(rng.standard_normal((64, 32)).astype(np.float32)), np.ones((8, 64), np.float32)
+    out = np.zeros((8, 32), np.float32)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="writable"):
+        reals.real_matmul(x, b, out=out)
+    assert not out.any()

@@ -96,3 +96,12 @@ def test_what_does_not_fit_is_refused():
     for wrong in (a[:7], a.astype(np.float64), np.zeros(16, np.float32)[::2]):
         with pytest.raises(ValueError, match="dense float32"):
             updates.adam(a, a, a, wrong, **constants)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_read_only_parameters_are_refused(which):
+    arrays = [np.ones(10, np.float32) for _ in range(4)]
+    arrays[which].flags.writeable = False
+    with pytest.raises(ValueError, match="writable"):
+        updates.adam(*arrays, rate=0.1, beta1=0.9, beta2=0.99, eps=1e-8)
+    assert all((array == 1).all() for array in arrays)
