@@ -62,11 +62,10 @@ def at_least(value: float, printed: float) -> str:
 # --- speed ----------------------------------------------------------------------------------------------------
 
 
-def _ratios(
-    evidence: Evidence, what: str, other: tuple[str, ...]
-) -> Iterator[tuple[Bench, Timing, str, Ratio]]:
-    """Per machine: the XNOR row that does what the paper's did, and its ratio to the fastest `other`; at the largest
-    size. The record, the row, the full name of the other and the ratio.
+def _ratios(evidence: Evidence, what: str, other: tuple[str, ...]) -> Iterator[tuple[Bench, Timing, str, Ratio]]:
+    """The XNOR row that does what the paper's did, and its ratio to the fastest `other`, at the largest size.
+
+    The record, the row, the full name of the other and the ratio.
     """
     for bench in speed.latest(evidence.benches):
         rows = [
