@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 
 from reproduce import data, fetch, filters, machine, runs, spec, weights
 from reproduce.records import EpochRow, Filters, Record, Result
-from reproduce.training import nets, preprocess, train
+from reproduce.training import nets, preprocess, products, train
 
 Say = Callable[[str], None]
 
@@ -35,7 +35,7 @@ class Summary:
     missing: dict[str, str] = field(default_factory=dict)
     """Cell -> why it could not be run and what to do."""
     starved: dict[str, str] = field(default_factory=dict)
-    """Run -> what it asked for when the machine's memory was not enough."""
+    """Run -> what the machine could not do for it: not enough memory, or a data set's file that it cannot read."""
     refused: dict[str, str] = field(default_factory=dict)
     """Cell -> what in its settings cannot be done with its data."""
     stopped: str | None = None
@@ -171,6 +171,8 @@ def carry_out(
     `deadline` (of time.monotonic): no run or epoch is begun that would not end before it; `stopped` says where.
     """
     store.prepare()
+    if device.type == "cpu" and (reason := products.fallback()):
+        say(f"note: {reason}; products are torch's, and give other numbers, under other names")
     call = machine.call(device.type)  # what runs is what lies here now, not when the first record is written
     summary = Summary()
     progress = Progress([cost(item.settings) for item in plan], say)
@@ -183,6 +185,11 @@ def carry_out(
         title = f"[{number + 1}/{len(plan)}] {describe(item)}"
         try:
             dataset = prepared.dataset(item.settings.data.name, data_folder, say)
+        except fetch.Unread as error:
+            say(f"{title}: not made: {error}")
+            summary.starved[describe(item)] = str(error)
+            progress.skip(number)
+            continue
         except data.DataError as error:
             if item.cell.name not in summary.missing:
                 say(f"{title}: not run: {error}")
@@ -233,11 +240,11 @@ def carry_out(
                 progress.skip(number)
                 continue
             except (MemoryError, RuntimeError) as error:
-                if not _starved(error):
+                if not train.out_of_memory(error):
                     raise
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
                 say(f"    not made: not enough memory: {reason}")
-                summary.starved[describe(item)] = reason
+                summary.starved[describe(item)] = f"not enough memory: {reason}"
                 progress.skip(number)
                 prepared.forget()
                 continue
@@ -253,13 +260,6 @@ def carry_out(
             else:
                 summary.records.append(record)
     return summary
-
-
-def _starved(error: Exception) -> bool:
-    """Whether memory was not enough: Python's, NumPy's, CuPy's (MemoryError), torch's on a GPU or on a CPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def describe(item: Wanted) -> str:
@@ -286,7 +286,7 @@ class _Prepared:
             try:
                 self._datasets[name] = fetch.load(name, folder, say)
             except data.DataError as error:
-                self._datasets[name] = error
+                self._datasets[name] = type(error)(str(error))  # without the half-read arrays of its traceback
         found = self._datasets[name]
         if isinstance(found, data.DataError):
             raise found

@@ -16,6 +16,7 @@ import torch
 from scipy import stats
 
 from reproduce import campaign, runs, spec, yamlfile
+from reproduce.files import write_whole
 from reproduce.records import Record, read_records
 
 COMMITTED = yamlfile.ROOT / "results" / "check"
@@ -174,4 +175,5 @@ def _keep(records: Sequence[Record], folder: Path) -> None:
     store = runs.Store(OWN_STORE)
     folder.mkdir(parents=True, exist_ok=True)
     for record in records:
-        shutil.copyfile(store.runs / f"{record.stem}.json", folder / f"{record.stem}.json")
+        name = f"{record.stem}.json"
+        write_whole(folder / name, (store.runs / name).read_bytes())

@@ -180,7 +180,7 @@ def run(
     for record in summary.broken:
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
     for title, reason in summary.starved.items():
-        say(f"not made: {title}: not enough memory: {reason}; the same command tries again")
+        say(f"not made: {title}: {reason}; the same command tries again")
     folder = yamlfile.shown(store.root)
     say(f"written: {folder}/report/table1.md and table1.csv; the whole page: reproduce report --results {folder}")
     if summary.stopped:
@@ -339,10 +339,14 @@ def main() -> None:
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(2)
     except ValueError as error:
-        if "KERNELS_" not in str(error):
+        if not any(name in str(error) for name in ("KERNELS_", "REPRODUCE_PRODUCTS")):
             raise
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(2)
+    except MemoryError as error:
+        reason = (str(error).splitlines() or ["not enough memory"])[0]
+        print(f"reproduce: {reason}; with more memory, the same command goes on", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
         print(f"reproduce: {what}; once that is mended, the same command goes on", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ _MARK = "sha256:"
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write text (UTF-8) or bytes to `path` by way of a scratch file beside it: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(
+        f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    )  # in containers all are process 1
     try:
         with open(scratch, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

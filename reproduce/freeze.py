@@ -229,7 +229,7 @@ def freeze(
         path = freeze_run(run, runs.Store(results or runs.LOCAL), data, say)
     except DataError as error:
         raise stop(error, 3) from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise stop(error, 2) from None
     net, size = PackedNet.load(path), path.stat().st_size
     say(f"{net.weights:,} weights in {size:,} bytes, 1/{4 * net.weights / size:.1f} of what they take in float32")
@@ -261,7 +261,7 @@ def predict(
         written = record and write(record_of(file, net, found, backend), record)
     except DataError as error:
         raise stop(error, 3) from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         raise stop(error, 2) from None
     rate = 100 * found.wrong / found.images
     said = net.about.get("test_error")

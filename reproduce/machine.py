@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kernels import reals
 from kernels.cpu import thread_count
 from reproduce.yamlfile import ROOT
 
@@ -28,10 +29,12 @@ TRAINING_SOURCE = (
 
 @cache
 def source_digest() -> str:
-    """sha256 over the files that decide a run's numbers."""
+    """sha256 over the files that decide a run's numbers, and over which way products go."""
     total = hashlib.sha256()
     for name in TRAINING_SOURCE:
         total.update((Path(__file__).parents[1] / name).read_bytes())
+    if not reals.available() or os.environ.get("REPRODUCE_PRODUCTS") == "torch":
+        total.update(b"products by torch")  # on a CPU they round otherwise than those by kernels
     return total.hexdigest()
 
 
@@ -39,13 +42,19 @@ def source_digest() -> str:
 def code() -> dict[str, Any]:
     """Git revision, whether the code differs from it, and the digest of the training source."""
 
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=30)
+            command = ["git", "-C", str(ROOT), *words]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=own)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != ROOT.resolve():  # no repository, or one of something else around it
+        return {"revision": None, "dirty": None, "source": source_digest()}
     changed = git("status", "--porcelain", "--", "reproduce", "kernels", "experiments", "pyproject.toml")
     return {
         "revision": git("rev-parse", "HEAD"),

@@ -87,7 +87,7 @@ def whole_file(path: Path, limit: int) -> bytes:
     """The bytes of a regular file. ValueError (without its name) if it is none or has over `limit`; OSError."""
     of_limit(path, limit)
     with open(path, "rb") as file:
-        content = file.read(limit + 1)
+        content = file.read(min(limit, path.stat().st_size) + 1)
     if len(content) > limit:
         raise ValueError(f"larger than the {limit:,} bytes that such a file may have")
     return content

@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 from made import made_cell, made_record, settings
 
+from kernels import build, cpu, reals
 from reproduce import campaign, check, cli, data, fetch, machine, paper, runs, spec, yamlfile
 from reproduce import plan as planning
 from reproduce.records import read_record, read_records
@@ -554,3 +555,85 @@ def test_committed_mutants_at_least_two_of_three_are_caught():
     assert all(len(seeds) == check.MUTANT_SEEDS for cells in caught.values() for seeds in cells.values())
     noticed = {variant for variant, cells in caught.items() if any(all(seeds) for seeds in cells.values())}
     assert noticed == {"no-mask", "no-multiplier"}  # README says so
+
+
+def test_without_compiled_kernels_the_numbers_have_another_name_and_the_reason_is_said(
+    tmp_path, data_folder, monkeypatch
+):
+    """Products by torch round otherwise: neither a record nor a checkpoint of theirs passes for the kernels'."""
+    cell = made_cell(train={"epochs": 1})
+    with_kernels = go(tmp_path, data_folder, [cell]).records[0]
+    if not reals.available():
+        pytest.skip("no tables on this CPU: its products are torch's anyhow")
+    said = []
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu, "_loaded", build.BuildError("no space left"))
+        machine.source_digest.cache_clear()
+        try:
+            summary = go(tmp_path, data_folder, [cell], said=said)
+        finally:
+            machine.source_digest.cache_clear()
+    assert summary.trained == 1 and summary.records[0].key != with_kernels.key
+    assert sum("no compiled kernels: no space left; products are torch's" in line for line in said) == 1
+    monkeypatch.setenv("REPRODUCE_PRODUCTS", "junk")
+    with pytest.raises(ValueError, match="REPRODUCE_PRODUCTS is kernels or torch"):
+        go(tmp_path, data_folder, [cell])
+
+
+def test_a_checkpoint_that_memory_is_too_short_for_or_the_disk_fails_to_read_stays(tmp_path, monkeypatch):
+    path = tmp_path / "a.ckpt"
+    torch.save({"run": {}}, path)
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), OSError(5, "EIO")):
+
+        def fails(*_, error=error, **__):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "load", fails)
+            with pytest.raises(type(error)):
+                train._sound(path, "x", print)
+        assert path.exists()
+    path.write_bytes(path.read_bytes()[:-30])
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", lambda *_, **__: {}[0])
+        assert not train._sound(path, "x", print)
+    assert not path.exists()
+
+
+def test_memory_that_runs_out_while_a_file_is_written_is_told_by_its_context():
+    try:
+        try:
+            raise MemoryError
+        except MemoryError:
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904
+    except RuntimeError as error:
+        assert train.out_of_memory(error)
+    assert not train.out_of_memory(RuntimeError("unexpected pos 64 vs 0"))
+
+
+def test_a_data_set_that_the_machine_cannot_read_is_tried_again_and_its_arrays_are_let_go(
+    tmp_path, data_folder, monkeypatch
+):
+    def unread(*_):
+        raise fetch.Unread("mnist: not enough memory to read it")
+
+    cell = made_cell(train={"epochs": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "load", unread)
+        summary = go(tmp_path, data_folder, [cell])
+    assert list(summary.starved.values()) == ["mnist: not enough memory to read it"] and not summary.missing
+    prepared = campaign._Prepared(CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "load", unread)
+        with pytest.raises(fetch.Unread):
+            prepared.dataset("mnist", None, print)
+    assert prepared._datasets["mnist"].__traceback__ is None or prepared._datasets["mnist"].__context__ is None
+    assert go(tmp_path, data_folder, [cell]).trained == 1
+
+
+def test_a_check_without_memory_is_no_caught_error(monkeypatch, tmp_path):
+    summary = campaign.Summary(starved={"x, seed 0": "not enough memory"})
+    monkeypatch.setattr(check, "OWN_STORE", tmp_path)
+    monkeypatch.setattr(campaign, "carry_out", lambda *_, **__: summary)
+    with pytest.raises(check.Missing, match="not enough memory for x, seed 0"):
+        check.mutants(None, print, keep=False)

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 import kernels
-from kernels import reals
+from kernels import build, cpu, reals
 from reproduce.training.binarize import binarize_weight, sign
 
 
@@ -36,10 +36,27 @@ def by_kernels(x: Tensor) -> bool:
     """Whether products of x with binary weights go through `kernels`: float32, on a CPU that has the tables."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or not reals.available():
         return False
+    return _chosen() == "kernels"
+
+
+def _chosen() -> str:
     chosen = os.environ.get("REPRODUCE_PRODUCTS", "kernels")
     if chosen not in ("kernels", "torch"):
         raise ValueError(f"REPRODUCE_PRODUCTS is kernels or torch, not {chosen!r}")
-    return chosen == "kernels"
+    return chosen
+
+
+def fallback() -> str | None:
+    """Why products that were to go through `kernels` on this CPU cannot, in a line; None if they can or need not.
+
+    Raises ValueError for another $REPRODUCE_PRODUCTS.
+    """
+    if _chosen() == "torch":
+        return None
+    library = cpu._library()
+    if not isinstance(library, build.BuildError):
+        return None
+    return f"no compiled kernels: {str(library).splitlines()[0]}"
 
 
 def binary_linear(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:

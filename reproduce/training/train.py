@@ -8,6 +8,7 @@ end goes on exactly as if it had never stopped.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import math
@@ -367,10 +368,39 @@ def _sound(path: Path, identity: str, say: Callable[[str], None]) -> bool:
             return True
         reason = "of another run"
     except Exception as error:  # a file cut or changed at any byte can fail in any way
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the machine failed, not the file
+        if out_of_memory(error) and _whole(path):
+            raise
         reason = f"damaged ({type(error).__name__})"
     say(f"checkpoint {path.name} is {reason}; starting this run again")
     path.unlink()
     return False
+
+
+def _whole(path: Path) -> bool:
+    """Whether the sums in an archive fit; in little memory."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except MemoryError:
+        return True
+    except Exception:  # as above
+        return False
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory was not enough: Python's, NumPy's, CuPy's (MemoryError), torch's on a GPU or on a CPU.
+
+    What torch says when a file cannot be written to its end hides the reason, which stands in its context.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("can't allocate memory", "not enough memory", "CUDA error: out of memory")
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
+        return True
+    before = error.__cause__ or error.__context__
+    return isinstance(error, RuntimeError) and before is not None and out_of_memory(before)
 
 
 def saved(path: Path) -> Any:
