@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM end what can be killed at any moment, whatever it is at."""
 
+import contextlib
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -86,3 +88,23 @@ def test_a_line_is_written_in_one_piece(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Out())
     terminal.say("two words")
     assert pieces == ["two words\n"]
+
+
+def test_a_signal_ends_the_command_though_nobody_reads_what_it_prints():
+    hears, tells = os.pipe()
+    os.set_blocking(tells, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(tells, bytes(4096))
+    os.set_blocking(tells, True)
+    program = "import time\nfrom reproduce.terminal import stoppable\nwith stoppable('x'):\n"
+    program += " print('ready', flush=True)\n time.sleep(60)"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=tells, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(5) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+            os.close(hears), os.close(tells)
