@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "csrc"
-FLAGS = ("-std=gnu11", "-O3", "-fno-strict-aliasing", "-fPIC", "-shared", "-pthread")
+FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-pthread")
 
 
 class BuildError(RuntimeError):
