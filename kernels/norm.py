@@ -1,9 +1,11 @@
-"""Batch norm, activation and dropout of a training step in fused passes, and 2×2 max pooling, both ways (csrc/norm.c,
-csrc/between.c).
+"""Batch norm, activation and dropout of a training step in fused passes, and 2×2 max pooling, both ways.
+
+In csrc/norm.c and csrc/between.c.
 
 Rows are images, or pixels of images; columns are units or channels. The same bits on every instruction set and for
-every number of threads. Random numbers are a function of a key (64 bits, both halves hashed: streams whose keys share the
-upper half hold the same numbers in another order) and of an element's place. Needs the compiled library (`ternary.available`).
+every number of threads. Random numbers are a function of an element's place and of a key of 64 hashed bits: streams
+whose keys have one upper half hold the same numbers in another order. Needs the compiled library
+(`ternary.available`).
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ def ap2(x: Floats) -> Floats:
 
 
 class Norm:
-    """What lies between two products, for arrays of a fixed size: value = scale · y; a = batch norm of it; the result
-    is the activation of a, times dropout.
+    """What lies between two products, for arrays of a fixed size: value = scale · y; a = batch norm of it; the
+    result is the activation of a, times dropout.
 
     `shift`: shift-based batch norm. `masked`: the straight-through estimator passes gradients only where |a| <= 1.
     `drop`: the share of elements that dropout sets to 0. With a sign the result is int8 -1, 0 or 1, so the factor
@@ -68,7 +70,7 @@ class Norm:
         self._held: tuple[Any, ...] = ()
 
     def statistics(self, y: NDArray[Any], scale: float, eps: float) -> None:
-        """`mean` and `inv_std` (cols,) of the values: 1 / sqrt(variance + eps), of the shift-based one of C · AP2(C)."""
+        """`mean` and `inv_std` (cols,) of the values: 1 / sqrt(variance + eps), or of the mean of C · AP2(C)."""
         self._given(y, scale)
         self._run("kernels_norm_mean", self._sum)
         self.mean[:] = self._sum / self.rows
@@ -85,7 +87,7 @@ class Norm:
         noise: int = 0,
         dropout: int = 0,
     ) -> None:
-        """Into `out`, int8 or float32 (rows, cols), with `mean` and `inv_std` as they are. `noise`, `dropout`: keys."""
+        """Into `out`, int8 or float32 (rows, cols), with this `mean` and `inv_std`. `noise`, `dropout`: keys."""
         self._given(y, scale)
         if self.shift:
             self.factor[:] = ap2(self.inv_std) * ap2(gamma)
@@ -104,7 +106,7 @@ class Norm:
         self, y: NDArray[Any], scale: float, beta: Floats, grad: Floats, dropout: int = 0
     ) -> tuple[Floats, Floats, Floats]:
         """The gradient of the values in place of `grad`, the result's; gradients of gamma and beta, and the sum of
-        the first one over the rows (a bias's). Statistics, factor and dropout key are those of the forward pass."""
+        the first one over the rows (a bias's). Statistics, factor and dropout key are the forward pass's."""
         self._given(y, scale)
         self._dense(grad, np.float32)
         job = self._job
@@ -132,8 +134,10 @@ class Norm:
 
 
 def pool(x: NDArray[Any], out: NDArray[Any], which: NDArray[np.uint8]) -> None:
-    """2×2 max pooling of x (N, H, W, C), int16 or float32, H and W even, into `out` (N, H/2, W/2, C); `which` of the
-    four pixels, in reading order, is the first that is the largest."""
+    """2×2 max pooling of x (N, H, W, C), int16 or float32, H and W even, into `out` (N, H/2, W/2, C).
+
+    `which` of the four pixels, in reading order, is the first that is the largest.
+    """
     if x.dtype not in (np.int16, np.float32) or out.dtype != x.dtype:
         raise ValueError("x and out must be int16 or float32, both the same")
     _fours("kernels_pool", x, x.shape, out, out, which)

@@ -1,7 +1,7 @@
 """Products of {-1, 0, 1} by ±1, exact, for the forward pass of training: tables of small sums (csrc/ternary.c).
 
-The left operand is packed four values to a code, the right one 64 columns to a panel. Every instruction set gives the
-same integers. Needs the compiled library (`available`).
+The left operand is packed four values to a code, the right one 64 columns to a panel. Every instruction set gives
+the same integers. Needs the compiled library (`available`).
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def codes(x: NDArray[np.int8], pad: int, out: NDArray[np.uint8] | None = None) -
 
     `out` must have a border of zeros, which is left as it is.
     """
-    shape = code_shape(*x.shape, pad)
+    images, height, width, channels = x.shape
+    shape = code_shape(images, height, width, channels, pad)
     if x.dtype != np.int8 or not x.flags.c_contiguous:
         raise ValueError("x must be a dense int8 array")
     out = np.zeros(shape, np.uint8) if out is None else out
@@ -134,7 +135,7 @@ def matmul(x: NDArray[np.uint8], w: Panels, out: NDArray[np.int16] | None = None
 
 
 def conv(x: NDArray[np.uint8], w: Panels, out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
-    """3×3 convolution of codes x (N, H + 2, W + 2, c), a border of one pixel around them, by w: int16 (N, H, W, n).
+    """3×3 convolution of codes x (N, H + 2, W + 2, c), a border of one pixel around them: int16 (N, H, W, n).
 
     w has k = 9 · 4c: tap by tap in reading order, each with its channels filled up to 4c.
     """
