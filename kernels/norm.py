@@ -3,8 +3,8 @@
 In csrc/norm.c and csrc/between.c.
 
 Rows are images, or pixels of images; columns are units or channels. The same bits on every instruction set and for
-every number of threads. Random numbers are a function of an element's place and of a key of 64 hashed bits: streams
-whose keys have one upper half hold the same numbers in another order. Needs the compiled library
+every number of threads. Random numbers are a function of an element's place and of a key of 64 hashed bits:
+streams whose keys have one upper half hold the same numbers in another order. Needs the compiled library
 (`ternary.available`).
 """
 
