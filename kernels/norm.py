@@ -44,10 +44,12 @@ def ap2(x: Floats) -> Floats:
 
 
 class Norm:
-    """What lies between two products, for arrays of a fixed size: value = scale · y; a = batch norm of it; the
-    result is the activation of a, times dropout.
+    """What lies between two products, for arrays of a fixed size: value = scale · y,
+    a = (value - mean) · inverse · gamma + beta; the result is the activation of a, times dropout.
 
-    `shift`: shift-based batch norm. `masked`: the straight-through estimator passes gradients only where |a| <= 1.
+    The caller sets `inverse` (1 / std, or what a batch norm has instead), and for the way back `curve`: the gradient
+    of a value through it is -(value - mean) · curve · (the sum over the rows of its products with the gradient of
+    a / (inverse · gamma)). `shift`: all gradients replace value - mean by its AP2. `masked`: the straight-through estimator passes gradients only where |a| <= 1.
     `drop`: the share of elements that dropout sets to 0. With a sign the result is int8 -1, 0 or 1, so the factor
     `kept` = 1 / (1 - drop) is the caller's to apply forward; backward it is applied here.
     """
@@ -58,7 +60,7 @@ class Norm:
         self.rows, self.cols, self.shift, self.drop = rows, cols, shift, drop
         self.signed = activation in ("sign", "stochastic_sign")
         self.mean, self.factor, self.average, self.slope = (np.zeros(cols, np.float32) for _ in range(4))
-        self.inv_std = np.zeros(cols, np.float32)
+        self.inverse, self.curve = np.ones(cols, np.float32), np.zeros(cols)
         self._sum, self._product = np.zeros(cols), np.zeros(cols)
         self._parts = np.empty((-(-rows // CHUNK), 2, cols), np.float32)
         self._job = _Norm(
@@ -69,13 +71,14 @@ class Norm:
         )  # fmt: skip
         self._held: tuple[Any, ...] = ()
 
-    def statistics(self, y: NDArray[Any], scale: float, eps: float) -> None:
-        """`mean` and `inv_std` (cols,) of the values: 1 / sqrt(variance + eps), or of the mean of C · AP2(C)."""
+    def statistics(self, y: NDArray[Any], scale: float) -> NDArray[np.float64]:
+        """Sets `mean` (cols,) to the values'; the biased variance, or with `shift` the mean of C · AP2(C),
+        C = value - mean."""
         self._given(y, scale)
         self._run("kernels_norm_mean", self._sum)
         self.mean[:] = self._sum / self.rows
         self._run("kernels_norm_square", self._sum)
-        self.inv_std[:] = 1 / np.sqrt(self._sum / self.rows + eps)
+        return self._sum / self.rows
 
     def forward(
         self,
@@ -87,12 +90,9 @@ class Norm:
         noise: int = 0,
         dropout: int = 0,
     ) -> None:
-        """Into `out`, int8 or float32 (rows, cols), with this `mean` and `inv_std`. `noise`, `dropout`: keys."""
+        """Into `out`, int8 or float32 (rows, cols), with this `mean` and `inverse`. `noise`, `dropout`: keys."""
         self._given(y, scale)
-        if self.shift:
-            self.factor[:] = ap2(self.inv_std) * ap2(gamma)
-        else:
-            self.factor[:] = self.inv_std * gamma
+        self.factor[:] = self.inverse * gamma
         self._dense(out, np.int8 if self.signed else np.float32)
         job = self._job
         job.beta, job.noise_key, job.dropout_key = beta.ctypes.data, noise, dropout
@@ -112,11 +112,10 @@ class Norm:
         job = self._job
         job.beta, job.dropout_key, job.grad = beta.ctypes.data, dropout, grad.ctypes.data
         self._run("kernels_norm_back_sums", self._sum, self._product)
-        inverse = (ap2(self.inv_std) if self.shift else self.inv_std).astype(np.float64)
-        to_gamma = (self._product * inverse).astype(np.float32)
+        to_gamma = (self._product * self.inverse).astype(np.float32)
         to_beta = self._sum.astype(np.float32)
         self.average[:] = self._sum / self.rows
-        self.slope[:] = self._product * inverse * inverse / self.rows
+        self.slope[:] = self._product * self.curve
         self._run("kernels_norm_back", self._sum)
         return to_gamma, to_beta, self._sum.astype(np.float32)
 
