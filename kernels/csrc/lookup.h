@@ -56,4 +56,7 @@ static inline size_t lookup_groups(const lookup_isa_t *isa, size_t n) { return (
 /* memory of the calling thread, aligned to 64 bytes, kept for its next call; NULL where there is none */
 void *lookup_scratch(size_t bytes);
 
+/* n numbers of each of `rows` rows, the others' zero, turned round: block[k][r] */
+void lookup_turn(const float *x, ptrdiff_t row, size_t rows, size_t n, float block[][PREPARED]);
+
 #endif

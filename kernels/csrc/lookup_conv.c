@@ -5,10 +5,6 @@
 
 #include "lookup.h"
 
-#ifdef HAVE_X86
-#include <xmmintrin.h>
-#endif
-
 #define TAPS 9
 #define BAND_PIXELS 128 /* rows of results of a task, about: their tables stay in the second-level cache */
 
@@ -43,27 +39,6 @@ static void codes_task(void *context, size_t task)
         p->isa->codes(panel + b * (BLOCK / 8) * PANEL, least(BLOCK, (size_t)p->j->channels - b * BLOCK), codes);
 }
 
-/* n numbers of PREPARED pixels (fewer where the images end), turned round */
-static void gather(const float *x, size_t channels, size_t pixels, size_t n, float block[][PREPARED])
-{
-    static const float zero[BLOCK];
-    const float *from[PREPARED];
-    for (size_t i = 0; i < PREPARED; i++) from[i] = i < pixels ? x + i * channels : zero;
-    size_t k = 0;
-#ifdef HAVE_X86
-    for (; k + 4 <= n; k += 4)
-        for (size_t i = 0; i < PREPARED; i += 4) {
-            __m128 a = _mm_loadu_ps(from[i] + k), b = _mm_loadu_ps(from[i + 1] + k);
-            __m128 c = _mm_loadu_ps(from[i + 2] + k), d = _mm_loadu_ps(from[i + 3] + k);
-            _MM_TRANSPOSE4_PS(a, b, c, d);
-            _mm_store_ps(block[k] + i, a), _mm_store_ps(block[k + 1] + i, b);
-            _mm_store_ps(block[k + 2] + i, c), _mm_store_ps(block[k + 3] + i, d);
-        }
-#endif
-    for (; k < n; k++)
-        for (size_t i = 0; i < PREPARED; i++) block[k][i] = from[i][k];
-}
-
 typedef struct {
     int16_t *tables, *start; /* [pixel][block] */
     float *factor;
@@ -83,7 +58,7 @@ static void prepare(const plan_t *p, const float *x, size_t count, room_t *room)
             const size_t n = least(BLOCK, channels - b * BLOCK);
             float step[PREPARED];
             int32_t total[PREPARED];
-            gather(x + i * channels + b * BLOCK, channels, least(PREPARED, count - i), n, block);
+            lookup_turn(x + i * channels + b * BLOCK, (ptrdiff_t)channels, least(PREPARED, count - i), n, block);
             p->isa->quantize(block[0], PREPARED, n, q, step, total);
             p->isa->tables(q, n, room->tables + i * row + b * p->groups * p->isa->entries, row);
             for (size_t r = 0; r < PREPARED; r++) {

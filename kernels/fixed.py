@@ -1,11 +1,11 @@
-"""3×3 convolutions of real numbers by ±1 in 16-bit fixed point, for the backward pass of training (csrc/lookup*.c).
+"""Products of real numbers with ±1 in 16-bit fixed point: the backward pass of training (csrc/lookup*.c).
 
-A row of the real operand is cut into blocks of at most `BLOCK` numbers along the axis that is summed (a pixel's channels;
-for weight gradients the pixels of all images in their order). Each block has a step of its own, its sum of magnitudes
-divided by `LIMIT`, and enters as whole multiples of it; the block's sum is then exact whatever the signs, and blocks are
-added in float32, tap by tap and block by block. The result's error, relative to its root mean square, is about 5e-4, as
-on a GPU in TF32; every instruction set and number of threads gives the same bits. A block that holds a number that is
-not finite makes NaN of all the results that it enters.
+Rows of the real operand are cut into blocks of at most `BLOCK` numbers along the axis that is summed (of a
+convolution a pixel's channels; of its weight gradient the pixels of all images in their order). Each block has a
+step of its own, its sum of magnitudes divided by `LIMIT`, and enters as whole multiples of it. A block's sum is then
+exact whatever the signs; blocks are added in float32, one after the other. The error of a result, relative to its
+root mean square, is about 5e-4, as on a GPU in TF32. Every instruction set and number of threads gives the same
+bits. A block with a number that is not finite makes NaN of all results that it enters.
 
 Needs the compiled library (`ternary.available`).
 """
@@ -25,25 +25,44 @@ BLOCK = 128
 LIMIT = 65400
 
 
+class _Matmul(ctypes.Structure):
+    _fields_ = [*_fields("x x_row x_k m k panels n out isa threads"), ("scale", ctypes.c_double)]
+
+
 class _Conv(ctypes.Structure):
-    _fields_ = [
-        *_fields("x images height width channels panels n out isa threads"),
-        ("scale", ctypes.c_double),
-    ]
+    _fields_ = [*_fields("x images height width channels panels n out isa threads"), ("scale", ctypes.c_double)]
 
 
 class _Gradient(ctypes.Structure):
-    _fields_ = [
-        *_fields("g images height width m a n out isa threads"),
-        ("scale", ctypes.c_double),
-    ]
+    _fields_ = [*_fields("g images height width m a n out isa threads"), ("scale", ctypes.c_double)]
+
+
+def matmul(x: Floats, b: Panels, scale: float = 1.0, out: Floats | None = None) -> Floats:
+    """scale · x (M, K), any strides, by ±1 (K, N): float32 (M, N).
+
+    Raises TypeError or ValueError where shapes or dtypes do not fit.
+    """
+    _floats("x", x, (2,))
+    if b.k != x.shape[1] or not b.k:
+        raise ValueError(f"x {x.shape} and panels of ({b.k}, {b.n}) do not fit")
+    out = _output((len(x), b.n), out)
+    if any(stride % 4 for stride in x.strides):
+        x = np.ascontiguousarray(x)
+    if out.size:
+        job = _Matmul(
+            x=x.ctypes.data, x_row=x.strides[0] // 4, x_k=x.strides[1] // 4, m=x.shape[0], k=b.k,
+            panels=b.bytes.ctypes.data, n=b.n, out=out.ctypes.data,
+            isa=isa(), threads=cpu._threads(None), scale=scale,
+        )  # fmt: skip
+        _call("kernels_lookup_matmul", job)
+    return out
 
 
 def conv(x: Floats, w: Panels, scale: float = 1.0, out: Floats | None = None) -> Floats:
     """scale · the 3×3 convolution of x (N, H, W, C) by w, a border of zeros: float32 (N, H, W, n).
 
-    w has k = 9 · C, C filled up to a multiple of 8: tap by tap in reading order. Raises TypeError or ValueError where
-    shapes or dtypes do not fit.
+    w has k = 9 · C, C filled up to a multiple of 8: tap by tap in reading order. Raises TypeError or ValueError
+    where shapes or dtypes do not fit.
     """
     _floats("x", x, (4,))
     images, height, width, channels = x.shape
@@ -54,7 +73,8 @@ def conv(x: Floats, w: Panels, scale: float = 1.0, out: Floats | None = None) ->
     if out.size:
         job = _Conv(
             x=x.ctypes.data, images=images, height=height, width=width, channels=channels,
-            panels=w.bytes.ctypes.data, n=w.n, out=out.ctypes.data, isa=isa(), threads=cpu._threads(None), scale=scale,
+            panels=w.bytes.ctypes.data, n=w.n, out=out.ctypes.data,
+            isa=isa(), threads=cpu._threads(None), scale=scale,
         )  # fmt: skip
         _call("kernels_lookup_conv", job)
     return out
