@@ -3,9 +3,9 @@
 Rows of the real operand are cut into blocks of at most `BLOCK` numbers along the axis that is summed (of a
 convolution a pixel's channels; of its weight gradient the pixels of all images in their order). Each block has a
 step of its own, its sum of magnitudes divided by `LIMIT`, and enters as whole multiples of it. A block's sum is
-then exact whatever the signs; blocks are added in float32, one after the other. The error of a result, relative to its
-root mean square, is about 5e-4, as on a GPU in TF32. Every instruction set and number of threads gives the same
-bits. A block with a number that is not finite makes NaN of all results that it enters.
+then exact whatever the signs; blocks are added in float32, one after the other. The error of a result, relative
+to its root mean square, is about 5e-4, as on a GPU in TF32. Every instruction set and number of threads gives the
+same bits. A block with a number that is not finite makes NaN of all results that it enters.
 
 Needs the compiled library (`ternary.available`).
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ LIMIT = 65400
 
 
 class _Matmul(ctypes.Structure):
-    _fields_ = [*_fields("x x_row x_k m k panels n out isa threads"), ("scale", ctypes.c_double)]
+    _fields_ = [*_fields("x whole x_row x_k m k panels n out isa threads"), ("scale", ctypes.c_double)]
 
 
 class _Conv(ctypes.Structure):
@@ -48,7 +48,7 @@ class _Rule(ctypes.Structure):
 
 class _Dense(ctypes.Structure):
     _fields_ = [
-        *_fields("g batch rows columns low high rule w m v to_in to_out isa threads"),
+        *_fields("g batch rows columns low high x rule w m v to_in to_out isa threads"),
         ("scale", ctypes.c_double),
     ]
 
@@ -79,20 +79,26 @@ class Rule:
     bound: float
 
 
-def matmul(x: Floats, b: Panels, scale: float = 1.0, out: Floats | None = None) -> Floats:
+def matmul(x: NDArray[Any], b: Panels, scale: float = 1.0, out: Floats | None = None) -> Floats:
     """scale · x (M, K), any strides, by ±1 (K, N): float32 (M, N).
 
-    Raises TypeError or ValueError where shapes or dtypes do not fit.
+    x is float32, or int16 of magnitudes up to 255, which enter as they are. Raises TypeError or ValueError where
+    shapes, dtypes or magnitudes do not fit.
     """
-    _floats("x", x, (2,))
-    if b.k != x.shape[1] or not b.k:
+    whole = x.dtype == np.int16
+    if whole and x.size and max(int(x.max()), -int(x.min())) > 255:
+        raise ValueError("whole numbers must have magnitudes up to 255")
+    if not whole:
+        _floats("x", x, (2,))
+    if x.ndim != 2 or b.k != x.shape[1] or not b.k:
         raise ValueError(f"x {x.shape} and panels of ({b.k}, {b.n}) do not fit")
     out = _output((len(x), b.n), out)
-    if any(stride % 4 for stride in x.strides):
+    if any(stride % x.itemsize for stride in x.strides):
         x = np.ascontiguousarray(x)
+    row, step = (stride // x.itemsize for stride in x.strides)
     if out.size:
         job = _Matmul(
-            x=x.ctypes.data, x_row=x.strides[0] // 4, x_k=x.strides[1] // 4, m=x.shape[0], k=b.k,
+            x=x.ctypes.data, whole=whole, x_row=row, x_k=step, m=x.shape[0], k=b.k,
             panels=b.bytes.ctypes.data, n=b.n, out=out.ctypes.data,
             isa=isa(), threads=cpu._threads(None), scale=scale,
         )  # fmt: skip
@@ -160,29 +166,65 @@ def update(
     to_in: Panels,
     to_out: Panels,
 ) -> None:
-    """A step of a dense layer's weights w (out, in) with moments m and v, in place, without storing their gradient.
+    """A step of a dense layer's weights w (out, in), moments m and v, in place, without storing their gradient.
 
-    This is scale · gᵀ · low, or with `high` scale · gᵀ · (low + high), so that an input of 0 and ±s is s/2 of both:
-    g (batch, out) is the output's gradient, low and high (batch, in) are planes of the input. In the products with
-    two planes blocks have half of LIMIT. Signs of the new weights go into both panels: to_in (out, in), to_out
+    This is scale · gᵀ · low, or with `high` scale · gᵀ · (low + high), so that an input of 0 and ±s is s/2 of
+    both: g (batch, out) is the output's gradient, low and high (batch, in) are planes of the input. Blocks have
+    half of LIMIT where there are two planes. Signs of the new weights go into both panels: to_in (out, in), to_out
     (in, out). Raises TypeError or ValueError where shapes or dtypes do not fit.
     """
+    if high is not None and (high.k, high.n) != (low.k, low.n):
+        raise ValueError(f"planes of ({low.k}, {low.n}) and ({high.k}, {high.n}) do not fit")
+    planes = {"low": low.bytes.ctypes.data, "high": high.bytes.ctypes.data if high else 0}
+    _dense(g, (low.k, low.n), scale, w, m, v, rule, to_in, to_out, **planes)
+
+
+def update_pixels(
+    g: Floats,
+    x: NDArray[np.int16],
+    scale: float,
+    w: Floats,
+    m: Floats,
+    v: Floats,
+    rule: Rule,
+    to_out: Panels,
+) -> None:
+    """`update` for an input x (batch, in) of whole numbers of magnitudes up to 255, gradient scale · gᵀ · x.
+
+    Here the step of a block of g is its largest magnitude divided by 32767: sums are exact in 32 bits.
+    """
+    if x.dtype != np.int16 or x.ndim != 2 or not x.flags.c_contiguous:
+        raise ValueError("x must be a dense int16 matrix")
+    if x.size and max(int(x.max()), -int(x.min())) > 255:
+        raise ValueError("whole numbers must have magnitudes up to 255")
+    _dense(g, x.shape, scale, w, m, v, rule, None, to_out, x=x.ctypes.data)
+
+
+def _dense(
+    g: Floats,
+    size: tuple[int, int],
+    scale: float,
+    w: Floats,
+    m: Floats,
+    v: Floats,
+    rule: Rule,
+    to_in: Panels | None,
+    to_out: Panels,
+    **inputs: int,
+) -> None:
     _floats("g", g, (2,))
-    batch, rows = g.shape
-    columns = low.n
-    planes = (low,) if high is None else (low, high)
-    if any((p.k, p.n) != (batch, columns) for p in planes) or not g.flags.c_contiguous or not batch:
-        raise ValueError(f"g {g.shape}, which must be dense, and planes of ({low.k}, {low.n}) do not fit")
-    if (to_in.k, to_in.n, to_out.k, to_out.n) != (rows, columns, columns, rows):
+    rows, (batch, columns) = g.shape[1], size
+    if len(g) != batch or not g.flags.c_contiguous or not batch:
+        raise ValueError(f"g {g.shape}, which must be dense, and an input of {size} do not fit")
+    if any((p.k, p.n) != at for p, at in ((to_in, (rows, columns)), (to_out, (columns, rows))) if p):
         raise ValueError(f"panels do not fit weights ({rows}, {columns})")
     _same((rows, columns), w=w, m=m, v=v)
     if w.size:
         held = _rule(rule)
         job = _Dense(
-            g=g.ctypes.data, batch=batch, rows=rows, columns=columns, low=low.bytes.ctypes.data,
-            high=high.bytes.ctypes.data if high else 0, rule=ctypes.addressof(held),
+            g=g.ctypes.data, batch=batch, rows=rows, columns=columns, **inputs, rule=ctypes.addressof(held),
             w=w.ctypes.data, m=m.ctypes.data, v=v.ctypes.data,
-            to_in=to_in.bytes.ctypes.data, to_out=to_out.bytes.ctypes.data,
+            to_in=to_in.bytes.ctypes.data if to_in else 0, to_out=to_out.bytes.ctypes.data,
             isa=isa(), threads=cpu._threads(None), scale=scale,
         )  # fmt: skip
         _call("kernels_lookup_update", job)

@@ -61,4 +61,10 @@ void *lookup_scratch(size_t bytes);
 /* n numbers of each of `rows` rows, the others' zero, turned round: block[k][r] */
 void lookup_turn(const float *x, ptrdiff_t row, size_t rows, size_t n, float block[][PREPARED]);
 
+/* lookup_pixels.c, where they are described */
+void pixel_rows(const float *x, size_t stride, size_t count, size_t n, uint32_t *pairs, size_t across, float *step);
+void pixel_columns(const int16_t *x, size_t stride, size_t columns, size_t n, uint32_t *pairs);
+void pixel_tile(const uint32_t *rows, size_t row, const float *factor, const uint32_t *columns, size_t pairs, float *sums,
+                size_t across, int64_t isa);
+
 #endif

@@ -1,6 +1,6 @@
-/* Weights of a dense layer, updated as their gradient is summed from tables (see lookup.h): it is never stored. Rows are
- * outputs, columns inputs, the numbers summed the images of the batch. The signs of the new weights are written for both
- * products that need them. */
+/* Weights of a dense layer, updated as their gradient is summed, which is never stored. Rows are outputs, columns inputs, the
+ * numbers summed the images of the batch. Inputs are signs, and the sums come from tables (see lookup.h), or pixels, which are
+ * multiplied (lookup_pixels.c). The signs of the new weights are written for the products that need them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,12 +14,13 @@
 typedef struct {
     const float *g; /* [batch][rows] */
     int64_t batch, rows, columns;
-    const uint8_t *low, *high; /* panels [(columns + 63) / 64][(batch + 7) / 8][64]; high may be NULL */
+    const uint8_t *low, *high; /* panels [(columns + 63) / 64][(batch + 7) / 8][64]; high may be NULL, or both: */
+    const int16_t *x;          /* [batch][columns] */
     const rule_t *rule;
     float *w, *m, *v;         /* [rows][columns] */
-    uint8_t *to_in, *to_out;  /* panels [(columns + 63) / 64][(rows + 7) / 8][64], [(rows + 63) / 64][(columns + 7) / 8][64] */
+    uint8_t *to_in, *to_out;  /* panels [(columns + 63) / 64][(rows + 7) / 8][64], or NULL; [(rows + 63) / 64][(columns + 7) / 8][64] */
     int64_t isa, threads;
-    double scale; /* of low, or of low + high */
+    double scale; /* of low, of low + high, or of x */
 } dense_t;
 
 typedef struct {
@@ -27,6 +28,7 @@ typedef struct {
     const lookup_isa_t *isa;
     size_t planes, blocks, groups, panels; /* of signs; of the batch; of a block at most; of columns */
     uint16_t *codes;                       /* [panel][block][plane][groups of the block][PANEL] */
+    uint32_t *pairs;                       /* or, of pixels, [panel][block][BLOCK / 2][PANEL] */
     int failed;
 } plan_t;
 
@@ -36,13 +38,18 @@ static uint16_t *codes_at(const plan_t *p, size_t panel, size_t b)
 {
     return p->codes + (panel * p->blocks + b) * p->planes * p->groups * PANEL;
 }
+static uint32_t *pairs_at(const plan_t *p, size_t panel, size_t b) { return p->pairs + (panel * p->blocks + b) * BLOCK / 2 * PANEL; }
 
 static void codes_task(void *context, size_t panel)
 {
     const plan_t *p = context;
-    const size_t bytes = ((size_t)p->j->batch + 7) / 8;
+    const size_t bytes = ((size_t)p->j->batch + 7) / 8, columns = (size_t)p->j->columns, col = panel * PANEL;
     for (size_t b = 0; b < p->blocks; b++) {
         const size_t n = block_size(p, b), from = (panel * bytes + b * (BLOCK / 8)) * PANEL;
+        if (p->j->x) {
+            pixel_columns(p->j->x + b * BLOCK * columns + col, columns, least(PANEL, columns - col), n, pairs_at(p, panel, b));
+            continue;
+        }
         uint16_t *codes = codes_at(p, panel, b);
         p->isa->codes(p->j->low + from, n, codes);
         if (p->j->high) p->isa->codes(p->j->high + from, n, codes + lookup_groups(p->isa, n) * PANEL);
@@ -52,6 +59,7 @@ static void codes_task(void *context, size_t panel)
 typedef struct {
     int16_t *tables, *start; /* [row][block][groups][entries], [block][row] */
     float *factor;           /* [block][row] */
+    uint32_t *pairs;         /* in the place of tables: [row][block][BLOCK / 2] */
 } room_t;
 
 /* tables of PREPARED rows */
@@ -66,6 +74,11 @@ static void prepare(const plan_t *p, size_t row, room_t *room)
         const size_t n = block_size(p, b);
         const float *x = j->g + b * BLOCK * rows + row;
         size_t stride = rows;
+        if (j->x) {
+            pixel_rows(x, stride, count, n, room->pairs + b * BLOCK / 2, p->blocks * BLOCK / 2, step);
+            for (size_t r = 0; r < count; r++) room->factor[b * PREPARED + r] = (float)j->scale * step[r];
+            continue;
+        }
         if (count < PREPARED) {
             memset(copy, 0, sizeof copy);
             for (size_t k = 0; k < n; k++) memcpy(copy[k], x + k * rows, count * sizeof *x);
@@ -107,11 +120,18 @@ static void update_rows(const plan_t *p, const room_t *room, size_t row, size_t 
                 __builtin_prefetch(j->m + at, 1, 2);
                 __builtin_prefetch(j->v + at, 1, 2);
             }
+        float *to = sums + (panel - first) * PANEL;
         for (size_t b = 0; b < p->blocks; b++) {
+            const float *factor = room->factor + b * PREPARED + r;
+            if (j->x) {
+                pixel_tile(room->pairs + (r * p->blocks + b) * BLOCK / 2, p->blocks * BLOCK / 2, factor, pairs_at(p, panel, b),
+                           (block_size(p, b) + 1) / 2, to, STRIP, j->isa);
+                continue;
+            }
             const int16_t *from[TILE];
             for (size_t i = 0; i < TILE; i++) from[i] = room->tables + (r + i) * next + b * p->groups * p->isa->entries;
-            p->isa->tile(from, room->start + b * PREPARED + r, room->factor + b * PREPARED + r, codes_at(p, panel, b),
-                         lookup_groups(p->isa, block_size(p, b)), p->planes, sums + (panel - first) * PANEL, STRIP);
+            p->isa->tile(from, room->start + b * PREPARED + r, factor, codes_at(p, panel, b),
+                         lookup_groups(p->isa, block_size(p, b)), p->planes, to, STRIP);
         }
     }
     const size_t col = first * PANEL, n = least(columns, last * PANEL) - col;
@@ -127,15 +147,15 @@ static void write_signs(const dense_t *j, size_t row, size_t first, size_t last,
 {
     const size_t columns = (size_t)j->columns;
     for (size_t panel = first; panel < last; panel++) {
-        uint8_t *to_in = j->to_in + (panel * (((size_t)j->rows + 7) / 8) + row / 8) * PANEL;
         for (size_t i = 0; i < PANEL / 8; i++, bits++) {
             const size_t col = panel * PANEL + 8 * i;
             uint64_t eight;
             memcpy(&eight, *bits, sizeof eight);
             if (col < columns)
                 memcpy(j->to_out + (row / PANEL * ((columns + 7) / 8) + col / 8) * PANEL + row % PANEL, &eight, sizeof eight);
+            if (!j->to_in) continue;
             eight = turned(eight);
-            memcpy(to_in + 8 * i, &eight, sizeof eight);
+            memcpy(j->to_in + (panel * (((size_t)j->rows + 7) / 8) + row / 8) * PANEL + 8 * i, &eight, sizeof eight);
         }
     }
 }
@@ -147,13 +167,16 @@ static void rows_task(void *context, size_t task)
     const size_t strips = (p->panels + STRIP / PANEL - 1) / (STRIP / PANEL), first = task % strips * (STRIP / PANEL);
     const size_t last = least(p->panels, first + STRIP / PANEL), top = task / strips * ROWS;
     const size_t end = least((size_t)j->rows, top + ROWS);
-    const size_t tables = PREPARED * p->blocks * p->groups * p->isa->entries * sizeof(int16_t), values = PREPARED * p->blocks;
+    const size_t each = j->x ? BLOCK / 2 * sizeof(uint32_t) : p->groups * p->isa->entries * sizeof(int16_t);
+    const size_t tables = PREPARED * p->blocks * each, values = PREPARED * p->blocks;
     char *memory = lookup_scratch(tables + values * (sizeof(int16_t) + sizeof(float)));
     if (!memory) {
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    room_t room = {(int16_t *)memory, (int16_t *)(memory + tables + values * sizeof(float)), (float *)(memory + tables)};
+    room_t room = {(int16_t *)memory, (int16_t *)(memory + tables + values * sizeof(float)), (float *)(memory + tables),
+                   (uint32_t *)memory};
+    memset(memory, 0, tables); /* rows of pairs that there are not */
     _Alignas(64) float sums[TILE][STRIP];
     uint8_t bits[STRIP / 8][PREPARED];
     for (size_t row = top; row < end; row += PREPARED) {
@@ -172,11 +195,13 @@ int kernels_lookup_update(const dense_t *j)
     p.blocks = ((size_t)j->batch + BLOCK - 1) / BLOCK;
     p.groups = lookup_groups(p.isa, least(BLOCK, (size_t)j->batch));
     p.panels = ((size_t)j->columns + PANEL - 1) / PANEL;
-    p.codes = aligned_alloc(64, p.panels * p.blocks * p.planes * p.groups * sizeof(uint16_t[PANEL]));
-    if (!p.codes) return 1;
+    const size_t each = j->x ? BLOCK / 2 * sizeof(uint32_t) : p.planes * p.groups * sizeof(uint16_t);
+    void *right = aligned_alloc(64, p.panels * p.blocks * each * PANEL);
+    if (!right) return 1;
+    p.codes = right, p.pairs = right;
     const size_t strips = (p.panels + STRIP / PANEL - 1) / (STRIP / PANEL);
     parallel(codes_task, &p, p.panels, (int)j->threads);
     parallel(rows_task, &p, ((size_t)j->rows + ROWS - 1) / ROWS * strips, (int)j->threads);
-    free(p.codes);
+    free(right);
     return p.failed;
 }
