@@ -13,16 +13,21 @@ from typing import Any
 
 import torch
 
-from kernels import reals
 from kernels.cpu import thread_count
+from reproduce.training import products
 from reproduce.yamlfile import ROOT
 
 # Everything that decides a run's numbers, and nothing that does not: the key of finished runs holds its digest.
 # Exact products (XNOR and popcount) are not among it.
 TRAINING_SOURCE = (
     "reproduce/data.py",
-    *(f"reproduce/training/{m}.py" for m in "binarize layers nets optim preprocess products step train".split()),
-    *(f"kernels/{name}" for name in ("reals.py", "updates.py", "csrc/reals.c", "csrc/signs.c", "csrc/updates.c")),
+    *(
+        f"reproduce/training/{m}.py"
+        for m in "binarize engine fused layers nets optim preprocess products step train".split()
+    ),
+    *(f"kernels/{name}" for name in ("reals.py", "updates.py")),
+    *(f"kernels/{name}.py" for name in ("first_layer", "fixed", "norm", "ternary")),
+    *sorted(f"kernels/csrc/{path.name}" for path in (ROOT / "kernels/csrc").iterdir()),
     *(f"kernels/cuda/{name}" for name in ("updates.py", "src/updates.cu")),
 )
 
@@ -33,8 +38,7 @@ def source_digest() -> str:
     total = hashlib.sha256()
     for name in TRAINING_SOURCE:
         total.update((Path(__file__).parents[1] / name).read_bytes())
-    if not reals.available() or os.environ.get("REPRODUCE_PRODUCTS") == "torch":
-        total.update(b"products by torch")  # on a CPU they round otherwise than those by kernels
+    total.update(products.mode().encode())
     return total.hexdigest()
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kernels import reals
 from reproduce import spec
-from reproduce.training import layers, preprocess, products, train
+from reproduce.training import layers, preprocess, products, step, train
 from reproduce.training.layers import BinaryConv2d, BinaryLinear
 
 GATHER, LOSS, REST = "data gather", "loss", "rest"
@@ -95,7 +95,7 @@ def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
     with contextlib.ExitStack() as stack:
         for owner, name, part in (
             (preprocess.DeviceData, "images", GATHER),
-            (train, "squared_hinge", LOSS),
+            (step, "squared_hinge", LOSS),
             (products, "binarize_weight", BINARIZATION),
             (reals, "signs", BINARIZATION),
             (reals, "ternary", BINARIZATION),

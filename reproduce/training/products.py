@@ -1,8 +1,10 @@
 """What a layer with binary weights computes: the product with sign(W) and its gradients (paper, Algorithm 1).
 
+Steps through autograd only: in the mode fixed16 (`mode`) a step on a CPU goes through `engine`.
+
 On a CPU with AVX-512 the three products of a layer (forward, through the weights, onto the weights) have a ±1
-operand and go through `kernels`, in float32: ±1 by ±1 by XNOR and popcount, real by ±1 through tables.
-$REPRODUCE_PRODUCTS=torch leaves them to torch, as they are on other CPUs and in float64.
+operand and go through `kernels`, in float32: ±1 by ±1 by XNOR and popcount, real by ±1 through tables. On other
+CPUs and in float64 they are torch's.
 
 On a GPU they are torch's, on tensor cores in TF32 where at least one operand is ±1 or 0: that one is exact, and
 sums are float32. So a product of two such operands is an integer and exact; a gradient enters a product rounded to
@@ -28,21 +30,33 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 import kernels
-from kernels import build, cpu, reals
+from kernels import build, cpu, reals, ternary
 from reproduce.training.binarize import binarize_weight, sign
 
 
 def by_kernels(x: Tensor) -> bool:
-    """Whether products of x with binary weights go through `kernels`: float32, on a CPU that has the tables."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not reals.available():
-        return False
-    return _chosen() == "kernels"
+    """Whether products of x with binary weights go through `kernels.reals`: float32, where it has tables."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and reals.available()
 
 
-def _chosen() -> str:
-    chosen = os.environ.get("REPRODUCE_PRODUCTS", "kernels")
-    if chosen not in ("kernels", "torch"):
-        raise ValueError(f"REPRODUCE_PRODUCTS is kernels or torch, not {chosen!r}")
+def mode(device: str = "cpu") -> str:
+    """How the products of a run on this kind of device are computed: a name that is part of the run's identity.
+
+    fixed16: steps go through `engine.Engine`; real operands of products with ±1 are rounded to 16-bit fixed point,
+    a scale for each row and block of 128 numbers of the summed axis. tables, torch: autograd and float32, with ±1
+    through `kernels.reals` or all by torch. On a GPU torch. On a CPU $REPRODUCE_PRODUCTS chooses between fixed16,
+    where there are compiled kernels the default, and float32. Raises ValueError for anything else.
+    """
+    if device != "cpu":
+        return "torch"
+    able = ternary.available()
+    chosen = os.environ.get("REPRODUCE_PRODUCTS", "fixed16" if able else "float32")
+    if chosen not in ("fixed16", "float32"):
+        raise ValueError(f"REPRODUCE_PRODUCTS is fixed16 or float32, not {chosen!r}")
+    if chosen == "float32":
+        return "tables" if reals.available() else "torch"
+    if not able:
+        raise ValueError("REPRODUCE_PRODUCTS=fixed16 needs compiled kernels")
     return chosen
 
 
@@ -51,10 +65,9 @@ def fallback() -> str | None:
 
     Raises ValueError for another $REPRODUCE_PRODUCTS.
     """
-    if _chosen() == "torch":
-        return None
+    mode()
     library = cpu._library()
-    if not isinstance(library, build.BuildError):
+    if "REPRODUCE_PRODUCTS" in os.environ or not isinstance(library, build.BuildError):
         return None
     return f"no compiled kernels: {str(library).splitlines()[0]}"
 
