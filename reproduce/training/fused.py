@@ -81,9 +81,9 @@ class Linear:
             codes = ternary.codes(x.array.reshape(rows, 1, 1, -1), 0, room("codes", shape, np.uint8))
             return ternary.matmul(codes, self.to_out, room("y", (rows, self.n_out), np.int16)), x.scale
         y = room("y", (rows, self.n_out), np.float32)
-        if x.images:  # of pixels, integers: exact in float32
+        if x.images and x.array.dtype == np.float32:
             signs = torch.where(torch.from_numpy(self.latent.w) >= 0, 1.0, -1.0)
-            torch.mm(torch.from_numpy(x.array).float(), signs.T, out=torch.from_numpy(y))
+            torch.mm(torch.from_numpy(x.array), signs.T, out=torch.from_numpy(y))
             return y, x.scale
         return fixed.matmul(x.array, self.to_out, out=y), x.scale
 
