@@ -48,7 +48,7 @@ class _Rule(ctypes.Structure):
 
 class _Dense(ctypes.Structure):
     _fields_ = [
-        *_fields("g batch rows columns low high x rule w m v to_in to_out isa threads"),
+        *_fields("g batch rows columns low high rule w m v to_in to_out isa threads"),
         ("scale", ctypes.c_double),
     ]
 
@@ -173,58 +173,22 @@ def update(
     half of LIMIT where there are two planes. Signs of the new weights go into both panels: to_in (out, in), to_out
     (in, out). Raises TypeError or ValueError where shapes or dtypes do not fit.
     """
-    if high is not None and (high.k, high.n) != (low.k, low.n):
-        raise ValueError(f"planes of ({low.k}, {low.n}) and ({high.k}, {high.n}) do not fit")
-    planes = {"low": low.bytes.ctypes.data, "high": high.bytes.ctypes.data if high else 0}
-    _dense(g, (low.k, low.n), scale, w, m, v, rule, to_in, to_out, **planes)
-
-
-def update_pixels(
-    g: Floats,
-    x: NDArray[np.int16],
-    scale: float,
-    w: Floats,
-    m: Floats,
-    v: Floats,
-    rule: Rule,
-    to_out: Panels,
-) -> None:
-    """`update` for an input x (batch, in) of whole numbers of magnitudes up to 255, gradient scale · gᵀ · x.
-
-    Here the step of a block of g is its largest magnitude divided by 32767: sums are exact in 32 bits.
-    """
-    if x.dtype != np.int16 or x.ndim != 2 or not x.flags.c_contiguous:
-        raise ValueError("x must be a dense int16 matrix")
-    if x.size and max(int(x.max()), -int(x.min())) > 255:
-        raise ValueError("whole numbers must have magnitudes up to 255")
-    _dense(g, x.shape, scale, w, m, v, rule, None, to_out, x=x.ctypes.data)
-
-
-def _dense(
-    g: Floats,
-    size: tuple[int, int],
-    scale: float,
-    w: Floats,
-    m: Floats,
-    v: Floats,
-    rule: Rule,
-    to_in: Panels | None,
-    to_out: Panels,
-    **inputs: int,
-) -> None:
     _floats("g", g, (2,))
-    rows, (batch, columns) = g.shape[1], size
-    if len(g) != batch or not g.flags.c_contiguous or not batch:
-        raise ValueError(f"g {g.shape}, which must be dense, and an input of {size} do not fit")
-    if any((p.k, p.n) != at for p, at in ((to_in, (rows, columns)), (to_out, (columns, rows))) if p):
+    batch, rows = g.shape
+    columns = low.n
+    planes = (low,) if high is None else (low, high)
+    if any((p.k, p.n) != (batch, columns) for p in planes) or not g.flags.c_contiguous or not batch:
+        raise ValueError(f"g {g.shape}, which must be dense, and planes of ({low.k}, {low.n}) do not fit")
+    if (to_in.k, to_in.n, to_out.k, to_out.n) != (rows, columns, columns, rows):
         raise ValueError(f"panels do not fit weights ({rows}, {columns})")
     _same((rows, columns), w=w, m=m, v=v)
     if w.size:
         held = _rule(rule)
         job = _Dense(
-            g=g.ctypes.data, batch=batch, rows=rows, columns=columns, **inputs, rule=ctypes.addressof(held),
+            g=g.ctypes.data, batch=batch, rows=rows, columns=columns, low=low.bytes.ctypes.data,
+            high=high.bytes.ctypes.data if high else 0, rule=ctypes.addressof(held),
             w=w.ctypes.data, m=m.ctypes.data, v=v.ctypes.data,
-            to_in=to_in.bytes.ctypes.data if to_in else 0, to_out=to_out.bytes.ctypes.data,
+            to_in=to_in.bytes.ctypes.data, to_out=to_out.bytes.ctypes.data,
             isa=isa(), threads=cpu._threads(None), scale=scale,
         )  # fmt: skip
         _call("kernels_lookup_update", job)

@@ -141,7 +141,8 @@ static void rows_task(void *context, size_t task)
         }
         for (size_t r = 0; r < count; r++) {
             const size_t at = (row + r) * columns;
-            update(j->rule, sums + r * p->width, j->w + at, j->m + at, j->v + at, columns, bits[0] + (row + r) % EIGHT);
+            update(j->rule, sums + r * p->width, j->w + at, j->m + at, j->v + at, columns, bits[0] + (row + r) % EIGHT,
+                   EIGHT);
         }
         if ((row + TILE) % EIGHT == 0 || row + TILE >= end) {
             const size_t first = row / EIGHT * EIGHT;

@@ -2,18 +2,19 @@
 #include "xnor.h"
 
 #ifdef HAVE_X86
-#include <immintrin.h>
+#include "rules_eight.h"
 
 #define TARGET __attribute__((target("avx2")))
 #define GROUP 3
 #define ENTRIES 8
 #include "lookup_rows.h"
 
+#define INLINE __attribute__((always_inline)) TARGET static inline
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 #define COLUMNS 2 /* vectors of 16 columns that are summed together */
 
 /* eight 32-bit numbers modulo 2^16 */
-__attribute__((always_inline)) TARGET static inline __m128i narrow(const int32_t *q)
+INLINE __m128i narrow(const int32_t *q)
 {
     const __m256i words = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 4, 5, 8, 9, 12, 13, -1,
                                            -1, -1, -1, -1, -1, -1, -1);
@@ -84,23 +85,53 @@ TARGET static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *
         }
 }
 
-TARGET static void tile(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
-                        size_t groups, size_t planes, float *sums, size_t across)
+#define NOTHING (-1) /* to update */
+
+/* eight pending weights, the n-th of TILE * PANEL / 8 */
+INLINE void update_pending(const pending_t *p, const constants_t *c, const int kind, size_t n)
 {
+    const size_t r = n / (UNIT / 8), i = n % (UNIT / 8), at = r * p->row + 8 * i;
+    if (i % 2 == 0) { /* a cache line of each */
+        _mm_prefetch((const char *)(p->w + at + p->ahead), _MM_HINT_T1);
+        _mm_prefetch((const char *)(p->m + at + p->ahead), _MM_HINT_T1);
+        _mm_prefetch((const char *)(p->v + at + p->ahead), _MM_HINT_T1);
+    }
+    p->bits[i * BITS + r] = (uint8_t)update_eight(c, kind, p->g + 8 * n, p->w + at, p->m + at, p->v + at);
+}
+
+/* one table of every row */
+#define LOOK_UP                                                                                                         \
+    {                                                                                                                   \
+        __m256i at[COLUMNS];                                                                                            \
+        EACH(v, COLUMNS) at[v] = _mm256_load_si256((const __m256i *)code + v);                                          \
+        EACH(r, TILE)                                                                                                   \
+        {                                                                                                               \
+            const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)tables[r] + g));          \
+            EACH(v, COLUMNS) sum[r][v] = _mm256_add_epi16(sum[r][v], _mm256_shuffle_epi8(table, at[v]));                \
+        }                                                                                                               \
+        g++, code += PANEL;                                                                                             \
+    }
+
+INLINE void tile_with(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
+                      size_t groups, size_t planes, float *sums, size_t across, const int kind, const pending_t *pending)
+{
+    constants_t c;
+    if (kind != NOTHING) c = rule_constants(pending->rule);
+    const size_t share = TILE * PANEL / 8 / 2 / planes, every = groups / share; /* of updates for a plane of one half */
+    size_t done = 0;
     for (size_t half = 0; half < PANEL; half += 16 * COLUMNS) {
         __m256i sum[TILE][COLUMNS];
         EACH(r, TILE) EACH(v, COLUMNS) sum[r][v] = _mm256_set1_epi16(start[r]);
         const uint16_t *code = codes + half;
-        for (size_t plane = 0; plane < planes; plane++)
-            for (size_t g = 0; g < groups; g++, code += PANEL) {
-                __m256i at[COLUMNS];
-                EACH(v, COLUMNS) at[v] = _mm256_load_si256((const __m256i *)code + v);
-                EACH(r, TILE)
-                {
-                    const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)tables[r] + g));
-                    EACH(v, COLUMNS) sum[r][v] = _mm256_add_epi16(sum[r][v], _mm256_shuffle_epi8(table, at[v]));
+        for (size_t plane = 0; plane < planes; plane++) {
+            size_t g = 0;
+            if (kind != NOTHING)
+                for (size_t i = 0; i < share; i++) {
+                    for (size_t e = 0; e < every; e++) LOOK_UP
+                    update_pending(pending, &c, kind, done++);
                 }
-            }
+            while (g < groups) LOOK_UP
+        }
         const __m256i none = _mm256_setzero_si256();
         EACH(r, TILE)
         {
@@ -115,5 +146,20 @@ TARGET static void tile(const int16_t *const *tables, const int16_t *start, cons
     }
 }
 
-const lookup_isa_t lookup_avx2 = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile};
+TARGET static void tile(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
+                        size_t groups, size_t planes, float *sums, size_t across)
+{
+    tile_with(tables, start, factor, codes, groups, planes, sums, across, NOTHING, NULL);
+}
+
+TARGET static void tile_and_update(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
+                                   size_t groups, size_t planes, float *sums, size_t across, const pending_t *pending)
+{
+    if (pending->rule->kind == ADAM)
+        tile_with(tables, start, factor, codes, groups, planes, sums, across, ADAM, pending);
+    else
+        tile_with(tables, start, factor, codes, groups, planes, sums, across, SHIFT_ADAMAX, pending);
+}
+
+const lookup_isa_t lookup_avx2 = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile, tile_and_update};
 #endif

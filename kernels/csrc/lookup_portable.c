@@ -51,4 +51,13 @@ static void tile(const int16_t *const *tables, const int16_t *start, const float
     }
 }
 
-const lookup_isa_t lookup_portable = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile};
+static void tile_and_update(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
+                            size_t groups, size_t planes, float *sums, size_t across, const pending_t *p)
+{
+    tile(tables, start, factor, codes, groups, planes, sums, across);
+    for (size_t r = 0; r < 2; r++)
+        rule_row(p->rule, 0)(p->rule, p->g + r * UNIT, p->w + r * p->row, p->m + r * p->row, p->v + r * p->row, UNIT, p->bits + r,
+                             BITS);
+}
+
+const lookup_isa_t lookup_portable = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile, tile_and_update};

@@ -1,26 +1,26 @@
-/* Weights of a dense layer, updated as their gradient is summed, which is never stored. Rows are outputs, columns inputs, the
- * numbers summed the images of the batch. Inputs are signs, and the sums come from tables (see lookup.h), or pixels, which are
- * multiplied (lookup_pixels.c). The signs of the new weights are written for the products that need them. */
+/* Weights of a dense layer, updated as their gradient is summed from tables (see lookup.h): it is never stored. Rows are
+ * outputs, columns inputs, the numbers summed the images of the batch. The signs of the new weights are written for both
+ * products that need them. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "lookup.h"
-#include "rules.h"
 
 #define ROWS 64    /* of a task: a panel of the signs that are summed over inputs */
 #define STRIP 1024 /* columns of a task: their codes stay in the second-level cache */
+#define UNIT_ROWS BITS
+#define FETCHED 4  /* rows ahead of an update */
 
 /* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
 typedef struct {
     const float *g; /* [batch][rows] */
     int64_t batch, rows, columns;
-    const uint8_t *low, *high; /* panels [(columns + 63) / 64][(batch + 7) / 8][64]; high may be NULL, or both: */
-    const int16_t *x;          /* [batch][columns] */
+    const uint8_t *low, *high; /* panels [(columns + 63) / 64][(batch + 7) / 8][64]; high may be NULL */
     const rule_t *rule;
     float *w, *m, *v;         /* [rows][columns] */
-    uint8_t *to_in, *to_out;  /* panels [(columns + 63) / 64][(rows + 7) / 8][64], or NULL; [(rows + 63) / 64][(columns + 7) / 8][64] */
+    uint8_t *to_in, *to_out;  /* panels [(columns + 63) / 64][(rows + 7) / 8][64], [(rows + 63) / 64][(columns + 7) / 8][64] */
     int64_t isa, threads;
-    double scale; /* of low, of low + high, or of x */
+    double scale; /* of low, or of low + high */
 } dense_t;
 
 typedef struct {
@@ -28,7 +28,6 @@ typedef struct {
     const lookup_isa_t *isa;
     size_t planes, blocks, groups, panels; /* of signs; of the batch; of a block at most; of columns */
     uint16_t *codes;                       /* [panel][block][plane][groups of the block][PANEL] */
-    uint32_t *pairs;                       /* or, of pixels, [panel][block][BLOCK / 2][PANEL] */
     int failed;
 } plan_t;
 
@@ -38,57 +37,45 @@ static uint16_t *codes_at(const plan_t *p, size_t panel, size_t b)
 {
     return p->codes + (panel * p->blocks + b) * p->planes * p->groups * PANEL;
 }
-static uint32_t *pairs_at(const plan_t *p, size_t panel, size_t b) { return p->pairs + (panel * p->blocks + b) * BLOCK / 2 * PANEL; }
 
 static void codes_task(void *context, size_t panel)
 {
     const plan_t *p = context;
-    const size_t bytes = ((size_t)p->j->batch + 7) / 8, columns = (size_t)p->j->columns, col = panel * PANEL;
+    const size_t bytes = ((size_t)p->j->batch + 7) / 8;
     for (size_t b = 0; b < p->blocks; b++) {
         const size_t n = block_size(p, b), from = (panel * bytes + b * (BLOCK / 8)) * PANEL;
-        if (p->j->x) {
-            pixel_columns(p->j->x + b * BLOCK * columns + col, columns, least(PANEL, columns - col), n, pairs_at(p, panel, b));
-            continue;
-        }
         uint16_t *codes = codes_at(p, panel, b);
         p->isa->codes(p->j->low + from, n, codes);
         if (p->j->high) p->isa->codes(p->j->high + from, n, codes + lookup_groups(p->isa, n) * PANEL);
     }
 }
 
+/* of the rows of a task */
 typedef struct {
     int16_t *tables, *start; /* [row][block][groups][entries], [block][row] */
     float *factor;           /* [block][row] */
-    uint32_t *pairs;         /* in the place of tables: [row][block][BLOCK / 2] */
 } room_t;
 
-/* tables of PREPARED rows */
-static void prepare(const plan_t *p, size_t row, room_t *room)
+static void prepare(const plan_t *p, size_t top, size_t count, room_t *room)
 {
     const dense_t *j = p->j;
-    const size_t rows = (size_t)j->rows, count = least(PREPARED, rows - row), next = p->blocks * p->groups * p->isa->entries;
-    _Alignas(64) float copy[BLOCK][PREPARED];
+    const size_t rows = (size_t)j->rows, next = p->blocks * p->groups * p->isa->entries;
+    _Alignas(64) float copy[ROWS / PREPARED][BLOCK][PREPARED]; /* rows may be as far apart as the sets of a cache */
     int32_t q[BLOCK + 8][PREPARED], total[PREPARED];
     float step[PREPARED];
+    memset(copy, 0, sizeof copy);
     for (size_t b = 0; b < p->blocks; b++) {
         const size_t n = block_size(p, b);
-        const float *x = j->g + b * BLOCK * rows + row;
-        size_t stride = rows;
-        if (j->x) {
-            pixel_rows(x, stride, count, n, room->pairs + b * BLOCK / 2, p->blocks * BLOCK / 2, step);
-            for (size_t r = 0; r < count; r++) room->factor[b * PREPARED + r] = (float)j->scale * step[r];
-            continue;
-        }
-        if (count < PREPARED) {
-            memset(copy, 0, sizeof copy);
-            for (size_t k = 0; k < n; k++) memcpy(copy[k], x + k * rows, count * sizeof *x);
-            x = copy[0], stride = PREPARED;
-        }
-        p->isa->quantize(x, stride, n, p->planes == 1 ? LIMIT : LIMIT / 2, q, step, total);
-        p->isa->tables(q, n, room->tables + b * p->groups * p->isa->entries, next);
-        for (size_t r = 0; r < PREPARED; r++) {
-            room->start[b * PREPARED + r] = (int16_t)(p->planes == 1 ? -total[r] / 2 : -total[r]);
-            room->factor[b * PREPARED + r] = (float)(2 * j->scale) * step[r];
+        for (size_t k = 0; k < n; k++)
+            for (size_t r = 0; r < count; r += PREPARED)
+                memcpy(copy[r / PREPARED][k], j->g + (b * BLOCK + k) * rows + top + r, least(PREPARED, count - r) * sizeof(float));
+        for (size_t r = 0; r < count; r += PREPARED) {
+            p->isa->quantize(copy[r / PREPARED][0], PREPARED, n, p->planes == 1 ? LIMIT : LIMIT / 2, q, step, total);
+            p->isa->tables(q, n, room->tables + r * next + b * p->groups * p->isa->entries, next);
+            for (size_t i = 0; i < PREPARED; i++) {
+                room->start[b * ROWS + r + i] = (int16_t)(p->planes == 1 ? -total[i] / 2 : -total[i]);
+                room->factor[b * ROWS + r + i] = (float)(2 * j->scale) * step[i];
+            }
         }
     }
 }
@@ -104,58 +91,75 @@ static uint64_t turned(uint64_t x)
     return x ^ t ^ t << 28;
 }
 
-/* TILE rows of a strip: their gradients, while their weights and moments are fetched; then the update. bits: of the first row,
- * [column / 8][row] */
-static void update_rows(const plan_t *p, const room_t *room, size_t row, size_t count, size_t first, size_t last, float *sums,
-                        uint8_t *bits)
+/* rows and columns of weights that are updated together, at most UNIT_ROWS by UNIT */
+typedef struct {
+    const dense_t *j;
+    size_t row, col, rows, columns;
+    _Alignas(64) float g[UNIT_ROWS][UNIT];
+    uint8_t bits[UNIT / 8][UNIT_ROWS];
+} unit_t;
+
+/* The n-th two rows of a whole unit. Those FETCHED rows below are fetched meanwhile, at its end the first ones of `next`. */
+static pending_t part(unit_t *unit, size_t n, const unit_t *next)
 {
-    const dense_t *j = p->j;
-    const size_t columns = (size_t)j->columns, next = p->blocks * p->groups * p->isa->entries, r = row % PREPARED;
-    memset(sums, 0, sizeof(float[TILE][STRIP]));
-    for (size_t panel = first; panel < last; panel++) {
-        for (size_t i = 0; i < count; i++)
-            for (size_t line = 0; line < PANEL; line += 16) { /* beyond the last column there may be nothing: no harm */
-                const size_t at = (row + i) * columns + panel * PANEL + line;
-                __builtin_prefetch(j->w + at, 1, 2);
-                __builtin_prefetch(j->m + at, 1, 2);
-                __builtin_prefetch(j->v + at, 1, 2);
+    const dense_t *j = unit->j;
+    const size_t row = (size_t)j->columns, at = (unit->row + 2 * n) * row + unit->col, fetched = 2 * n + FETCHED;
+    const size_t there = fetched < UNIT_ROWS ? (unit->row + fetched) * row + unit->col
+                                             : (next->row + fetched - UNIT_ROWS) * row + next->col;
+    return (pending_t){.rule = j->rule, .g = unit->g[2 * n], .w = j->w + at, .m = j->m + at, .v = j->v + at, .row = row,
+                       .bits = unit->bits[0] + 2 * n, .ahead = (ptrdiff_t)(there - at)};
+}
+
+/* Gradients of a unit, while weights of another one, if there is one, are updated: two rows a tile. */
+static void sum_unit(const plan_t *p, const room_t *room, unit_t *unit, unit_t *pending)
+{
+    const size_t next = p->blocks * p->groups * p->isa->entries, top = unit->row % ROWS;
+    memset(unit->g, 0, sizeof unit->g);
+    size_t parts = 0;
+    for (size_t r = 0; r < unit->rows; r += TILE)
+        for (size_t col = 0; col < unit->columns; col += PANEL)
+            for (size_t b = 0; b < p->blocks; b++) {
+                const int16_t *from[TILE], *start = room->start + b * ROWS + top + r;
+                const float *factor = room->factor + b * ROWS + top + r;
+                const size_t groups = lookup_groups(p->isa, block_size(p, b));
+                const uint16_t *codes = codes_at(p, (unit->col + col) / PANEL, b);
+                for (size_t i = 0; i < TILE; i++)
+                    from[i] = room->tables + (top + r + i) * next + b * p->groups * p->isa->entries;
+                if (pending && b == 0) {
+                    const pending_t two = part(pending, parts++, unit);
+                    p->isa->tile_and_update(from, start, factor, codes, groups, p->planes, unit->g[r] + col, UNIT, &two);
+                } else {
+                    p->isa->tile(from, start, factor, codes, groups, p->planes, unit->g[r] + col, UNIT);
+                }
             }
-        float *to = sums + (panel - first) * PANEL;
-        for (size_t b = 0; b < p->blocks; b++) {
-            const float *factor = room->factor + b * PREPARED + r;
-            if (j->x) {
-                pixel_tile(room->pairs + (r * p->blocks + b) * BLOCK / 2, p->blocks * BLOCK / 2, factor, pairs_at(p, panel, b),
-                           (block_size(p, b) + 1) / 2, to, STRIP, j->isa);
-                continue;
-            }
-            const int16_t *from[TILE];
-            for (size_t i = 0; i < TILE; i++) from[i] = room->tables + (r + i) * next + b * p->groups * p->isa->entries;
-            p->isa->tile(from, room->start + b * PREPARED + r, factor, codes_at(p, panel, b),
-                         lookup_groups(p->isa, block_size(p, b)), p->planes, to, STRIP);
-        }
-    }
-    const size_t col = first * PANEL, n = least(columns, last * PANEL) - col;
+}
+
+static int whole(const unit_t *unit) { return unit->rows == UNIT_ROWS && unit->columns == UNIT; }
+
+static void update_unit(unit_t *unit)
+{
+    const dense_t *j = unit->j;
     rule_fn *update = rule_row(j->rule, j->isa);
-    for (size_t i = 0; i < count; i++) {
-        const size_t at = (row + i) * columns + col;
-        update(j->rule, sums + i * STRIP, j->w + at, j->m + at, j->v + at, n, bits + i);
+    memset(unit->bits, 0, sizeof unit->bits);
+    for (size_t r = 0; r < unit->rows; r++) {
+        const size_t at = (unit->row + r) * (size_t)j->columns + unit->col;
+        update(j->rule, unit->g[r], j->w + at, j->m + at, j->v + at, unit->columns, unit->bits[0] + r, UNIT_ROWS);
     }
 }
 
-/* signs of PREPARED rows of a strip to their panels */
-static void write_signs(const dense_t *j, size_t row, size_t first, size_t last, uint8_t bits[][PREPARED])
+static void write_signs(const unit_t *unit)
 {
-    const size_t columns = (size_t)j->columns;
-    for (size_t panel = first; panel < last; panel++) {
-        for (size_t i = 0; i < PANEL / 8; i++, bits++) {
-            const size_t col = panel * PANEL + 8 * i;
+    const dense_t *j = unit->j;
+    const size_t out_bytes = ((size_t)j->columns + 7) / 8, in_bytes = ((size_t)j->rows + 7) / 8;
+    for (size_t c = 0; c < unit->columns; c += 8) {
+        const size_t col = unit->col + c;
+        const uint8_t *bits = unit->bits[c / 8];
+        memcpy(j->to_out + (unit->row / PANEL * out_bytes + col / 8) * PANEL + unit->row % PANEL, bits, UNIT_ROWS);
+        for (size_t r = 0; r < unit->rows; r += 8) {
             uint64_t eight;
-            memcpy(&eight, *bits, sizeof eight);
-            if (col < columns)
-                memcpy(j->to_out + (row / PANEL * ((columns + 7) / 8) + col / 8) * PANEL + row % PANEL, &eight, sizeof eight);
-            if (!j->to_in) continue;
+            memcpy(&eight, bits + r, sizeof eight);
             eight = turned(eight);
-            memcpy(j->to_in + (panel * (((size_t)j->rows + 7) / 8) + row / 8) * PANEL + 8 * i, &eight, sizeof eight);
+            memcpy(j->to_in + (col / PANEL * in_bytes + (unit->row + r) / 8) * PANEL + col % PANEL, &eight, sizeof eight);
         }
     }
 }
@@ -167,25 +171,33 @@ static void rows_task(void *context, size_t task)
     const size_t strips = (p->panels + STRIP / PANEL - 1) / (STRIP / PANEL), first = task % strips * (STRIP / PANEL);
     const size_t last = least(p->panels, first + STRIP / PANEL), top = task / strips * ROWS;
     const size_t end = least((size_t)j->rows, top + ROWS);
-    const size_t each = j->x ? BLOCK / 2 * sizeof(uint32_t) : p->groups * p->isa->entries * sizeof(int16_t);
-    const size_t tables = PREPARED * p->blocks * each, values = PREPARED * p->blocks;
+    const size_t tables = ROWS * p->blocks * p->groups * p->isa->entries * sizeof(int16_t), values = ROWS * p->blocks;
     char *memory = lookup_scratch(tables + values * (sizeof(int16_t) + sizeof(float)));
     if (!memory) {
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    room_t room = {(int16_t *)memory, (int16_t *)(memory + tables + values * sizeof(float)), (float *)(memory + tables),
-                   (uint32_t *)memory};
-    memset(memory, 0, tables); /* rows of pairs that there are not */
-    _Alignas(64) float sums[TILE][STRIP];
-    uint8_t bits[STRIP / 8][PREPARED];
-    for (size_t row = top; row < end; row += PREPARED) {
-        prepare(p, row, &room);
-        memset(bits, 0, sizeof bits);
-        for (size_t r = 0; r < PREPARED && row + r < end; r += TILE)
-            update_rows(p, &room, row + r, least(TILE, end - row - r), first, last, sums[0], bits[0] + r);
-        write_signs(j, row, first, last, bits);
-    }
+    room_t room = {(int16_t *)memory, (int16_t *)(memory + tables + values * sizeof(float)), (float *)(memory + tables)};
+    prepare(p, top, end - top, &room);
+    unit_t units[2];
+    unit_t *pending = NULL;
+    size_t n = 0;
+    for (size_t row = top; row < end; row += UNIT_ROWS)
+        for (size_t col = first * PANEL; col < last * PANEL && col < (size_t)j->columns; col += UNIT) {
+            unit_t *unit = units + n++ % 2;
+            unit->j = j, unit->row = row, unit->col = col;
+            unit->rows = least(UNIT_ROWS, end - row), unit->columns = least(UNIT, (size_t)j->columns - col);
+            if (pending && !(whole(pending) && whole(unit))) {
+                update_unit(pending);
+                write_signs(pending);
+                pending = NULL;
+            }
+            sum_unit(p, &room, unit, pending);
+            if (pending) write_signs(pending);
+            pending = unit;
+        }
+    update_unit(pending);
+    write_signs(pending);
 }
 
 /* returns 1 where there is no memory: nothing is updated then but what threads with memory did */
@@ -195,13 +207,11 @@ int kernels_lookup_update(const dense_t *j)
     p.blocks = ((size_t)j->batch + BLOCK - 1) / BLOCK;
     p.groups = lookup_groups(p.isa, least(BLOCK, (size_t)j->batch));
     p.panels = ((size_t)j->columns + PANEL - 1) / PANEL;
-    const size_t each = j->x ? BLOCK / 2 * sizeof(uint32_t) : p.planes * p.groups * sizeof(uint16_t);
-    void *right = aligned_alloc(64, p.panels * p.blocks * each * PANEL);
-    if (!right) return 1;
-    p.codes = right, p.pairs = right;
+    p.codes = aligned_alloc(64, p.panels * p.blocks * p.planes * p.groups * sizeof(uint16_t[PANEL]));
+    if (!p.codes) return 1;
     const size_t strips = (p.panels + STRIP / PANEL - 1) / (STRIP / PANEL);
     parallel(codes_task, &p, p.panels, (int)j->threads);
     parallel(rows_task, &p, ((size_t)j->rows + ROWS - 1) / ROWS * strips, (int)j->threads);
-    free(right);
+    free(p.codes);
     return p.failed;
 }

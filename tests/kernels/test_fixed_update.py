@@ -91,29 +91,6 @@ def test_the_gradients_error_is_as_documented(rng, isa, zeros):
     assert 1e-4 < error(m * (0.5 if zeros else 1.0), right) < (1.5e-3 if zeros else 6e-4)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("rule", RULES)
-def test_update_by_pixels_has_the_bits_of_its_definition(rng, isa, size, rule):
-    batch, n_out, n_in = size
-    g, x = reals(rng, batch, n_out), rng.integers(-255, 256, (batch, n_in)).astype(np.int16)
-    x[:, -1] = 255
-    gradient = np.zeros((n_out, n_in), np.float32)
-    for b in range(0, batch, fixed.BLOCK):
-        block = g[b : b + fixed.BLOCK].T
-        largest = np.abs(block).max(1)
-        inverse = np.where(largest > 0, np.float32(32767) / np.where(largest > 0, largest, np.float32(1)), 0)
-        q = np.rint(block * inverse.astype(np.float32)[:, None]).astype(np.int64)
-        factor = np.float32(0.3) * (largest / np.float32(32767))
-        gradient += factor[:, None] * (q @ x[b : b + fixed.BLOCK]).astype(np.float32)
-    w, m, v = latent(rng, n_out, n_in)
-    right = updated(rule, gradient, w, m, v)
-    to_out = ternary.room(n_in, n_out)
-    fixed.update_pixels(g, x, 0.3, w, m, v, rule, to_out)
-    for found, wanted in zip((w, m, v), right, strict=True):
-        np.testing.assert_array_equal(found, wanted)
-    np.testing.assert_array_equal(to_out.bytes, ternary.panels(w.T).bytes)
-
-
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("shape", ((), (1,), (13,), (7, 5000)))
 def test_update_from_an_array(rng, isa, rule, shape):
@@ -141,7 +118,6 @@ def test_the_number_of_threads_changes_no_bit(rng, monkeypatch):
         w, m, v = (array.copy() for array in latents)
         to_in, to_out = ternary.room(200, 1200), ternary.room(1200, 200)
         fixed.update(g, *ternary.planes(x, True), 1.0, w, m, v, RULES[0], to_in, to_out)
-        fixed.update_pixels(g, x.astype(np.int16), 1.0, w, m, v, RULES[2], to_out)
         found.append(b"".join(array.tobytes() for array in (w, m, v, to_in.bytes, to_out.bytes)))
     assert len(set(found)) == 1
 
