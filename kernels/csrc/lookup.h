@@ -14,7 +14,7 @@
 #ifndef LOOKUP_H
 #define LOOKUP_H
 
-#include "rules.h"
+#include "xnor.h"
 
 #define BLOCK 128       /* numbers; a multiple of 8 */
 #define LIMIT 65400.0f  /* 65535 less what rounding adds to the sum of |q|: a half each, and the flipped bit */
@@ -22,18 +22,6 @@
 #define PANEL 64
 #define TILE 4          /* rows of a tile */
 #define PREPARED 8      /* rows whose tables are made together */
-
-/* TILE * PANEL weights whose gradients are known: two rows of UNIT, UNIT = 2 * PANEL */
-#define UNIT 128
-typedef struct {
-    const rule_t *rule;
-    const float *g; /* [2][UNIT] */
-    float *w, *m, *v;
-    size_t row;      /* from one row of weights to the next */
-    uint8_t *bits;   /* [UNIT / 8][BITS]: their signs, bit i of byte j for weight 8j + i */
-    ptrdiff_t ahead; /* from them to the weights to fetch meanwhile */
-} pending_t;
-#define BITS 32 /* rows of weights whose signs lie side by side */
 
 typedef struct {
     size_t group;   /* numbers */
@@ -46,12 +34,9 @@ typedef struct {
     void (*codes)(const uint8_t *panel, size_t n, uint16_t *codes);
     /* the same from groups * group rows of PANEL +-1 */
     void (*codes_of)(const int8_t *const *rows, size_t groups, uint16_t *codes);
-    /* sums[r * across + c] += factor[r] * (start[r] + the entries that column c's codes [plane][group] take from row r's tables) */
+    /* sums[r * across + c], or zero if it is the `first` tile, += factor[r] * (start[r] + the entries that column c's codes [plane][group] take from row r's tables) */
     void (*tile)(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes, size_t groups,
-                 size_t planes, float *sums, size_t across);
-    /* the same while pending weights are updated */
-    void (*tile_and_update)(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
-                            size_t groups, size_t planes, float *sums, size_t across, const pending_t *pending);
+                 size_t planes, int first, float *sums, size_t across);
 } lookup_isa_t;
 
 extern const lookup_isa_t lookup_portable;

@@ -2,7 +2,7 @@
 #include "xnor.h"
 
 #ifdef HAVE_X86
-#include "rules_eight.h"
+#include <immintrin.h>
 
 #define TARGET __attribute__((target("avx2")))
 #define GROUP 3
@@ -85,53 +85,23 @@ TARGET static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *
         }
 }
 
-#define NOTHING (-1) /* to update */
-
-/* eight pending weights, the n-th of TILE * PANEL / 8 */
-INLINE void update_pending(const pending_t *p, const constants_t *c, const int kind, size_t n)
+INLINE void tile_for(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
+                     size_t groups, size_t planes, const int first, float *sums, size_t across)
 {
-    const size_t r = n / (UNIT / 8), i = n % (UNIT / 8), at = r * p->row + 8 * i;
-    if (i % 2 == 0) { /* a cache line of each */
-        _mm_prefetch((const char *)(p->w + at + p->ahead), _MM_HINT_T1);
-        _mm_prefetch((const char *)(p->m + at + p->ahead), _MM_HINT_T1);
-        _mm_prefetch((const char *)(p->v + at + p->ahead), _MM_HINT_T1);
-    }
-    p->bits[i * BITS + r] = (uint8_t)update_eight(c, kind, p->g + 8 * n, p->w + at, p->m + at, p->v + at);
-}
-
-/* one table of every row */
-#define LOOK_UP                                                                                                         \
-    {                                                                                                                   \
-        __m256i at[COLUMNS];                                                                                            \
-        EACH(v, COLUMNS) at[v] = _mm256_load_si256((const __m256i *)code + v);                                          \
-        EACH(r, TILE)                                                                                                   \
-        {                                                                                                               \
-            const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)tables[r] + g));          \
-            EACH(v, COLUMNS) sum[r][v] = _mm256_add_epi16(sum[r][v], _mm256_shuffle_epi8(table, at[v]));                \
-        }                                                                                                               \
-        g++, code += PANEL;                                                                                             \
-    }
-
-INLINE void tile_with(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
-                      size_t groups, size_t planes, float *sums, size_t across, const int kind, const pending_t *pending)
-{
-    constants_t c;
-    if (kind != NOTHING) c = rule_constants(pending->rule);
-    const size_t share = TILE * PANEL / 8 / 2 / planes, every = groups / share; /* of updates for a plane of one half */
-    size_t done = 0;
     for (size_t half = 0; half < PANEL; half += 16 * COLUMNS) {
         __m256i sum[TILE][COLUMNS];
         EACH(r, TILE) EACH(v, COLUMNS) sum[r][v] = _mm256_set1_epi16(start[r]);
         const uint16_t *code = codes + half;
-        for (size_t plane = 0; plane < planes; plane++) {
-            size_t g = 0;
-            if (kind != NOTHING)
-                for (size_t i = 0; i < share; i++) {
-                    for (size_t e = 0; e < every; e++) LOOK_UP
-                    update_pending(pending, &c, kind, done++);
+        for (size_t plane = 0; plane < planes; plane++)
+            for (size_t g = 0; g < groups; g++, code += PANEL) {
+                __m256i at[COLUMNS];
+                EACH(v, COLUMNS) at[v] = _mm256_load_si256((const __m256i *)code + v);
+                EACH(r, TILE)
+                {
+                    const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)tables[r] + g));
+                    EACH(v, COLUMNS) sum[r][v] = _mm256_add_epi16(sum[r][v], _mm256_shuffle_epi8(table, at[v]));
                 }
-            while (g < groups) LOOK_UP
-        }
+            }
         const __m256i none = _mm256_setzero_si256();
         EACH(r, TILE)
         {
@@ -140,26 +110,21 @@ INLINE void tile_with(const int16_t *const *tables, const int16_t *start, const 
             {
                 const __m256i wide = h ? _mm256_unpackhi_epi16(none, sum[r][v]) : _mm256_unpacklo_epi16(none, sum[r][v]);
                 float *to = sums + (size_t)r * across + half + 16 * (size_t)v + 8 * (size_t)h; /* wide: 2^16 times the sums */
-                _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), _mm256_mul_ps(scale, _mm256_cvtepi32_ps(wide))));
+                const __m256 before = first ? _mm256_setzero_ps() : _mm256_load_ps(to);
+                _mm256_store_ps(to, _mm256_add_ps(before, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(wide))));
             }
         }
     }
 }
 
 TARGET static void tile(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
-                        size_t groups, size_t planes, float *sums, size_t across)
+                        size_t groups, size_t planes, int first, float *sums, size_t across)
 {
-    tile_with(tables, start, factor, codes, groups, planes, sums, across, NOTHING, NULL);
-}
-
-TARGET static void tile_and_update(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
-                                   size_t groups, size_t planes, float *sums, size_t across, const pending_t *pending)
-{
-    if (pending->rule->kind == ADAM)
-        tile_with(tables, start, factor, codes, groups, planes, sums, across, ADAM, pending);
+    if (first)
+        tile_for(tables, start, factor, codes, groups, planes, 1, sums, across);
     else
-        tile_with(tables, start, factor, codes, groups, planes, sums, across, SHIFT_ADAMAX, pending);
+        tile_for(tables, start, factor, codes, groups, planes, 0, sums, across);
 }
 
-const lookup_isa_t lookup_avx2 = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile, tile_and_update};
+const lookup_isa_t lookup_avx2 = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile};
 #endif

@@ -88,7 +88,6 @@ static void sums_task(void *context, size_t task)
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    for (size_t s = 0; s < strips; s++) memset(sums[s], 0, p->rows * sizeof *sums[s]);
     for (size_t b = 0; b < p->blocks; b++) {
         const size_t count = least(BLOCK, (size_t)j->k - b * BLOCK), groups = lookup_groups(p->isa, count);
         for (size_t s = 0; s < strips; s++)
@@ -97,7 +96,8 @@ static void sums_task(void *context, size_t task)
             const int16_t *from[TILE];
             for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (r + i) * next + b * p->groups * p->isa->entries;
             for (size_t s = 0; s < strips; s++)
-                p->isa->tile(from, p->start + b * ROWS + r, p->factor + b * ROWS + r, codes[s][0], groups, 1, sums[s][r], PANEL);
+                p->isa->tile(from, p->start + b * ROWS + r, p->factor + b * ROWS + r, codes[s][0], groups, 1,
+                             b == 0, sums[s][r], PANEL);
         }
     }
     for (size_t s = 0; s < strips; s++) {

@@ -39,7 +39,7 @@ static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *codes)
 }
 
 static void tile(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes, size_t groups,
-                 size_t planes, float *sums, size_t across)
+                 size_t planes, int first, float *sums, size_t across)
 {
     for (size_t r = 0; r < TILE; r++) {
         uint16_t sum[PANEL];
@@ -47,17 +47,11 @@ static void tile(const int16_t *const *tables, const int16_t *start, const float
         for (size_t g = 0; g < planes * groups; g++)
             for (size_t c = 0; c < PANEL; c++)
                 sum[c] = (uint16_t)(sum[c] + tables[r][g % groups * ENTRIES + codes[g * PANEL + c]]);
-        for (size_t c = 0; c < PANEL; c++) sums[r * across + c] += factor[r] * (float)(int16_t)sum[c];
+        for (size_t c = 0; c < PANEL; c++) {
+            float *to = sums + r * across + c;
+            *to = (first ? 0 : *to) + factor[r] * (float)(int16_t)sum[c];
+        }
     }
 }
 
-static void tile_and_update(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
-                            size_t groups, size_t planes, float *sums, size_t across, const pending_t *p)
-{
-    tile(tables, start, factor, codes, groups, planes, sums, across);
-    for (size_t r = 0; r < 2; r++)
-        rule_row(p->rule, 0)(p->rule, p->g + r * UNIT, p->w + r * p->row, p->m + r * p->row, p->v + r * p->row, UNIT, p->bits + r,
-                             BITS);
-}
-
-const lookup_isa_t lookup_portable = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile, tile_and_update};
+const lookup_isa_t lookup_portable = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile};

@@ -5,11 +5,12 @@
 #include <string.h>
 
 #include "lookup.h"
+#include "rules.h"
 
 #define ROWS 64    /* of a task: a panel of the signs that are summed over inputs */
 #define STRIP 1024 /* columns of a task: their codes stay in the second-level cache */
-#define UNIT_ROWS BITS
-#define FETCHED 4  /* rows ahead of an update */
+#define UNIT_ROWS 8
+#define UNIT 256
 
 /* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
 typedef struct {
@@ -91,76 +92,55 @@ static uint64_t turned(uint64_t x)
     return x ^ t ^ t << 28;
 }
 
-/* rows and columns of weights that are updated together, at most UNIT_ROWS by UNIT */
+/* rows and columns of weights that are updated together */
 typedef struct {
     const dense_t *j;
     size_t row, col, rows, columns;
     _Alignas(64) float g[UNIT_ROWS][UNIT];
-    uint8_t bits[UNIT / 8][UNIT_ROWS];
 } unit_t;
 
-/* The n-th two rows of a whole unit. Those FETCHED rows below are fetched meanwhile, at its end the first ones of `next`. */
-static pending_t part(unit_t *unit, size_t n, const unit_t *next)
+/* The gradients of a unit; meanwhile its weights are fetched. */
+static void sum_unit(const plan_t *p, const room_t *room, unit_t *unit)
 {
-    const dense_t *j = unit->j;
-    const size_t row = (size_t)j->columns, at = (unit->row + 2 * n) * row + unit->col, fetched = 2 * n + FETCHED;
-    const size_t there = fetched < UNIT_ROWS ? (unit->row + fetched) * row + unit->col
-                                             : (next->row + fetched - UNIT_ROWS) * row + next->col;
-    return (pending_t){.rule = j->rule, .g = unit->g[2 * n], .w = j->w + at, .m = j->m + at, .v = j->v + at, .row = row,
-                       .bits = unit->bits[0] + 2 * n, .ahead = (ptrdiff_t)(there - at)};
-}
-
-/* Gradients of a unit, while weights of another one, if there is one, are updated: two rows a tile. */
-static void sum_unit(const plan_t *p, const room_t *room, unit_t *unit, unit_t *pending)
-{
-    const size_t next = p->blocks * p->groups * p->isa->entries, top = unit->row % ROWS;
-    memset(unit->g, 0, sizeof unit->g);
-    size_t parts = 0;
-    for (size_t r = 0; r < unit->rows; r += TILE)
-        for (size_t col = 0; col < unit->columns; col += PANEL)
+    const dense_t *j = p->j;
+    const size_t next = p->blocks * p->groups * p->isa->entries, top = unit->row % ROWS, columns = (size_t)j->columns;
+    for (size_t col = 0; col < unit->columns; col += PANEL)
+        for (size_t r = 0; r < unit->rows; r += TILE) {
+            for (size_t i = 0; i < TILE; i++)
+                for (size_t line = 0; line < PANEL; line += 16) { /* beyond the end there may be nothing: no harm */
+                    const size_t at = (unit->row + r + i) * columns + unit->col + col + line;
+                    __builtin_prefetch(j->w + at, 1, 2);
+                    __builtin_prefetch(j->m + at, 1, 2);
+                    __builtin_prefetch(j->v + at, 1, 2);
+                }
             for (size_t b = 0; b < p->blocks; b++) {
-                const int16_t *from[TILE], *start = room->start + b * ROWS + top + r;
-                const float *factor = room->factor + b * ROWS + top + r;
-                const size_t groups = lookup_groups(p->isa, block_size(p, b));
-                const uint16_t *codes = codes_at(p, (unit->col + col) / PANEL, b);
+                const size_t at = b * ROWS + top + r;
+                const int16_t *from[TILE];
                 for (size_t i = 0; i < TILE; i++)
                     from[i] = room->tables + (top + r + i) * next + b * p->groups * p->isa->entries;
-                if (pending && b == 0) {
-                    const pending_t two = part(pending, parts++, unit);
-                    p->isa->tile_and_update(from, start, factor, codes, groups, p->planes, unit->g[r] + col, UNIT, &two);
-                } else {
-                    p->isa->tile(from, start, factor, codes, groups, p->planes, unit->g[r] + col, UNIT);
-                }
+                p->isa->tile(from, room->start + at, room->factor + at, codes_at(p, (unit->col + col) / PANEL, b),
+                             lookup_groups(p->isa, block_size(p, b)), p->planes, b == 0, unit->g[r] + col, UNIT);
             }
+        }
 }
 
-static int whole(const unit_t *unit) { return unit->rows == UNIT_ROWS && unit->columns == UNIT; }
-
+/* The update; the new signs go to to_out, and from there to to_in. */
 static void update_unit(unit_t *unit)
 {
     const dense_t *j = unit->j;
+    const size_t out_bytes = ((size_t)j->columns + 7) / 8, in_bytes = ((size_t)j->rows + 7) / 8;
+    uint8_t *to_out = j->to_out + (unit->row / PANEL * out_bytes + unit->col / 8) * PANEL + unit->row % PANEL;
     rule_fn *update = rule_row(j->rule, j->isa);
-    memset(unit->bits, 0, sizeof unit->bits);
     for (size_t r = 0; r < unit->rows; r++) {
         const size_t at = (unit->row + r) * (size_t)j->columns + unit->col;
-        update(j->rule, unit->g[r], j->w + at, j->m + at, j->v + at, unit->columns, unit->bits[0] + r, UNIT_ROWS);
+        update(j->rule, unit->g[r], j->w + at, j->m + at, j->v + at, unit->columns, to_out + r, PANEL);
     }
-}
-
-static void write_signs(const unit_t *unit)
-{
-    const dense_t *j = unit->j;
-    const size_t out_bytes = ((size_t)j->columns + 7) / 8, in_bytes = ((size_t)j->rows + 7) / 8;
     for (size_t c = 0; c < unit->columns; c += 8) {
         const size_t col = unit->col + c;
-        const uint8_t *bits = unit->bits[c / 8];
-        memcpy(j->to_out + (unit->row / PANEL * out_bytes + col / 8) * PANEL + unit->row % PANEL, bits, UNIT_ROWS);
-        for (size_t r = 0; r < unit->rows; r += 8) {
-            uint64_t eight;
-            memcpy(&eight, bits + r, sizeof eight);
-            eight = turned(eight);
-            memcpy(j->to_in + (col / PANEL * in_bytes + (unit->row + r) / 8) * PANEL + col % PANEL, &eight, sizeof eight);
-        }
+        uint64_t eight;
+        memcpy(&eight, to_out + c / 8 * PANEL, sizeof eight); /* rows that there are not have no bits */
+        eight = turned(eight);
+        memcpy(j->to_in + (col / PANEL * in_bytes + unit->row / 8) * PANEL + col % PANEL, &eight, sizeof eight);
     }
 }
 
@@ -179,25 +159,13 @@ static void rows_task(void *context, size_t task)
     }
     room_t room = {(int16_t *)memory, (int16_t *)(memory + tables + values * sizeof(float)), (float *)(memory + tables)};
     prepare(p, top, end - top, &room);
-    unit_t units[2];
-    unit_t *pending = NULL;
-    size_t n = 0;
-    for (size_t row = top; row < end; row += UNIT_ROWS)
-        for (size_t col = first * PANEL; col < last * PANEL && col < (size_t)j->columns; col += UNIT) {
-            unit_t *unit = units + n++ % 2;
-            unit->j = j, unit->row = row, unit->col = col;
-            unit->rows = least(UNIT_ROWS, end - row), unit->columns = least(UNIT, (size_t)j->columns - col);
-            if (pending && !(whole(pending) && whole(unit))) {
-                update_unit(pending);
-                write_signs(pending);
-                pending = NULL;
-            }
-            sum_unit(p, &room, unit, pending);
-            if (pending) write_signs(pending);
-            pending = unit;
+    unit_t unit = {.j = j};
+    for (unit.row = top; unit.row < end; unit.row += UNIT_ROWS)
+        for (unit.col = first * PANEL; unit.col < last * PANEL && unit.col < (size_t)j->columns; unit.col += UNIT) {
+            unit.rows = least(UNIT_ROWS, end - unit.row), unit.columns = least(UNIT, (size_t)j->columns - unit.col);
+            sum_unit(p, &room, &unit);
+            update_unit(&unit);
         }
-    update_unit(pending);
-    write_signs(pending);
 }
 
 /* returns 1 where there is no memory: nothing is updated then but what threads with memory did */

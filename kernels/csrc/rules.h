@@ -12,13 +12,6 @@ typedef struct {
     double beta1, beta2, eps, rate, bound; /* w stays within [-bound, bound] */
 } rule_t;
 
-/* of a rule, as its operations take them */
-typedef struct {
-    float beta2, eps, fresh1, fresh2, rate, high;
-} constants_t;
-
-constants_t rule_constants(const rule_t *rule);
-
 /* n weights with their gradients; bit i of bits[across * j], where bits is not NULL, says whether weight 8j + i is at least 0 */
 typedef void rule_fn(const rule_t *rule, const float *g, float *w, float *m, float *v, size_t n, uint8_t *bits, size_t across);
 
