@@ -8,9 +8,8 @@
 #include "rules.h"
 
 #define ROWS 64    /* of a task: a panel of the signs that are summed over inputs */
-#define STRIP 1024 /* columns of a task: their codes stay in the second-level cache */
+#define STRIP 4096 /* columns of a task: long runs of memory, but codes and gradients stay in the second-level cache */
 #define UNIT_ROWS 8
-#define UNIT 256
 
 /* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
 typedef struct {
@@ -96,49 +95,42 @@ static uint64_t turned(uint64_t x)
 typedef struct {
     const dense_t *j;
     size_t row, col, rows, columns;
-    _Alignas(64) float g[UNIT_ROWS][UNIT];
+    _Alignas(64) float g[UNIT_ROWS][STRIP];
+    uint8_t bits[UNIT_ROWS][STRIP / 8];
 } unit_t;
 
-/* The gradients of a unit; meanwhile its weights are fetched. */
+/* the gradients of a unit */
 static void sum_unit(const plan_t *p, const room_t *room, unit_t *unit)
 {
-    const dense_t *j = p->j;
-    const size_t next = p->blocks * p->groups * p->isa->entries, top = unit->row % ROWS, columns = (size_t)j->columns;
+    const size_t next = p->blocks * p->groups * p->isa->entries, top = unit->row % ROWS;
     for (size_t col = 0; col < unit->columns; col += PANEL)
         for (size_t r = 0; r < unit->rows; r += TILE) {
-            for (size_t i = 0; i < TILE; i++)
-                for (size_t line = 0; line < PANEL; line += 16) { /* beyond the end there may be nothing: no harm */
-                    const size_t at = (unit->row + r + i) * columns + unit->col + col + line;
-                    __builtin_prefetch(j->w + at, 1, 2);
-                    __builtin_prefetch(j->m + at, 1, 2);
-                    __builtin_prefetch(j->v + at, 1, 2);
-                }
             for (size_t b = 0; b < p->blocks; b++) {
                 const size_t at = b * ROWS + top + r;
                 const int16_t *from[TILE];
                 for (size_t i = 0; i < TILE; i++)
                     from[i] = room->tables + (top + r + i) * next + b * p->groups * p->isa->entries;
                 p->isa->tile(from, room->start + at, room->factor + at, codes_at(p, (unit->col + col) / PANEL, b),
-                             lookup_groups(p->isa, block_size(p, b)), p->planes, b == 0, unit->g[r] + col, UNIT);
+                             lookup_groups(p->isa, block_size(p, b)), p->planes, b == 0, unit->g[r] + col, STRIP);
             }
         }
 }
 
-/* The update; the new signs go to to_out, and from there to to_in. */
-static void update_unit(unit_t *unit)
+/* The update of a unit; signs of its new weights go to to_in, and to `eights`, a byte a row for eight columns, for to_out. */
+static void update_unit(unit_t *unit, uint64_t *eights)
 {
     const dense_t *j = unit->j;
-    const size_t out_bytes = ((size_t)j->columns + 7) / 8, in_bytes = ((size_t)j->rows + 7) / 8;
-    uint8_t *to_out = j->to_out + (unit->row / PANEL * out_bytes + unit->col / 8) * PANEL + unit->row % PANEL;
+    const size_t columns = (size_t)j->columns, in_bytes = ((size_t)j->rows + 7) / 8;
     rule_fn *update = rule_row(j->rule, j->isa);
     for (size_t r = 0; r < unit->rows; r++) {
-        const size_t at = (unit->row + r) * (size_t)j->columns + unit->col;
-        update(j->rule, unit->g[r], j->w + at, j->m + at, j->v + at, unit->columns, to_out + r, PANEL);
+        const size_t at = (unit->row + r) * columns + unit->col;
+        update(j->rule, unit->g[r], j->w + at, j->m + at, j->v + at, unit->columns, unit->bits[r], 1);
     }
     for (size_t c = 0; c < unit->columns; c += 8) {
         const size_t col = unit->col + c;
-        uint64_t eight;
-        memcpy(&eight, to_out + c / 8 * PANEL, sizeof eight); /* rows that there are not have no bits */
+        uint64_t eight = 0;
+        for (size_t r = 0; r < unit->rows; r++) eight |= (uint64_t)unit->bits[r][c / 8] << 8 * r;
+        eights[c / 8] = eight;
         eight = turned(eight);
         memcpy(j->to_in + (col / PANEL * in_bytes + unit->row / 8) * PANEL + col % PANEL, &eight, sizeof eight);
     }
@@ -148,24 +140,29 @@ static void rows_task(void *context, size_t task)
 {
     plan_t *p = context;
     const dense_t *j = p->j;
-    const size_t strips = (p->panels + STRIP / PANEL - 1) / (STRIP / PANEL), first = task % strips * (STRIP / PANEL);
-    const size_t last = least(p->panels, first + STRIP / PANEL), top = task / strips * ROWS;
-    const size_t end = least((size_t)j->rows, top + ROWS);
-    const size_t tables = ROWS * p->blocks * p->groups * p->isa->entries * sizeof(int16_t), values = ROWS * p->blocks;
-    char *memory = lookup_scratch(tables + values * (sizeof(int16_t) + sizeof(float)));
+    const size_t strips = ((size_t)j->columns + STRIP - 1) / STRIP, top = task / strips * ROWS;
+    const size_t end = least((size_t)j->rows, top + ROWS), values = ROWS * p->blocks;
+    const size_t tables = ROWS * p->blocks * p->groups * p->isa->entries * sizeof(int16_t);
+    const size_t fixed = sizeof(unit_t) + ROWS / UNIT_ROWS * sizeof(uint64_t[STRIP / 8]);
+    char *memory = lookup_scratch(fixed + tables + values * (sizeof(int16_t) + sizeof(float)));
     if (!memory) {
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    room_t room = {(int16_t *)memory, (int16_t *)(memory + tables + values * sizeof(float)), (float *)(memory + tables)};
+    char *at = memory + fixed;
+    room_t room = {(int16_t *)at, (int16_t *)(at + tables + values * sizeof(float)), (float *)(at + tables)};
     prepare(p, top, end - top, &room);
-    unit_t unit = {.j = j};
-    for (unit.row = top; unit.row < end; unit.row += UNIT_ROWS)
-        for (unit.col = first * PANEL; unit.col < last * PANEL && unit.col < (size_t)j->columns; unit.col += UNIT) {
-            unit.rows = least(UNIT_ROWS, end - unit.row), unit.columns = least(UNIT, (size_t)j->columns - unit.col);
-            sum_unit(p, &room, &unit);
-            update_unit(&unit);
-        }
+    unit_t *unit = (unit_t *)memory;
+    uint64_t(*eights)[STRIP / 8] = (uint64_t(*)[STRIP / 8])(unit + 1);
+    unit->j = j, unit->col = task % strips * STRIP, unit->columns = least(STRIP, (size_t)j->columns - unit->col);
+    for (unit->row = top; unit->row < end; unit->row += UNIT_ROWS) {
+        unit->rows = least(UNIT_ROWS, end - unit->row);
+        sum_unit(p, &room, unit);
+        update_unit(unit, eights[(unit->row - top) / UNIT_ROWS]);
+    }
+    uint8_t *to_out = j->to_out + (top / PANEL * (((size_t)j->columns + 7) / 8) + unit->col / 8) * PANEL;
+    for (size_t c = 0; c < unit->columns; c += 8, to_out += PANEL)
+        for (size_t r = 0; r < end - top; r += UNIT_ROWS) memcpy(to_out + r, &eights[r / UNIT_ROWS][c / 8], UNIT_ROWS);
 }
 
 /* returns 1 where there is no memory: nothing is updated then but what threads with memory did */
@@ -177,7 +174,7 @@ int kernels_lookup_update(const dense_t *j)
     p.panels = ((size_t)j->columns + PANEL - 1) / PANEL;
     p.codes = aligned_alloc(64, p.panels * p.blocks * p.planes * p.groups * sizeof(uint16_t[PANEL]));
     if (!p.codes) return 1;
-    const size_t strips = (p.panels + STRIP / PANEL - 1) / (STRIP / PANEL);
+    const size_t strips = ((size_t)j->columns + STRIP - 1) / STRIP;
     parallel(codes_task, &p, p.panels, (int)j->threads);
     parallel(rows_task, &p, ((size_t)j->rows + ROWS - 1) / ROWS * strips, (int)j->threads);
     free(p.codes);
