@@ -110,13 +110,15 @@ def test_noise_is_a_function_of_seed_step_layer_and_place(monkeypatch):
         key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
         return norm.numbers(key, 0, shape[0] * shape[1]).reshape(shape)
 
-    first, second, _ = module.step.engine._of(100)
+    first, second, third = module.step.engine._of(100)
     pixels = 2 * module.data["train"].rows[:100].numpy().astype(int) - 255
     kept = numbers(-1, "dropout", pixels.shape) >= round(0.2 * 2**32)
     np.testing.assert_array_equal(first.x.array, pixels * kept)
     assert first.x.scale == pytest.approx(1 / 255 / 0.8)
+    for position, one in enumerate((second, third)):
+        kept = numbers(position, "dropout", one.x.array.shape) >= 2**31
+        np.testing.assert_array_equal(one.x.array != 0, kept)
     hidden = second.x.array
-    np.testing.assert_array_equal(hidden != 0, numbers(0, "dropout", hidden.shape) >= 2**31)
     assert second.x.scale == 2
     noise = (numbers(0, "noise", hidden.shape) >> np.uint32(8)) * 2.0**-23 - 1
     way = first._norms[True]

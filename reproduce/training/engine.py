@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kernels import fixed, norm, ternary
+from kernels.memory import in_large_pages
 from kernels.packed import aligned
 from kernels.reals import Floats
 from reproduce.training import nets
@@ -181,6 +182,8 @@ class Engine:
     def _latent(self, parameter: Tensor) -> Latent:
         m, v = self.rule.moments(parameter)
         held = Latent(_in_memory(parameter.detach()), _in_memory(m), _in_memory(v))
+        for array in (held.w, held.m, held.v):
+            in_large_pages(array)
         self._latents.append((parameter, held))
         return held
 
