@@ -98,7 +98,7 @@ step_nets() {
         room 60
         [ -e "$store/packed/$stem.bnn" ] || logged nets "$python" -m reproduce freeze "$record"
         logged nets "$python" -m reproduce predict "$store/packed/$stem.bnn" --backend "$backend" \
-          --against "$store/nets/$stem.pt" --record "$kept"
+          --against "$store/nets/$stem.safetensors" --record "$kept"
         touch "$log/$stem-$backend.done"
       done
     done

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from reproduce import freeze, spec, submit, yamlfile
+from reproduce import checkpoints, freeze, spec, submit, yamlfile
 from reproduce.benchmarks.command import bench
 from reproduce.terminal import (
     LAST_SEED,
@@ -64,7 +64,7 @@ def _folder(store: Path | None) -> None:
 def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
     """Show every cell's state: what the paper prints, what was run (yours, published), its figures and verdict."""
     from reproduce import report, runs
-    from reproduce.report import evidence, table1
+    from reproduce.report import evidence, rows, table1
 
     found = spec.cells(cells)
     _folder(results)
@@ -72,30 +72,32 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
     yours, public = (report.gather(store, spec.cells(), say) for store in stores)
     published = evidence.usable([*public.runs, *public.checks], found)
     pooled = evidence.usable([*published, *yours.runs], found)
-    table = Table("cell", "row", "data set", "scale", "epochs", "yours", "published", "paper %", "ours %", "state")
+    heads = ("cell", "row", "data set", "scale", "epochs", "yours", "published", "paper %", "ours %", "state")
+    table = Table(*heads, "made by")
     for cell in found:
         paper = cell.experiment.published
         for scale, settings in cell.scales.items():
-            own, theirs, both = (
-                [r for r in kept if (r.cell, r.scale) == (cell.name, scale)]
-                for kept in (yours.runs, published, pooled)
-            )
-            figures = table1.measured(both, "")
-            interval = (
-                f" ({figures['low']:.2f} to {figures['high']:.2f})" if figures.get("low") is not None else ""
-            )
+            orders = evidence.by_order([r for r in pooled if (r.cell, r.scale) == (cell.name, scale)])
+            groups = [group for groups in orders.values() for group in groups]
             broken = sum((r.cell, r.scale) == (cell.name, scale) for r in [*yours.failed, *public.failed])
             begun = len(list((stores[0] / "work").glob(f"{cell.name.replace('/', '-')}-{scale}-seed*.ckpt")))
-            state = [table1.judged(cell, scale, both)]
-            state += [f"{count} {what}" for count, what in ((broken, "broke off"), (begun, "begun")) if count]
-            state += [str(figures["note"])] if figures["dirty"] else []
-            table.add_row(
-                *(cell.name, cell.experiment.row, cell.dataset_at(scale), scale, str(settings.train.epochs)),
-                *(str(len(own) or ""), str(len(theirs) or "")),
-                f"{paper.value:.2f}" if paper and scale == "paper" else "",
-                f"{figures['mean']:.2f}{interval}" if both else "",
-                "; ".join(state),
-            )
+            also = [f"{count} {what}" for count, what in ((broken, "broke off"), (begun, "begun")) if count]
+            for group in groups or [[]]:
+                figures = table1.measured(group, "")
+                low, high = figures.get("low"), figures.get("high")
+                interval = f" ({low:.2f} to {high:.2f})" if low is not None else ""
+                state = [table1.judged(cell, scale, group), *also]
+                state += [str(figures["note"])] if figures["dirty"] else []
+                own, theirs = (sum(rows.same(r, group) for r in kept) for kept in (yours.runs, published))
+                table.add_row(
+                    *(cell.name, cell.experiment.row, cell.dataset_at(scale), scale, str(settings.train.epochs)),
+                    *(str(own or ""), str(theirs or "")),
+                    f"{paper.value:.2f}" if paper and scale == "paper" else "",
+                    f"{figures['mean']:.2f}{interval}" if group else "",
+                    "; ".join(state),
+                    rows.label(group) + (f", image order {group[0].data.order[:6]}" if len(orders) > 1 else ""),
+                )
+                also = []
     console(160).print(table)
 
 
@@ -138,14 +140,14 @@ def run(
     75: the time limit came first, and the same command goes on, here or where the store is copied to.
     """
     began = time.monotonic()
-    from reproduce import campaign, files, paper, report, runs
+    from reproduce import campaign, equal_code, files, paper, report, runs
     from reproduce import jobs as beside
     from reproduce.report import table1
 
     if device not in ("auto", "cpu", "cuda"):
         raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
     found, known = spec.cells(cells), report.cells()
-    paper.read()  # as the table at the end needs it
+    paper.read(), equal_code.known()  # as the table at the end needs them
     try:
         chosen = campaign.pick_device(device)
         size = _scale(scale, chosen.type)
@@ -199,10 +201,10 @@ def run(
 
 
 def _show(frame: pd.DataFrame, scale: str) -> None:
-    """The table of one scale on the terminal: cell, paper, ours, scale, seeds, seconds."""
+    """The table of one scale on the terminal: cell, paper, ours, scale, seeds, seconds, what made them."""
     import pandas as pd
 
-    table = Table("cell", "paper %", "ours %", "prediction", "scale", "seeds", "seconds", "verdict")
+    table = Table("cell", "paper %", "ours %", "prediction", "scale", "seeds", "seconds", "verdict", "made by")
     frame = frame[frame["scale"] == scale]
     for _, line in frame.iterrows():
         number = {k: "" if pd.isna(line[k]) else f"{line[k]:.2f}" for k in ("paper", "mean", "low", "high")}
@@ -211,7 +213,7 @@ def _show(frame: pd.DataFrame, scale: str) -> None:
         table.add_row(
             *(f"{line['row']}, {line['dataset']}", number["paper"]),
             *(number["mean"] + ("*" if line["dirty"] else ""), interval, scale),
-            *(str(line["seeds"]), seconds, line["verdict"]),
+            *(str(line["seeds"]), seconds, line["verdict"], line["code"]),
         )
     out = console(140)
     out.print(table)
@@ -328,6 +330,7 @@ def check(
 app.command()(freeze.freeze)
 app.command()(freeze.predict)
 app.command()(bench)
+app.command()(checkpoints.clean)
 app.command()(submit.submit)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reproduce import spec, yamlfile
+from reproduce.identity import Device
 from reproduce.terminal import DataOption, ResultsOption, say, stop
 
 if TYPE_CHECKING:
@@ -182,14 +183,15 @@ def record_of(file: Path, net: PackedNet, answer: Answer, backend: str) -> dict[
     from reproduce import machine, runs
 
     size = file.stat().st_size
+    device: Device = "cuda" if kernels.takes_gpu(backend) else "cpu"
     return {
         "format": 1,
         "kind": "net",
         "quick": False,
         "started": runs.now(),
-        "machine": machine.machine("cuda" if kernels.takes_gpu(backend) else "cpu"),
+        "machine": machine.machine(device),
         "libraries": machine.libraries(),
-        "code": machine.code(),
+        "code": machine.code(device),
         "backend": kernels.describe(backend),
         "about": net.about,
         "data": net.settings.data.name,
@@ -241,7 +243,7 @@ def predict(
     data: DataOption = None,
     backend: Annotated[str, typer.Option(help="A backend of the kernels, or auto.")] = "auto",
     against: Annotated[
-        Path | None, typer.Option(help="The float net's weights (nets/….pt): compare every prediction with its.")
+        Path | None, typer.Option(help="The float net's weights (nets/…): compare every prediction.")
     ] = None,
     record: Annotated[Path | None, typer.Option(help="A folder to keep the figures in, as one JSON file.")] = None,
 ) -> None:

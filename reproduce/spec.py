@@ -256,9 +256,14 @@ class Settings(_Strict):
         return self
 
     def digest(self) -> str:
-        """sha256 over the canonical JSON of the settings."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """sha256 over the canonical JSON of what is set.
+
+        A field at its default does not count, so that one added later leaves the digest of older runs as it is; a
+        default must therefore never be changed. ste_mask always counts: it is older than this rule.
+        """
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        content["net"]["ste_mask"] = self.net.ste_mask
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 # --- the experiment file --------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def submit(
     where = folder(data).absolute()
     size: spec.Scale = scale  # type: ignore[assignment]
     plan = campaign.wanted(spec.cells(cells), size, range(first_seed, first_seed + seeds), say)
-    missing = planning.unfinished(plan, store, where)
+    missing = planning.unfinished(plan, store, where, device)
     common = ["--scale", scale, "--seeds", "1", "--results", str(store.root), "--data", str(where)]
     common += ["--device", device, "--threads", str(cpus), "--time-limit", f"{int(limit - spare(limit))}s"]
     tasks = [Task(("run", item.cell.name, "--first-seed", str(item.seed), *common)) for item in missing]

@@ -110,5 +110,5 @@ def made_record(run=None, error=2.0, **change):
     result = Result(
         best_epoch=1, valid_error=2.0, test_error=error, last_test_error=error, valid_images=200, test_images=200
     )
-    record = run.record("cpu", "2026-01-01T00:00:00+00:00", 1.0, status="finished", result=result, curve=[row])
+    record = run.record("2026-01-01T00:00:00+00:00", 1.0, status="finished", result=result, curve=[row])
     return record.model_copy(update=change)

@@ -78,7 +78,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         "started": started,
         "machine": machine.machine("cuda") | {"readings": {"before": before, "after": clock.readings()}},
         "libraries": machine.libraries() | _versions(),
-        "code": machine.code(),
+        "code": machine.code("cuda"),
         "backends": said,
         "first_layer": pixels.describe("cuda-xnor"),
         "bounds": clock.bounds(before),

@@ -44,17 +44,19 @@ def summary(evidence: Evidence) -> str:
     paper, short, small = (frame[frame["scale"] == scale] for scale in table1.SCALES)
     run = paper[paper["seeds"] > 0]
     words = [f"{count} {verdict}" for verdict, count in run["verdict"].value_counts(sort=False).items()]
-    said = f"{len(run)} of the {len(paper)} cells of Table 1 that are ours to run were run at the paper's scale"
+    done, every = (part["cell"].nunique() for part in (run, paper))
+    said = f"{done} of the {every} cells of Table 1 that are ours to run were run at the paper's scale"
+    said += f", {len(run)} rows by the code that made them" if len(run) > done else ""
     said += f": {', '.join(words)}." if words else "."
-    done = short[short["seeds"] > 0]
-    if len(done):
+    shorter = short[short["seeds"] > 0]
+    if len(shorter):
         cells = (
             f"{r}, {d}: {mean:.2f} % (the paper, with its own schedule: {printed:.2f} %)"
-            for r, d, mean, printed in done[["row", "dataset", "mean", "paper"]].values
+            for r, d, mean, printed in shorter[["row", "dataset", "mean", "paper"]].values
         )
         said += f" With a shorter schedule, and not judged: {'; '.join(cells)}."
     if len(small):
-        said += f" {len(small)} were run at small scale, which is never held against the paper."
+        said += f" {small['cell'].nunique()} were run at small scale, which is never held against the paper."
     return f"{said} {claims.counts(claims.frame(evidence))}"
 
 

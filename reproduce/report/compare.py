@@ -14,17 +14,18 @@ from reproduce.records import Record
 from reproduce.report import speed
 from reproduce.report.evidence import Bench, Evidence, Ratio, by_order, note, notes
 from reproduce.report.parts import Column, Section, Table
-from reproduce.report.table1 import SCALES, machines, revisions, threads, with_note, with_order
+from reproduce.report.rows import label
+from reproduce.report.table1 import CODE, SCALES, machines, revisions, threads, with_note, with_order
 from reproduce.verdict import summarize
 
 SAME, DIFFERENT, TOO_FEW, IDENTICAL = "no difference seen", "different", "too few runs", "the same runs"
 APART, OVERLAP, SINGLE, SAME_RECORD = "intervals apart", "intervals overlap", "single timing", "the same record"
-MEASURES = ("seeds", "mean", "low", "high", "machine", "threads", "revision")
+MEASURES = ("seeds", "mean", "low", "high", "machine", "threads", "revision", "code")
 COLUMNS = ["cell", "row", "dataset", "scale", "order", "first", "second"]
 COLUMNS += [f"{what}_{of}" for of in ("first", "second") for what in MEASURES]
 COLUMNS += ["difference", "difference_low", "difference_high", "verdict"]
 Key = tuple[str, str, str]
-Groups = dict[Key, list[Record]]
+Groups = dict[Key, list[list[Record]]]
 
 
 def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -42,7 +43,10 @@ def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) 
 
 
 def frame(stores: Sequence[Evidence]) -> pd.DataFrame:
-    """A line per cell, scale and image order that the first store and another have: both, second minus first."""
+    """A line per cell, scale and image order that the first store and another have: both, second minus first.
+
+    Runs of several codes are not pooled: a line for each pair of them.
+    """
     lines = []
     first, *others = stores
     for other in others:
@@ -51,14 +55,14 @@ def frame(stores: Sequence[Evidence]) -> pd.DataFrame:
             for name, scale, order in _shared(*groups):
                 if name != cell.name:
                     continue
-                both = [group[name, scale, order] for group in groups]
-                line: dict[str, object] = {"cell": cell.name, "row": cell.experiment.row, "scale": scale}
-                line |= {"dataset": cell.dataset_at(both[0][0].scale), "order": order[:6]}
-                line |= {"first": first.name, "second": other.name}
-                remarks = sorted({n for group in both for r in group for n in notes(r)})
-                line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
-                line["records"] = f"{first.paths(both[0])}; {other.paths(both[1])}"
-                lines.append(line | _measures(*both))
+                for mine, theirs in itertools.product(*(group[name, scale, order] for group in groups)):
+                    line: dict[str, object] = {"cell": cell.name, "row": cell.experiment.row, "scale": scale}
+                    line |= {"dataset": cell.dataset_at(mine[0].scale), "order": order[:6]}
+                    line |= {"first": first.name, "second": other.name}
+                    remarks = sorted({n for r in [*mine, *theirs] for n in notes(r)})
+                    line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
+                    line["records"] = f"{first.paths(mine)}; {other.paths(theirs)}"
+                    lines.append(line | _measures(mine, theirs))
     return pd.DataFrame(lines, columns=[*COLUMNS, "dirty", "note", "records"])
 
 
@@ -70,7 +74,7 @@ def _shared(first: Groups, second: Groups) -> list[Key]:
 def where(found: pd.DataFrame) -> pd.DataFrame:
     """From each line of `frame` one for either store: where, how and with what code its runs were made."""
     shared = ["row", "dataset", "scale", "order", "cell"]
-    names = ["seeds", "machine", "threads", "revision"]
+    names = ["seeds", "machine", "threads", "revision", "code"]
     sides = [
         found[[*shared, of, *(f"{name}_{of}" for name in names)]].set_axis([*shared, "store", *names], axis=1)
         for of in ("first", "second")
@@ -159,7 +163,7 @@ def _measures(first: Sequence[Record], second: Sequence[Record]) -> dict[str, ob
             f"high_{of}": found.high,
         }
         line |= {f"machine_{of}": machines(group), f"threads_{of}": threads(group)}
-        line |= {f"revision_{of}": revisions(group)}
+        line |= {f"revision_{of}": revisions(group), f"code_{of}": label(group)}
     line["difference"] = float(np.mean(errors[1]) - np.mean(errors[0]))
     if sorted((r.key, r.started) for r in first) == sorted((r.key, r.started) for r in second):
         return line | {"verdict": IDENTICAL}
@@ -189,6 +193,8 @@ def sections(stores: Sequence[Evidence]) -> list[Section]:
             Column(f"low_{of}", "from", 2, "%"),
             Column(f"high_{of}", "to", 2, "%"),
         ]
+    if found.duplicated(["cell", "scale", "order", "first", "second"]).any():
+        columns += [Column(f"code_{of}", f"{of} made by", hint=CODE.hint) for of in ("first", "second")]
     columns += [
         *(Column("difference", "difference", 2, "points"), Column("difference_low", "from", 2)),
         *(Column("difference_high", "to", 2), Column("verdict", "verdict")),
@@ -198,6 +204,7 @@ def sections(stores: Sequence[Evidence]) -> list[Section]:
         *(Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale"), Column("store", "store")),
         *(Column("machine", "machine"), Column("threads", "threads")),
         *(Column("revision", "revision", hint="of the code: its first digits"), Column("seeds", "seeds", 0)),
+        CODE,
     )
     tables = (
         Table(

@@ -31,7 +31,7 @@ def markdown(frame: pd.DataFrame) -> str:
         out += ["", f"### {TITLES[scale]}", ""]
         out += {"paper": [], "short": [SHORT_NOTE, ""], "small": [SMALL_NOTE, ""]}[scale]
         head = ["row", "data set", "paper", "ours", "95 % prediction", "last epoch", "seeds"]
-        head += ["verdict", "machine"] if scale == "paper" else ["seconds", "machine"]
+        head += ["verdict" if scale == "paper" else "seconds", "machine", "made by"]
         rows = [_cells(line) for _, line in part.iterrows()]
         if scale == "small":  # no column of the paper's: these are other nets, on part of the images
             head[2] = "images: train / valid / test"
@@ -55,7 +55,7 @@ def _cells(line: pd.Series) -> list[str]:
         number(line["last"]),
         "" if line["quoted"] else str(line["seeds"]),
         line["verdict"] if line["scale"] == "paper" else number(line["seconds"], 0),
-        line["machine"].replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|"),
+        *(line[key].replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|") for key in ("machine", "code")),
     ]
 
 
@@ -81,14 +81,15 @@ def latex(frame: pd.DataFrame) -> str:
 
 
 def _latex_cells(lines: pd.DataFrame) -> list[str]:
-    """Printed and ours; several lines (image orders) one after another."""
-    paper, ours = [], []
+    """Printed and ours; several lines (image orders, codes) one after another, each with what made it."""
+    paper, ours, several = [], [], lines["mean"].notna().sum() > 1
     for _, line in lines.iterrows():
         within = "" if pd.isna(line["plus_minus"]) else f" \\pm {number(line['plus_minus'])}"
         paper.append(f"${number(line['paper'])}{within}$")
         if not pd.isna(line["mean"]):
             half = "" if pd.isna(line["low"]) else f" \\pm {number((line['high'] - line['low']) / 2)}"
-            ours.append(f"${number(line['mean'])}{half}$ ({line['seeds']}){'*' if line['dirty'] else ''}")
+            made = f" [{escaped(line['code'])}]" if several else ""
+            ours.append(f"${number(line['mean'])}{half}$ ({line['seeds']}){'*' if line['dirty'] else ''}{made}")
     return ["; ".join(dict.fromkeys(paper)) or "--", "; ".join(ours) or "--"]
 
 

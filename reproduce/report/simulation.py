@@ -19,7 +19,8 @@ from scipy import stats
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, by_order, notes
 from reproduce.report.parts import Column, Figure, Section, Table
-from reproduce.report.table1 import SCALES, with_note, with_order
+from reproduce.report.rows import label
+from reproduce.report.table1 import CODE, SCALES, with_note, with_order
 
 VERDICTS = ("reproduced", "better than the paper", "not reproduced", "inconclusive")
 REPRODUCED, BETTER, NOT_REPRODUCED, INCONCLUSIVE = range(4)
@@ -127,14 +128,14 @@ def needed() -> pd.DataFrame:
 def observed(evidence: Evidence) -> pd.DataFrame:
     """What the simulation says at the spread of the cells that have it: three runs or more, and a margin.
 
-    One line per cell, scale and image order: seeds, spread (points) and in margins, shares in percent as in
+    One line per cell, scale, image order and code: seeds, spread (points) and in margins, shares in percent as in
     `promises`, with the cell's own number of seeds and with POWER_SEEDS.
     """
     groups = by_order(evidence.runs)
     lines = []
     for cell in evidence.cells:
-        for scale, order in ((s, o) for s in SCALES for c, of, o in groups if (c, of) == (cell.name, s)):
-            group = groups[cell.name, scale, order]
+        keys = [(s, key) for s in SCALES for key in groups if key[:2] == (cell.name, s)]
+        for scale, order, group in ((s, key[2], group) for s, key in keys for group in groups[key]):
             errors = [r.result.test_error for r in group if r.result]
             margin = cell.experiment.margin
             if len(errors) < 3 or margin is None or cell.dataset_at(scale) != cell.experiment.dataset:  # type: ignore[arg-type]
@@ -149,6 +150,7 @@ def observed(evidence: Evidence) -> pd.DataFrame:
             line["found_with_more"] = 100 * shares(POWER_SEEDS, spread / margin, POWER_SHIFT)[NOT_REPRODUCED]
             remarks = sorted({n for r in group for n in notes(r)})
             line |= {"dirty": bool(remarks), "note": "; ".join(remarks), "records": evidence.paths(group)}
+            line["code"] = label(group)
             lines.append(line)
     columns = [
         "row",
@@ -162,7 +164,7 @@ def observed(evidence: Evidence) -> pd.DataFrame:
         "false_alarm",
         "found",
     ]
-    return pd.DataFrame(lines, columns=[*columns, "found_with_more", "dirty", "note", "cell", "records"])
+    return pd.DataFrame(lines, columns=[*columns, "found_with_more", "code", "dirty", "note", "cell", "records"])
 
 
 def _beyond(limit: float) -> str:
@@ -232,6 +234,7 @@ def section(evidence: Evidence) -> Section:
         Column("false_alarm", "false alarm", 1, percent, "equal, “not reproduced”, with the seeds there are"),
         Column("found", "found", 1, percent, "“not reproduced” three margins off, with the seeds there are"),
         Column("found_with_more", "found by five", 1, percent, "the same with five seeds"),
+        CODE,
     )
     grid = table()
     parts: list[Table | Figure] = [

@@ -13,11 +13,12 @@ from reproduce import paper, spec, verdict
 from reproduce.records import Record
 from reproduce.report.evidence import Evidence, by_order, notes
 from reproduce.report.parts import Column, Section, Table
+from reproduce.report.rows import apart, label
 
 ROWS = ("BNN (Torch7)", "BNN (Theano)", "BinaryConnect", "No regularization")
 DATASETS = ("MNIST", "SVHN", "CIFAR-10", "SVHN-test10k")
 SCALES = ("paper", "short", "small")
-COLUMNS = ["row", "dataset", "paper", "scale", "seeds", "mean", "low", "high", "verdict", "machine"]
+COLUMNS = ["row", "dataset", "paper", "scale", "seeds", "mean", "low", "high", "verdict", "machine", "code"]
 FRAME = [
     *COLUMNS,
     "images",
@@ -63,10 +64,10 @@ def printed() -> tuple[dict[str, Any], ...]:
 def frame(
     records: Sequence[Record], cells: Sequence[spec.Cell], store: str = "results", quoted: bool = True
 ) -> pd.DataFrame:
-    """One line per cell, scale and image order; a cell's own scale also where not run; `quoted` rows of others.
+    """One line per cell, scale, image order and code; a cell's own scale where not run, too; `quoted` rows.
 
     Columns as in FRAME: `images` are those of training, validation and test, `last` is the mean error at the last
-    epoch, `seconds` a run's mean; errors in percent.
+    epoch, `seconds` a run's mean, `code` what made the numbers (`rows.label`); errors in percent.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
@@ -79,11 +80,11 @@ def frame(
             own = groups.get((cell.name, scale), [])
             orders = sorted({r.data.order for r in own})
             if not own and scale == cell.experiment.scale:
-                orders = [""]
+                lines.append(_line(cell, scale, [], "", store))
             for order in orders:
-                group = [r for r in own if r.data.order == order]
                 suffix = f", image order {order[:6]}" if len(orders) > 1 else ""
-                lines.append(_line(cell, scale, group, suffix, store))
+                for group in apart(r for r in own if r.data.order == order):
+                    lines.append(_line(cell, scale, group, suffix, store))
     if quoted:
         lines += [_quoted(entry) for entry in printed() if entry["row"] not in ROWS]
     found = pd.DataFrame(lines, columns=FRAME)
@@ -102,6 +103,7 @@ def _quoted(entry: dict[str, Any]) -> dict[str, object]:
         "seeds": 0,
         "verdict": "quoted",
         "machine": "",
+        "code": "",
         "quoted": True,
         "dirty": False,
     }
@@ -144,12 +146,13 @@ def judged(cell: spec.Cell, scale: str, group: Sequence[Record]) -> str:
 
 
 def measured(group: Sequence[Record], store: str) -> dict[str, object]:
-    """What a table says of runs of one cell: seeds, mean, prediction interval, last epoch, machines, marks."""
+    """What a table says of runs that may be pooled: seeds, mean, prediction interval, last epoch, where, marks."""
     errors = [r.result.test_error for r in group if r.result]
     remarks = sorted({n for r in group for n in notes(r)})
     line: dict[str, object] = {
         "seeds": len(errors),
         "machine": machines(group),
+        "code": label(group),
         "dirty": bool(remarks),
         "note": "; ".join(remarks),
         "records": "; ".join(f"{store}/runs/{r.stem}.json" for r in group),
@@ -212,10 +215,11 @@ def revisions(group: Sequence[Record]) -> str:
 
 
 def by_machine(evidence: Evidence) -> pd.DataFrame:
-    """One line per cell, scale, image order and machine: the runs apart, before Table 1 pools them."""
+    """One line per cell, scale, image order, code and machine: the runs apart, before Table 1 pools machines."""
     cells = {c.name: c for c in evidence.cells}
     lines = []
-    for (name, scale, order), pooled in by_order(evidence.runs).items():
+    pools = [(key, pooled) for key, groups in by_order(evidence.runs).items() for pooled in groups]
+    for (name, scale, order), pooled in pools:
         for machine in sorted({r.machine["name"] for r in pooled}):
             cell, group = cells[name], [r for r in pooled if r.machine["name"] == machine]
             line: dict[str, object] = {"row": cell.experiment.row, "scale": scale, "cell": name}
@@ -236,7 +240,7 @@ def by_machine(evidence: Evidence) -> pd.DataFrame:
         "low",
         "high",
     ]
-    columns += ["last", "seconds", "verdict"]
+    columns += ["last", "seconds", "verdict", "code"]
     return pd.DataFrame(lines, columns=[*columns, "dirty", "note", "cell", "records", "again"])
 
 
@@ -277,6 +281,7 @@ _MEASURED = (
 _PAPER = (Column("paper", "paper", 2, "%", "as printed"), Column("plus_minus", "±", 2, "%", "as printed"))
 _VERDICT = Column("verdict", "verdict", hint="computed from the runs; the rule stands under Verdicts")
 _MACHINE = Column("machine", "machine")
+CODE = Column("code", "made by", hint="training code (first digits of its digest), mode, device, threads")
 _SECONDS = Column("seconds", "run takes", 0, "s", "mean seconds of one run")
 
 
@@ -302,7 +307,9 @@ def section(evidence: Evidence) -> Section:
         if not len(part):
             continue
         judged = (
-            (*_PAPER, *_MEASURED, _VERDICT, _MACHINE) if scale == "paper" else (*_MEASURED, _SECONDS, _MACHINE)
+            (*_PAPER, *_MEASURED, _VERDICT, _MACHINE, CODE)
+            if scale == "paper"
+            else (*_MEASURED, _SECONDS, _MACHINE, CODE)
         )
         if scale == "short":
             judged = (_PAPER[0], *judged)
@@ -315,8 +322,8 @@ def section(evidence: Evidence) -> Section:
         }[scale]
         name = "table1" if scale == "paper" else f"table1-{scale}"
         tables.append(Table(name, caption, part, with_note(part, *_WHAT, *judged)))
-    apart, broken = by_machine(evidence), failures(evidence)
-    if len(apart):
+    pooled, broken = by_machine(evidence), failures(evidence)
+    if len(pooled):
         columns: tuple[Column, ...] = (
             *_WHAT,
             Column("scale", "scale"),
@@ -325,11 +332,12 @@ def section(evidence: Evidence) -> Section:
             *_MEASURED[:3],
             _MEASURED[4],
             _VERDICT,
+            CODE,
         )
-        caption = "The same runs machine by machine, each judged by itself; the tables above pool them."
+        caption = "The same runs machine by machine, each judged by itself; the tables above pool machines."
         if evidence.superseded:
             caption += f" Left out, here and above: {evidence.superseded} older record(s) of the same seeds."
-        tables.append(Table("machines", caption, apart, with_note(apart, *with_order(apart, *columns))))
+        tables.append(Table("machines", caption, pooled, with_note(pooled, *with_order(pooled, *columns))))
     if len(broken):
         broke = (
             *(Column("cell", "cell"), Column("scale", "scale"), Column("seed", "seed", 0)),
@@ -339,6 +347,8 @@ def section(evidence: Evidence) -> Section:
         tables.append(Table("failed", caption, broken, with_note(broken, *broke)))
     text = (
         "Test error in percent at the best validation epoch, the paper's protocol, and at the last epoch. "
-        "The interval is the 95 % prediction interval of one more run: mean ± t(.975, n-1) · s · √(1 + 1/n).",
+        "The interval is the 95 % prediction interval of one more run: mean ± t(.975, n-1) · s · √(1 + 1/n). "
+        "Runs made by other training code, on another kind of device, in another mode, or with another number of "
+        "threads where numbers depend on it, stand in rows of their own and are judged by themselves.",
     )
     return Section("table1", "Table 1: test errors", text, tuple(tables))

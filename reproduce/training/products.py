@@ -59,6 +59,23 @@ def fallback() -> str | None:
     return f"no compiled kernels: {str(library).splitlines()[0]}"
 
 
+def mode(device: str = "cpu") -> str:
+    """How the products of a run on this kind of device are computed: a name that is part of the run's identity.
+
+    "kernels" or "torch" on a CPU, "torch" on a GPU.
+    """
+    return "kernels" if device == "cpu" and reals.available() and _chosen() == "kernels" else "torch"
+
+
+def threads_matter(device: str) -> bool:
+    """Whether a run's numbers depend on the number of CPU threads.
+
+    On a CPU they do in every mode: torch cuts sums into one part a thread, and they round otherwise. (Products by
+    `kernels` do not depend on it.)
+    """
+    return device == "cpu"
+
+
 def binary_linear(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:
     """x (N, in) · sign(weight)ᵀ + bias for a latent weight (out, in): (N, out); g_W is passed to W unmasked.
 

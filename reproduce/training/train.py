@@ -8,7 +8,6 @@ end goes on exactly as if it had never stopped.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import logging
 import math
@@ -17,7 +16,6 @@ import signal
 import threading
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from reproduce import spec
+from reproduce.training import checkpoint as checkpoints
 from reproduce.training import nets, optim, products
 from reproduce.training.preprocess import DeviceData
 from reproduce.training.step import Step
@@ -105,7 +104,7 @@ class Classifier(L.LightningModule):
         settings: spec.Settings,
         data: dict[str, DeviceData],
         seed: int,
-        key: str | None = None,
+        run: dict[str, str] | None = None,
         call: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -116,7 +115,7 @@ class Classifier(L.LightningModule):
         self.rule = optim.optimizer(self.net, settings.train)
         self.register_buffer("targets", 2 * torch.eye(nets.CLASSES) - 1, persistent=False)
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
-        self.key, self.call = key, call or {}
+        self.run, self.call = run, call or {}
         self.calls = [self.call]
         self.curve: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
@@ -218,9 +217,9 @@ class Classifier(L.LightningModule):
             "of": self.identity(),
         }
 
-    def identity(self) -> str:
-        """What a checkpoint must be of to be gone on from: the run's key, or, without one, settings and seed."""
-        return self.key if self.key is not None else f"{self.settings.digest()}/{self.seed}"
+    def identity(self) -> dict[str, str]:
+        """What tells this run from others (`records.PARTS`): a checkpoint is resumed if it holds the same."""
+        return self.run or {"settings": self.settings.digest(), "seed": str(self.seed)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
@@ -295,21 +294,22 @@ def fit(
     say: Callable[[str], None] = lambda _: None,
     checkpoint_seconds: float | None = None,
     deadline: float | None = None,
-    key: str | None = None,
+    run: dict[str, str] | None = None,
     call: dict[str, Any] | None = None,
 ) -> Outcome:
     """Train to the end, from `checkpoint` if it is there and sound; by default saved each CHECKPOINT_SECONDS.
 
-    A checkpoint is gone on from if its run's `key` is this one's (settings and seed, where none is given). `call`
-    says by what code and where this call trains.
+    `run` tells this run from others (`records.PARTS`; settings and seed where it is not given): a checkpoint of
+    another run is set aside. `call` says by what code and where this call trains.
     Raises Diverged, OutOfTime where the next epoch would not end before `deadline` (of time.monotonic), and
     KeyboardInterrupt where Ctrl-C, SIGTERM or a callback stopped it early.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if device.type == "cuda":
         products.full_precision()
-    module = Classifier(settings, data, seed, key, call)
-    resume = checkpoint if checkpoint.exists() and _sound(checkpoint, module.identity(), say) else None
+    module = Classifier(settings, data, seed, run, call)
+    sound = checkpoint.exists() and checkpoints.sound(checkpoint, module.identity(), say)
+    resume = checkpoint if sound else None
     every = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
     saver = EpochCheckpoint(checkpoint, every, deadline)
     with warnings.catch_warnings():
@@ -358,54 +358,3 @@ def _own_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _sound(path: Path, identity: str, say: Callable[[str], None]) -> bool:
-    """Whether the checkpoint is whole and this run's; one that is not is removed, and the run starts again."""
-    try:
-        run = saved(path)["run"]
-        if run["of"] == identity and run["curve"] and run["calls"]:
-            return True
-        reason = "of another run"
-    except Exception as error:  # a file cut or changed at any byte can fail in any way
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # the machine failed, not the file
-        if out_of_memory(error) and _whole(path):
-            raise
-        reason = f"damaged ({type(error).__name__})"
-    say(f"checkpoint {path.name} is {reason}; starting this run again")
-    path.unlink()
-    return False
-
-
-def _whole(path: Path) -> bool:
-    """Whether the sums in an archive fit; in little memory."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except MemoryError:
-        return True
-    except Exception:  # as above
-        return False
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory was not enough: Python's, NumPy's, CuPy's (MemoryError), torch's on a GPU or on a CPU.
-
-    What torch says when a file cannot be written to its end hides the reason, which stands in its context.
-    """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    words = ("can't allocate memory", "not enough memory", "CUDA error: out of memory")
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
-        return True
-    before = error.__cause__ or error.__context__
-    return isinstance(error, RuntimeError) and before is not None and out_of_memory(before)
-
-
-def saved(path: Path) -> Any:
-    """What torch.save wrote, on the CPU; no code in the file is run. Any exception if a byte is not as written."""
-    with zipfile.ZipFile(path) as file:  # torch writes sums of all parts, but does not look at them when it reads
-        if (damaged := file.testzip()) is not None:
-            raise zipfile.BadZipFile(damaged)
-    return torch.load(path, map_location="cpu", weights_only=True)
