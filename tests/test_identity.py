@@ -36,7 +36,7 @@ class Layer:
         return on_gpu.update(x) if x.is_cuda else kernels.product(sign(x), reals.LANES) * self.scale
 """,
     "reproduce/training/train.py": "from reproduce.data import FIRST\nfrom reproduce.training import layers\n",
-    "kernels/__init__.py": "from kernels import build\n\n\ndef product(x, y):\n    return build.load().product(x, y)",
+    "kernels/__init__.py": "from kernels import build\n\n\ndef product(x, y):\n    return build.lib.product(x, y)",
     "kernels/build.py": 'FLAGS = ("-O3", "-pthread")',
     "kernels/reals.py": "LANES = 16",
     "kernels/bench.py": "ROUNDS = 5",
@@ -145,7 +145,7 @@ CHANGED = {
     "a default": ("reproduce/training/signs.py", "threshold=0.0", "threshold=0.5"),
     "an int for a float": ("reproduce/training/signs.py", "threshold=0.0", "threshold=0"),
     "the splits": ("reproduce/data.py", "7000", "7001"),
-    "a product by XNOR": ("kernels/__init__.py", "(x, y)\n", "(y, x)\n"),
+    "a product by XNOR": ("kernels/__init__.py", ".product(x, y)", ".product(y, x)"),
     "a constant in C": ("kernels/csrc/product.c", "0x3504F4", "0x3504F5"),
     "a constant in a header": ("kernels/csrc/product.h", "16", "8"),
     "how C is compiled": ("kernels/build.py", "-O3", "-Ofast"),
