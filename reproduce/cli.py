@@ -98,7 +98,7 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
                     rows.label(group) + (f", image order {group[0].data.order[:6]}" if len(orders) > 1 else ""),
                 )
                 also = []
-    console(160).print(table)
+    console(190).print(table)
 
 
 @app.command()

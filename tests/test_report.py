@@ -288,12 +288,13 @@ def test_committed_records_are_sound_clean_and_of_todays_settings():
 
 
 def test_every_cell_is_there_at_small_scale_and_bnn_cells_with_three_seeds():
+    """Together: of some, runs by several codes stand in rows of their own."""
     frame = committed()
     small = frame[frame["scale"] == "small"]
-    assert len(small) == 12
-    assert (small[small["row"].str.startswith("BNN")]["seeds"] >= 3).all()
+    seeds = small.groupby(["row", "dataset"])["seeds"].sum()
+    assert len(seeds) == 12 and (seeds[[row.startswith("BNN") for row, _ in seeds.index]] >= 3).all()
     theano = small[(small["row"] == "BNN (Theano)") & (small["dataset"] == "MNIST")]
-    assert theano["mean"].item() <= 2.2
+    assert (theano["mean"] <= 2.2).all()
     assert set(small["verdict"]) == {"small scale"}
 
 
