@@ -21,7 +21,7 @@ options := --results "$(RESULTS)" $(data_option)
 
 FUZZED := tests/test_spec_mutants.py tests/test_foreign_files.py tests/test_data_damage.py tests/test_storage.py
 
-.PHONY: chaos fuzz oldest help reproduce-table1 bench-cpu bench-train bench-gpu test check-small check-small-mutants lint report publish data clean
+.PHONY: chaos fuzz oldest help reproduce-table1 bench-cpu bench-train bench-gpu test check-small check-small-mutants lint report simulate publish data clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
@@ -65,6 +65,9 @@ oldest: $(ENV) ## a part of the tests with the oldest versions that pyproject.to
 
 report: $(ENV) ## tables, figures, claims and verdicts from the committed records: results/report/index.html
 	$(PY) -m reproduce report
+
+simulate: $(ENV) ## try the verdict's rule on made-up runs, image by image: results/verdict-simulation.csv (2 minutes)
+	$(PY) -c 'from reproduce.report import trials; trials.main()'
 
 publish: $(ENV) ## copy your runs into the committed evidence, refresh the report and README's table
 	$(PY) -m reproduce publish --results "$(RESULTS)"

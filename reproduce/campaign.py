@@ -357,6 +357,8 @@ def _train(
         last_test_error=100 * outcome.curve[-1]["test_wrong"] / test,
         valid_images=valid,
         test_images=test,
+        wrong_best=outcome.best["missed"],
+        wrong_last=outcome.missed,
     )
     record = run.record(
         started,

@@ -258,6 +258,10 @@ def make_report(
             help="A store of runs; several are compared, the first with each other.", show_default="the committed"
         ),
     ] = None,
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(help="Given twice: these two cells of a store are compared, image by image too."),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option(help="Folder of the report.", show_default="report or compare in the store")
     ] = None,
@@ -266,18 +270,23 @@ def make_report(
     from reproduce import report
     from reproduce.runs import PUBLISHED
 
-    if results is None and to is None:
+    both = spec.cells(cell) if cell else []
+    if cell and (len(both) != 2 or len(results or []) > 1):
+        raise stop("--cell names two cells of one store", 2)
+    if results is None and to is None and not cell:
         report.refresh(say)
         return
     stores = results or [PUBLISHED]
     for store in stores:
         _folder(store)
     base = stores[0].resolve().parent
-    target = to or stores[0] / ("report" if len(stores) == 1 else "compare")
+    target = to or stores[0] / ("report" if len(stores) == 1 and not cell else "compare")
     names = [Path(os.path.relpath(store.resolve(), base)).as_posix() for store in stores]
     home = Path(os.path.relpath(target.resolve(), base)).as_posix()
     found = [report.gather(s, report.cells(), say, name) for s, name in zip(stores, names, strict=True)]
-    if len(found) == 1:
+    if cell:
+        report.cells_compared(found[0], (both[0], both[1]), target, home)
+    elif len(found) == 1:
         report.write(found[0], target, home)
     else:
         report.compared(found, target, home)

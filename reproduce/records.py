@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from reproduce import spec, yamlfile
+from reproduce import outcomes, spec, yamlfile
 from reproduce.files import read_sealed
 
 FORMAT = 1  # of the records below; a record of another is named and left out
@@ -104,6 +104,24 @@ class Result(_Frozen):
     last_test_error: Percent
     valid_images: Count
     test_images: Count
+    wrong_best: Text | None = None
+    """Which test images were wrong at the best validation epoch (`outcomes.pack`); None in older records."""
+    wrong_last: Text | None = None
+    """The same at the last epoch."""
+
+    @model_validator(mode="after")
+    def _as_counted(self) -> Result:
+        for name, error in (("wrong_best", self.test_error), ("wrong_last", self.last_test_error)):
+            text = getattr(self, name)
+            if text is None:
+                continue
+            try:
+                wrong = outcomes.unpack(text, self.test_images)
+            except ValueError as failure:
+                raise ValueError(f"{name}: {failure}") from None
+            if 100 * int(wrong.sum()) / self.test_images != error:
+                raise ValueError(f"{name}: not as many wrong images as the error says")
+        return self
 
 
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reproduce import files, runs, yamlfile
+from reproduce import files, runs, spec, yamlfile
 from reproduce.report import (
     claims,
     compare,
@@ -101,6 +101,13 @@ def compared(stores: Sequence[Evidence], folder: Path, home: str) -> None:
     names = ", ".join(store.name for store in stores)
     said = f"Stores compared: {names}."
     _write(_data(parts) | pictures(parts, "Stores compared", said, home), folder)
+
+
+def cells_compared(evidence: Evidence, both: tuple[spec.Cell, spec.Cell], folder: Path, home: str) -> None:
+    """A page and a CSV that hold two cells of a store against each other, into `folder`."""
+    parts = compare.cell_sections(evidence, *both)
+    said = f"Cells compared: {both[0].name} and {both[1].name}, in {evidence.name}."
+    _write(_data(parts) | pictures(parts, "Cells compared", said, home), folder)
 
 
 def _write(content: dict[str, str], folder: Path) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from reproduce import paper, spec, verdict
+from reproduce import outcomes, paper, spec, verdict
 from reproduce.records import Record
 from reproduce.report.evidence import Evidence, by_order, notes
 from reproduce.report.parts import Column, Section, Table
@@ -142,7 +144,20 @@ def judged(cell: spec.Cell, scale: str, group: Sequence[Record]) -> str:
         return OFF_SCALE[scale]
     if experiment.published is None or experiment.margin is None:
         return "nothing printed"
-    return verdict.verdict(errors, experiment.published.value, experiment.margin)
+    published = experiment.published.value
+    return verdict.verdict(errors, published, experiment.margin, *tested(group))
+
+
+def tested(group: Sequence[Record]) -> tuple[int, NDArray[np.bool_] | None]:
+    """Test images N of runs of one cell, and which of them each got wrong (n, N) at its best validation epoch.
+
+    None where a record does not say which, or was tested on another number.
+    """
+    results = [r.result for r in group if r.result]
+    images = min(result.test_images for result in results)
+    told = [r.wrong_best for r in results if r.wrong_best is not None and r.test_images == images]
+    whole = len(told) == len(results)
+    return images, np.stack([outcomes.unpack(text, images) for text in told]) if whole else None
 
 
 def measured(group: Sequence[Record], store: str) -> dict[str, object]:
@@ -158,7 +173,7 @@ def measured(group: Sequence[Record], store: str) -> dict[str, object]:
         "records": "; ".join(f"{store}/runs/{r.stem}.json" for r in group),
     }
     if errors:
-        summary = verdict.summarize(errors)
+        summary = verdict.summarize(errors, *tested(group))
         line |= {"mean": summary.mean, "low": summary.low, "high": summary.high}
         line["last"] = sum(r.result.last_test_error for r in group if r.result) / len(errors)
         line["seconds"] = sum(r.seconds for r in group) / len(errors)
@@ -347,7 +362,8 @@ def section(evidence: Evidence) -> Section:
         tables.append(Table("failed", caption, broken, with_note(broken, *broke)))
     text = (
         "Test error in percent at the best validation epoch, the paper's protocol, and at the last epoch. "
-        "The interval is the 95 % prediction interval of one more run: mean ± t(.975, n-1) · s · √(1 + 1/n). "
+        "The interval is the 95 % prediction interval of one more run: mean ± R(.975) · √(1 + 1/n). R is the "
+        "runs' scatter, by their errors and by the images they disagree on (the rule stands under Verdicts). "
         "Runs made by other training code, on another kind of device, in another mode, or with another number of "
         "threads where numbers depend on it, stand in rows of their own and are judged by themselves.",
     )

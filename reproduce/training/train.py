@@ -27,7 +27,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
-from reproduce import spec
+from reproduce import outcomes, spec
 from reproduce.training import checkpoint as checkpoints
 from reproduce.training import nets, optim, products
 from reproduce.training.preprocess import DeviceData
@@ -119,6 +119,7 @@ class Classifier(L.LightningModule):
         self.calls = [self.call]
         self.curve: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
+        self.missed = ""
         self.seconds = 0.0
         self._since = time.perf_counter()
         self._step: Step | None = None
@@ -170,15 +171,21 @@ class Classifier(L.LightningModule):
         for name, tensor in self.net.state_dict().items():
             if not bool(tensor.isfinite().all()):
                 raise Diverged(epoch, name, self.curve)
-        row["valid_wrong"], row["valid_loss"] = self.evaluate("valid")
+        wrong, row["valid_loss"] = self.evaluate("valid")
+        row["valid_wrong"] = int(wrong.sum())
         improved = not self.best or row["valid_wrong"] <= self.best["valid_wrong"]
         if improved or epoch == train.epochs:
-            row["test_wrong"], row["test_loss"] = self.evaluate("test")
+            wrong, row["test_loss"] = self.evaluate("test")
+            row["test_wrong"] = int(wrong.sum())
+            self.missed = outcomes.pack(wrong.cpu().numpy())
         for name in ("valid_loss", "test_loss"):
             if not math.isfinite(row.get(name, 0.0)):
                 raise Diverged(epoch, name, self.curve)
         if improved:  # ties go to the later epoch
-            self.best = row | {"net": {k: v.clone() for k, v in self.net.state_dict().items()}}
+            self.best = row | {
+                "missed": self.missed,
+                "net": {k: v.clone() for k, v in self.net.state_dict().items()},
+            }
         now = time.perf_counter()
         row["seconds"] = now - self._since
         self.seconds += row["seconds"]
@@ -192,19 +199,22 @@ class Classifier(L.LightningModule):
         return n - n % batch if self.settings.data.drop_incomplete else n
 
     @torch.no_grad()
-    def evaluate(self, split: str) -> tuple[int, float]:
-        """Wrongly classified images and mean squared hinge of a split, with the moving averages."""
+    def evaluate(self, split: str) -> tuple[Tensor, float]:
+        """Which images of a split are wrong (bool (n,), on its device) and its mean squared hinge.
+
+        Batch norm uses its moving averages.
+        """
         data, n = self.data[split], self.scored(split)
         was_training = self.net.training
         self.net.eval()
-        wrong = torch.zeros((), dtype=torch.int64, device=data.labels.device)
+        wrong = torch.zeros(n, dtype=torch.bool, device=data.labels.device)
         loss = torch.zeros((), dtype=torch.float64, device=data.labels.device)
         for index in torch.arange(n, device=data.labels.device).split(EVAL_BATCH):
             scores, labels = self.net(data.images(index)), data.labels[index]
-            wrong += (scores.argmax(1) != labels).sum()
+            wrong[index] = scores.argmax(1) != labels
             loss += squared_hinge(scores, self.targets[labels]) * len(index)
         self.net.train(was_training)
-        return int(wrong), float(loss) / n
+        return wrong, float(loss) / n
 
     # --- what a checkpoint holds beside Lightning's own ---
 
@@ -273,6 +283,8 @@ class Outcome:
 
     curve: list[dict[str, Any]]
     best: dict[str, Any]
+    missed: str
+    """Test images that are wrong at the last epoch, as `outcomes.pack` writes them; `best` holds its own."""
     scored: dict[str, int]
     seconds: float
     weights: int
@@ -338,6 +350,7 @@ def fit(
     return Outcome(
         curve=module.curve,
         best={k: v for k, v in module.best.items() if k != "net"},
+        missed=module.missed,
         scored={part: module.scored(part) for part in ("valid", "test")},
         seconds=module.seconds,
         weights=nets.weight_count(module.net),
