@@ -283,5 +283,5 @@ def test_binaryconnect_mnist_trains_as_the_articles_script():
             np.testing.assert_allclose(block.layer.weight.detach().numpy().T * layer["W0"], layer["W"], atol=1e-9)
             np.testing.assert_allclose(block.norm.weight.detach().numpy(), layer["gamma"], atol=1e-9)
             np.testing.assert_allclose(block.norm.bias.detach().numpy(), layer["beta"], atol=1e-9)
-    assert (np.abs(layers[1]["W"]) == layers[1]["W0"]).mean() > 0.2  # clipped ones
+    assert (np.abs(layers[1]["W"]) == layers[1]["W0"]).mean() > 0.05  # clipped ones
     assert optim.rate(s.train.rate, s.train.epochs, s.train.epochs) == pytest.approx(10 * 0.01)
