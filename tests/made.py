@@ -46,6 +46,11 @@ def settings(**over):
     return spec.Settings.model_validate(yamlfile.merged(base, over))
 
 
+def by_sgd(s):
+    """The settings `s` with plain SGD as their optimizer."""
+    return s.model_copy(update={"train": s.train.model_copy(update={"optimizer": spec.SGDRule(kind="sgd")})})
+
+
 CONVNET = {
     "data": {"name": "cifar10"},
     "net": {

@@ -107,7 +107,7 @@ def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
         for part, found in (
             (ACTIVATIONS, [module.net]),
             (PRODUCTS, [m for m in module.net.modules() if isinstance(m, BinaryLinear | BinaryConv2d)]),
-            (NORMS, [m for m in module.net.modules() if isinstance(m, layers.BatchNorm | layers.ShiftBatchNorm)]),
+            (NORMS, [m for m in module.net.modules() if isinstance(m, layers.Norm)]),
         ):
             for one in found:
                 stack.enter_context(_timed(watch, one, part))
