@@ -18,7 +18,7 @@ def read_images(path: Path | str, image: tuple[int, ...]) -> NDArray[Any]:
 
 
 def read_named(path: Path | str, image: tuple[int, ...]) -> tuple[list[str], NDArray[Any]]:
-    """As `read_images`, in order of the files' names, with a name for each: the PNG's, or its place in the array."""
+    """As `read_images`, in order of the files' names, with a name for each: the file's, or a number."""
     path = Path(path)
     if path.is_dir():
         files = sorted(each for each in path.iterdir() if each.suffix.lower() == ".png")

@@ -99,8 +99,8 @@ Blocks are numbered from 0. Each is a product with ±1 weights, a 2×2 max pooli
 - `weights_i`: ±1. (units, taps, taps, inputs) for filters, the inputs of a place last; (units, inputs) for dense
   layers behind dense ones. A dense layer behind an image has filters as large as the image.
 - `shapes`: a row (size, padding, pool) a block: side of the image it gets, zeros around it, whether it pools.
-- `level_i`, `below_i`: a unit gives +1 where its sum is >= level, or <= level where `below`; else -1. The levels of
-  a first convolution differ from place to place: (size, size, units).
+- `level_i`, `below_i`: a unit gives +1 where its sum is >= level, or <= level where `below`; else -1. The levels
+  of a first convolution differ from place to place: (size, size, units).
 - `norm_i`: bias, mean, factor, beta of a batch norm, y = ((sum + bias) - mean) * factor + beta. The last block's y
   are the scores. A first block over real numbers gives +1 where y >= 0, else -1, and is computed in float64.
 - `about`: where the net comes from, as JSON: run and its hash, seed, settings, test error.
