@@ -28,7 +28,7 @@ CONVOLUTIONS = [  # images, size, channels, filters, taps, padding, stride
 
 @pytest.fixture(params=["torch", "reals"])
 def way(request, monkeypatch):
-    """Products of reals with ±1 by torch, and by kernels.reals: through its tables, or in NumPy where it has none."""
+    """Products of reals with ±1 by torch, and by kernels.reals: through its tables, or without any in NumPy."""
 
     def by_reals(*operands):
         return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in operands)
