@@ -14,6 +14,7 @@ from rich.table import Table
 
 from reproduce import checkpoints, freeze, spec, submit, yamlfile
 from reproduce.benchmarks.command import bench
+from reproduce.export.command import export
 from reproduce.terminal import (
     LAST_SEED,
     MOST_JOBS,
@@ -338,6 +339,7 @@ def check(
 
 app.command()(freeze.freeze)
 app.command()(freeze.predict)
+app.command()(export)
 app.command()(bench)
 app.command()(checkpoints.clean)
 app.command()(submit.submit)

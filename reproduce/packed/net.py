@@ -341,7 +341,7 @@ class PackedNet:
         file.save(self, path)
 
     @staticmethod
-    def load(path: Path) -> PackedNet:
+    def load(path: Path | str) -> PackedNet:
         """A net from its file. PackedError, one line, if the file is damaged, foreign or of a later version."""
         from reproduce.packed import file
 
