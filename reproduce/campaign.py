@@ -137,7 +137,10 @@ class Wanted:
 
 
 def wanted(cells: Sequence[spec.Cell], scale: spec.Scale, seeds: Sequence[int], say: Say) -> list[Wanted]:
-    """Cells × seeds at a scale, seed by seed, so that a broken-off campaign still covers every cell."""
+    """Cells × seeds at a scale, seed by seed, so that a broken-off campaign still covers every cell.
+
+    Raises ValueError where no cell has that scale.
+    """
     found = []
     for seed in seeds:
         for cell in cells:
@@ -146,6 +149,8 @@ def wanted(cells: Sequence[spec.Cell], scale: spec.Scale, seeds: Sequence[int], 
                 found.append(Wanted(cell, scale, seed, settings))
             elif seed == seeds[0]:
                 say(f"{cell.name} has no {scale} scale; left out")
+    if not found:
+        raise ValueError(f"no cell with a {scale} scale: nothing to run")
     return found
 
 

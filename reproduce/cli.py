@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from reproduce import checkpoints, freeze, spec, submit, yamlfile
+from kernels.environment import VariableError
+from reproduce import checkpoints, files, freeze, spec, submit, yamlfile
 from reproduce.benchmarks.command import bench
+from reproduce.data import DataError
 from reproduce.export.command import export
 from reproduce.terminal import (
     LAST_SEED,
@@ -22,6 +24,7 @@ from reproduce.terminal import (
     MOST_THREADS,
     DataOption,
     ResultsOption,
+    any_text,
     console,
     say,
     stop,
@@ -141,7 +144,7 @@ def run(
     75: the time limit came first, and the same command goes on, here or where the store is copied to.
     """
     began = time.monotonic()
-    from reproduce import campaign, equal_code, files, paper, report, runs
+    from reproduce import campaign, equal_code, paper, report, runs
     from reproduce import jobs as beside
     from reproduce.report import table1
 
@@ -174,8 +177,7 @@ def run(
     wanted = {c.name for c in found}
     frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
     _show(frame[frame["cell"].isin(wanted)], size)
-    for name, text in report.tables(evidence).items():
-        files.write_whole(store.root / "report" / name, text)
+    report.folder.add(report.tables(evidence), store.root / "report")
     for cell, reason in summary.missing.items():
         say(f"not run: {cell}: {reason}")
     for cell, reason in summary.refused.items():
@@ -266,6 +268,9 @@ def make_report(
     to: Annotated[
         Path | None, typer.Option(help="Folder of the report.", show_default="report or compare in the store")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into a folder that also holds other files; they stay.")
+    ] = False,
 ) -> None:
     """Write the report of the committed records, with README's table; or of your own store; or compare stores."""
     from reproduce import report
@@ -275,7 +280,7 @@ def make_report(
     if cell and (len(both) != 2 or len(results or []) > 1):
         raise stop("--cell names two cells of one store", 2)
     if results is None and to is None and not cell:
-        report.refresh(say)
+        report.refresh(say, force)
         return
     stores = results or [PUBLISHED]
     for store in stores:
@@ -285,12 +290,15 @@ def make_report(
     names = [Path(os.path.relpath(store.resolve(), base)).as_posix() for store in stores]
     home = Path(os.path.relpath(target.resolve(), base)).as_posix()
     found = [report.gather(s, report.cells(), say, name) for s, name in zip(stores, names, strict=True)]
+    for store, evidence in zip(stores, found, strict=True):
+        if evidence.empty:
+            raise stop(f"no records in {yamlfile.shown(store)}: nothing to report", 2)
     if cell:
-        report.cells_compared(found[0], (both[0], both[1]), target, home)
+        report.cells_compared(found[0], (both[0], both[1]), target, home, force)
     elif len(found) == 1:
-        report.write(found[0], target, home)
+        report.write(found[0], target, home, force)
     else:
-        report.compared(found, target, home)
+        report.compared(found, target, home, force)
     say(f"written: {yamlfile.shown(target)}")
 
 
@@ -303,8 +311,12 @@ def publish(
     from reproduce import report, runs
 
     _folder(results)
-    target = to or runs.PUBLISHED
-    copied = runs.publish(runs.Store(results or runs.LOCAL), target / "runs", say)
+    source, target = runs.Store(results or runs.LOCAL), to or runs.PUBLISHED
+    if not any(source.runs.glob("*.json")):
+        raise stop(f"no runs in {yamlfile.shown(source.root)}: nothing to publish", 2)
+    if to is None:
+        spec.cells()  # as the report needs them
+    copied = runs.publish(source, target / "runs", say)
     say(f"{copied} record(s) copied to {yamlfile.shown(target / 'runs')}")
     if to is None:
         report.refresh(say)
@@ -330,6 +342,8 @@ def check(
             small.calibrate(data, say)
             return
         good = small.mutants(data, say, keep) if mutants else small.check(data, say)
+    except spec.SpecError:
+        raise
     except (ValueError, small.Missing) as error:
         raise stop(str(error), 3) from None
     say("check passed" if good else "check FAILED")
@@ -346,17 +360,16 @@ app.command()(submit.submit)
 
 
 def main() -> None:
-    """Run the command; a bad experiment file is one line and exit code 2, storage that fails one and code 1."""
+    """Run the command. What cannot be used ends it with one line and code 2, storage that fails with code 1."""
+    any_text()
     try:
         app()
-    except spec.SpecError as error:
+    except (spec.SpecError, VariableError, files.Foreign) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(2)
-    except ValueError as error:
-        if not any(name in str(error) for name in ("KERNELS_", "REPRODUCE_PRODUCTS")):
-            raise
+    except DataError as error:
         print(f"reproduce: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(3)
     except MemoryError as error:
         reason = (str(error).splitlines() or ["not enough memory"])[0]
         print(f"reproduce: {reason}; with more memory, the same command goes on", file=sys.stderr)
@@ -365,7 +378,3 @@ def main() -> None:
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
         print(f"reproduce: {what}; once that is mended, the same command goes on", file=sys.stderr)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -394,6 +394,8 @@ def load(path: Path) -> Cell:
 def cells(patterns: list[str] | None = None, folder: Path = EXPERIMENTS) -> list[Cell]:
     """All cells, in the files' order, or those whose name is, starts with or matches one of `patterns`."""
     paths = sorted(p for p in folder.glob("*/*.yaml"))
+    if not paths:
+        raise SpecError(f"no experiment files in {folder}; `pip install -e .` in a checkout has them")
     names = {"/".join(p.with_suffix("").parts[-2:]): p for p in paths}
     if not patterns:
         return [load(p) for p in paths]

@@ -216,16 +216,6 @@ def test_report_twice_is_equal_byte_for_byte_and_names_no_machine_folder(tmp_pat
         assert machine.code()["revision"].encode() not in content, name
 
 
-def test_parts_that_are_gone_are_removed(tmp_path):
-    (tmp_path / "data").mkdir()
-    for name in ("data/old.csv", "old.svg", "mine.txt"):
-        (tmp_path / name).write_text("")
-    report._write({"data/new.csv": "a", "index.html": "b"}, tmp_path)
-    assert (tmp_path / "data" / "new.csv").read_text() == "a"
-    assert not (tmp_path / "data" / "old.csv").exists() and not (tmp_path / "old.svg").exists()
-    assert (tmp_path / "mine.txt").exists()
-
-
 def short_cell():
     cell = cell_with_paper()
     experiment = cell.experiment.model_copy(update={"scale": "short"})
@@ -265,7 +255,7 @@ def test_latex_is_whole_and_escaped():
     (theano,) = (line for line in rows if line.startswith("BNN (Theano)"))
     summary = verdict.summarize([0.95, 0.97, 0.96])
     assert f"$0.96$ & $0.96 \\pm {(summary.high - summary.low) / 2:.2f}$ (3)" in theano
-    assert exports.escaped("a_b & 5 % of {x} ~ \\y^2 #1 $") == (
+    assert exports.in_latex("a_b & 5 % of {x} ~ \\y^2 #1 $") == (
         "a\\_b \\& 5 \\% of \\{x\\} \\textasciitilde{} \\textbackslash{}y\\textasciicircum{}2 \\#1 \\$"
     )
 
@@ -301,4 +291,4 @@ def test_every_cell_is_there_at_small_scale_and_bnn_cells_with_three_seeds():
 def test_a_machines_name_is_no_markup_in_the_markdown():
     frame = table1.frame([on(made_record(), "<script>|&")], [made_cell()], quoted=False)
     text = exports.markdown(frame)
-    assert "&lt;script>\\|&amp;" in text and "<script" not in text
+    assert "&lt;script&gt;\\|&amp;" in text and "<script" not in text

@@ -17,6 +17,7 @@ from reproduce.report import (
     energy,
     exports,
     filters,
+    folder,
     page,
     simulation,
     speed,
@@ -87,36 +88,32 @@ def pictures(parts: Sequence[Section], title: str, summary: str, home: str) -> d
     return found
 
 
-def write(evidence: Evidence, folder: Path, home: str | None = None) -> None:
-    """The report of a store into `folder`; `home` is that folder as seen from the one that holds the store."""
+def write(evidence: Evidence, target: Path, home: str | None = None, force: bool = False) -> None:
+    """The report of a store into `target`; `home` is that folder as seen from the one that holds the store.
+
+    Raises files.Foreign where `target` holds what no report wrote, unless `force`.
+    """
     parts = [*sections(evidence), sources(evidence)]
     content = tables(evidence, parts)
     content |= pictures(parts, TITLE, summary(evidence), home or f"{evidence.name}/report")
-    _write(content, folder)
+    folder.write(content, target, force)
 
 
-def compared(stores: Sequence[Evidence], folder: Path, home: str) -> None:
-    """A page and a CSV that hold stores against each other, into `folder`."""
+def compared(stores: Sequence[Evidence], target: Path, home: str, force: bool = False) -> None:
+    """A page and a CSV that hold stores against each other, into `target`; raises as `write` does."""
     parts = compare.sections(stores)
     names = ", ".join(store.name for store in stores)
     said = f"Stores compared: {names}."
-    _write(_data(parts) | pictures(parts, "Stores compared", said, home), folder)
+    folder.write(_data(parts) | pictures(parts, "Stores compared", said, home), target, force)
 
 
-def cells_compared(evidence: Evidence, both: tuple[spec.Cell, spec.Cell], folder: Path, home: str) -> None:
-    """A page and a CSV that hold two cells of a store against each other, into `folder`."""
+def cells_compared(
+    evidence: Evidence, both: tuple[spec.Cell, spec.Cell], target: Path, home: str, force: bool = False
+) -> None:
+    """A page and a CSV that hold two cells of a store against each other, into `target`; raises as `write` does."""
     parts = compare.cell_sections(evidence, *both)
     said = f"Cells compared: {both[0].name} and {both[1].name}, in {evidence.name}."
-    _write(_data(parts) | pictures(parts, "Cells compared", said, home), folder)
-
-
-def _write(content: dict[str, str], folder: Path) -> None:
-    """Write files; tables and figures of an earlier report that are no part of this one are removed."""
-    for path in [*folder.glob("data/*.csv"), *folder.glob("*.svg")]:
-        if path.relative_to(folder).as_posix() not in content:
-            path.unlink()
-    for name, text in content.items():
-        files.write_whole(folder / name, text)
+    folder.write(_data(parts) | pictures(parts, "Cells compared", said, home), target, force)
 
 
 def sources(evidence: Evidence) -> Section:
@@ -131,10 +128,10 @@ def sources(evidence: Evidence) -> Section:
     return Section("records", "Records", text, ())
 
 
-def refresh(say: Say) -> None:
-    """Bring results/report and README's table up to date with the committed records."""
+def refresh(say: Say, force: bool = False) -> None:
+    """Bring results/report and README's table up to date with the committed records; raises as `write` does."""
     evidence = gather(runs.PUBLISHED, cells(), say)
-    write(evidence, runs.PUBLISHED / "report")
+    write(evidence, runs.PUBLISHED / "report", force=force)
     readme = yamlfile.ROOT / "README.md"
     frame = table1.frame(evidence.runs, evidence.cells)
     files.write_whole(readme, exports.into_readme(readme.read_text(encoding="utf-8"), frame))

@@ -143,6 +143,11 @@ class Evidence:
     superseded: int = 0
     """Finished runs of which a later one of the same seed counts."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no usable record of any kind."""
+        return not (self.runs or self.failed or self.benches or self.training or self.nets or self.checks)
+
     def path(self, record: Record) -> str:
         return f"{self.name}/runs/{record.stem}.json"
 

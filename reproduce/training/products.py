@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,6 +28,7 @@ from torch.nn.grad import conv2d_weight
 
 import kernels
 from kernels import build, cpu, reals
+from kernels.environment import VariableError, variable
 from reproduce.training.binarize import binarize_weight, sign
 
 
@@ -40,16 +40,16 @@ def by_kernels(x: Tensor) -> bool:
 
 
 def _chosen() -> str:
-    chosen = os.environ.get("REPRODUCE_PRODUCTS", "kernels")
+    chosen = variable("REPRODUCE_PRODUCTS") or "kernels"
     if chosen not in ("kernels", "torch"):
-        raise ValueError(f"REPRODUCE_PRODUCTS is kernels or torch, not {chosen!r}")
+        raise VariableError(f"REPRODUCE_PRODUCTS is kernels or torch, not {chosen!r}")
     return chosen
 
 
 def fallback() -> str | None:
     """Why products that were to go through `kernels` on this CPU cannot, in a line; None if they can or need not.
 
-    Raises ValueError for another $REPRODUCE_PRODUCTS.
+    Raises VariableError for another $REPRODUCE_PRODUCTS.
     """
     if _chosen() == "torch":
         return None
