@@ -110,7 +110,7 @@ def compared(stores: Sequence[Evidence], target: Path, home: str, force: bool = 
 def cells_compared(
     evidence: Evidence, both: tuple[spec.Cell, spec.Cell], target: Path, home: str, force: bool = False
 ) -> None:
-    """A page and a CSV that hold two cells of a store against each other, into `target`; raises as `write` does."""
+    """A page and a CSV that hold two cells of a store against each other, into `target`; errors as in `write`."""
     parts = compare.cell_sections(evidence, *both)
     said = f"Cells compared: {both[0].name} and {both[1].name}, in {evidence.name}."
     folder.write(_data(parts) | pictures(parts, "Cells compared", said, home), target, force)
