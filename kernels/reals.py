@@ -216,8 +216,8 @@ def _output(shape: tuple[int, ...], out: Floats | None) -> Floats:
     return out
 
 
-def _call(name: str, job: ctypes.Structure) -> None:
+def _call(name: str, job: ctypes.Structure, *more: ctypes.c_void_p) -> None:
     library = cpu._library()
     assert not isinstance(library, build.BuildError)
-    if getattr(library, name)(ctypes.byref(job)):
+    if getattr(library, name)(ctypes.byref(job), *more):
         raise MemoryError(f"{name}: no memory for its tables")
