@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Any
 
 
 def main() -> None:
-    """The command; Ctrl-C and SIGTERM while it is still being imported end it with a word."""
+    """The command. Ctrl-C and SIGTERM while it is still being imported end it with a word; so does a missing package."""
     ends = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, _end) for number in ends}
-    from reproduce.cli import main as command
+    try:
+        from reproduce.cli import main as command
+    except ModuleNotFoundError as error:
+        package = {"yaml": "pyyaml"}.get(error.name or "", error.name)
+        print(
+            f"reproduce: {error.name} is missing; `pip install {package}` brings it; without a network see README, On a GPU",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
     for number, handler in before.items():
         signal.signal(number, handler)

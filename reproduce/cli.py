@@ -339,7 +339,7 @@ def main() -> None:
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(2)
     except ValueError as error:
-        if not any(name in str(error) for name in ("KERNELS_", "REPRODUCE_PRODUCTS")):
+        if not any(name in str(error) for name in ("KERNELS_", "REPRODUCE_")):
             raise
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(2)

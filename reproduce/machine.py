@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -40,7 +41,12 @@ def source_digest() -> str:
 
 @cache
 def code() -> dict[str, Any]:
-    """Git revision, whether the code differs from it, and the digest of the training source."""
+    """Git revision, whether the code differs from it, and the digest of the training source.
+
+    Where there is no repository, $REPRODUCE_REVISION stands for it: 40 hexadecimal digits, with "-dirty" behind them
+    if the code differs, as `git describe --always --abbrev=40 --exclude '*' --dirty` prints it. ValueError for
+    anything else there. Without either, both are None: not known.
+    """
 
     own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
 
@@ -54,13 +60,22 @@ def code() -> dict[str, Any]:
 
     top = git("rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != ROOT.resolve():  # no repository, or one of something else around it
-        return {"revision": None, "dirty": None, "source": source_digest()}
+        return _told_revision() | {"source": source_digest()}
     changed = git("status", "--porcelain", "--", "reproduce", "kernels", "experiments", "pyproject.toml")
     return {
         "revision": git("rev-parse", "HEAD"),
         "dirty": None if changed is None else bool(changed),
         "source": source_digest(),
     }
+
+
+def _told_revision() -> dict[str, Any]:
+    told = os.environ.get("REPRODUCE_REVISION")
+    if not told:
+        return {"revision": None, "dirty": None}
+    if not re.fullmatch(r"[0-9a-f]{40}(-dirty)?", told):
+        raise ValueError(f"REPRODUCE_REVISION is 40 hexadecimal digits, with or without -dirty, not {told!r}")
+    return {"revision": told[:40], "dirty": told.endswith("-dirty")}
 
 
 @cache
