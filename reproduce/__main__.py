@@ -9,17 +9,15 @@ from typing import Any
 
 
 def main() -> None:
-    """The command. Ctrl-C and SIGTERM while it is still being imported end it with a word; so does a missing package."""
+    """The command. A missing package is one line; Ctrl-C and SIGTERM while it is being imported end it with a word."""
     ends = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, _end) for number in ends}
     try:
         from reproduce.cli import main as command
     except ModuleNotFoundError as error:
         package = {"yaml": "pyyaml"}.get(error.name or "", error.name)
-        print(
-            f"reproduce: {error.name} is missing; `pip install {package}` brings it; without a network see README, On a GPU",
-            file=sys.stderr,
-        )
+        how = f"`pip install {package}` brings it; without a network see README, On a GPU"
+        print(f"reproduce: {error.name} is missing; {how}", file=sys.stderr)
         sys.exit(2)
 
     for number, handler in before.items():

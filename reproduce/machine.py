@@ -43,9 +43,9 @@ def source_digest() -> str:
 def code() -> dict[str, Any]:
     """Git revision, whether the code differs from it, and the digest of the training source.
 
-    Where there is no repository, $REPRODUCE_REVISION stands for it: 40 hexadecimal digits, with "-dirty" behind them
-    if the code differs, as `git describe --always --abbrev=40 --exclude '*' --dirty` prints it. ValueError for
-    anything else there. Without either, both are None: not known.
+    Where there is no repository, $REPRODUCE_REVISION stands for it: 40 hexadecimal digits, with "-dirty" behind
+    them if the code differs, as `git describe --always --abbrev=40 --exclude '*' --dirty` prints it. ValueError
+    for anything else there. Without either, both are None: not known.
     """
 
     own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}

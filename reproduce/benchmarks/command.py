@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +24,12 @@ def bench(
         Path | None, typer.Option(help="Folder of the record.", show_default="results/kernels or results/train")
     ] = None,
     data: DataOption = None,
+    trials: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --gpu: what `python -m reproduce.gpu trials` wrote.", show_default="trials are made"
+        ),
+    ] = None,
 ) -> None:
     """Measure Figure 3 on this machine: products, MLP and ConvNet; or their training. A table and a record.
 
@@ -37,11 +44,21 @@ def bench(
         raise stop("--train measures the CPU", 2)
     if gpu and (reason := on_gpu.missing()):
         raise stop(reason, 2)
-    measure = of_training.measure if training else on_gpu.measure if gpu else cpu.measure
+    folder = to or yamlfile.ROOT / "results" / ("train" if training else "kernels")
+    path: Path | None = None
+
+    def keep(state: dict[str, Any]) -> None:
+        nonlocal path
+        path = record.write(state, folder, path)
+        say(f"written: {yamlfile.shown(path)}")
+
     try:
-        found = measure(say, data, quick)
+        if gpu:
+            broken = None if trials is None else json.loads(trials.read_text())
+            found = on_gpu.measure(say, data, quick, keep, broken)
+        else:
+            found = (of_training if training else cpu).measure(say, data, quick)
+            keep(found)
     except DataError as error:
         raise stop(error, 3) from None
-    path = record.write(found, to or yamlfile.ROOT / "results" / ("train" if training else "kernels"))
     (of_training if training else record).show(found)
-    say(f"written: {yamlfile.shown(path)}")
