@@ -11,7 +11,7 @@ from typing import Any
 
 
 def main() -> None:
-    """The command; Ctrl-C and SIGTERM while it is still being imported end it with a word."""
+    """The command. A missing package is one line; Ctrl-C and SIGTERM while it is being imported end it with a word."""
     ends = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, _end) for number in ends}
     if place := foreign_kernels():
@@ -22,7 +22,13 @@ def main() -> None:
         )
         sys.exit(2)
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend may not be installed here
-    from reproduce.cli import main as command
+    try:
+        from reproduce.cli import main as command
+    except ModuleNotFoundError as error:
+        package = {"yaml": "pyyaml"}.get(error.name or "", error.name)
+        how = f"`pip install {package}` brings it; without a network see README, On a GPU"
+        print(f"reproduce: {error.name} is missing; {how}", file=sys.stderr)
+        sys.exit(2)
 
     for number, handler in before.items():
         signal.signal(number, handler)

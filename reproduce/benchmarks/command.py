@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +28,12 @@ def bench(
         typer.Option(help="Folder of the record.", show_default="in results: kernels, train or layers"),
     ] = None,
     data: DataOption = None,
+    trials: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --gpu: what `python -m reproduce.gpu trials` wrote.", show_default="trials are made"
+        ),
+    ] = None,
 ) -> None:
     """Measure Figure 3 on this machine: products, MLP and ConvNet; or training, or layers. A table and a record.
 
@@ -49,12 +56,22 @@ def bench(
         if training
         else (of_layers.measure, of_layers.show, "layers")
         if layers
-        else (on_gpu.measure if gpu else cpu.measure, record.show, "kernels")
+        else (cpu.measure, record.show, "kernels")
     )
+    path: Path | None = None
+
+    def keep(state: dict[str, Any]) -> None:
+        nonlocal path
+        path = record.write(state, to or yamlfile.ROOT / "results" / folder, path)
+        say(f"written: {yamlfile.shown(path)}")
+
     try:
-        found = measure(say, data, quick)
+        if gpu:
+            broken = None if trials is None else json.loads(trials.read_text())
+            found = on_gpu.measure(say, data, quick, keep, broken)
+        else:
+            found = measure(say, data, quick)
+            keep(found)
     except DataError as error:
         raise stop(error, 3) from None
-    path = record.write(found, to or yamlfile.ROOT / "results" / folder)
     show(found)
-    say(f"written: {yamlfile.shown(path)}")

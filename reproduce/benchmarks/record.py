@@ -29,11 +29,11 @@ def figure3() -> dict[str, Any]:
     return figure
 
 
-def write(record: dict[str, Any], folder: Path) -> Path:
-    """Write the record into `folder`, under a name of its own."""
+def write(record: dict[str, Any], folder: Path, last: Path | None = None) -> Path:
+    """Write the record into `folder`, under a name of its own; over `last`, an earlier state of the same record."""
     stamp = record["started"].replace(":", "").replace("-", "").split("+")[0]
     path = folder / f"{record['kind']}-{'quick-' if record['quick'] else ''}{stamp}.json"
-    if path.exists():
+    if path.exists() and path != last:
         raise FileExistsError(17, "a record of the same second is there already", str(path))
     files.write_sealed(path, record)
     return path
