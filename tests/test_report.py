@@ -31,7 +31,7 @@ def test_columns_and_the_lines_of_a_cell():
         *("row", "dataset", "paper", "scale", "seeds", "mean", "low", "high", "verdict", "machine")
     ]
     paper, small = (line for _, line in frame.iterrows())
-    summary = verdict.summarize([0.95, 0.97, 0.96])
+    summary = verdict.summarize([0.95, 0.97, 0.96], 10_000)
     assert (paper["scale"], paper["seeds"], paper["verdict"]) == ("paper", 3, "reproduced")
     assert paper["mean"] == pytest.approx(0.96) and paper["low"] == pytest.approx(summary.low)
     assert (small["scale"], small["seeds"], small["verdict"]) == ("small", 1, "small scale")
@@ -253,7 +253,7 @@ def test_latex_is_whole_and_escaped():
     rows = [line for line in lines if line.count(" & ") and "multicolumn" not in line]
     assert all(line.count(" & ") == 6 for line in rows) and len(rows) == 9
     (theano,) = (line for line in rows if line.startswith("BNN (Theano)"))
-    summary = verdict.summarize([0.95, 0.97, 0.96])
+    summary = verdict.summarize([0.95, 0.97, 0.96], 10_000)
     assert f"$0.96$ & $0.96 \\pm {(summary.high - summary.low) / 2:.2f}$ (3)" in theano
     assert exports.in_latex("a_b & 5 % of {x} ~ \\y^2 #1 $") == (
         "a\\_b \\& 5 \\% of \\{x\\} \\textasciitilde{} \\textbackslash{}y\\textasciicircum{}2 \\#1 \\$"
