@@ -342,7 +342,7 @@ def check(
             small.calibrate(data, say)
             return
         good = small.mutants(data, say, keep) if mutants else small.check(data, say)
-    except spec.SpecError:
+    except (spec.SpecError, VariableError):
         raise
     except (ValueError, small.Missing) as error:
         raise stop(str(error), 3) from None

@@ -34,9 +34,8 @@ from reproduce.training.binarize import binarize_weight, sign
 
 def by_kernels(x: Tensor) -> bool:
     """Whether products of x with binary weights go through `kernels`: float32, on a CPU that has the tables."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not reals.available():
-        return False
-    return _chosen() == "kernels"
+    chosen = _chosen() == "kernels"
+    return chosen and x.device.type == "cpu" and x.dtype == torch.float32 and reals.available()
 
 
 def _chosen() -> str:
