@@ -4,6 +4,8 @@
  *          the q is made even by flipping the lowest bit of the first one where it is odd.
  * sum      of +-q: twice (the sum of the q whose sign is +, less half the sum of all q). The bracket lies within 16 bits
  *          whatever the signs, so it is exact in arithmetic modulo 2^16, in any order and for any size of table.
+ *          Of numbers times the sum of two planes of signs it is twice (the sum of the q whose sign is + in the one plane, and
+ *          in the other, less the sum of all q), with half of LIMIT.
  *          Blocks are added in float32, one after the other: every instruction set gives the same bits.
  * group    numbers whose sums make one table: 2^group sums of 16 bits, entry i the sum of the numbers whose bit is set in i.
  * code     which entry a column takes: 16 bits, as the instruction set wants it.
@@ -25,16 +27,16 @@ typedef struct {
     size_t group;   /* numbers */
     size_t entries; /* int16 of a table; its rows of tables are aligned to 32 bytes */
     /* n numbers of PREPARED rows, number k of row r at x[k * stride + r], to q[k][r]; step and total: a value a row */
-    void (*quantize)(const float *x, size_t stride, size_t n, int32_t q[][PREPARED], float *step, int32_t *total);
+    void (*quantize)(const float *x, size_t stride, size_t n, float limit, int32_t q[][PREPARED], float *step, int32_t *total);
     /* to tables of each row, `row` int16 apart */
     void (*tables)(int32_t q[][PREPARED], size_t n, int16_t *tables, size_t row);
     /* signs of n numbers, bytes of a panel, to codes [group][PANEL] */
     void (*codes)(const uint8_t *panel, size_t n, uint16_t *codes);
     /* the same from groups * group rows of PANEL +-1 */
     void (*codes_of)(const int8_t *const *rows, size_t groups, uint16_t *codes);
-    /* sums[r][c] += factor[r] * (start[r] + the entries that column c's codes take from row r's tables) */
+    /* sums[r * across + c] += factor[r] * (start[r] + the entries that column c's codes [plane][group] take from row r's tables) */
     void (*tile)(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes, size_t groups,
-                 float sums[TILE][PANEL]);
+                 size_t planes, float *sums, size_t across);
 } lookup_isa_t;
 
 extern const lookup_isa_t lookup_portable;

@@ -85,21 +85,22 @@ TARGET static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *
 }
 
 TARGET static void tile(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
-                        size_t groups, float sums[TILE][PANEL])
+                        size_t groups, size_t planes, float *sums, size_t across)
 {
     for (size_t half = 0; half < PANEL; half += 16 * COLUMNS) {
         __m256i sum[TILE][COLUMNS];
         EACH(r, TILE) EACH(v, COLUMNS) sum[r][v] = _mm256_set1_epi16(start[r]);
         const uint16_t *code = codes + half;
-        for (size_t g = 0; g < groups; g++, code += PANEL) {
-            __m256i at[COLUMNS];
-            EACH(v, COLUMNS) at[v] = _mm256_load_si256((const __m256i *)code + v);
-            EACH(r, TILE)
-            {
-                const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)tables[r] + g));
-                EACH(v, COLUMNS) sum[r][v] = _mm256_add_epi16(sum[r][v], _mm256_shuffle_epi8(table, at[v]));
+        for (size_t plane = 0; plane < planes; plane++)
+            for (size_t g = 0; g < groups; g++, code += PANEL) {
+                __m256i at[COLUMNS];
+                EACH(v, COLUMNS) at[v] = _mm256_load_si256((const __m256i *)code + v);
+                EACH(r, TILE)
+                {
+                    const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)tables[r] + g));
+                    EACH(v, COLUMNS) sum[r][v] = _mm256_add_epi16(sum[r][v], _mm256_shuffle_epi8(table, at[v]));
+                }
             }
-        }
         const __m256i none = _mm256_setzero_si256();
         EACH(r, TILE)
         {
@@ -107,7 +108,7 @@ TARGET static void tile(const int16_t *const *tables, const int16_t *start, cons
             EACH(v, COLUMNS) EACH(h, 2)
             {
                 const __m256i wide = h ? _mm256_unpackhi_epi16(none, sum[r][v]) : _mm256_unpacklo_epi16(none, sum[r][v]);
-                float *to = sums[r] + half + 16 * (size_t)v + 8 * (size_t)h; /* wide: 2^16 times the sums */
+                float *to = sums + (size_t)r * across + half + 16 * (size_t)v + 8 * (size_t)h; /* wide: 2^16 times the sums */
                 _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), _mm256_mul_ps(scale, _mm256_cvtepi32_ps(wide))));
             }
         }

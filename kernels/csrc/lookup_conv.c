@@ -59,7 +59,7 @@ static void prepare(const plan_t *p, const float *x, size_t count, room_t *room)
             float step[PREPARED];
             int32_t total[PREPARED];
             lookup_turn(x + i * channels + b * BLOCK, (ptrdiff_t)channels, least(PREPARED, count - i), n, block);
-            p->isa->quantize(block[0], PREPARED, n, q, step, total);
+            p->isa->quantize(block[0], PREPARED, n, LIMIT, q, step, total);
             p->isa->tables(q, n, room->tables + i * row + b * p->groups * p->isa->entries, row);
             for (size_t r = 0; r < PREPARED; r++) {
                 room->start[(i + r) * p->blocks + b] = (int16_t)(-total[r] / 2);
@@ -118,7 +118,7 @@ static void band_task(void *context, size_t task)
                         start[i] = room.start[at * p->blocks + b];
                         factor[i] = room.factor[at * p->blocks + b];
                     }
-                    p->isa->tile(from, start, factor, codes, groups, room.sums + r);
+                    p->isa->tile(from, start, factor, codes, groups, 1, room.sums[r], PANEL);
                 }
             }
         const size_t columns = least(PANEL, n - s * PANEL);

@@ -67,7 +67,7 @@ static void tables_task(void *context, size_t task)
         }
         float step[PREPARED];
         int32_t all[PREPARED], total[TAPS][PREPARED];
-        p->isa->quantize(x, stride, n, q, step, all);
+        p->isa->quantize(x, stride, n, LIMIT, q, step, all);
         p->isa->tables(q, n, p->tables + row * next + b * p->groups * entries, next);
         for (size_t t = 0; t < TAPS; t++) memcpy(total[t], all, sizeof all);
         for (size_t k = 0, place = first % p->image; k < n; k++) {
@@ -115,7 +115,7 @@ static void sums_task(void *context, size_t task)
             const int16_t *from[TILE];
             for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (r + i) * next + b * p->groups * entries;
             p->isa->tile(from, p->start + (tap * p->at_once + b) * p->rows + r, p->factor + b * p->rows + r, codes[0],
-                         groups, sums + r);
+                         groups, 1, sums[r], PANEL);
         }
     }
 }

@@ -49,7 +49,7 @@ static void tables_task(void *context, size_t task)
                 for (size_t i = 0; i < count; i++) block[k][i] = x[(int64_t)i * j->x_row + (int64_t)k * j->x_k];
         float step[PREPARED];
         int32_t total[PREPARED];
-        p->isa->quantize(block[0], PREPARED, n, q, step, total);
+        p->isa->quantize(block[0], PREPARED, n, LIMIT, q, step, total);
         p->isa->tables(q, n, p->tables + row * next + b * p->groups * p->isa->entries, next);
         for (size_t i = 0; i < PREPARED; i++) {
             p->start[b * ROWS + row + i] = (int16_t)(-total[i] / 2);
@@ -79,7 +79,7 @@ static void sums_task(void *context, size_t task)
             const int16_t *from[TILE];
             for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (r + i) * next + b * p->groups * p->isa->entries;
             for (size_t s = 0; s < strips; s++)
-                p->isa->tile(from, p->start + b * ROWS + r, p->factor + b * ROWS + r, codes[s][0], groups, sums[s] + r);
+                p->isa->tile(from, p->start + b * ROWS + r, p->factor + b * ROWS + r, codes[s][0], groups, 1, sums[s][r], PANEL);
         }
     }
     for (size_t s = 0; s < strips; s++) {

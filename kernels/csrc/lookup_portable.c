@@ -39,14 +39,15 @@ static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *codes)
 }
 
 static void tile(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes, size_t groups,
-                 float sums[TILE][PANEL])
+                 size_t planes, float *sums, size_t across)
 {
     for (size_t r = 0; r < TILE; r++) {
         uint16_t sum[PANEL];
         for (size_t c = 0; c < PANEL; c++) sum[c] = (uint16_t)start[r];
-        for (size_t g = 0; g < groups; g++)
-            for (size_t c = 0; c < PANEL; c++) sum[c] = (uint16_t)(sum[c] + tables[r][g * ENTRIES + codes[g * PANEL + c]]);
-        for (size_t c = 0; c < PANEL; c++) sums[r][c] += factor[r] * (float)(int16_t)sum[c];
+        for (size_t g = 0; g < planes * groups; g++)
+            for (size_t c = 0; c < PANEL; c++)
+                sum[c] = (uint16_t)(sum[c] + tables[r][g % groups * ENTRIES + codes[g * PANEL + c]]);
+        for (size_t c = 0; c < PANEL; c++) sums[r * across + c] += factor[r] * (float)(int16_t)sum[c];
     }
 }
 

@@ -11,7 +11,8 @@
 typedef float floats_t __attribute__((vector_size(4 * PREPARED)));
 typedef int32_t ints_t __attribute__((vector_size(4 * PREPARED)));
 
-TARGET static void quantize(const float *x, size_t stride, size_t n, int32_t q[][PREPARED], float *step, int32_t *total)
+TARGET static void quantize(const float *x, size_t stride, size_t n, float limit, int32_t q[][PREPARED], float *step,
+                            int32_t *total)
 {
     floats_t part[8];
     memset(part, 0, sizeof part);
@@ -22,7 +23,7 @@ TARGET static void quantize(const float *x, size_t stride, size_t n, int32_t q[]
     }
     const floats_t sum = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
     const ints_t some = ~(sum < TINY); /* NaN counts */
-    const floats_t inverse = (floats_t)((ints_t)(LIMIT / sum) & some), one = (floats_t)((ints_t)(sum / LIMIT) & some);
+    const floats_t inverse = (floats_t)((ints_t)(limit / sum) & some), one = (floats_t)((ints_t)(sum / limit) & some);
     memcpy(step, &one, sizeof one);
     ints_t all = {0};
     for (size_t k = 0; k < n; k++) {

@@ -22,7 +22,7 @@ def isa(request, monkeypatch):
     monkeypatch.setenv("KERNELS_ISA", request.param)
 
 
-def quantized(x):
+def quantized(x, limit=fixed.LIMIT):
     """Whole numbers (int64) and steps of rows x (rows, n) of a block, by the module's definition."""
     parts = np.zeros((8, len(x)), np.float32)
     for k in range(x.shape[1]):
@@ -30,7 +30,7 @@ def quantized(x):
     fours = parts[:4] + parts[4:]
     total = (fours[0] + fours[2]) + (fours[1] + fours[3])
     some = total >= np.float32(1e-25)
-    limit, safe = np.float32(fixed.LIMIT), np.where(some, total, np.float32(1))
+    limit, safe = np.float32(limit), np.where(some, total, np.float32(1))
     q = np.rint(x * np.where(some, limit / safe, np.float32(0))[:, None]).astype(np.int64)
     odd = q.sum(1) % 2 == 1
     q[odd, 0] ^= 1
