@@ -16,13 +16,15 @@ import torch
 
 from kernels import reals
 from kernels.cpu import thread_count
+from reproduce.training import ways
 from reproduce.yamlfile import ROOT
 
 # Everything that decides a run's numbers, and nothing that does not: the key of finished runs holds its digest.
 # Exact products (XNOR and popcount) are not among it.
 TRAINING_SOURCE = (
     "reproduce/data.py",
-    *(f"reproduce/training/{m}.py" for m in "binarize layers nets optim preprocess products step train".split()),
+    *(f"reproduce/training/{m}.py" for m in "binarize layers nets optim preprocess products step".split()),
+    *(f"reproduce/training/{m}.py" for m in "tensorcores train ways".split()),
     *(f"kernels/{name}" for name in ("reals.py", "updates.py", "csrc/reals.c", "csrc/signs.c", "csrc/updates.c")),
     *(f"kernels/cuda/{name}" for name in ("updates.py", "src/updates.cu")),
 )
@@ -36,6 +38,8 @@ def source_digest() -> str:
         total.update((Path(__file__).parents[1] / name).read_bytes())
     if not reals.available() or os.environ.get("REPRODUCE_PRODUCTS") == "torch":
         total.update(b"products by torch")  # on a CPU they round otherwise than those by kernels
+    if without := ways.left_out():  # on a GPU: other numbers
+        total.update(f"without {' '.join(without)}".encode())
     return total.hexdigest()
 
 
@@ -88,6 +92,8 @@ def machine(device: str) -> dict[str, Any]:
     found["system"] = f"{platform.system()} {platform.machine()}"
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
+        if without := ways.left_out():
+            found["without"] = list(without)
         found["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
     found["name"] = found.get("gpu") or f"{cpu}, {cores} cores"
     return found

@@ -30,7 +30,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from reproduce import spec
-from reproduce.training import nets, optim, products
+from reproduce.training import nets, optim, tensorcores
 from reproduce.training.preprocess import DeviceData
 from reproduce.training.step import Step
 
@@ -307,7 +307,7 @@ def fit(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if device.type == "cuda":
-        products.full_precision()
+        tensorcores.full_precision()
     module = Classifier(settings, data, seed, key, call)
     resume = checkpoint if checkpoint.exists() and _sound(checkpoint, module.identity(), say) else None
     every = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
