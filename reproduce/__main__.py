@@ -11,7 +11,7 @@ from typing import Any
 
 
 def main() -> None:
-    """The command. A missing package is one line; Ctrl-C and SIGTERM while it is being imported end it with a word."""
+    """The command. A missing package is one line; Ctrl-C and SIGTERM during the imports end it with a word."""
     ends = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, _end) for number in ends}
     if place := foreign_kernels():

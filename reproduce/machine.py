@@ -16,7 +16,7 @@ import torch
 from kernels.cpu import thread_count
 from kernels.environment import VariableError, variable
 from reproduce import identity
-from reproduce.training import products
+from reproduce.training import products, ways
 from reproduce.yamlfile import ROOT
 
 
@@ -85,6 +85,8 @@ def machine(device: str) -> dict[str, Any]:
     found["system"] = f"{platform.system()} {platform.machine()}"
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
+        if without := ways.left_out():
+            found["without"] = list(without)
         found["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
     found["name"] = found.get("gpu") or f"{cpu}, {cores} cores"
     return found

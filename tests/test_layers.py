@@ -8,7 +8,7 @@ import pytest
 import torch
 from made import convnet_settings, settings
 
-from reproduce.training import nets, products
+from reproduce.training import nets, products, tensorcores
 from reproduce.training.layers import (
     BatchNorm,
     BinaryConv2d,
@@ -207,7 +207,7 @@ def test_tensor_core_products_have_the_gradients_of_torchs_own(case, signs_in):
     b = torch.randn(len(w), dtype=torch.float64).requires_grad_()
     plain = products.binary_linear if case == "linear" else products.binary_conv2d
     wanted = plain(x, w, b, signs_in)
-    found = products._TensorCores.apply(x, w, b, signs_in)
+    found = tensorcores._TensorCores.apply(x, w, b, signs_in)
     torch.testing.assert_close(found, wanted)
     g = torch.randn_like(wanted)
     for one, other in zip(
@@ -218,7 +218,7 @@ def test_tensor_core_products_have_the_gradients_of_torchs_own(case, signs_in):
 
 def test_precision_is_put_back_also_after_an_error():
     before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
-    with pytest.raises(RuntimeError), products._precision(True):
+    with pytest.raises(RuntimeError), tensorcores.precision(True):
         assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "tf32"
         raise RuntimeError
     assert (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision) == before

@@ -33,7 +33,7 @@ from reproduce.benchmarks.nets import CELLS, SCALE, SHIFT, cell_settings, images
 from reproduce.data import DataError
 from reproduce.packed import PackedNet
 from reproduce.training import nets
-from reproduce.training.products import full_precision
+from reproduce.training.tensorcores import full_precision
 
 Say = Callable[[str], None]
 Keep = Callable[[dict[str, Any]], None]
@@ -63,8 +63,8 @@ def measure(
 ) -> dict[str, Any]:
     """The record of one run on this machine's GPU. `quick`: tiny sizes, for tests.
 
-    `keep` is given the record after the products and after each net, so that nothing done is lost. `trials`: what is
-    wrong with backends and pixels by name, where their trials have been made; else they are made first.
+    `keep` is given the record after the products and after each net, so that nothing done is lost. `trials`: what
+    is wrong with backends and pixels by name, where their trials have been made; else they are made first.
     """
     started = runs.now()
     full_precision()

@@ -30,7 +30,7 @@ def figure3() -> dict[str, Any]:
 
 
 def write(record: dict[str, Any], folder: Path, last: Path | None = None) -> Path:
-    """Write the record into `folder`, under a name of its own; over `last`, an earlier state of the same record."""
+    """Write the record into `folder`, under a name of its own; over `last`, an earlier state of it."""
     stamp = record["started"].replace(":", "").replace("-", "").split("+")[0]
     path = folder / f"{record['kind']}-{'quick-' if record['quick'] else ''}{stamp}.json"
     if path.exists() and path != last:

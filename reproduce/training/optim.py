@@ -13,6 +13,7 @@ from kernels import reals, updates
 from kernels.cuda import launch
 from kernels.cuda import updates as cuda_updates
 from reproduce import spec
+from reproduce.training import tensorcores, ways
 from reproduce.training.binarize import ap2
 from reproduce.training.layers import BinaryConv2d, BinaryLinear, Norm, lr_multiplier
 from reproduce.training.products import by_kernels
@@ -82,12 +83,14 @@ class Rule(torch.optim.Optimizer):
         same = g.stride() == p.stride() == m.stride() == v.stride()
         if same and by_kernels(p):
             getattr(updates, self.kernel)(*map(_flat, (p, m, v, g)), rate=float(rate), **constants)
-        elif same and p.is_cuda and p.dtype == torch.float32 and launch.no_gpu() is None:
+        elif same and on_gpu(p):
             w_at, m_at, v_at, g_at = (x.data_ptr() for x in (p, m, v, g))
-            stream = torch.cuda.current_stream(p.device).cuda_stream
+            stream = torch.cuda.current_stream(p.device).cuda_stream if p.is_cuda else 0
+            signs = tensorcores.follow(p)
             cuda_updates.update(
-                f"update_{self.kernel}", w_at, m_at, v_at, g_at, p.numel(), rate=rate.data_ptr(),
-                beta1=self.beta1, beta2=self.beta2, eps=self.eps, bound=bound, stream=stream,
+                f"update_{self.kernel}", w_at, m_at, v_at, g_at, p.numel(), rate=rate.data_ptr(), **constants,
+                signs=0 if signs is None else signs.data_ptr(),
+                one=tensorcores.one(signs), stream=stream,
             )  # fmt: skip
         else:
             self.formula(p, m, v, rate)
@@ -149,6 +152,11 @@ class SGD(Rule):
         p.sub_(p.grad * rate)
         if bound < math.inf:
             p.clamp_(-bound, bound)
+
+
+def on_gpu(p: Tensor) -> bool:
+    """Whether a parameter is updated by the CUDA kernels."""
+    return p.is_cuda and p.dtype == torch.float32 and launch.no_gpu() is None and ways.uses("updates")
 
 
 def _flat(x: Tensor) -> reals.Floats:

@@ -4,18 +4,14 @@ On a CPU with AVX-512 the three products of a layer (forward, through the weight
 operand and go through `kernels`, in float32: ±1 by ±1 by XNOR and popcount, real by ±1 through tables.
 $REPRODUCE_PRODUCTS=torch leaves them to torch, as they are on other CPUs and in float64.
 
-On a GPU they are torch's, on tensor cores in TF32 where at least one operand is ±1 or 0: that one is exact, and
-sums are float32. So a product of two such operands is an integer and exact; a gradient enters a product rounded to
-TF32's 11 significant bits, with a relative error of at most 2^-11 in each of its elements. A first layer's real
-inputs and their products stay in full float32.
+On a GPU they go through `tensorcores`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +25,8 @@ from torch.nn.grad import conv2d_weight
 import kernels
 from kernels import build, cpu, reals
 from kernels.environment import VariableError, variable
-from reproduce.training.binarize import binarize_weight, sign
+from reproduce.training import tensorcores, ways
+from reproduce.training.binarize import binarize_weight
 
 
 def by_kernels(x: Tensor) -> bool:
@@ -61,9 +58,11 @@ def fallback() -> str | None:
 def mode(device: str = "cpu") -> str:
     """How the products of a run on this kind of device are computed: a name that is part of the run's identity.
 
-    "kernels" or "torch" on a CPU, "torch" on a GPU.
+    "kernels" or "torch" on a CPU; "tensor cores" on a GPU, with the parts that are left out ($REPRODUCE_WITHOUT).
     """
-    return "kernels" if device == "cpu" and reals.available() and _chosen() == "kernels" else "torch"
+    if device == "cuda":
+        return " without ".join(["tensor cores", *filter(None, [", ".join(ways.left_out())])])
+    return "kernels" if reals.available() and _chosen() == "kernels" else "torch"
 
 
 def threads_matter(device: str) -> bool:
@@ -83,8 +82,8 @@ def binary_linear(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Te
     out: Tensor
     if by_kernels(x):
         out = _Linear.apply(x, weight, bias)
-    elif x.is_cuda:
-        out = _TensorCores.apply(x, weight, bias, signs_in)
+    elif tensorcores.serves(x):
+        out = tensorcores.linear(x, weight, bias, signs_in)
     else:
         out = F.linear(x, binarize_weight(weight), bias)
     return out
@@ -95,8 +94,8 @@ def binary_conv2d(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Te
     out: Tensor
     if by_kernels(x):
         out = _Conv.apply(x, weight, bias)
-    elif x.is_cuda:
-        out = _TensorCores.apply(x, weight, bias, signs_in)
+    elif tensorcores.serves(x):
+        out = tensorcores.conv2d(x, weight, bias, signs_in)
     else:
         out = F.conv2d(x, binarize_weight(weight), bias, padding=1)
     return out
@@ -167,66 +166,6 @@ class _Conv(Function):
             reals.conv_gradient(grad, signs, out=room.numpy())
             to_weight = room.mul_(found[0]).permute(0, 3, 1, 2)
         return to_x, to_weight, torch.from_numpy(grad).sum((0, 1, 2))
-
-
-class _TensorCores(Function):
-    """A linear layer (a weight of two axes) or a 3×3 convolution (of four), by torch, in the precision above."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:
-        signs = sign(weight)
-        ctx.save_for_backward(x, signs)
-        ctx.signs_in = signs_in
-        with _precision(signs_in):
-            return F.linear(x, signs, bias) if x.dim() == 2 else F.conv2d(x, signs, bias, padding=1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
-        x, signs = ctx.saved_tensors
-        (grad,) = grads
-        wanted = ctx.needs_input_grad[0]
-        if x.dim() == 2:
-            with _precision(True):
-                to_x = grad @ signs if wanted else None
-            with _precision(ctx.signs_in):
-                return to_x, grad.T @ x, grad.sum(0), None
-        with _precision(True):
-            to_x = _conv_backward(grad, x, signs, (True, False, False))[0] if wanted else None
-        with _precision(ctx.signs_in):
-            to_weight = _conv_backward(grad, x, signs, (False, True, False))[1]
-        return to_x, to_weight, grad.sum((0, 2, 3)), None
-
-
-def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
-    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, mask
-    )
-    return found
-
-
-def full_precision() -> None:
-    """Whatever is not said otherwise is full float32: torch's own default for convolutions is TF32."""
-    for holder in _holders():
-        holder.fp32_precision = "ieee"
-
-
-def _holders() -> tuple[Any, Any]:
-    return torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _precision(tensor_cores: bool) -> Iterator[None]:
-    """torch's float32 products on a GPU in TF32, or in full float32, for a while."""
-    wanted = "tf32" if tensor_cores else "ieee"
-    holders = _holders()
-    before = [holder.fp32_precision for holder in holders]
-    try:
-        for holder in holders:
-            holder.fp32_precision = wanted
-        yield
-    finally:
-        for holder, value in zip(holders, before, strict=True):
-            holder.fp32_precision = value
 
 
 _free: dict[int, list[NDArray[np.uint8]]] = {}

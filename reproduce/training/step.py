@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from reproduce.training import ways
 from reproduce.training.optim import Rule
 from reproduce.training.preprocess import DeviceData
 
@@ -47,7 +48,7 @@ class Step:
             self.eager(index)
             return
         self.index.copy_(index, non_blocking=True)
-        if not self.index.is_cuda:
+        if not self.index.is_cuda or not ways.uses("graph"):
             self.eager(self.index)
         elif self.graph is not None:
             self.graph.replay()

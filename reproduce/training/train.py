@@ -29,7 +29,7 @@ from torch import Tensor
 
 from reproduce import outcomes, spec
 from reproduce.training import checkpoint as checkpoints
-from reproduce.training import nets, optim, products
+from reproduce.training import nets, optim, tensorcores
 from reproduce.training.preprocess import DeviceData
 from reproduce.training.step import Step
 
@@ -318,7 +318,7 @@ def fit(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if device.type == "cuda":
-        products.full_precision()
+        tensorcores.full_precision()
     module = Classifier(settings, data, seed, run, call)
     sound = checkpoint.exists() and checkpoints.sound(checkpoint, module.identity(), say)
     resume = checkpoint if sound else None
