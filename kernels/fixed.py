@@ -4,8 +4,8 @@ Rows of the real operand are cut into blocks of at most `BLOCK` numbers along th
 convolution a pixel's channels; of its weight gradient the pixels of all images in their order). Each block has a
 step of its own, its sum of magnitudes divided by `LIMIT`, and enters as whole multiples of it. A block's sum is
 then exact whatever the signs; blocks are added in float32, one after the other. The error of a result, relative to
-its root mean square, is about 5e-4, as on a GPU in TF32. Every instruction set and number of threads gives the same
-bits. A block with a number that is not finite makes NaN of all results that it enters.
+its root mean square, is about 5e-4, as on a GPU in TF32. Every instruction set and number of threads gives the
+same bits. A block with a number that is not finite makes NaN of all results that it enters.
 
 Needs the compiled library (`ternary.available`).
 """
@@ -162,7 +162,7 @@ def update(
 ) -> None:
     """A step of a dense layer's weights w (out, in) with moments m and v, in place, without a stored gradient.
 
-    This is scale · gᵀ · low, or with `high` scale · gᵀ · (low + high), so that an input of 0 and ±s is s/2 of both:
+    This is scale · gᵀ · low, or with `high` scale · gᵀ · (low + high): an input of 0 and ±s is s/2 of both:
     g (batch, out) is the output's gradient, low and high (batch, in) are planes of the input. In the products with
     two planes blocks have half of LIMIT. Signs of the new weights go into both panels: to_in (out, in), to_out
     (in, out). Raises TypeError or ValueError where shapes or dtypes do not fit.
