@@ -1,4 +1,4 @@
-"""A report's folder: other files stay, those of an earlier report go, another folder is refused."""
+"""A report's folder: other people's files stay, an earlier report's go, a folder of something else is refused."""
 
 import pytest
 from test_campaign import command, experiments
