@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from made import convnet_settings, made_cell, settings
+from made import convnet_settings, made_cell
 from test_campaign import go
 from test_freeze import run
 from test_packed import SHIFT, evaluate, images_for, of_kind, preprocessed, random_state, shift_of
@@ -17,7 +17,6 @@ from reproduce.packed import freeze_net
 
 onnx = pytest.importorskip("onnx")
 KINDS = ["onnx", "npz", pytest.param("qonnx", marks=pytest.mark.skipif(bool(qonnx.missing()), reason="no qonnx"))]
-CENTRED = {"mlp": settings, "convnet": convnet_settings}  # pixels onto -1 to 1
 
 
 def scored(kind, net, images):
@@ -66,15 +65,20 @@ def test_a_net_of_real_inputs_takes_them(kind, net):
 
 
 @pytest.mark.skipif(bool(qonnx.missing()), reason="no qonnx")
-@pytest.mark.parametrize(("low", "high", "one_each"), [(-1, 1, True), (0, 1, True), (-0.6, 0.2, False)])
-def test_a_first_convolution_has_one_threshold_a_channel_where_it_can(low, high, one_each):
-    """The border is 0 after preprocessing: at pixel 127.5, at pixel 0, at pixel 191.25."""
-    steps = [{"step": "range", "low": low, "high": high}]
+@pytest.mark.parametrize(
+    ("steps", "scale", "shift", "one_each"),
+    [
+        ([{"step": "range", "low": -1, "high": 1}], 2 / 255, -1.0, True),
+        ([{"step": "range", "low": 0, "high": 1}], 1 / 255, 0.0, True),
+        ([{"step": "range", "low": 0, "high": 1}, {"step": "standardize"}], 1 / 64, -1.75, False),
+    ],
+)
+def test_a_first_convolution_has_one_threshold_a_channel_where_it_can(steps, scale, shift, one_each):
+    """The border is 0 after preprocessing: at pixel 127.5, 0, 112."""
     wanted = convnet_settings(net={"channels": [70]}, data={"preprocess": steps})
-    scale = (high - low) / 255
     state, images = random_state(wanted, wild=False), images_for(wanted, 12)
-    net = freeze_net(wanted, state, (scale, np.float32(low)))
-    held("qonnx", net, images, evaluate(wanted, state, preprocessed(wanted, images, scale, low))[1])
+    net = freeze_net(wanted, state, (scale, np.float32(shift)))
+    held("qonnx", net, images, evaluate(wanted, state, preprocessed(wanted, images, scale, shift))[1])
     model = onnx.load_from_string(qonnx.build(net))
     places = [c for c in model.graph.initializer if list(c.dims) == [1, 70, 32, 32]]
     assert len(places) == (not one_each)

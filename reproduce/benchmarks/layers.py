@@ -99,7 +99,7 @@ def _rows(
         step = 0.0 if isinstance(layer, BinaryLinear) else max(float(np.abs(right).max()) / 127, 1.0)
         if peer_onnx.missing() is None:
             wanted[INT8] = int8_layer(layer, x, step)
-        for name, off in ((BITS, 0.0), (INT8, step / 2)):
+        for name, off in ((BITS, 0.0), (INT8, 0.501 * step)):
             if name in wanted and np.abs(np.asarray(wanted[name]()) - right).max() > off:
                 raise RuntimeError(f"{what}: {name} and {FP32} give different numbers")
         times = timing.interleave(wanted, 0.0 if quick else BUDGET, least=3)

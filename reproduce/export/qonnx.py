@@ -5,10 +5,10 @@ A unit's threshold is a half-integer added before its sign, so that no sum is ev
 matters. All tensors are float32, as QONNX has them. Input: `images` (N, 784), or (N, 3, 32, 32), pixels 0 to 255;
 output: `scores` (N, 10) in float32. The batch is 1, as these tools want it to be fixed.
 
-The first convolution sees a border of zeros *after* preprocessing. Where that is a range whose middle lies at a
-half or whole pixel value, pixels are moved there first and one threshold a channel does; elsewhere thresholds
-differ from place to place, which the QONNX executor runs and hardware tools may not take. A net of real inputs
-(ZCA, GCN, LCN) has its first layer in float32, where the packed net has float64.
+The first convolution sees a border of zeros *after* preprocessing. Where that is a range (-1 to 1, say), the pixel
+that becomes 0 is taken off first, in whole numbers, and one threshold a channel does. Elsewhere (standardize) the
+thresholds differ from place to place, which the QONNX executor runs and hardware tools may not take. A net of real
+inputs (ZCA, GCN, LCN) has its first layer in float32, where the packed net has float64.
 """
 
 from __future__ import annotations
@@ -125,16 +125,13 @@ class _Qonnx(Graph):
 def centre(settings: spec.Settings) -> tuple[int, int] | None:
     """(times, moved): times · pixel - moved is a whole number that is 0 where the preprocessed pixel is.
 
-    None where the preprocessing is not a range, or has its 0 at no half or whole pixel value.
+    None where the preprocessing is not a range alone.
     """
     steps = settings.data.preprocess
     if len(steps) != 1 or not isinstance(steps[0], spec.Range):
         return None
-    middle = -255 * steps[0].low / (steps[0].high - steps[0].low)
-    for times in (1, 2):
-        if (times * middle).is_integer():
-            return times, int(times * middle)
-    return None
+    doubled = -510 * steps[0].low // (steps[0].high - steps[0].low)
+    return (2, doubled) if doubled % 2 else (1, doubled // 2)
 
 
 def one_threshold(layer: PixelLayer, times: int, moved: int) -> NDArray[np.float64] | None:
