@@ -98,7 +98,7 @@ def test_the_rest_of_the_report_pools_no_codes():
     seen = simulation.observed(found)
     assert sorted(seen["seeds"]) == [3, 4] and seen["spread"].max() < 0.2
     other = evidence_of(*made([1.0, 1.1], source=C))
-    pairs = compare.frame([found, other])
+    pairs = compare.frame(compare.of_stores([found, other]))
     assert sorted(pairs["seeds_first"]) == [3, 4] and set(pairs["code_second"].str[:8]) == {"cccccccc"}
     (table, _) = compare.sections([found, other])[0].parts
     assert "code_first" in [c.key for c in table.columns]
