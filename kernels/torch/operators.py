@@ -49,7 +49,7 @@ def _pack(x: Tensor) -> Tensor:
         return found
     rows, lead = rows_of(x.detach())
     words = cpu.pack(rows)
-    return torch.from_numpy(words.view(np.int64)).reshape(*lead, words.shape[1])
+    return torch.from_numpy(words.view(np.int64).copy()).reshape(*lead, words.shape[1])
 
 
 def pack(x: Tensor) -> Tensor:
