@@ -214,7 +214,6 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 def test_processes_and_threads_that_build_at_once(tmp_path):
     script = """
     from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(check, range(8)))
     """
