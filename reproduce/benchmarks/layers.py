@@ -28,7 +28,7 @@ from reproduce import machine, runs
 from reproduce.benchmarks import peer_onnx, record
 
 Say = Callable[[str], None]
-BITS, ALONE, FP32, INT8 = "1-bit layer", "1-bit product, packed input", "torch float32", "onnxruntime int8"
+BITS, ALONE, FP32, INT8 = "1-bit layer", "1-bit, packed input", "torch float32", "onnxruntime int8"
 ROWS, WIDTHS = (1, 16, 256, 4096), (256, 512, 1024, 2048, 4096)
 IMAGES, MAPS = (1, 32), ((32, 128), (16, 256), (8, 512))  # side and channels, as in the paper's ConvNet
 BUDGET = 0.5  # seconds of a row's rounds; the largest products take longer
@@ -159,7 +159,7 @@ def pays_from(rows: list[dict[str, Any]]) -> list[str]:
 
 def show(found: dict[str, Any]) -> None:
     """The record as a table, with how many times faster than float32 and int8; then where 1 bit pays."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 130)
     table = Table("", "candidate", "µs", "Gop/s", f"× {FP32}", f"× {INT8}")
     last = None
     for row in found["rows"]:

@@ -53,6 +53,7 @@ class Graph(ABC):
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.h = "images"
+        self.flip: NDArray[np.int64] = np.array(1)  # -1 for outputs of `h` that are the opposite of their sign
 
     # --- what a format decides ---
 
@@ -99,17 +100,22 @@ class Graph(ABC):
         reach = int(np.prod(packed.shape[1:])) * largest
         if reach >= EXACT:
             raise ValueError(f"sums of up to {reach:,} are not exact in float32: this net cannot be exported")
-        signs = kernels.unpack(packed)
+        signs = (kernels.unpack(packed) * self.flip).astype(np.int8)
         if shape.padding:
             filters = self.weights(signs.transpose(0, 3, 1, 2))
-            self.node("Conv", self.h, filters, pads=[shape.padding] * 4, kernel_shape=signs.shape[1:3])
+            how: dict[str, Any] = {
+                "strides": [1, 1],
+                "dilations": [1, 1],
+                "group": 1,
+            }  # some readers want them said
+            self.node("Conv", self.h, filters, pads=[shape.padding] * 4, kernel_shape=signs.shape[1:3], **how)
         else:
             if signs.ndim == 4 and shape.size > 1:  # filters as large as the image: (units, H, W, C)
                 self.node("Flatten", self.h)
                 signs = signs.transpose(0, 3, 1, 2)
             self.node("MatMul", self.h, self.weights(signs.reshape(len(signs), -1).T))
         if shape.pool:
-            self.node("MaxPool", self.h, kernel_shape=[2, 2], strides=[2, 2])
+            self.node("MaxPool", self.h, kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4)
 
     def hidden(self, layer: BitLayer) -> None:
         """±1 to ±1."""

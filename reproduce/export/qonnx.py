@@ -2,8 +2,11 @@
 
 Weights and activations go through `BipolarQuant` nodes of scale 1, the images through `Quant` (8 bits, unsigned).
 A unit's threshold is a half-integer added before its sign, so that no sum is ever 0 and no tool's idea of sign(0)
-matters. All tensors are float32, as QONNX has them. Input: `images` (N, 784), or (N, 3, 32, 32), pixels 0 to 255;
-output: `scores` (N, 10) in float32. The batch is 1, as these tools want it to be fixed.
+matters. A unit that is +1 *below* its threshold gives the opposite, and the next layer's weights are negated
+there: hardware tools want thresholds of one direction.
+
+All tensors are float32, as QONNX has them. The input is `images` (N, 784) or (N, 3, 32, 32), pixels 0 to 255; the
+output is `scores` (N, 10). N is 1 in the file, as these tools want it fixed.
 
 The first convolution sees a border of zeros *after* preprocessing. Where that is a range (-1 to 1, say), the pixel
 that becomes 0 is taken off first, in whole numbers, and one threshold a channel does. Elsewhere (standardize) the
@@ -79,11 +82,10 @@ class _Qonnx(Graph):
         self.bipolar(turn, turn * level - 0.5)
 
     def bipolar(self, turn: NDArray[np.int64], least: NDArray[Any]) -> None:
-        """`h` to ±1 by turn · h >= least."""
-        if (turn < 0).any():
-            self.node("Mul", self.h, self.constant(turn[None].astype(np.float32)))
-        self.node("Add", self.h, self.constant(-least[None].astype(np.float32)))
+        """`h` to ±1 by turn · h >= least, a half-integer; where turn is -1, to the opposite."""
+        self.node("Add", self.h, self.constant(-(turn * least)[None].astype(np.float32)))
         self.node("BipolarQuant", self.h, "one", domain=DOMAIN)
+        self.flip = turn.reshape(-1)
 
     def pixels(self, layer: PixelLayer) -> None:
         rule, shape = layer.rule, layer.shape
