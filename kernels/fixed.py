@@ -3,8 +3,8 @@
 Rows of the real operand are cut into blocks of at most `BLOCK` numbers along the axis that is summed (of a
 convolution a pixel's channels; of its weight gradient the pixels of all images in their order). Each block has a
 step of its own, its sum of magnitudes divided by `LIMIT`, and enters as whole multiples of it. A block's sum is
-then exact whatever the signs; blocks are added in float32, one after the other. The error of a result, relative to
-its root mean square, is about 5e-4, as on a GPU in TF32. Every instruction set and number of threads gives the
+then exact whatever the signs; blocks are added in float32, one after the other. The error of a result, relative
+to its root mean square, is about 5e-4, as on a GPU in TF32. Every instruction set and number of threads gives the
 same bits. A block with a number that is not finite makes NaN of all results that it enters.
 
 Needs the compiled library (`ternary.available`).
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ LIMIT = 65400
 
 
 class _Matmul(ctypes.Structure):
-    _fields_ = [*_fields("x x_row x_k m k panels n out isa threads"), ("scale", ctypes.c_double)]
+    _fields_ = [*_fields("x whole x_row x_k m k panels n out isa threads"), ("scale", ctypes.c_double)]
 
 
 class _Conv(ctypes.Structure):
@@ -67,11 +67,12 @@ class Rule:
 
     adam: v = b2 v + (1 - b2) g²;  w -= rate · m / (sqrt(v) + eps).
     shift_adamax: v = AP2(max(b2 v, |g|)) + eps;  w -= rate · m / v.
+    sgd: w -= rate · g; m and v stay as they are.
 
     Afterwards w is clipped to [-bound, bound]. Bias corrections are the caller's, in `rate`.
     """
 
-    kind: Literal["adam", "shift_adamax"]
+    kind: Literal["adam", "shift_adamax", "sgd"]
     beta1: float
     beta2: float
     eps: float
@@ -79,20 +80,26 @@ class Rule:
     bound: float
 
 
-def matmul(x: Floats, b: Panels, scale: float = 1.0, out: Floats | None = None) -> Floats:
+def matmul(x: NDArray[Any], b: Panels, scale: float = 1.0, out: Floats | None = None) -> Floats:
     """scale · x (M, K), any strides, by ±1 (K, N): float32 (M, N).
 
-    Raises TypeError or ValueError where shapes or dtypes do not fit.
+    x is float32, or int16 of magnitudes up to 255, which enter as they are. Raises TypeError or ValueError where
+    shapes, dtypes or magnitudes do not fit.
     """
-    _floats("x", x, (2,))
-    if b.k != x.shape[1] or not b.k:
+    whole = x.dtype == np.int16
+    if whole and x.size and max(int(x.max()), -int(x.min())) > 255:
+        raise ValueError("whole numbers must have magnitudes up to 255")
+    if not whole:
+        _floats("x", x, (2,))
+    if x.ndim != 2 or b.k != x.shape[1] or not b.k:
         raise ValueError(f"x {x.shape} and panels of ({b.k}, {b.n}) do not fit")
     out = _output((len(x), b.n), out)
-    if any(stride % 4 for stride in x.strides):
+    if any(stride % x.itemsize for stride in x.strides):
         x = np.ascontiguousarray(x)
+    row, step = (stride // x.itemsize for stride in x.strides)
     if out.size:
         job = _Matmul(
-            x=x.ctypes.data, x_row=x.strides[0] // 4, x_k=x.strides[1] // 4, m=x.shape[0], k=b.k,
+            x=x.ctypes.data, whole=whole, x_row=row, x_k=step, m=x.shape[0], k=b.k,
             panels=b.bytes.ctypes.data, n=b.n, out=out.ctypes.data,
             isa=isa(), threads=cpu._threads(None), scale=scale,
         )  # fmt: skip
@@ -160,11 +167,11 @@ def update(
     to_in: Panels,
     to_out: Panels,
 ) -> None:
-    """A step of a dense layer's weights w (out, in) with moments m and v, in place, without a stored gradient.
+    """A step of a dense layer's weights w (out, in), moments m and v, in place, without storing their gradient.
 
-    This is scale · gᵀ · low, or with `high` scale · gᵀ · (low + high): an input of 0 and ±s is s/2 of both:
-    g (batch, out) is the output's gradient, low and high (batch, in) are planes of the input. In the products with
-    two planes blocks have half of LIMIT. Signs of the new weights go into both panels: to_in (out, in), to_out
+    This is scale · gᵀ · low, or with `high` scale · gᵀ · (low + high), so that an input of 0 and ±s is s/2 of
+    both: g (batch, out) is the output's gradient, low and high (batch, in) are planes of the input. Blocks have
+    half of LIMIT where there are two planes. Signs of the new weights go into both panels: to_in (out, in), to_out
     (in, out). Raises TypeError or ValueError where shapes or dtypes do not fit.
     """
     _floats("g", g, (2,))
@@ -232,7 +239,7 @@ def _signs(x: Floats, taps: int, steps: tuple[int, int, int], size: tuple[int, i
 
 
 def _rule(rule: Rule) -> _Rule:
-    kind = ("adam", "shift_adamax").index(rule.kind)
+    kind = ("adam", "shift_adamax", "sgd").index(rule.kind)
     return _Rule(kind, rule.beta1, rule.beta2, rule.eps, rule.rate, rule.bound)
 
 

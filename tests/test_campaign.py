@@ -591,7 +591,7 @@ def test_without_compiled_kernels_the_numbers_have_another_name_and_the_reason_i
     assert summary.trained == 1 and summary.records[0].key != with_kernels.key
     assert sum("no compiled kernels: no space left; products are torch's" in line for line in said) == 1
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "junk")
-    with pytest.raises(ValueError, match="REPRODUCE_PRODUCTS is kernels or torch"):
+    with pytest.raises(ValueError, match="REPRODUCE_PRODUCTS is fixed16 or float32"):
         go(tmp_path, data_folder, [cell])
 
 

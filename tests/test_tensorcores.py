@@ -20,7 +20,7 @@ def signs(*shape, seed=0):
 @pytest.fixture
 def here(monkeypatch):
     """Products on this CPU go the GPU's way."""
-    monkeypatch.setenv("REPRODUCE_PRODUCTS", "torch")
+    monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     monkeypatch.delenv("REPRODUCE_WITHOUT", raising=False)
     monkeypatch.setattr(tensorcores, "serves", lambda x: True)
     return monkeypatch

@@ -96,7 +96,7 @@ def step(layers, x, targets, keep, activation, masked=True):
     last = len(layers) - 1
     kept = _kept(layers[0].given, keep[0])
     h = x * kept
-    np.testing.assert_allclose(layers[0].given, h.reshape(layers[0].given.shape), rtol=1e-6)
+    np.testing.assert_allclose(layers[0].given, h.reshape(layers[0].given.shape), rtol=1e-6, atol=1e-7)
     for k, layer in enumerate(layers):
         if layer.weight.ndim == 2:
             h = h.reshape(len(h), -1)

@@ -34,9 +34,9 @@ typedef struct {
     void (*codes)(const uint8_t *panel, size_t n, uint16_t *codes);
     /* the same from groups * group rows of PANEL +-1 */
     void (*codes_of)(const int8_t *const *rows, size_t groups, uint16_t *codes);
-    /* sums[r * across + c] += factor[r] * (start[r] + the entries that column c's codes [plane][group] take from row r's tables) */
+    /* sums[r * across + c], or zero if it is the `first` tile, += factor[r] * (start[r] + the entries that column c's codes [plane][group] take from row r's tables) */
     void (*tile)(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes, size_t groups,
-                 size_t planes, float *sums, size_t across);
+                 size_t planes, int first, float *sums, size_t across);
 } lookup_isa_t;
 
 extern const lookup_isa_t lookup_portable;

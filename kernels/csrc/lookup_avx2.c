@@ -9,11 +9,12 @@
 #define ENTRIES 8
 #include "lookup_rows.h"
 
+#define INLINE __attribute__((always_inline)) TARGET static inline
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 #define COLUMNS 2 /* vectors of 16 columns that are summed together */
 
 /* eight 32-bit numbers modulo 2^16 */
-__attribute__((always_inline)) TARGET static inline __m128i narrow(const int32_t *q)
+INLINE __m128i narrow(const int32_t *q)
 {
     const __m256i words = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 4, 5, 8, 9, 12, 13, -1,
                                            -1, -1, -1, -1, -1, -1, -1);
@@ -84,8 +85,8 @@ TARGET static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *
         }
 }
 
-TARGET static void tile(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
-                        size_t groups, size_t planes, float *sums, size_t across)
+INLINE void tile_for(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
+                     size_t groups, size_t planes, const int first, float *sums, size_t across)
 {
     for (size_t half = 0; half < PANEL; half += 16 * COLUMNS) {
         __m256i sum[TILE][COLUMNS];
@@ -109,10 +110,20 @@ TARGET static void tile(const int16_t *const *tables, const int16_t *start, cons
             {
                 const __m256i wide = h ? _mm256_unpackhi_epi16(none, sum[r][v]) : _mm256_unpacklo_epi16(none, sum[r][v]);
                 float *to = sums + (size_t)r * across + half + 16 * (size_t)v + 8 * (size_t)h; /* wide: 2^16 times the sums */
-                _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), _mm256_mul_ps(scale, _mm256_cvtepi32_ps(wide))));
+                const __m256 before = first ? _mm256_setzero_ps() : _mm256_load_ps(to);
+                _mm256_store_ps(to, _mm256_add_ps(before, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(wide))));
             }
         }
     }
+}
+
+TARGET static void tile(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
+                        size_t groups, size_t planes, int first, float *sums, size_t across)
+{
+    if (first)
+        tile_for(tables, start, factor, codes, groups, planes, 1, sums, across);
+    else
+        tile_for(tables, start, factor, codes, groups, planes, 0, sums, across);
 }
 
 const lookup_isa_t lookup_avx2 = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile};

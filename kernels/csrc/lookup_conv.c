@@ -103,7 +103,6 @@ static void band_task(void *context, size_t task)
 
     float *out = j->out + (image * height + top) * width * n;
     for (size_t s = 0; s < p->strips; s++) {
-        memset(room.sums, 0, sums);
         const uint16_t *codes = p->codes + s * TAPS * p->blocks * p->groups * PANEL;
         for (size_t t = 0; t < TAPS; t++)
             for (size_t b = 0; b < p->blocks; b++, codes += p->groups * PANEL) {
@@ -118,7 +117,7 @@ static void band_task(void *context, size_t task)
                         start[i] = room.start[at * p->blocks + b];
                         factor[i] = room.factor[at * p->blocks + b];
                     }
-                    p->isa->tile(from, start, factor, codes, groups, 1, room.sums[r], PANEL);
+                    p->isa->tile(from, start, factor, codes, groups, 1, t + b == 0, room.sums[r], PANEL);
                 }
             }
         const size_t columns = least(PANEL, n - s * PANEL);

@@ -115,7 +115,7 @@ static void sums_task(void *context, size_t task)
             const int16_t *from[TILE];
             for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (r + i) * next + b * p->groups * entries;
             p->isa->tile(from, p->start + (tap * p->at_once + b) * p->rows + r, p->factor + b * p->rows + r, codes[0],
-                         groups, 1, sums[r], PANEL);
+                         groups, 1, first == 0, sums[r], PANEL);
         }
     }
 }
@@ -154,7 +154,6 @@ int kernels_lookup_gradient(const gradient_t *j)
     const int there = p.tables && p.sums && p.start && p.factor && p.rest && p.outside;
     if (there) {
         find_borders(j, p.outside);
-        memset(p.sums, 0, sums * sizeof *p.sums);
         for (; p.from < p.pixels; p.from += p.at_once * BLOCK) {
             p.blocks = least(p.at_once, (p.pixels - p.from + BLOCK - 1) / BLOCK);
             parallel(tables_task, &p, p.rows / PREPARED, (int)j->threads);

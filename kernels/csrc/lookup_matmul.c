@@ -9,7 +9,8 @@
 
 /* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
 typedef struct {
-    const float *x; /* element (i, k) at x[i * x_row + k * x_k] */
+    const void *x; /* float, element (i, k) at x[i * x_row + k * x_k], or int16, of at most 255 */
+    int64_t whole; /* int16 */
     int64_t x_row, x_k, m, k;
     const uint8_t *panels; /* [(n + 63) / 64][(k + 7) / 8][64] */
     int64_t n;
@@ -31,6 +32,19 @@ typedef struct {
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
+/* numbers that are whole as they come, twice, so that sums are even */
+static void double_whole(const int16_t *x, int64_t x_row, int64_t x_k, size_t count, size_t n, size_t group, int32_t q[][PREPARED],
+                         int32_t *total)
+{
+    memset(total, 0, PREPARED * sizeof *total);
+    for (size_t k = 0; k < n; k++)
+        for (size_t i = 0; i < PREPARED; i++) {
+            q[k][i] = i < count ? 2 * x[(int64_t)i * x_row + (int64_t)k * x_k] : 0;
+            total[i] += q[k][i];
+        }
+    for (size_t k = n; k % group; k++) memset(q[k], 0, sizeof q[k]);
+}
+
 static void tables_task(void *context, size_t task)
 {
     plan_t *p = context;
@@ -41,15 +55,19 @@ static void tables_task(void *context, size_t task)
     memset(block, 0, sizeof block);
     for (size_t b = 0; b < p->blocks; b++) {
         const size_t n = least(BLOCK, (size_t)j->k - b * BLOCK);
-        const float *x = j->x + (int64_t)(p->from + row) * j->x_row + (int64_t)(b * BLOCK) * j->x_k;
-        if (j->x_k == 1)
+        float step[PREPARED];
+        int32_t total[PREPARED];
+        const int64_t at = (int64_t)(p->from + row) * j->x_row + (int64_t)(b * BLOCK) * j->x_k;
+        const float *x = (const float *)j->x + at;
+        if (j->whole) {
+            double_whole((const int16_t *)j->x + at, j->x_row, j->x_k, count, n, p->isa->group, q, total);
+            for (size_t i = 0; i < PREPARED; i++) step[i] = 0.5f;
+        } else if (j->x_k == 1)
             lookup_turn(x, j->x_row, count, n, block);
         else
             for (size_t k = 0; k < n; k++)
                 for (size_t i = 0; i < count; i++) block[k][i] = x[(int64_t)i * j->x_row + (int64_t)k * j->x_k];
-        float step[PREPARED];
-        int32_t total[PREPARED];
-        p->isa->quantize(block[0], PREPARED, n, LIMIT, q, step, total);
+        if (!j->whole) p->isa->quantize(block[0], PREPARED, n, LIMIT, q, step, total);
         p->isa->tables(q, n, p->tables + row * next + b * p->groups * p->isa->entries, next);
         for (size_t i = 0; i < PREPARED; i++) {
             p->start[b * ROWS + row + i] = (int16_t)(-total[i] / 2);
@@ -70,7 +88,6 @@ static void sums_task(void *context, size_t task)
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    for (size_t s = 0; s < strips; s++) memset(sums[s], 0, p->rows * sizeof *sums[s]);
     for (size_t b = 0; b < p->blocks; b++) {
         const size_t count = least(BLOCK, (size_t)j->k - b * BLOCK), groups = lookup_groups(p->isa, count);
         for (size_t s = 0; s < strips; s++)
@@ -79,7 +96,8 @@ static void sums_task(void *context, size_t task)
             const int16_t *from[TILE];
             for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (r + i) * next + b * p->groups * p->isa->entries;
             for (size_t s = 0; s < strips; s++)
-                p->isa->tile(from, p->start + b * ROWS + r, p->factor + b * ROWS + r, codes[s][0], groups, 1, sums[s][r], PANEL);
+                p->isa->tile(from, p->start + b * ROWS + r, p->factor + b * ROWS + r, codes[s][0], groups, 1,
+                             b == 0, sums[s][r], PANEL);
         }
     }
     for (size_t s = 0; s < strips; s++) {

@@ -39,7 +39,7 @@ static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *codes)
 }
 
 static void tile(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes, size_t groups,
-                 size_t planes, float *sums, size_t across)
+                 size_t planes, int first, float *sums, size_t across)
 {
     for (size_t r = 0; r < TILE; r++) {
         uint16_t sum[PANEL];
@@ -47,7 +47,10 @@ static void tile(const int16_t *const *tables, const int16_t *start, const float
         for (size_t g = 0; g < planes * groups; g++)
             for (size_t c = 0; c < PANEL; c++)
                 sum[c] = (uint16_t)(sum[c] + tables[r][g % groups * ENTRIES + codes[g * PANEL + c]]);
-        for (size_t c = 0; c < PANEL; c++) sums[r * across + c] += factor[r] * (float)(int16_t)sum[c];
+        for (size_t c = 0; c < PANEL; c++) {
+            float *to = sums + r * across + c;
+            *to = (first ? 0 : *to) + factor[r] * (float)(int16_t)sum[c];
+        }
     }
 }
 

@@ -8,7 +8,8 @@
 #include "rules.h"
 
 #define ROWS 64    /* of a task: a panel of the signs that are summed over inputs */
-#define STRIP 1024 /* columns of a task: their codes stay in the second-level cache */
+#define STRIP 4096 /* columns of a task: long runs of memory, but codes and gradients stay in the second-level cache */
+#define UNIT_ROWS 8
 
 /* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
 typedef struct {
@@ -49,33 +50,32 @@ static void codes_task(void *context, size_t panel)
     }
 }
 
+/* of the rows of a task */
 typedef struct {
     int16_t *tables, *start; /* [row][block][groups][entries], [block][row] */
     float *factor;           /* [block][row] */
 } room_t;
 
-/* tables of PREPARED rows */
-static void prepare(const plan_t *p, size_t row, room_t *room)
+static void prepare(const plan_t *p, size_t top, size_t count, room_t *room)
 {
     const dense_t *j = p->j;
-    const size_t rows = (size_t)j->rows, count = least(PREPARED, rows - row), next = p->blocks * p->groups * p->isa->entries;
-    _Alignas(64) float copy[BLOCK][PREPARED];
+    const size_t rows = (size_t)j->rows, next = p->blocks * p->groups * p->isa->entries;
+    _Alignas(64) float copy[ROWS / PREPARED][BLOCK][PREPARED]; /* rows may be as far apart as the sets of a cache */
     int32_t q[BLOCK + 8][PREPARED], total[PREPARED];
     float step[PREPARED];
+    memset(copy, 0, sizeof copy);
     for (size_t b = 0; b < p->blocks; b++) {
         const size_t n = block_size(p, b);
-        const float *x = j->g + b * BLOCK * rows + row;
-        size_t stride = rows;
-        if (count < PREPARED) {
-            memset(copy, 0, sizeof copy);
-            for (size_t k = 0; k < n; k++) memcpy(copy[k], x + k * rows, count * sizeof *x);
-            x = copy[0], stride = PREPARED;
-        }
-        p->isa->quantize(x, stride, n, p->planes == 1 ? LIMIT : LIMIT / 2, q, step, total);
-        p->isa->tables(q, n, room->tables + b * p->groups * p->isa->entries, next);
-        for (size_t r = 0; r < PREPARED; r++) {
-            room->start[b * PREPARED + r] = (int16_t)(p->planes == 1 ? -total[r] / 2 : -total[r]);
-            room->factor[b * PREPARED + r] = (float)(2 * j->scale) * step[r];
+        for (size_t k = 0; k < n; k++)
+            for (size_t r = 0; r < count; r += PREPARED)
+                memcpy(copy[r / PREPARED][k], j->g + (b * BLOCK + k) * rows + top + r, least(PREPARED, count - r) * sizeof(float));
+        for (size_t r = 0; r < count; r += PREPARED) {
+            p->isa->quantize(copy[r / PREPARED][0], PREPARED, n, p->planes == 1 ? LIMIT : LIMIT / 2, q, step, total);
+            p->isa->tables(q, n, room->tables + r * next + b * p->groups * p->isa->entries, next);
+            for (size_t i = 0; i < PREPARED; i++) {
+                room->start[b * ROWS + r + i] = (int16_t)(p->planes == 1 ? -total[i] / 2 : -total[i]);
+                room->factor[b * ROWS + r + i] = (float)(2 * j->scale) * step[i];
+            }
         }
     }
 }
@@ -91,52 +91,48 @@ static uint64_t turned(uint64_t x)
     return x ^ t ^ t << 28;
 }
 
-/* TILE rows of a strip: their gradients, while their weights and moments are fetched; then the update. bits: of the first row,
- * [column / 8][row] */
-static void update_rows(const plan_t *p, const room_t *room, size_t row, size_t count, size_t first, size_t last, float *sums,
-                        uint8_t *bits)
+/* rows and columns of weights that are updated together */
+typedef struct {
+    const dense_t *j;
+    size_t row, col, rows, columns;
+    _Alignas(64) float g[UNIT_ROWS][STRIP];
+    uint8_t bits[UNIT_ROWS][STRIP / 8];
+} unit_t;
+
+/* the gradients of a unit */
+static void sum_unit(const plan_t *p, const room_t *room, unit_t *unit)
 {
-    const dense_t *j = p->j;
-    const size_t columns = (size_t)j->columns, next = p->blocks * p->groups * p->isa->entries, r = row % PREPARED;
-    memset(sums, 0, sizeof(float[TILE][STRIP]));
-    for (size_t panel = first; panel < last; panel++) {
-        for (size_t i = 0; i < count; i++)
-            for (size_t line = 0; line < PANEL; line += 16) { /* beyond the last column there may be nothing: no harm */
-                const size_t at = (row + i) * columns + panel * PANEL + line;
-                __builtin_prefetch(j->w + at, 1, 2);
-                __builtin_prefetch(j->m + at, 1, 2);
-                __builtin_prefetch(j->v + at, 1, 2);
+    const size_t next = p->blocks * p->groups * p->isa->entries, top = unit->row % ROWS;
+    for (size_t col = 0; col < unit->columns; col += PANEL)
+        for (size_t r = 0; r < unit->rows; r += TILE) {
+            for (size_t b = 0; b < p->blocks; b++) {
+                const size_t at = b * ROWS + top + r;
+                const int16_t *from[TILE];
+                for (size_t i = 0; i < TILE; i++)
+                    from[i] = room->tables + (top + r + i) * next + b * p->groups * p->isa->entries;
+                p->isa->tile(from, room->start + at, room->factor + at, codes_at(p, (unit->col + col) / PANEL, b),
+                             lookup_groups(p->isa, block_size(p, b)), p->planes, b == 0, unit->g[r] + col, STRIP);
             }
-        for (size_t b = 0; b < p->blocks; b++) {
-            const int16_t *from[TILE];
-            for (size_t i = 0; i < TILE; i++) from[i] = room->tables + (r + i) * next + b * p->groups * p->isa->entries;
-            p->isa->tile(from, room->start + b * PREPARED + r, room->factor + b * PREPARED + r, codes_at(p, panel, b),
-                         lookup_groups(p->isa, block_size(p, b)), p->planes, sums + (panel - first) * PANEL, STRIP);
         }
-    }
-    const size_t col = first * PANEL, n = least(columns, last * PANEL) - col;
-    rule_fn *update = rule_row(j->rule, j->isa);
-    for (size_t i = 0; i < count; i++) {
-        const size_t at = (row + i) * columns + col;
-        update(j->rule, sums + i * STRIP, j->w + at, j->m + at, j->v + at, n, bits + i);
-    }
 }
 
-/* signs of PREPARED rows of a strip to their panels */
-static void write_signs(const dense_t *j, size_t row, size_t first, size_t last, uint8_t bits[][PREPARED])
+/* The update of a unit; signs of its new weights go to to_in, and to `eights`, a byte a row for eight columns, for to_out. */
+static void update_unit(unit_t *unit, uint64_t *eights)
 {
-    const size_t columns = (size_t)j->columns;
-    for (size_t panel = first; panel < last; panel++) {
-        uint8_t *to_in = j->to_in + (panel * (((size_t)j->rows + 7) / 8) + row / 8) * PANEL;
-        for (size_t i = 0; i < PANEL / 8; i++, bits++) {
-            const size_t col = panel * PANEL + 8 * i;
-            uint64_t eight;
-            memcpy(&eight, *bits, sizeof eight);
-            if (col < columns)
-                memcpy(j->to_out + (row / PANEL * ((columns + 7) / 8) + col / 8) * PANEL + row % PANEL, &eight, sizeof eight);
-            eight = turned(eight);
-            memcpy(to_in + 8 * i, &eight, sizeof eight);
-        }
+    const dense_t *j = unit->j;
+    const size_t columns = (size_t)j->columns, in_bytes = ((size_t)j->rows + 7) / 8;
+    rule_fn *update = rule_row(j->rule, j->isa);
+    for (size_t r = 0; r < unit->rows; r++) {
+        const size_t at = (unit->row + r) * columns + unit->col;
+        update(j->rule, unit->g[r], j->w + at, j->m + at, j->v + at, unit->columns, unit->bits[r], 1);
+    }
+    for (size_t c = 0; c < unit->columns; c += 8) {
+        const size_t col = unit->col + c;
+        uint64_t eight = 0;
+        for (size_t r = 0; r < unit->rows; r++) eight |= (uint64_t)unit->bits[r][c / 8] << 8 * r;
+        eights[c / 8] = eight;
+        eight = turned(eight);
+        memcpy(j->to_in + (col / PANEL * in_bytes + unit->row / 8) * PANEL + col % PANEL, &eight, sizeof eight);
     }
 }
 
@@ -144,25 +140,29 @@ static void rows_task(void *context, size_t task)
 {
     plan_t *p = context;
     const dense_t *j = p->j;
-    const size_t strips = (p->panels + STRIP / PANEL - 1) / (STRIP / PANEL), first = task % strips * (STRIP / PANEL);
-    const size_t last = least(p->panels, first + STRIP / PANEL), top = task / strips * ROWS;
-    const size_t end = least((size_t)j->rows, top + ROWS);
-    const size_t tables = PREPARED * p->blocks * p->groups * p->isa->entries * sizeof(int16_t), values = PREPARED * p->blocks;
-    char *memory = lookup_scratch(tables + values * (sizeof(int16_t) + sizeof(float)));
+    const size_t strips = ((size_t)j->columns + STRIP - 1) / STRIP, top = task / strips * ROWS;
+    const size_t end = least((size_t)j->rows, top + ROWS), values = ROWS * p->blocks;
+    const size_t tables = ROWS * p->blocks * p->groups * p->isa->entries * sizeof(int16_t);
+    const size_t fixed = sizeof(unit_t) + ROWS / UNIT_ROWS * sizeof(uint64_t[STRIP / 8]);
+    char *memory = lookup_scratch(fixed + tables + values * (sizeof(int16_t) + sizeof(float)));
     if (!memory) {
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    room_t room = {(int16_t *)memory, (int16_t *)(memory + tables + values * sizeof(float)), (float *)(memory + tables)};
-    _Alignas(64) float sums[TILE][STRIP];
-    uint8_t bits[STRIP / 8][PREPARED];
-    for (size_t row = top; row < end; row += PREPARED) {
-        prepare(p, row, &room);
-        memset(bits, 0, sizeof bits);
-        for (size_t r = 0; r < PREPARED && row + r < end; r += TILE)
-            update_rows(p, &room, row + r, least(TILE, end - row - r), first, last, sums[0], bits[0] + r);
-        write_signs(j, row, first, last, bits);
+    char *at = memory + fixed;
+    room_t room = {(int16_t *)at, (int16_t *)(at + tables + values * sizeof(float)), (float *)(at + tables)};
+    prepare(p, top, end - top, &room);
+    unit_t *unit = (unit_t *)memory;
+    uint64_t(*eights)[STRIP / 8] = (uint64_t(*)[STRIP / 8])(unit + 1);
+    unit->j = j, unit->col = task % strips * STRIP, unit->columns = least(STRIP, (size_t)j->columns - unit->col);
+    for (unit->row = top; unit->row < end; unit->row += UNIT_ROWS) {
+        unit->rows = least(UNIT_ROWS, end - unit->row);
+        sum_unit(p, &room, unit);
+        update_unit(unit, eights[(unit->row - top) / UNIT_ROWS]);
     }
+    uint8_t *to_out = j->to_out + (top / PANEL * (((size_t)j->columns + 7) / 8) + unit->col / 8) * PANEL;
+    for (size_t c = 0; c < unit->columns; c += 8, to_out += PANEL)
+        for (size_t r = 0; r < end - top; r += UNIT_ROWS) memcpy(to_out + r, &eights[r / UNIT_ROWS][c / 8], UNIT_ROWS);
 }
 
 /* returns 1 where there is no memory: nothing is updated then but what threads with memory did */
@@ -174,7 +174,7 @@ int kernels_lookup_update(const dense_t *j)
     p.panels = ((size_t)j->columns + PANEL - 1) / PANEL;
     p.codes = aligned_alloc(64, p.panels * p.blocks * p.planes * p.groups * sizeof(uint16_t[PANEL]));
     if (!p.codes) return 1;
-    const size_t strips = (p.panels + STRIP / PANEL - 1) / (STRIP / PANEL);
+    const size_t strips = ((size_t)j->columns + STRIP - 1) / STRIP;
     parallel(codes_task, &p, p.panels, (int)j->threads);
     parallel(rows_task, &p, ((size_t)j->rows + ROWS - 1) / ROWS * strips, (int)j->threads);
     free(p.codes);

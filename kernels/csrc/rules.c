@@ -31,21 +31,23 @@ static float ap2(float x)
 
 static void update_one(const constants_t *c, int kind, float g, float *w, float *m, float *v)
 {
-    float under;
-    *m = *m + (g - *m) * c->fresh1;
+    float under, step = g;
+    if (kind != SGD) *m = *m + (g - *m) * c->fresh1;
     if (kind == ADAM) {
         *v = *v * c->beta2 + (g * g) * c->fresh2;
         under = sqrtf(*v) + c->eps;
-    } else { /* a gradient that is NaN stays */
+        step = *m / under;
+    } else if (kind == SHIFT_ADAMAX) { /* a gradient that is NaN stays */
         const float old = *v * c->beta2, new = fabsf(g);
         under = *v = ap2(old > new ? old : new) + c->eps;
+        step = *m / under;
     }
-    const float moved = *w - (*m / under) * c->rate;
+    const float moved = *w - step * c->rate;
     const float below = c->high < moved ? c->high : moved;
     *w = -c->high > below ? -c->high : below;
 }
 
-static void row_portable(const rule_t *rule, const float *g, float *w, float *m, float *v, size_t n, uint8_t *bits)
+static void row_portable(const rule_t *rule, const float *g, float *w, float *m, float *v, size_t n, uint8_t *bits, size_t across)
 {
     const constants_t c = constants(rule);
     for (size_t i = 0; i < n; i++) update_one(&c, (int)rule->kind, g[i], w + i, m + i, v + i);
@@ -53,7 +55,7 @@ static void row_portable(const rule_t *rule, const float *g, float *w, float *m,
     for (size_t i = 0; i < n; i += 8) {
         unsigned byte = 0;
         for (size_t b = 0; b < 8 && i + b < n; b++) byte |= (unsigned)(w[i + b] >= 0) << b;
-        bits[i] = (uint8_t)byte;
+        bits[i / 8 * across] = (uint8_t)byte;
     }
 }
 
@@ -62,54 +64,70 @@ static void row_portable(const rule_t *rule, const float *g, float *w, float *m,
 
 #define AVX2 __attribute__((target("avx2")))
 
-__attribute__((always_inline)) AVX2 static inline unsigned update_eight(const constants_t *c, const int kind, const float *pg,
-                                                                        float *pw, float *pm, float *pv)
+
+/* gives the signs of the new weights, bit i for weight i at least 0 */
+__attribute__((always_inline)) AVX2 static inline unsigned update_eight(const constants_t *c, const int kind,
+                                                                                   const float *pg, float *pw, float *pm, float *pv)
 {
-    const __m256 g = _mm256_loadu_ps(pg), old = _mm256_loadu_ps(pm), high = _mm256_set1_ps(c->high);
+    const __m256 g = _mm256_loadu_ps(pg);
+    if (kind == SGD) {
+        __m256 w = _mm256_sub_ps(_mm256_loadu_ps(pw), _mm256_mul_ps(g, _mm256_set1_ps(c->rate)));
+        w = _mm256_max_ps(_mm256_set1_ps(-c->high), _mm256_min_ps(_mm256_set1_ps(c->high), w));
+        _mm256_storeu_ps(pw, w);
+        return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(w, _mm256_setzero_ps(), _CMP_GE_OQ));
+    }
+    const __m256 old = _mm256_loadu_ps(pm);
     const __m256 m = _mm256_add_ps(old, _mm256_mul_ps(_mm256_sub_ps(g, old), _mm256_set1_ps(c->fresh1)));
     __m256 v = _mm256_mul_ps(_mm256_loadu_ps(pv), _mm256_set1_ps(c->beta2)), under;
     if (kind == ADAM) {
         v = _mm256_add_ps(v, _mm256_mul_ps(_mm256_mul_ps(g, g), _mm256_set1_ps(c->fresh2)));
         under = _mm256_add_ps(_mm256_sqrt_ps(v), _mm256_set1_ps(c->eps));
     } else {
+        /* of two numbers, one NaN, max gives the second: a gradient that is NaN stays */
         const __m256 most = _mm256_max_ps(v, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), g));
         const __m256i carried = _mm256_add_epi32(_mm256_castps_si256(most), _mm256_set1_epi32(AP2_CARRY));
         const __m256i power = _mm256_and_si256(carried, _mm256_set1_epi32((int)EXPONENT));
         under = v = _mm256_add_ps(_mm256_castsi256_ps(power), _mm256_set1_ps(c->eps));
     }
     __m256 w = _mm256_sub_ps(_mm256_loadu_ps(pw), _mm256_mul_ps(_mm256_div_ps(m, under), _mm256_set1_ps(c->rate)));
-    w = _mm256_max_ps(_mm256_set1_ps(-c->high), _mm256_min_ps(high, w));
+    w = _mm256_max_ps(_mm256_set1_ps(-c->high), _mm256_min_ps(_mm256_set1_ps(c->high), w));
     _mm256_storeu_ps(pm, m), _mm256_storeu_ps(pv, v), _mm256_storeu_ps(pw, w);
     return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(w, _mm256_setzero_ps(), _CMP_GE_OQ));
 }
 
 __attribute__((always_inline)) AVX2 static inline void row_of_eights(const rule_t *rule, const int kind, const float *g, float *w,
-                                                                     float *m, float *v, size_t n, uint8_t *bits)
+                                                                     float *m, float *v, size_t n, uint8_t *bits, size_t across)
 {
     const constants_t c = constants(rule);
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
         const unsigned byte = update_eight(&c, kind, g + i, w + i, m + i, v + i);
-        if (bits) bits[i] = (uint8_t)byte;
+        if (bits) bits[i / 8 * across] = (uint8_t)byte;
     }
-    if (i < n) row_portable(rule, g + i, w + i, m + i, v + i, n - i, bits ? bits + i : NULL);
+    if (i < n) row_portable(rule, g + i, w + i, m + i, v + i, n - i, bits ? bits + i / 8 * across : NULL, across);
 }
 
-AVX2 static void adam_avx2(const rule_t *rule, const float *g, float *w, float *m, float *v, size_t n, uint8_t *bits)
+AVX2 static void adam_avx2(const rule_t *rule, const float *g, float *w, float *m, float *v, size_t n, uint8_t *bits, size_t across)
 {
-    row_of_eights(rule, ADAM, g, w, m, v, n, bits);
+    row_of_eights(rule, ADAM, g, w, m, v, n, bits, across);
 }
 
-AVX2 static void shift_adamax_avx2(const rule_t *rule, const float *g, float *w, float *m, float *v, size_t n, uint8_t *bits)
+AVX2 static void shift_adamax_avx2(const rule_t *rule, const float *g, float *w, float *m, float *v, size_t n, uint8_t *bits,
+                                   size_t across)
 {
-    row_of_eights(rule, SHIFT_ADAMAX, g, w, m, v, n, bits);
+    row_of_eights(rule, SHIFT_ADAMAX, g, w, m, v, n, bits, across);
+}
+
+AVX2 static void sgd_avx2(const rule_t *rule, const float *g, float *w, float *m, float *v, size_t n, uint8_t *bits, size_t across)
+{
+    row_of_eights(rule, SGD, g, w, m, v, n, bits, across);
 }
 #endif
 
 rule_fn *rule_row(const rule_t *rule, int64_t isa)
 {
 #ifdef HAVE_X86
-    if (isa > 0) return rule->kind == ADAM ? adam_avx2 : shift_adamax_avx2;
+    if (isa > 0) return rule->kind == ADAM ? adam_avx2 : rule->kind == SGD ? sgd_avx2 : shift_adamax_avx2;
 #endif
     (void)rule, (void)isa;
     return row_portable;
@@ -127,7 +145,7 @@ static void update_task(void *context, size_t task)
 {
     const update_t *j = context;
     const size_t from = task * CHUNK, left = (size_t)j->count - from;
-    rule_row(j->rule, j->isa)(j->rule, j->g + from, j->w + from, j->m + from, j->v + from, left < CHUNK ? left : CHUNK, NULL);
+    rule_row(j->rule, j->isa)(j->rule, j->g + from, j->w + from, j->m + from, j->v + from, left < CHUNK ? left : CHUNK, NULL, 0);
 }
 
 /* an update from an array of gradients */

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ from reproduce.benchmarks.peer_torch import Peer
 from reproduce.terminal import console
 from reproduce.training import nets, train
 from reproduce.training.preprocess import DeviceData
+from reproduce.training.products import mode
 
 Say = Callable[[str], None]
 FORMAT = 1
-OURS, PEER = "ours", "plain PyTorch loop"
+OURS, OURS_FLOAT32, PEER = "ours", "ours, float32", "plain PyTorch loop"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 STEPS = {"MNIST MLP": 4, "CIFAR-10 ConvNet": 2}  # a turn
 BUDGET = {"MNIST MLP": 45.0, "CIFAR-10 ConvNet": 70.0}  # seconds of turns; all else takes about as long again
@@ -111,10 +113,27 @@ def ours(settings: spec.Settings, data: DeviceData) -> train.Classifier:
     return module
 
 
+def in_float32(settings: spec.Settings, data: DeviceData) -> train.Classifier:
+    """The same with $REPRODUCE_PRODUCTS=float32."""
+    before = os.environ.get("REPRODUCE_PRODUCTS")
+    os.environ["REPRODUCE_PRODUCTS"] = "float32"
+    try:
+        module = ours(settings, data)
+        assert module.step.engine is None
+    finally:
+        del os.environ["REPRODUCE_PRODUCTS"]
+        if before is not None:
+            os.environ["REPRODUCE_PRODUCTS"] = before
+    return module
+
+
 def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) -> tuple[timing.Times, str]:
-    """Seconds a step of each turn of ours and the peer, and the memory layout that the peer is faster with."""
+    """Seconds a step of each turn of ours, in every mode, and the peer; the memory layout that the peer is faster
+    with."""
     steps = 1 if quick else STEPS[name]
-    module, order = ours(settings, data), batches(settings, data)
+    modules, order = {OURS: ours(settings, data)}, batches(settings, data)
+    if mode() == "fixed16":
+        modules[OURS_FLOAT32] = in_float32(settings, data)
     images = data.images(torch.arange(len(data)))
     images = images.contiguous() if images.dim() == 4 else images
 
@@ -137,9 +156,10 @@ def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) ->
         times = timing.interleave(trial, 0.0, least=3, most=3)
         layout = min(layouts, key=lambda one: float(np.median(times[one])))
     turns = {
-        OURS: lambda: module.training_step(list(itertools.islice(order, steps)), 0),
-        PEER: trial.pop(layout),
+        who: partial(lambda module: module.training_step(list(itertools.islice(order, steps)), 0), module)
+        for who, module in modules.items()
     }
+    turns[PEER] = partial(trial.pop(layout))
     trial.clear()
     budget, least = (0.05, 3) if quick else (BUDGET[name], 7)
     times = timing.interleave(turns, budget, least, most=99, floor=0.0)

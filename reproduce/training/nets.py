@@ -44,7 +44,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.layer, self.norm, self.pool, self.dropout = layer, norm, pool, dropout
-        self.activation = activation
+        self.activation, self.ste_mask = activation, ste_mask
         binary = partial(sign_ste, masked=ste_mask)
         noisy = partial(stochastic_sign_ste, masked=ste_mask)
         self._train: Callable[[Tensor], Tensor] | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ class Rule(torch.optim.Optimizer):
     Rate and number of steps live on the parameters' device, so that a step may be recorded in a CUDA graph.
     """
 
-    kernel: str
-    """Name of the rule in `kernels.updates`."""
+    kernel: Literal["adam", "shift_adamax", "sgd"]
+    """Name of the rule in `kernels.updates` and `kernels.fixed`."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], beta1: float, beta2: float, eps: float) -> None:
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
@@ -52,15 +52,29 @@ class Rule(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        t = self._clock()
-        t += 1
-        assert self._rate is not None
-        scaled = self.scaled(self._rate, t.double())
+        scaled = self.advance()
         for group in self.param_groups:
             rate = scaled * group["multiplier"]
             for p in group["params"]:
                 self._update(p, rate, 1.0 if group["clip"] else math.inf)
         return None
+
+    def advance(self) -> Tensor:
+        """Counts a step; what the multiplied rates of this step are to be multiplied with, a float64 scalar."""
+        t = self._clock()
+        t += 1
+        assert self._rate is not None
+        return self.scaled(self._rate, t.double())
+
+    def moments(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """m and v of a parameter, zeros before its first step, laid out as it is."""
+        state = self.state[p]
+        for name in ("m", "v"):
+            if name not in state:
+                state[name] = torch.zeros_like(p)
+            elif state[name].stride() != p.stride():
+                state[name] = torch.empty_like(p).copy_(state[name])
+        return state["m"], state["v"]
 
     def _clock(self) -> Tensor:
         """The number of steps so far: kept as a state of the first parameter, so that a checkpoint has it."""
@@ -74,11 +88,9 @@ class Rule(torch.optim.Optimizer):
         return clock
 
     def _update(self, p: Tensor, rate: Tensor, bound: float) -> None:
-        state, g = self.state[p], p.grad
+        g = p.grad
         assert g is not None
-        if "m" not in state:
-            state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p)
-        m, v = state["m"], state["v"]
+        m, v = self.moments(p)
         constants = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "bound": bound}
         same = g.stride() == p.stride() == m.stride() == v.stride()
         if same and by_kernels(p):
@@ -140,6 +152,8 @@ class ShiftAdaMax(Rule):
 
 class SGD(Rule):
     """Plain stochastic gradient descent without momentum: w -= lr · multiplier · g."""
+
+    kernel = "sgd"
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups, 0.0, 0.0, 0.0)

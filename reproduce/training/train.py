@@ -31,7 +31,7 @@ from reproduce import outcomes, spec
 from reproduce.training import checkpoint as checkpoints
 from reproduce.training import nets, optim, tensorcores
 from reproduce.training.preprocess import DeviceData
-from reproduce.training.step import Step
+from reproduce.training.step import Step, squared_hinge
 
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
@@ -64,11 +64,6 @@ class OutOfTime(Exception):
     def __init__(self, epoch: int) -> None:
         super().__init__(f"out of time after epoch {epoch}")
         self.epoch = epoch
-
-
-def squared_hinge(scores: Tensor, targets: Tensor) -> Tensor:
-    """L2-SVM cost: mean over batch and classes of max(0, 1 - t·y)²; scores and ±1 targets (N, 10)."""
-    return (1 - targets * scores).clamp(min=0).square().mean()
 
 
 def seed_for(seed: int, purpose: str, epoch: int = 0) -> int:
@@ -123,6 +118,7 @@ class Classifier(L.LightningModule):
         self.seconds = 0.0
         self._since = time.perf_counter()
         self._step: Step | None = None
+        self._started = False
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.net(x)
@@ -143,14 +139,23 @@ class Classifier(L.LightningModule):
         train = self.settings.train
         self.rule.set_rate(optim.rate(train.rate, train.epochs, self.current_epoch))
         torch.manual_seed(seed_for(self.seed, "noise", self.current_epoch))
+        self._started = False
         self.loss_sum.zero_()
 
-    def training_step(self, block: list[Tensor], block_index: int) -> None:
+    @property
+    def step(self) -> Step:
+        """Made when it is first wanted: Lightning has then moved the net to its device."""
         if self._step is None:
-            buffers = (self.targets, self.loss_sum, squared_hinge)
+            buffers = (self.targets, self.loss_sum)
             self._step = Step(self.net, self.rule, self.data["train"], *buffers, self.settings.train.batch)
+        return self._step
+
+    def training_step(self, block: list[Tensor], block_index: int) -> None:
+        if not self._started:
+            self.step.start(seed_for(self.seed, "noise", self.current_epoch))
+            self._started = True
         for index in block:
-            self._step(index)
+            self.step(index)
 
     # --- evaluation ---
 
@@ -205,16 +210,25 @@ class Classifier(L.LightningModule):
         Batch norm uses its moving averages.
         """
         data, n = self.data[split], self.scored(split)
+        if self._step is not None:
+            self._step.refresh()
         was_training = self.net.training
         self.net.eval()
         wrong = torch.zeros(n, dtype=torch.bool, device=data.labels.device)
         loss = torch.zeros((), dtype=torch.float64, device=data.labels.device)
         for index in torch.arange(n, device=data.labels.device).split(EVAL_BATCH):
-            scores, labels = self.net(data.images(index)), data.labels[index]
+            scores, labels = self._scores(data, index), data.labels[index]
             wrong[index] = scores.argmax(1) != labels
             loss += squared_hinge(scores, self.targets[labels]) * len(index)
         self.net.train(was_training)
         return wrong, float(loss) / n
+
+    def _scores(self, data: DeviceData, index: Tensor) -> Tensor:
+        """By the way that the steps go, if there were any."""
+        if self._step is not None and self._step.engine is not None:
+            return torch.from_numpy(self._step.engine.scores(data, index))
+        scores: Tensor = self.net(data.images(index))
+        return scores
 
     # --- what a checkpoint holds beside Lightning's own ---
 

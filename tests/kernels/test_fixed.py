@@ -131,6 +131,20 @@ def test_matmul_has_the_bits_of_its_definition(rng, isa, m, k):
             np.testing.assert_array_equal(fixed.matmul(x, panels, 0.3), matmul_by_definition(x, signs, 0.3))
 
 
+@pytest.mark.parametrize("m", (1, 9, 131))
+@pytest.mark.parametrize("k", (1, 27, 128, 784))
+def test_matmul_of_whole_numbers_is_exact(rng, isa, m, k):
+    w = rng.standard_normal((k, 70)).astype(np.float32)
+    x = rng.integers(-255, 256, (m, k)).astype(np.int16)
+    x[0] = np.where(w[:, 3] >= 0, 255, -255)  # the largest sum
+    for layout in (x, np.asfortranarray(x)):
+        right = x.astype(int) @ np.where(w >= 0, 1, -1)
+        np.testing.assert_array_equal(fixed.matmul(layout, ternary.panels(w)), right)
+    x[0, 0] = 256
+    with pytest.raises(ValueError, match="255"):
+        fixed.matmul(x, ternary.panels(w))
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_conv_has_the_bits_of_its_definition(rng, isa, size):
     *shape, n = size
