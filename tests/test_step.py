@@ -23,6 +23,11 @@ UPDATE = 1e-5
 WHOLE = {"torch": 5e-3, "tables": 5e-3, "fixed16": 0.1}
 """Error of the weights' update against float64 all through: Adam moves as far for tiny gradients."""
 
+EDGE = twin.EDGE
+ROUNDED = 4e-3
+"""Error of a normalized value where the products of real activations are in 16 bits: 5e-4 by root mean square in
+each of three layers; the largest of some thousands is several times that."""
+
 SHIFT = {
     "net": {"activation": "stochastic_sign", "norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.125}},
     "train": {"optimizer": {"kind": "shift_adamax", "beta1": 0.9, "beta2": 0.999, "eps": 2.0**-27}},
@@ -161,9 +166,11 @@ class Trajectory:
         loss = watched(module, layers, index)
         dropout = (s.net.dropout_in, s.net.dropout_hidden) if s.net.kind == "mlp" else (0.0, 0.0)
         keep = [1 - dropout[0]] + [1 - dropout[1]] * (len(layers) - 1)
+        rounded = self.way == "fixed16" and s.net.activation == "relu"
+        twin.EDGE = ROUNDED if rounded else EDGE
         found = twin.step(layers, x, targets, keep, s.net.activation)
         self.choices += found.choices
-        assert loss == pytest.approx(found.loss, rel=1e-5)
+        assert loss == pytest.approx(found.loss, rel=3e-4 if rounded else 1e-5)
         for k, (block, layer) in enumerate(zip(module.net.blocks, layers, strict=True)):
             mean, spread = found.statistics[k]
             std = spread if layer.norm.kind == "std" else 1 / spread
@@ -183,8 +190,13 @@ class Trajectory:
         train = self.settings.train
         exact = found.grads[k][what]
         if parameter.grad is None:  # the engine keeps none
-            beta1 = train.optimizer.beta1
-            mine = (doubles(self.module.rule.state[parameter]["m"]) - beta1 * state[0]) / (1 - beta1)
+            if train.optimizer.kind == "sgd":  # where nothing was clipped, the way that it went says it
+                way = doubles(parameter)
+                went = (before - way) / (optim.rate(train.rate, train.epochs, 0) * factor)
+                mine = np.where(np.abs(way) < 1, went, exact) if what == 0 else went
+            else:
+                beta1 = train.optimizer.beta1
+                mine = (doubles(self.module.rule.state[parameter]["m"]) - beta1 * state[0]) / (1 - beta1)
         else:
             mine = doubles(parameter.grad)
         error = norm(mine - exact) / norm(found.scales[k][what])
@@ -218,7 +230,8 @@ def test_a_step_agrees_with_float64_from_each_of_20_states(way, case):
     for _ in range(STATES):
         trajectory.step()
     print(case, trajectory.worst, trajectory.choices, "choices of 20 steps")  # shown by -s
-    assert trajectory.choices < STATES
+    rounded = way == "fixed16" and CASES[case].net.activation == "relu"  # turning points are passed more often
+    assert trajectory.choices < (3 if rounded else 1) * STATES
     weights = np.concatenate([doubles(b.layer.weight).ravel() for b in trajectory.module.net.blocks])
     assert (np.abs(weights) == 1).any() and np.abs(weights).max() == 1  # clipping had work to do
 
@@ -275,7 +288,7 @@ def test_a_planted_error_breaks_the_agreement(way, planted, monkeypatch):
 def test_a_variant_with_one_setting_off_breaks_the_agreement(way, case, over):
     right = CASES[case]
     wrong = spec.Settings.model_validate(yamlfile.merged(right.model_dump(mode="json"), over))
-    trajectory = Trajectory(wrong, expected=right)
+    trajectory = Trajectory(way, wrong, expected=right)
     with pytest.raises(AssertionError):
         for _ in range(STATES):
             trajectory.step()
