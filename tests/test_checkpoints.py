@@ -89,7 +89,7 @@ def test_one_with_other_settings_or_data_is_kept_under_a_name_that_is_free(store
 
 def test_one_of_another_device_mode_seed_or_process_is_left_alone(store, call, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(products, "mode", lambda _: "another mode")
+        patch.setattr(products, "mode", lambda _="cpu": "another mode")
         call()
     call()
     names = in_work(store)
