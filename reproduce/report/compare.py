@@ -267,15 +267,13 @@ def _errors(found: Sequence[Sides], caption: str, named: dict[str, list[Column]]
     )
     what = [Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale")]
     columns = [*what]
+    several = table.duplicated(["cell", "scale", "order", "first", "second"]).any()
     for of in ("first", "second"):
-        columns += [
-            *named[of],
-            Column(f"mean_{of}", of, 2, "%", "mean error of the runs"),
-            Column(f"low_{of}", "from", 2, "%"),
-            Column(f"high_{of}", "to", 2, "%"),
-        ]
-    if table.duplicated(["cell", "scale", "order", "first", "second"]).any():
-        columns += [Column(f"code_{of}", f"{of} made by", hint=CODE.hint) for of in ("first", "second")]
+        columns += [*named[of], Column(f"mean_{of}", of, 2, "%", "mean error of the runs")]
+        if several:  # there is no room for the intervals too, which are in the CSV
+            columns.append(Column(f"code_{of}", f"{of} made by", hint=CODE.hint))
+        else:
+            columns += [Column(f"low_{of}", "from", 2, "%"), Column(f"high_{of}", "to", 2, "%")]
     columns += [
         *(Column("difference", "difference", 2, "points"), Column("difference_low", "from", 2)),
         *(Column("difference_high", "to", 2), Column("verdict", "verdict")),
