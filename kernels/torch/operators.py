@@ -123,7 +123,7 @@ def _xnor_conv2d(x: Tensor, weight: Tensor, k: int, padding: int, stride: int) -
 
 def signs_of(x: Tensor) -> Tensor:
     """±1 of x's dtype, +1 where x >= 0."""
-    return x.ge(0).to(x.dtype).mul_(2).sub_(1)
+    return x.ge(0).to(x.dtype) * 2 - 1
 
 
 def _by_tables(*operands: Tensor) -> bool:
