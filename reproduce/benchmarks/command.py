@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,12 +27,6 @@ def bench(
         typer.Option(help="Folder of the record.", show_default="in results: kernels, train or layers"),
     ] = None,
     data: DataOption = None,
-    trials: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --gpu: what `python -m reproduce.gpu trials` wrote.", show_default="trials are made"
-        ),
-    ] = None,
 ) -> None:
     """Measure Figure 3 on this machine: products, MLP and ConvNet; or training, or layers. A table and a record.
 
@@ -67,8 +60,7 @@ def bench(
 
     try:
         if gpu:
-            broken = None if trials is None else json.loads(trials.read_text())
-            found = on_gpu.measure(say, data, quick, keep, broken)
+            found = on_gpu.measure(say, data, quick, keep)
         else:
             found = measure(say, data, quick)
             keep(found)

@@ -115,9 +115,7 @@ class Pass:
             norm.pool(y, pooled, self.room("which", small, np.uint8))
             y = pooled
         way = self._norm(training, y.shape)
-        constant = (
-            stage.product.of_shift(x) + stage.bias
-        )  # of every value of y; it has no part in anything but the mean
+        constant = stage.product.of_shift(x) + stage.bias  # of all values of y; it counts in the mean alone
         if training:
             square = way.statistics(y, scale)
             of_std = isinstance(block.norm, StdBatchNorm)
