@@ -146,8 +146,14 @@ def test_another_package_named_kernels_is_a_line_and_code_2(tmp_path, what):
 
 
 def test_what_uninstalling_the_other_leaves_is_told(tmp_path):
-    """The two shared `kernels/__init__.py`, and it went with the other."""
+    """The two shared `kernels/__init__.py`, and it went with the other. An editable install of this checkout would
+    still be found behind the folder, so the command is started without it."""
     (tmp_path / "kernels").mkdir()
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        f"sys.path[:] = [place for place in sys.path if place != {str(yamlfile.ROOT)!r}]\n"
+        "sys.meta_path[:] = [finder for finder in sys.meta_path if 'editable' not in finder.__module__]\n"
+    )
     (tmp_path / "reproduce").symlink_to(yamlfile.ROOT / "reproduce")
     code, said = reproduce("list", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert code == 2 and said.count("\n") == 1 and "what is left of `kernels`" in said, said
