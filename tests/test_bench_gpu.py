@@ -342,3 +342,37 @@ def test_events_hold_the_gpu_until_all_is_queued(monkeypatch):
     assert events(slow, 4) == pytest.approx(0.002)
     assert len(fake.slept) > 2 and fake.slept[-1] > fake.slept[0] * 4 / 11
     assert events.hold >= 0.0005
+
+
+def test_what_is_done_is_kept_when_the_rest_does_not_come(tmp_path, host, monkeypatch):
+    """A run killed in its second net leaves the products and the first net; a first net that fails, the second."""
+    monkeypatch.setattr(products, "BACKENDS", ("cuda-xnor",))
+
+    class Killed(BaseException):
+        pass
+
+    def cut(name, *_):
+        if name == "CIFAR-10 ConvNet":
+            raise Killed
+        return [], ["the first net"], []
+
+    monkeypatch.setattr(bench_gpu, "_net_rows", cut)
+    with pytest.raises(Killed):
+        run("--gpu", "--quick", "--to", tmp_path / "killed").exit_code  # noqa: B018
+    (path,) = (tmp_path / "killed").iterdir()
+    record = json.loads(path.read_text())
+    assert {row["what"] for row in record["rows"]} == {"product of 32×32 matrices", "product of 64×64 matrices"}
+    assert record["notes"] == ["the first net", "cut off before: CIFAR-10 ConvNet"]
+
+    def fail(name, *_):
+        if name == "MNIST MLP":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+        return [], ["the second net"], []
+
+    monkeypatch.setattr(bench_gpu, "_net_rows", fail)
+    assert run("--gpu", "--quick", "--to", tmp_path / "failed").exit_code == 0
+    (path,) = (tmp_path / "failed").iterdir()
+    record = json.loads(path.read_text())
+    (failed,) = record["failed"]
+    assert failed["what"] == "MNIST MLP" and failed["error"].endswith("an illegal memory access was encountered")
+    assert "the second net" in record["notes"] and not any("cut off" in note for note in record["notes"])

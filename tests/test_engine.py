@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from made import convnet_settings, made_splits, settings
+from made import by_sgd, convnet_settings, made_splits, settings
 
 from kernels import cpu, norm, ternary
 from reproduce.training import preprocess, train
@@ -16,12 +16,16 @@ CPU = torch.device("cpu")
 PLAIN = {"dropout_in": 0.0, "dropout_hidden": 0.0}
 RELU = {"activation": "relu"}
 MOVED = [{"step": "range", "low": 0, "high": 1}]
+STD = {"kind": "std", "eps": 0.5, "alpha": 0.3}  # so large that it counts
 CASES = {
     "odd sizes": settings(net=PLAIN | {"hidden": [97, 61]}, train={"batch": 37}),
     "pixels moved": settings(net=PLAIN | {"hidden": [64]}, data={"preprocess": [*MOVED, {"step": "standardize"}]}),
     "pixels centred": settings(net=PLAIN | {"hidden": [64]}, data={"preprocess": [*MOVED, {"step": "center"}]}),
     "relu": settings(net=PLAIN | RELU | {"hidden": [96, 64]}),
     "float": settings(net=PLAIN | RELU | {"hidden": [96, 64], "weights": "float"}),
+    "eps on the std": settings(net=PLAIN | RELU | {"hidden": [96, 64], "norm": STD, "output_norm": STD}),
+    "float, signs": settings(net=PLAIN | {"hidden": [96, 64], "weights": "float"}),
+    "convnet, float, signs": convnet_settings(net={"channels": [4, 8], "weights": "float"}, train={"batch": 25}),
     "no mask": settings(net=PLAIN | {"hidden": [64, 32], "ste_mask": False}),
     "convnet": convnet_settings(net={"channels": [8, 16], "dense": [24, 16]}, train={"batch": 25}),
     "convnet, relu": convnet_settings(net=RELU | {"channels": [8, 16], "dense": [24]}, train={"batch": 25}),
@@ -63,6 +67,20 @@ def test_a_step_is_autograds_but_for_rounding(case, monkeypatch):
             assert error < 0.06, (name, error)  # one gradient more or less through a mask, a pool or a relu is 3 %
     for (name, moving), other in zip(plain.net.named_buffers(), mine.net.buffers(), strict=True):
         torch.testing.assert_close(other, moving, rtol=1e-3, atol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("case", ["odd sizes", "relu", "convnet"])
+def test_sgd_moves_parameters_as_autograd_does_but_for_rounding(case, monkeypatch):
+    s = by_sgd(CASES[case])
+    moved = []
+    for mode in ("float32", "fixed16"):
+        module = module_of(s, mode, monkeypatch)
+        before = {name: p.detach().clone() for name, p in module.net.named_parameters()}
+        module.training_step([torch.arange(s.train.batch)], 0)
+        moved.append({name: (p - before[name]).detach().double() for name, p in module.net.named_parameters()})
+    for name, wanted in moved[0].items():
+        if wanted.norm() > 1e-4:  # a bias before batch norm has a gradient of 0 but for rounding
+            assert (moved[1][name] - wanted).norm() < 0.06 * wanted.norm(), name
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import twin
-from made import convnet_settings, made_splits, settings
+from made import by_sgd, convnet_settings, made_splits, settings
 
 from kernels import fixed
 from reproduce import spec, yamlfile
@@ -23,6 +23,11 @@ UPDATE = 1e-5
 WHOLE = {"torch": 5e-3, "tables": 5e-3, "fixed16": 0.1}
 """Error of the weights' update against float64 all through: Adam moves as far for tiny gradients."""
 
+EDGE = twin.EDGE
+ROUNDED = 4e-3
+"""Error of a normalized value where the products of real activations are in 16 bits: 5e-4 by root mean square in
+each of three layers; the largest of some thousands is several times that."""
+
 SHIFT = {
     "net": {"activation": "stochastic_sign", "norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.125}},
     "train": {"optimizer": {"kind": "shift_adamax", "beta1": 0.9, "beta2": 0.999, "eps": 2.0**-27}},
@@ -31,6 +36,17 @@ TORCH7 = {
     "net": SHIFT["net"] | {"dropout_in": 0.0, "dropout_hidden": 0.0, "bias_init": "uniform"},
     "train": SHIFT["train"] | {"bias_rate": "as_weight", "norm_rate": "glorot_gamma"},
 }
+BINARYCONNECT = {
+    "net": {
+        "activation": "relu",
+        "norm": {"kind": "std", "eps": 1e-2, "alpha": 0.15},
+        "output_norm": {"kind": "std", "eps": 1e-2, "alpha": 0.15},
+    },
+}
+ARTICLE = {
+    "net": {"activation": "relu", "init": "uniform_2", "dropout_in": 0.0, "dropout_hidden": 0.0},
+    "train": {"weight_rate": "glorot_squared", "rate": {"kind": "exponential", "start": 3.0, "end": 0.1}},
+}
 CASES = {
     "mlp": settings(net={"hidden": [96, 64, 48], "dropout_in": 0.0, "dropout_hidden": 0.0}),
     "mlp with dropout": settings(net={"hidden": [96, 64, 48], "dropout_in": 0.2, "dropout_hidden": 0.5}),
@@ -38,6 +54,15 @@ CASES = {
     "convnet": convnet_settings(net={"channels": [4, 8], "dense": [24, 16]}, train={"batch": 25}),
     "convnet, torch7": convnet_settings(
         net=SHIFT["net"] | {"channels": [4, 8], "dense": [24, 16]}, train=SHIFT["train"] | {"batch": 25}
+    ),
+    "mlp, binaryconnect": settings(
+        net=BINARYCONNECT["net"] | {"hidden": [96, 64, 48], "dropout_in": 0.0, "dropout_hidden": 0.0}
+    ),
+    "convnet, binaryconnect": convnet_settings(
+        net=BINARYCONNECT["net"] | {"channels": [4, 8], "dense": [24, 16]}, train={"batch": 25}
+    ),
+    "mlp, binaryconnect's article": by_sgd(
+        settings(**ARTICLE | {"net": ARTICLE["net"] | {"hidden": [96, 64, 48]}})
     ),
 }
 
@@ -67,9 +92,14 @@ def layers_of(module, net):
         own = (block.layer.weight, block.layer.bias, block.norm.weight, block.norm.bias)
         last = block is module.net.blocks[-1]
         norm = net.output_norm if last else net.norm
-        rest = (block.norm.mean, block.norm.inv_std)
+        rest = (block.norm.mean, spread_of(block.norm))
         found.append(twin.Layer(*(doubles(t) for t in (*own, *rest)), norm, block.pool))
     return found
+
+
+def spread_of(norm):
+    """The moving average of 1/std, or of the std."""
+    return norm.std if hasattr(norm, "std") else norm.inv_std
 
 
 def watched(module, layers, index):
@@ -136,14 +166,17 @@ class Trajectory:
         loss = watched(module, layers, index)
         dropout = (s.net.dropout_in, s.net.dropout_hidden) if s.net.kind == "mlp" else (0.0, 0.0)
         keep = [1 - dropout[0]] + [1 - dropout[1]] * (len(layers) - 1)
-        found = twin.step(layers, x, targets, keep, s.net.activation == "stochastic_sign")
+        rounded = self.way == "fixed16" and s.net.activation == "relu"
+        twin.EDGE = ROUNDED if rounded else EDGE
+        found = twin.step(layers, x, targets, keep, s.net.activation)
         self.choices += found.choices
-        assert loss == pytest.approx(found.loss, rel=1e-5)
+        assert loss == pytest.approx(found.loss, rel=3e-4 if rounded else 1e-5)
         for k, (block, layer) in enumerate(zip(module.net.blocks, layers, strict=True)):
-            mean, inv_std = found.statistics[k]
+            mean, spread = found.statistics[k]
+            std = spread if layer.norm.kind == "std" else 1 / spread
             for moving, before, now, size in (
-                (block.norm.mean, layer.mean, mean, 1 / inv_std),
-                (block.norm.inv_std, layer.inv_std, inv_std, inv_std),
+                (block.norm.mean, layer.mean, mean, std),
+                (spread_of(block.norm), layer.spread, spread, spread),
             ):
                 expected = before + layer.norm.alpha * (now - before)
                 assert (np.abs(doubles(moving) - expected) <= twin.EDGE * size).all()
@@ -157,8 +190,13 @@ class Trajectory:
         train = self.settings.train
         exact = found.grads[k][what]
         if parameter.grad is None:  # the engine keeps none
-            beta1 = train.optimizer.beta1
-            mine = (doubles(self.module.rule.state[parameter]["m"]) - beta1 * state[0]) / (1 - beta1)
+            if train.optimizer.kind == "sgd":  # where nothing was clipped, the way that it went says it
+                way = doubles(parameter)
+                went = (before - way) / (optim.rate(train.rate, train.epochs, 0) * factor)
+                mine = np.where(np.abs(way) < 1, went, exact) if what == 0 else went
+            else:
+                beta1 = train.optimizer.beta1
+                mine = (doubles(self.module.rule.state[parameter]["m"]) - beta1 * state[0]) / (1 - beta1)
         else:
             mine = doubles(parameter.grad)
         error = norm(mine - exact) / norm(found.scales[k][what])
@@ -168,6 +206,8 @@ class Trajectory:
         clipped = (lambda x: np.clip(x, -1, 1)) if what == 0 else (lambda x: x)
 
         def updated(state, grad):
+            if train.optimizer.kind == "sgd":
+                return clipped(before + twin.sgd(grad, rate * factor))
             if train.optimizer.kind == "adam":
                 return clipped(before + twin.adam(train.optimizer, state, grad, self.t, rate * factor))
             return clipped(before + twin.shift_adamax(train.optimizer, state, grad, self.t, rate, factor))
@@ -190,7 +230,8 @@ def test_a_step_agrees_with_float64_from_each_of_20_states(way, case):
     for _ in range(STATES):
         trajectory.step()
     print(case, trajectory.worst, trajectory.choices, "choices of 20 steps")  # shown by -s
-    assert trajectory.choices < STATES
+    rounded = way == "fixed16" and CASES[case].net.activation == "relu"  # turning points are passed more often
+    assert trajectory.choices < (3 if rounded else 1) * STATES
     weights = np.concatenate([doubles(b.layer.weight).ravel() for b in trajectory.module.net.blocks])
     assert (np.abs(weights) == 1).any() and np.abs(weights).max() == 1  # clipping had work to do
 
@@ -238,6 +279,21 @@ def test_a_planted_error_breaks_the_agreement(way, planted, monkeypatch):
             trajectory.step()
 
 
+@pytest.mark.parametrize("case, over", [
+    ("mlp, binaryconnect", {"net": {"norm": {"kind": "vanilla"}}}),
+    ("mlp, binaryconnect", {"net": {"output_norm": {"kind": "vanilla"}}}),
+    ("mlp, torch7", {"train": {"norm_rate": "plain"}}),
+    ("mlp, binaryconnect's article", {"train": {"weight_rate": "glorot"}}),
+])  # fmt: skip
+def test_a_variant_with_one_setting_off_breaks_the_agreement(way, case, over):
+    right = CASES[case]
+    wrong = spec.Settings.model_validate(yamlfile.merged(right.model_dump(mode="json"), over))
+    trajectory = Trajectory(way, wrong, expected=right)
+    with pytest.raises(AssertionError):
+        for _ in range(STATES):
+            trajectory.step()
+
+
 def test_without_a_planted_error_the_same_net_agrees(way):
     trajectory = Trajectory(way, settings(net={"hidden": [48, 32], "dropout_in": 0.0, "dropout_hidden": 0.0}))
     for _ in range(STATES):
@@ -248,7 +304,7 @@ def test_signs_that_differ_away_from_zero_are_no_choice():
     layer = twin.Layer(*np.zeros((6, 1)), norm=None)
     layer.given = np.array([[1.0, 1.0]])
     found = twin.Found()
-    twin._activate([layer, layer], 0, np.array([[0.5, -1e-6]]), [1, 1], False, found)
+    twin._activate([layer, layer], 0, np.array([[0.5, -1e-6]]), [1, 1], "sign", found)
     assert found.choices == 1
     with pytest.raises(AssertionError):
-        twin._activate([layer, layer], 0, np.array([[0.5, -1e-3]]), [1, 1], False, found)
+        twin._activate([layer, layer], 0, np.array([[0.5, -1e-3]]), [1, 1], "sign", found)

@@ -31,16 +31,18 @@ static float ap2(float x)
 
 static void update_one(const constants_t *c, int kind, float g, float *w, float *m, float *v)
 {
-    float under;
-    *m = *m + (g - *m) * c->fresh1;
+    float under, step = g;
+    if (kind != SGD) *m = *m + (g - *m) * c->fresh1;
     if (kind == ADAM) {
         *v = *v * c->beta2 + (g * g) * c->fresh2;
         under = sqrtf(*v) + c->eps;
-    } else { /* a gradient that is NaN stays */
+        step = *m / under;
+    } else if (kind == SHIFT_ADAMAX) { /* a gradient that is NaN stays */
         const float old = *v * c->beta2, new = fabsf(g);
         under = *v = ap2(old > new ? old : new) + c->eps;
+        step = *m / under;
     }
-    const float moved = *w - (*m / under) * c->rate;
+    const float moved = *w - step * c->rate;
     const float below = c->high < moved ? c->high : moved;
     *w = -c->high > below ? -c->high : below;
 }
@@ -67,7 +69,14 @@ static void row_portable(const rule_t *rule, const float *g, float *w, float *m,
 __attribute__((always_inline)) AVX2 static inline unsigned update_eight(const constants_t *c, const int kind,
                                                                                    const float *pg, float *pw, float *pm, float *pv)
 {
-    const __m256 g = _mm256_loadu_ps(pg), old = _mm256_loadu_ps(pm);
+    const __m256 g = _mm256_loadu_ps(pg);
+    if (kind == SGD) {
+        __m256 w = _mm256_sub_ps(_mm256_loadu_ps(pw), _mm256_mul_ps(g, _mm256_set1_ps(c->rate)));
+        w = _mm256_max_ps(_mm256_set1_ps(-c->high), _mm256_min_ps(_mm256_set1_ps(c->high), w));
+        _mm256_storeu_ps(pw, w);
+        return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(w, _mm256_setzero_ps(), _CMP_GE_OQ));
+    }
+    const __m256 old = _mm256_loadu_ps(pm);
     const __m256 m = _mm256_add_ps(old, _mm256_mul_ps(_mm256_sub_ps(g, old), _mm256_set1_ps(c->fresh1)));
     __m256 v = _mm256_mul_ps(_mm256_loadu_ps(pv), _mm256_set1_ps(c->beta2)), under;
     if (kind == ADAM) {
@@ -108,12 +117,17 @@ AVX2 static void shift_adamax_avx2(const rule_t *rule, const float *g, float *w,
 {
     row_of_eights(rule, SHIFT_ADAMAX, g, w, m, v, n, bits, across);
 }
+
+AVX2 static void sgd_avx2(const rule_t *rule, const float *g, float *w, float *m, float *v, size_t n, uint8_t *bits, size_t across)
+{
+    row_of_eights(rule, SGD, g, w, m, v, n, bits, across);
+}
 #endif
 
 rule_fn *rule_row(const rule_t *rule, int64_t isa)
 {
 #ifdef HAVE_X86
-    if (isa > 0) return rule->kind == ADAM ? adam_avx2 : shift_adamax_avx2;
+    if (isa > 0) return rule->kind == ADAM ? adam_avx2 : rule->kind == SGD ? sgd_avx2 : shift_adamax_avx2;
 #endif
     (void)rule, (void)isa;
     return row_portable;

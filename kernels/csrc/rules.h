@@ -4,7 +4,7 @@
 
 #include "xnor.h"
 
-enum { ADAM, SHIFT_ADAMAX };
+enum { ADAM, SHIFT_ADAMAX, SGD };
 
 /* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
 typedef struct {

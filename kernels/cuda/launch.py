@@ -33,7 +33,7 @@ class Job:
         """Which of a kernel's two entries does the job."""
         return "product" if self.bits is None else "bits"
 
-    def argument(self) -> NDArray[np.int64]:
+    def argument(self) -> NDArray[np.void]:
         """The structure, to be passed by value."""
         bits_pitch = 0 if self.bits is None else self.bits.shape[1] * 2
         base_pitch = 0 if self.base is None else self.base.shape[1]
@@ -43,9 +43,16 @@ class Job:
         )  # fmt: skip
 
 
-def structure(*values: Any) -> NDArray[np.int64]:
-    """Eight-byte fields: addresses of CuPy arrays, 0 for None, and integers."""
-    return np.array([_word(value) for value in values], np.int64)
+def structure(*values: Any) -> NDArray[np.void]:
+    """A structure of eight-byte fields, to be passed by value: addresses of CuPy arrays, 0 for None, integers, and
+    floats as float64."""
+    words = [np.float64(value).view(np.int64) if isinstance(value, float) else _word(value) for value in values]
+    return by_value(np.array(words, np.int64))
+
+
+def by_value(array: NDArray[Any]) -> NDArray[np.void]:
+    """The bytes of a contiguous array as one element: CuPy passes arrays of size one by value, and no others."""
+    return array.view(np.dtype((np.void, array.nbytes)))
 
 
 def _word(value: Any) -> int:
@@ -61,7 +68,7 @@ def _is_cupy(value: Any) -> bool:
 def kernel(
     which: tiles.Kernel, entry: str, grid: tuple[int, ...], *arguments: Any, block: tuple[int, ...] | None = None
 ) -> None:
-    """Queues `entry` on CuPy's current device and stream. NumPy arrays are passed by value, as structures."""
+    """Queues `entry` on CuPy's current device and stream. NumPy arrays of one element are passed by value."""
     values = tuple(
         value if type(value) is np.ndarray else np.array([_word(value)], np.int64) for value in arguments
     )

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.cuda import launch
+
 BOX_BYTES = 128  # a box's width: one span of the 128-byte swizzle
 _UINT8, _NO_INTERLEAVE, _SWIZZLE_128B, _PROMOTE_L2_256B, _ZEROS_OUTSIDE = 0, 0, 3, 3, 0  # cuda.h
 
@@ -37,7 +39,7 @@ def fields(address: int, rows: int, pitch: int, box_rows: int) -> tuple[Any, ...
     )
 
 
-def encode(address: int, rows: int, pitch: int, box_rows: int) -> NDArray[np.uint8]:
+def encode(address: int, rows: int, pitch: int, box_rows: int) -> NDArray[np.void]:
     """The 128 bytes of a tensor map, to be passed to a kernel by value. Raises ValueError, TensorMapError."""
     room = np.zeros(128 + 63, np.uint8)
     made = room[-room.ctypes.data % 64 :][:128]  # the driver wants it on a multiple of 64
@@ -46,7 +48,7 @@ def encode(address: int, rows: int, pitch: int, box_rows: int) -> NDArray[np.uin
     )
     if status:
         raise TensorMapError(f"cuTensorMapEncodeTiled: error {status} for {rows} rows of {pitch} bytes")
-    return made
+    return launch.by_value(made)
 
 
 @cache

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from kernels.cuda import launch, tiles
 
 ENTRIES = ("update_adam", "update_shift_adamax")
@@ -28,17 +26,20 @@ def update(
     beta2: float,
     eps: float,
     bound: float = math.inf,
+    signs: int = 0,
+    one: int = 0,
     stream: int = 0,
 ) -> None:
     """Queues one of ENTRIES on `stream` for `count` float32 numbers at addresses w, m, v and g.
 
-    rate: address of a float64 on the device. Formulas as in kernels.updates. Raises RuntimeError on a GPU that the
-    kernel is not compiled for.
+    rate: address of a float64 on the device. Formulas as in kernels.updates. signs, if not 0, is where sign(w) of
+    the new w is written, two bytes each: `one` for w >= 0 (1.0 in bfloat16 or float16), else with the sign bit.
+    Raises RuntimeError on a GPU that the kernel is not compiled for.
     """
     if count == 0:
         return
-    floats = np.array([beta1, beta2, eps, bound]).view(np.int64)
-    argument = np.concatenate([np.array([w, m, v, g, count, rate], np.int64), floats])
+    floats = (float(beta1), float(beta2), float(eps), float(bound))
+    argument = launch.structure(w, m, v, g, count, rate, *floats, signs, one)
     threads = tiles.UPDATES.threads
     blocks = max(1, min(-(-count // threads), launch.multiprocessors() * 16))
     with launch.on(stream):

@@ -117,7 +117,7 @@ def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
             yield watch
         return
     with contextlib.ExitStack() as stack:
-        for owner, name, part in (
+        for place, name, part in (
             (preprocess.DeviceData, "images", GATHER),
             (step, "squared_hinge", LOSS),
             (products, "binarize_weight", BINARIZATION),
@@ -127,11 +127,11 @@ def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
             (module.rule, "step", OPTIMIZER),
             (module.rule, "zero_grad", OPTIMIZER),
         ):
-            stack.enter_context(_replaced(owner, name, watch.around(part, getattr(owner, name))))
+            stack.enter_context(_replaced(place, name, watch.around(part, getattr(place, name))))
         for part, found in (
             (ACTIVATIONS, [module.net]),
             (PRODUCTS, [m for m in module.net.modules() if isinstance(m, BinaryLinear | BinaryConv2d)]),
-            (NORMS, [m for m in module.net.modules() if isinstance(m, layers.BatchNorm | layers.ShiftBatchNorm)]),
+            (NORMS, [m for m in module.net.modules() if isinstance(m, layers.Norm)]),
         ):
             for one in found:
                 stack.enter_context(_timed(watch, one, part))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ from kernels.cuda import bench as products
 from reproduce import machine, runs, spec
 from reproduce.benchmarks import record
 from reproduce.benchmarks.nets import CELLS, SCALE, SHIFT, cell_settings, images_of, random_net
+from reproduce.data import DataError
 from reproduce.packed import PackedNet
 from reproduce.training import nets
-from reproduce.training.products import full_precision
+from reproduce.training.tensorcores import full_precision
 
 Say = Callable[[str], None]
+Keep = Callable[[dict[str, Any]], None]
 Classes = NDArray[np.int64]
 IMAGES = {"MNIST MLP": (10000, 10000), "CIFAR-10 ConvNet": (10000, 1000)}  # images, batch
 QUICK_IMAGES = {"MNIST MLP": (8, 4), "CIFAR-10 ConvNet": (2, 1)}
@@ -51,8 +54,16 @@ def missing() -> str | None:
     return f"{reason}; `pip install cupy-cuda13x` brings it" if reason and "CuPy cannot" in reason else reason
 
 
-def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str, Any]:
-    """The record of one run on this machine's GPU. `quick`: tiny sizes, for tests."""
+def measure(
+    say: Say,
+    data_folder: Path | None,
+    quick: bool = False,
+    keep: Keep = lambda _: None,
+) -> dict[str, Any]:
+    """The record of one run on this machine's GPU. `quick`: tiny sizes, for tests.
+
+    `keep` is given the record after the products and after each net, so that nothing done is lost.
+    """
     started = runs.now()
     full_precision()
     torch.backends.cudnn.benchmark = True  # the library's best: batches are of one size
@@ -65,29 +76,51 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
     for name, reason in broken.items():
         say(f"left out: {name}: {reason}")
     before = clock.readings()
-    rows, failed = products.products(say, broken, quick)
+    rows: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
     notes: list[str] = []
-    for name in CELLS:
-        found, remarks, wrong = _net_rows(name, say, data_folder, quick, broken)
+
+    def record_of(left: list[str]) -> dict[str, Any]:
+        every = notes + [f"{one['what']}, {one['candidate']}: left out, {one['error']}" for one in failed]
+        every += [f"cut off before: {name}" for name in left]
+        return {
+            "format": record.FORMAT,
+            "kind": "gpu",
+            "quick": quick,
+            "started": started,
+            "machine": machine.machine("cuda") | {"readings": {"before": before, "after": clock.readings()}},
+            "libraries": machine.libraries() | _versions(),
+            "code": machine.code("cuda"),
+            "backends": said,
+            "first_layer": pixels.describe("cuda-xnor"),
+            "bounds": clock.bounds(before),
+            "rows": list(rows),
+            "failed": list(failed),
+            "notes": list(dict.fromkeys(every)),
+            "warnings": timing.warnings(rows),
+            "paper": {key: record.figure3()[key] for key in ("where", "bars")},
+        }
+
+    parts: dict[str, Callable[[], tuple[list[dict[str, Any]], list[str], list[dict[str, str]]]]]
+    parts = {"products": partial(_product_rows, say, broken, quick)}
+    parts |= {name: partial(_net_rows, name, say, data_folder, quick, broken) for name in CELLS}
+    for name, part in parts.items():
+        try:
+            found, remarks, wrong = part()
+        except DataError:
+            raise
+        except Exception as error:  # a GPU that has given up fails every later call too: keep what there is
+            found, remarks, wrong = [], [], [{"what": name, "candidate": "all", "error": timing.said(error)}]
         rows, notes, failed = rows + found, notes + remarks, failed + wrong
-    notes += [f"{one['what']}, {one['candidate']}: left out, {one['error']}" for one in failed]
-    return {
-        "format": record.FORMAT,
-        "kind": "gpu",
-        "quick": quick,
-        "started": started,
-        "machine": machine.machine("cuda") | {"readings": {"before": before, "after": clock.readings()}},
-        "libraries": machine.libraries() | _versions(),
-        "code": machine.code(),
-        "backends": said,
-        "first_layer": pixels.describe("cuda-xnor"),
-        "bounds": clock.bounds(before),
-        "rows": rows,
-        "failed": failed,
-        "notes": list(dict.fromkeys(notes)),
-        "warnings": timing.warnings(rows),
-        "paper": {key: record.figure3()[key] for key in ("where", "bars")},
-    }
+        keep(record_of(list(parts)[list(parts).index(name) + 1 :]))
+    return record_of([])
+
+
+def _product_rows(
+    say: Say, broken: dict[str, str], quick: bool
+) -> tuple[list[dict[str, Any]], list[str], list[dict[str, str]]]:
+    rows, failed = products.products(say, broken, quick)
+    return rows, [], failed
 
 
 def _versions() -> dict[str, str]:

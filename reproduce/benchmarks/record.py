@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from reproduce import files, paper
+from reproduce.terminal import console
 
 FORMAT = 1
 
@@ -30,11 +29,11 @@ def figure3() -> dict[str, Any]:
     return figure
 
 
-def write(record: dict[str, Any], folder: Path) -> Path:
-    """Write the record into `folder`, under a name of its own."""
+def write(record: dict[str, Any], folder: Path, last: Path | None = None) -> Path:
+    """Write the record into `folder`, under a name of its own; over `last`, an earlier state of it."""
     stamp = record["started"].replace(":", "").replace("-", "").split("+")[0]
     path = folder / f"{record['kind']}-{'quick-' if record['quick'] else ''}{stamp}.json"
-    if path.exists():
+    if path.exists() and path != last:
         raise FileExistsError(17, "a record of the same second is there already", str(path))
     files.write_sealed(path, record)
     return path
@@ -87,9 +86,9 @@ def show(record: dict[str, Any]) -> None:
             "" if printed is None else f"{1000 * printed:,.0f} ms",
         )
         last = row["what"]
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(table)
+    out = console(150)
+    out.print(table)
     for line in record["notes"]:
-        console.print(f"note: {line}")
+        out.print(f"note: {line}")
     for line in record["warnings"]:
-        console.print(f"warning: {line}")
+        out.print(f"warning: {line}")

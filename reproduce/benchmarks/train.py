@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -29,6 +27,7 @@ from reproduce import machine, runs, spec
 from reproduce.benchmarks import breakdown, record
 from reproduce.benchmarks.nets import CELLS, SCALE, SHIFT, cell_settings, images_of
 from reproduce.benchmarks.peer_torch import Peer
+from reproduce.terminal import console
 from reproduce.training import nets, train
 from reproduce.training.preprocess import DeviceData
 from reproduce.training.products import mode
@@ -160,7 +159,7 @@ def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) ->
         who: partial(lambda module: module.training_step(list(itertools.islice(order, steps)), 0), module)
         for who, module in modules.items()
     }
-    turns[PEER] = trial.pop(layout)
+    turns[PEER] = partial(trial.pop(layout))
     trial.clear()
     budget, least = (0.05, 3) if quick else (BUDGET[name], 7)
     times = timing.interleave(turns, budget, least, most=99, floor=0.0)
@@ -296,7 +295,7 @@ def _product_seconds(m: int, k: int, n: int, quick: bool) -> tuple[float, float,
 
 def show(record: dict[str, Any]) -> None:
     """The record as tables: rates and ratios, bounds, parts of our step."""
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    out = console(150)
     table = Table("", "candidate", "ms a step", "steps/s", "images/s", "× plain loop", "of the products' bound")
     for row in record["rows"]:
         limits = record["bounds"]["nets"][row["what"]]
@@ -313,13 +312,13 @@ def show(record: dict[str, Any]) -> None:
             ratio + (" VOID" if ratio and row["void"] else ""),
             f"{100 * row['steps_per_second'] / limits['matmul_steps_per_second']:.0f} %",
         )
-    console.print(table)
+    out.print(table)
     for name, limits in record["bounds"]["nets"].items():
         peak = limits["peak_steps_per_second"]
         by_peak = "" if peak is None else f", {peak:.2f} at the FP32 peak"
         tables = limits["tables_steps_per_second"]
         by_peak += "" if tables is None else f"; the same products with ±1 through kernels: {tables:.2f}"
-        console.print(
+        out.print(
             f"{name}: float32 products alone: {limits['matmul_steps_per_second']:.2f} steps/s by matmul{by_peak}"
         )
     seconds = record["parts"]["seconds"]
@@ -329,13 +328,13 @@ def show(record: dict[str, Any]) -> None:
         table.add_row(
             part, *(f"{1000 * s:.1f}" for s, _ in taken), *(f"{100 * s / whole:.1f}" for s, whole in taken)
         )
-    console.print(table)
+    out.print(table)
     for name, found in record["lightning"]["nets"].items():
-        console.print(f"{name}: Lightning's own overhead {100 * found['share_of_step']:.2f} % of a step")
+        out.print(f"{name}: Lightning's own overhead {100 * found['share_of_step']:.2f} % of a step")
     for row in record["rows"]:
         if row["void"] and row["candidate"] == OURS:
-            console.print(f"VOID: {row['what']}: {row['void']}")
+            out.print(f"VOID: {row['what']}: {row['void']}")
     for line in record["notes"]:
-        console.print(f"note: {line}")
+        out.print(f"note: {line}")
     for line in record["warnings"]:
-        console.print(f"warning: {line}")
+        out.print(f"warning: {line}")

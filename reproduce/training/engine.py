@@ -23,7 +23,7 @@ from kernels.packed import aligned
 from kernels.reals import Floats
 from reproduce.training import nets
 from reproduce.training.fused import Convolution, Latent, Linear, Values
-from reproduce.training.layers import BatchNorm, BinaryLinear, ShiftBatchNorm
+from reproduce.training.layers import BatchNorm, BinaryLinear, ShiftBatchNorm, StdBatchNorm
 from reproduce.training.optim import Rule
 from reproduce.training.preprocess import DeviceData
 
@@ -36,7 +36,7 @@ def unknown(net: nn.Module) -> str | None:
         return f"a net of the kind {type(net).__name__}"
     for block in net.blocks:
         assert isinstance(block, nets.Block)
-        if type(block.norm) not in (BatchNorm, ShiftBatchNorm):
+        if type(block.norm) not in (BatchNorm, ShiftBatchNorm, StdBatchNorm):
             return f"a {type(block.norm).__name__}"
         if block.layer.weight.dtype != torch.float32 or block.layer.weight.device.type != "cpu":
             return "weights that are not float32 on the CPU"
@@ -56,12 +56,16 @@ class Stage:
         assert layer.bias is not None
         self.parameters = (layer.bias, block.norm.weight, block.norm.bias)
         self.bias, self.gamma, self.beta = (p.detach().numpy() for p in self.parameters)
-        self.mean, self.inv_std = block.norm.mean.numpy(), block.norm.inv_std.numpy()
+        self.mean = block.norm.mean.numpy()
+        self.spread = block.norm.get_buffer(block.norm.spread).numpy()
         self.small: list[Latent] = []
 
-    def inverse(self, inv_std: Floats) -> Floats:
-        """What a batch norm multiplies with in the place of 1/std."""
-        return norm.ap2(inv_std) if self.shift else inv_std
+    def inverse(self, spread: Floats) -> Floats:
+        """What a batch norm multiplies with in the place of 1/std, from 1/std or the std: as `spread` is."""
+        if isinstance(self.block.norm, StdBatchNorm):
+            inverse: Floats = np.reciprocal(spread + np.float32(self.block.norm.eps))
+            return inverse
+        return norm.ap2(spread) if self.shift else spread
 
     def scaled_gamma(self) -> Floats:
         return norm.ap2(self.gamma) if self.shift else self.gamma
@@ -111,21 +115,25 @@ class Pass:
             norm.pool(y, pooled, self.room("which", small, np.uint8))
             y = pooled
         way = self._norm(training, y.shape)
-        constant = (
-            stage.product.of_shift(x) + stage.bias
-        )  # of every value of y; it has no part in anything but the mean
+        constant = stage.product.of_shift(x) + stage.bias  # of all values of y; it counts in the mean alone
         if training:
             square = way.statistics(y, scale)
-            inv_std = (1 / np.sqrt(square + block.norm.eps)).astype(np.float32)
-            way.inverse[:] = stage.inverse(inv_std)
-            way.curve[:] = way.inverse.astype(np.float64) ** 2 / way.rows
+            of_std = isinstance(block.norm, StdBatchNorm)
+            found = np.sqrt(square) if of_std else 1 / np.sqrt(square + block.norm.eps)
+            spread = found.astype(np.float32)
+            way.inverse[:] = stage.inverse(spread)
+            inverse = way.inverse.astype(np.float64)
+            if of_std:  # where the std is 0, so is every value - mean
+                way.curve[:] = inverse / np.where(found > 0, found, np.inf) / way.rows
+            else:
+                way.curve[:] = inverse**2 / way.rows
             alpha = np.float32(block.norm.alpha)
             stage.mean += alpha * (way.mean + constant - stage.mean)
-            stage.inv_std += alpha * (inv_std - stage.inv_std)
+            stage.spread += alpha * (spread - stage.spread)
             self.x, self.y, self.scale, self.key = x, y, scale, key("dropout") if block.dropout else 0
         else:
             way.mean[:] = stage.mean - constant
-            way.inverse[:] = stage.inverse(stage.inv_std)
+            way.inverse[:] = stage.inverse(stage.spread)
         out = self.room("out", y.shape, np.int8 if way.signed else np.float32)
         noise = key("noise") if training and block.activation == "stochastic_sign" else 0
         way.forward(y, scale, stage.scaled_gamma(), stage.beta, out, noise, self.key if training else 0)

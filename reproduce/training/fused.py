@@ -40,6 +40,12 @@ class Values:
     shift: Floats | None = None
     images: bool = False
 
+    def floats(self) -> Floats:
+        """The values themselves, without the shift."""
+        if self.array.dtype == np.float32 and self.scale == 1:
+            return self.array
+        return self.array.astype(np.float32) * np.float32(self.scale)
+
 
 @dataclass
 class Latent:
@@ -74,7 +80,7 @@ class Linear:
         rows = len(x.array)
         if not self.binary:
             y = room("y", (rows, self.n_out), np.float32)
-            torch.mm(torch.from_numpy(x.array), torch.from_numpy(self.latent.w).T, out=torch.from_numpy(y))
+            torch.mm(torch.from_numpy(x.floats()), torch.from_numpy(self.latent.w).T, out=torch.from_numpy(y))
             return y, 1.0
         if x.array.dtype == np.int8:
             shape = ternary.code_shape(rows, 1, 1, self.n_in, 0)
@@ -115,7 +121,7 @@ class Linear:
             first_layer.update(grad, x.array, x.scale, own.w, own.m, own.v, rule, self.to_out)
         else:
             to_weight = room("to_weight", own.w.shape, np.float32)
-            torch.mm(torch.from_numpy(grad).T, torch.from_numpy(x.array), out=torch.from_numpy(to_weight))
+            torch.mm(torch.from_numpy(grad).T, torch.from_numpy(x.floats()), out=torch.from_numpy(to_weight))
             fixed.update_from(to_weight, own.w, own.m, own.v, rule)
             if self.binary:
                 fixed.signs(own.w, self.to_in)
@@ -155,8 +161,8 @@ class Convolution:
             return ternary.conv(codes, self.forwards, room("y", shape, np.int16)), x.scale
         if self.binary and not x.images:
             return fixed.conv(x.array, self.forwards, out=room("y", shape, np.float32)), x.scale
-        y = F.conv2d(_nchw(x.array), self._weight(), padding=1)
-        return np.ascontiguousarray(y.permute(0, 2, 3, 1).numpy()), x.scale
+        y = F.conv2d(_nchw(x.floats()), self._weight(), padding=1)
+        return np.ascontiguousarray(y.permute(0, 2, 3, 1).numpy()), 1.0
 
     def of_shift(self, x: Values) -> float:
         assert x.shift is None
@@ -178,7 +184,7 @@ class Convolution:
             to_weight = fixed.conv_gradient(grad, x.array, x.scale, room("to_weight", own.w.shape, np.float32))
         else:
             shape = (self.n_out, self.n_in, 3, 3)
-            found = conv2d_weight(_nchw(x.array), shape, _nchw(grad), padding=1)
+            found = conv2d_weight(_nchw(x.floats()), shape, _nchw(grad), padding=1)
             to_weight = np.ascontiguousarray(found.permute(0, 2, 3, 1).numpy())
         fixed.update_from(to_weight, own.w, own.m, own.v, own.rule)
         if self.binary:

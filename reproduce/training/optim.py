@@ -1,4 +1,4 @@
-"""The paper's update rules: Adam as Lasagne has it, shift-based AdaMax, clipping, learning-rate schedules."""
+"""The update rules: Adam as Lasagne has it, shift-based AdaMax, plain SGD; clipping, learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from kernels import reals, updates
 from kernels.cuda import launch
 from kernels.cuda import updates as cuda_updates
 from reproduce import spec
+from reproduce.training import tensorcores, ways
 from reproduce.training.binarize import ap2
-from reproduce.training.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, lr_multiplier
+from reproduce.training.layers import BinaryConv2d, BinaryLinear, Norm, lr_multiplier
 from reproduce.training.products import by_kernels
 
 
 class Rule(torch.optim.Optimizer):
-    """What both rules share. A group's `multiplier` scales the rate of its parameters (it multiplies the *update*,
+    """What the rules share. A group's `multiplier` scales the rate of its parameters (it multiplies the *update*,
     so that Adam's normalisation does not cancel it); where `clip` is set they end each step within [-1, 1]
     (Algorithm 1).
 
     Rate and number of steps live on the parameters' device, so that a step may be recorded in a CUDA graph.
     """
 
-    kernel: Literal["adam", "shift_adamax"]
+    kernel: Literal["adam", "shift_adamax", "sgd"]
     """Name of the rule in `kernels.updates` and `kernels.fixed`."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], beta1: float, beta2: float, eps: float) -> None:
@@ -94,12 +95,14 @@ class Rule(torch.optim.Optimizer):
         same = g.stride() == p.stride() == m.stride() == v.stride()
         if same and by_kernels(p):
             getattr(updates, self.kernel)(*map(_flat, (p, m, v, g)), rate=float(rate), **constants)
-        elif same and p.is_cuda and p.dtype == torch.float32 and launch.no_gpu() is None:
+        elif same and on_gpu(p):
             w_at, m_at, v_at, g_at = (x.data_ptr() for x in (p, m, v, g))
-            stream = torch.cuda.current_stream(p.device).cuda_stream
+            stream = torch.cuda.current_stream(p.device).cuda_stream if p.is_cuda else 0
+            signs = tensorcores.follow(p)
             cuda_updates.update(
-                f"update_{self.kernel}", w_at, m_at, v_at, g_at, p.numel(), rate=rate.data_ptr(),
-                beta1=self.beta1, beta2=self.beta2, eps=self.eps, bound=bound, stream=stream,
+                f"update_{self.kernel}", w_at, m_at, v_at, g_at, p.numel(), rate=rate.data_ptr(), **constants,
+                signs=0 if signs is None else signs.data_ptr(),
+                one=tensorcores.one(signs), stream=stream,
             )  # fmt: skip
         else:
             self.formula(p, m, v, rate)
@@ -130,7 +133,8 @@ class ShiftAdaMax(Rule):
     """Shift-based AdaMax (paper, section 1.3's algorithm) with the Torch7 code's details.
 
     m = b1 m + (1 - b1) g;  v = AP2(max(b2 v, |g|)) + eps;  w -= AP2(lr / (1 - b1^t)) · multiplier · m / v.
-    m is not rounded.
+    m is not rounded. With b2 = 0.999 v never falls: it is a power of two, and AP2(0.999 · 2^k) = 2^k. So b2 does
+    nothing, and v is AP2 of the largest |g| so far, as in the Torch7 code; the printed rule, without AP2, decays.
     """
 
     kernel = "shift_adamax"
@@ -144,6 +148,29 @@ class ShiftAdaMax(Rule):
         torch.maximum(v.mul_(self.beta2), p.grad.abs(), out=v)
         v.copy_(ap2(v)).add_(self.eps)
         p.sub_((m / v).mul_(rate))
+
+
+class SGD(Rule):
+    """Plain stochastic gradient descent without momentum: w -= lr · multiplier · g."""
+
+    kernel = "sgd"
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        super().__init__(groups, 0.0, 0.0, 0.0)
+
+    def scaled(self, rate: Tensor, t: Tensor) -> Tensor:
+        return rate
+
+    def _update(self, p: Tensor, rate: Tensor, bound: float) -> None:
+        assert p.grad is not None
+        p.sub_(p.grad * rate)
+        if bound < math.inf:
+            p.clamp_(-bound, bound)
+
+
+def on_gpu(p: Tensor) -> bool:
+    """Whether a parameter is updated by the CUDA kernels."""
+    return p.is_cuda and p.dtype == torch.float32 and launch.no_gpu() is None and ways.uses("updates")
 
 
 def _flat(x: Tensor) -> reals.Floats:
@@ -180,14 +207,18 @@ def optimizer(net: nn.Module, train: spec.Train) -> Rule:
             factor = lr_multiplier(module) if train.weight_rate != "plain" else 1.0
             if train.weight_rate == "glorot_power_of_2":
                 factor = 2.0 ** round(math.log2(factor))
+            if train.weight_rate == "glorot_squared":
+                factor **= 2
             add(module.weight, factor, train.clip != "none")
             assert module.bias is not None
             add(module.bias, factor if train.bias_rate == "as_weight" else 1.0, train.clip == "all")
-        elif isinstance(module, BatchNorm | ShiftBatchNorm):
-            shift = isinstance(module, ShiftBatchNorm) and train.norm_rate == "glorot_gamma"
-            add(module.weight, math.sqrt(len(module.weight) / 1.5) if shift else 1.0, train.clip == "all")
+        elif isinstance(module, Norm):
+            factor = math.sqrt(len(module.weight) / 1.5) if train.norm_rate == "glorot_gamma" else 1.0
+            add(module.weight, factor, train.clip == "all")
             add(module.bias, 1.0, train.clip == "all")
     listed = [{"params": params, "multiplier": factor, "clip": clip} for (factor, clip), params in groups.items()]
     rule = train.optimizer
+    if rule.kind == "sgd":
+        return SGD(listed)
     kind = Adam if rule.kind == "adam" else ShiftAdaMax
     return kind(listed, rule.beta1, rule.beta2, rule.eps)

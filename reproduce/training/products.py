@@ -6,19 +6,14 @@ On a CPU with AVX-512 the three products of a layer (forward, through the weight
 operand and go through `kernels`, in float32: ±1 by ±1 by XNOR and popcount, real by ±1 through tables. On other
 CPUs and in float64 they are torch's.
 
-On a GPU they are torch's, on tensor cores in TF32 where at least one operand is ±1 or 0: that one is exact, and
-sums are float32. So a product of two such operands is an integer and exact; a gradient enters a product rounded to
-TF32's 11 significant bits, with a relative error of at most 2^-11 in each of its elements. A first layer's real
-inputs and their products stay in full float32.
+On a GPU they go through `tensorcores`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +26,9 @@ from torch.nn.grad import conv2d_weight
 
 import kernels
 from kernels import build, cpu, reals, ternary
-from reproduce.training.binarize import binarize_weight, sign
+from kernels.environment import VariableError, variable
+from reproduce.training import tensorcores, ways
+from reproduce.training.binarize import binarize_weight
 
 
 def by_kernels(x: Tensor) -> bool:
@@ -44,32 +41,42 @@ def mode(device: str = "cpu") -> str:
 
     fixed16: steps go through `engine.Engine`; real operands of products with ±1 are rounded to 16-bit fixed point,
     a scale for each row and block of 128 numbers of the summed axis. tables, torch: autograd and float32, with ±1
-    through `kernels.reals` or all by torch. On a GPU torch. On a CPU $REPRODUCE_PRODUCTS chooses between fixed16,
-    where there are compiled kernels the default, and float32. Raises ValueError for anything else.
+    through `kernels.reals` or all by torch. On a CPU $REPRODUCE_PRODUCTS chooses between fixed16, where there are
+    compiled kernels the default, and float32. Raises VariableError for anything else.
+    On a GPU "tensor cores", with the parts that are left out ($REPRODUCE_WITHOUT).
     """
-    if device != "cpu":
-        return "torch"
+    if device == "cuda":
+        return " without ".join(["tensor cores", *filter(None, [", ".join(ways.left_out())])])
     able = ternary.available()
-    chosen = os.environ.get("REPRODUCE_PRODUCTS", "fixed16" if able else "float32")
+    chosen = variable("REPRODUCE_PRODUCTS") or ("fixed16" if able else "float32")
     if chosen not in ("fixed16", "float32"):
-        raise ValueError(f"REPRODUCE_PRODUCTS is fixed16 or float32, not {chosen!r}")
+        raise VariableError(f"REPRODUCE_PRODUCTS is fixed16 or float32, not {chosen!r}")
     if chosen == "float32":
         return "tables" if reals.available() else "torch"
     if not able:
-        raise ValueError("REPRODUCE_PRODUCTS=fixed16 needs compiled kernels")
+        raise VariableError("REPRODUCE_PRODUCTS=fixed16 needs compiled kernels")
     return chosen
 
 
 def fallback() -> str | None:
     """Why products that were to go through `kernels` on this CPU cannot, in a line; None if they can or need not.
 
-    Raises ValueError for another $REPRODUCE_PRODUCTS.
+    Raises VariableError for another $REPRODUCE_PRODUCTS.
     """
     mode()
     library = cpu._library()
-    if "REPRODUCE_PRODUCTS" in os.environ or not isinstance(library, build.BuildError):
+    if variable("REPRODUCE_PRODUCTS") or not isinstance(library, build.BuildError):
         return None
     return f"no compiled kernels: {str(library).splitlines()[0]}"
+
+
+def threads_matter(device: str) -> bool:
+    """Whether a run's numbers depend on the number of CPU threads.
+
+    On a CPU they do in every mode: torch cuts sums into one part a thread, and they round otherwise. (Products by
+    `kernels` do not depend on it.)
+    """
+    return device == "cpu"
 
 
 def binary_linear(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:
@@ -80,8 +87,8 @@ def binary_linear(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Te
     out: Tensor
     if by_kernels(x):
         out = _Linear.apply(x, weight, bias)
-    elif x.is_cuda:
-        out = _TensorCores.apply(x, weight, bias, signs_in)
+    elif tensorcores.serves(x):
+        out = tensorcores.linear(x, weight, bias, signs_in)
     else:
         out = F.linear(x, binarize_weight(weight), bias)
     return out
@@ -92,8 +99,8 @@ def binary_conv2d(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Te
     out: Tensor
     if by_kernels(x):
         out = _Conv.apply(x, weight, bias)
-    elif x.is_cuda:
-        out = _TensorCores.apply(x, weight, bias, signs_in)
+    elif tensorcores.serves(x):
+        out = tensorcores.conv2d(x, weight, bias, signs_in)
     else:
         out = F.conv2d(x, binarize_weight(weight), bias, padding=1)
     return out
@@ -164,66 +171,6 @@ class _Conv(Function):
             reals.conv_gradient(grad, signs, out=room.numpy())
             to_weight = room.mul_(found[0]).permute(0, 3, 1, 2)
         return to_x, to_weight, torch.from_numpy(grad).sum((0, 1, 2))
-
-
-class _TensorCores(Function):
-    """A linear layer (a weight of two axes) or a 3×3 convolution (of four), by torch, in the precision above."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:
-        signs = sign(weight)
-        ctx.save_for_backward(x, signs)
-        ctx.signs_in = signs_in
-        with _precision(signs_in):
-            return F.linear(x, signs, bias) if x.dim() == 2 else F.conv2d(x, signs, bias, padding=1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
-        x, signs = ctx.saved_tensors
-        (grad,) = grads
-        wanted = ctx.needs_input_grad[0]
-        if x.dim() == 2:
-            with _precision(True):
-                to_x = grad @ signs if wanted else None
-            with _precision(ctx.signs_in):
-                return to_x, grad.T @ x, grad.sum(0), None
-        with _precision(True):
-            to_x = _conv_backward(grad, x, signs, (True, False, False))[0] if wanted else None
-        with _precision(ctx.signs_in):
-            to_weight = _conv_backward(grad, x, signs, (False, True, False))[1]
-        return to_x, to_weight, grad.sum((0, 2, 3)), None
-
-
-def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
-    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, mask
-    )
-    return found
-
-
-def full_precision() -> None:
-    """Whatever is not said otherwise is full float32: torch's own default for convolutions is TF32."""
-    for holder in _holders():
-        holder.fp32_precision = "ieee"
-
-
-def _holders() -> tuple[Any, Any]:
-    return torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _precision(tensor_cores: bool) -> Iterator[None]:
-    """torch's float32 products on a GPU in TF32, or in full float32, for a while."""
-    wanted = "tf32" if tensor_cores else "ieee"
-    holders = _holders()
-    before = [holder.fp32_precision for holder in holders]
-    try:
-        for holder in holders:
-            holder.fp32_precision = wanted
-        yield
-    finally:
-        for holder, value in zip(holders, before, strict=True):
-            holder.fp32_precision = value
 
 
 _free: dict[int, list[NDArray[np.uint8]]] = {}

@@ -13,7 +13,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from reproduce.training import products
+from reproduce.training import products, ways
 from reproduce.training.engine import Engine, unknown
 from reproduce.training.optim import Rule
 from reproduce.training.preprocess import DeviceData
@@ -74,7 +74,7 @@ class Step:
             self.eager(index)
             return
         self.index.copy_(index, non_blocking=True)
-        if not self.index.is_cuda:
+        if not self.index.is_cuda or not ways.uses("graph"):
             self.eager(self.index)
         elif self.graph is not None:
             self.graph.replay()

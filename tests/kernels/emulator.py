@@ -1,7 +1,8 @@
 """Runs the CUDA sources on the host (cuda_host.h), and a CuPy that keeps its arrays there.
 
-With `installed()` the CUDA backends do all they do on a GPU except that a launch goes to the host's compiler's
-version of the same source: the host code, the index arithmetic and the meaning of each instruction are run.
+With `installed()` the CUDA backends do all they do on a GPU except that CuPy's function is replaced: it takes the
+arguments that CuPy takes and refuses the others, then runs the host compiler's version of the same source. So the
+host code, the index arithmetic and the meaning of each instruction are run.
 """
 
 import contextlib
@@ -58,8 +59,26 @@ def library(kernel, folder):
     return ctypes.CDLL(str(target))
 
 
+def refuse(value):
+    """TypeError for a kernel argument that CuPy refuses: a NumPy array that does not hold exactly one element."""
+    if type(value) is np.ndarray and value.size != 1:
+        raise TypeError(f"a numpy.ndarray of shape {value.shape}: only those of size one can be passed by value")
+
+
+def function(folder, kernel, entry):
+    """What stands for CuPy's function of an entry."""
+
+    def launched(grid, block, values, shared_mem=0):
+        for value in values:
+            refuse(value)
+        assert shared_mem == kernel.shared_bytes
+        run(folder, kernel, entry, grid, block, values)
+
+    return launched
+
+
 def run(folder, kernel, entry, grid, block, values):
-    """One launch; AssertionError where the threads wait for each other for ever."""
+    """One launch of NumPy arguments; AssertionError where the threads wait for each other for ever."""
     grid, block = ((ctypes.c_uint32 * 3)(*(*size, 1, 1)[:3]) for size in (grid, block))
     built = library(kernel, str(folder))
     ctypes.c_uint32.in_dll(built, "shared_limit").value = kernel.shared_bytes
@@ -134,20 +153,21 @@ def installed(folder, monkeypatch, multiprocessors=3):
     for kind in ("int32", "int64", "uint64", "float32"):
         setattr(cupy, kind, getattr(np, kind))
 
-    def kernel(which, entry, grid, *arguments, block=None):
-        values = [v if type(v) is np.ndarray else np.array([launch._word(v)], np.int64) for v in arguments]
-        run(folder, which, entry, grid, block or (which.threads,), values)
+    class Driver:
+        """The driver's part of a tensor map: what copy_box of cuda_host.h reads."""
 
-    def encode(address, rows, pitch, box_rows):
-        tensormap.fields(address, rows, pitch, box_rows)  # the driver's limits are met
-        return np.array([address, pitch, rows, box_rows, *[0] * 12], np.uint64)
+        @staticmethod
+        def cuTensorMapEncodeTiled(made, kind, rank, address, sizes, strides, box, *_):
+            words = [address.value, sizes[0], sizes[1], box[1], *[0] * 12]
+            ctypes.memmove(made.value, (ctypes.c_uint64 * 16)(*words), 128)
+            return 0
 
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
-        patch.setattr(launch, "kernel", kernel)
+        patch.setattr(launch, "_function", lambda which, entry, _: function(folder, which, entry))
         patch.setattr(launch, "no_gpu", lambda: None)
         patch.setattr(launch, "on", lambda stream: contextlib.nullcontext())
-        patch.setattr(tensormap, "encode", encode)
+        patch.setattr(tensormap, "_driver", lambda: Driver)
         patch.setattr(nvrtc, "compiler", lambda: types.SimpleNamespace(version=(0, 0)))
         launch._attribute.cache_clear()
         yield cupy

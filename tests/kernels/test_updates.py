@@ -1,9 +1,11 @@
 """Update rules in one pass against NumPy in float64: in C, the CUDA source on the host and (-m gpu) on a GPU."""
 
+import contextlib
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from emulator import installed
 
 from kernels import reals, updates
@@ -48,6 +50,23 @@ def run(request, emulated, monkeypatch):
             yield launched(cupy)
 
 
+@pytest.fixture
+def cp_at(emulated, monkeypatch):
+    """CuPy at a place, or what stands for it."""
+    with contextlib.ExitStack() as stack:
+
+        def at(place):
+            if place == "gpu":
+                if reason := launch.no_gpu():
+                    pytest.skip(reason)
+                return pytest.importorskip("cupy")
+            if shutil.which("g++") is None:
+                pytest.skip("the emulator needs g++")
+            return stack.enter_context(installed(emulated, monkeypatch))
+
+        yield at
+
+
 def launched(cupy):
     """The CUDA source through CuPy, or what stands for it."""
 
@@ -88,6 +107,28 @@ def test_nan_and_infinity_are_not_hidden_by_the_clipping(run, rule):
     g[3], g[20], w[30] = np.nan, np.inf, np.nan
     run(rule, w, m, v, g, bound=1.0)
     assert np.flatnonzero(np.isnan(w)).tolist() == [3, 20, 30]
+
+
+@pytest.mark.parametrize(("kind", "one"), [(torch.bfloat16, 0x3F80), (torch.float16, 0x3C00)])
+@pytest.mark.parametrize("rule", ["adam", "shift_adamax"])
+@pytest.mark.parametrize("place", ["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_signs_of_the_new_weights_are_written_beside_them(place, cp_at, rule, kind, one):
+    """Of weights that change sign in the step, of zeros of both signs, and of NaN."""
+    cupy = cp_at(place)
+    rng = np.random.default_rng(5)
+    w, g = (rng.uniform(-0.02, 0.02, 1003).astype(np.float32) for _ in range(2))
+    w[:2], g[:2], w[2] = (0.0, -0.0), 0.0, np.nan
+    there = [cupy.asarray(a) for a in (w, np.zeros_like(w), np.zeros_like(w), g)]
+    signs = cupy.asarray(np.zeros(1004, np.uint16))
+    rate = cupy.asarray(np.array(RATE * 10))
+    constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS[rule], "bound": 1.0}
+    cuda_updates.update(
+        f"update_{rule}", *(a.data.ptr for a in there), w.size, rate=rate.data.ptr, **constants,
+        signs=signs.data.ptr, one=one,
+    )  # fmt: skip
+    new, found = there[0].get(), torch.from_numpy(signs.get().view(np.int16)).view(kind).float().numpy()
+    assert (np.sign(new) != np.sign(w)).sum() > 10
+    assert np.array_equal(found[:-1], np.where(new >= 0, 1.0, -1.0)) and found[-1] == 0
 
 
 def test_what_does_not_fit_is_refused():

@@ -1,5 +1,6 @@
 // Update rules of latent weights in one pass over memory (kernels/updates.py has the formulas). The rate is read from
-// device memory, so that a captured launch follows its schedule.
+// device memory, so that a captured launch follows its schedule. The signs of the new weights go out beside them, so
+// that no other pass over the weights only takes signs.
 
 struct Update {
     float* w;
@@ -12,6 +13,8 @@ struct Update {
     double beta2;
     double eps;
     double bound;
+    unsigned short* signs;  // may be null
+    long long one;
 };
 
 // AP2(x) of x >= 0: the carry reaches the exponent where the mantissa is at least sqrt(2)
@@ -40,6 +43,7 @@ __device__ void update(const Update& u) {
         float w = fmaf(-rate, m / under, u.w[i]);
         w = w > bound ? bound : w < -bound ? -bound : w;  // NaN stays NaN
         u.w[i] = w;
+        if (u.signs) u.signs[i] = (unsigned short)(w >= 0 ? u.one : u.one | 0x8000);  // NaN counts as -1
         u.m[i] = m;
         u.v[i] = v;
     }
