@@ -7,10 +7,8 @@
 #include "lookup.h"
 
 #define TAPS 9
-#define STRIPS 3      /* of columns that are summed together */
-#define SUM_ROWS 16   /* of one of them */
-#define TABLE_ROWS 16 /* whose tables are made together: a cache line of them */
-#define AT_ONCE 8     /* blocks of a pass over the rows and columns */
+#define ROWS 64   /* of a task, which makes their tables for itself: two cores may share no cache */
+#define AT_ONCE 4 /* blocks whose tables are made together: they stay in the second-level cache */
 
 /* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
 typedef struct {
@@ -26,19 +24,24 @@ typedef struct {
 typedef struct {
     const gradient_t *j;
     const lookup_isa_t *isa;
-    size_t pixels, image, rows, strips, groups; /* pixels of all images, of one */
-    size_t from, blocks, at_once; /* first pixel and number of blocks of this pass, and of any pass at most */
-    int16_t *tables;              /* [block][row][groups][entries] */
-    int16_t *start;               /* [tap][at_once][row] */
-    float *factor;                /* [at_once][row] */
-    float *rest;                  /* [tap][row]: what halves of odd sums leave over, all passes so far */
-    float *sums;                  /* [tap][strip][row][PANEL] */
-    uint16_t *outside;            /* [height][width], see find_borders */
+    size_t pixels, image, strips, groups, next; /* pixels of all images, of one; int16 of a row's tables for a block */
+    uint16_t *outside;                          /* [height][width], see find_borders */
     int failed;
 } plan_t;
 
+/* of a task */
+typedef struct {
+    size_t top, rows;           /* channels of the gradient; `rows` filled up to a whole number of tables */
+    int16_t *tables;            /* [AT_ONCE][ROWS][groups][entries] */
+    uint16_t *codes;            /* [groups][PANEL] */
+    float (*sums)[ROWS][PANEL]; /* [tap][strip] */
+    int16_t start[AT_ONCE][TAPS][ROWS];
+    float factor[AT_ONCE][ROWS], rest[TAPS][ROWS]; /* rest: what halves of odd sums leave over, all blocks so far */
+} room_t;
+
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-static size_t block_size(const plan_t *p, size_t b) { return least(BLOCK, p->pixels - p->from - b * BLOCK); }
+static size_t block_size(const plan_t *p, size_t first) { return least(BLOCK, p->pixels - first); }
+static size_t lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /* bit t: tap t's neighbour of this pixel of an image lies outside */
 static void find_borders(const gradient_t *j, uint16_t *outside)
@@ -53,15 +56,13 @@ static void find_borders(const gradient_t *j, uint16_t *outside)
         }
 }
 
-/* tables of PREPARED rows for a block, whose n numbers from pixel `first` on are x[k][row] */
-static void prepare(plan_t *p, size_t row, size_t b, size_t first, size_t n, float x[][PREPARED])
+/* tables of PREPARED rows of the room for block b, whose n numbers from pixel `first` on are x[k][row] */
+static void prepare(const plan_t *p, room_t *room, size_t row, size_t b, size_t first, size_t n, float x[][PREPARED])
 {
-    const gradient_t *j = p->j;
-    const size_t next = p->groups * p->isa->entries;
     float step[PREPARED];
     int32_t q[BLOCK + 8][PREPARED], all[PREPARED], total[TAPS][PREPARED];
     p->isa->quantize(x[0], PREPARED, n, LIMIT, q, step, all);
-    p->isa->tables(q, n, p->tables + (b * p->rows + row) * next, next);
+    p->isa->tables(q, n, room->tables + (b * ROWS + row) * p->next, p->next);
     for (size_t t = 0; t < TAPS; t++) memcpy(total[t], all, sizeof all);
     for (size_t k = 0, place = first % p->image; k < n; k++) {
         const unsigned outside = p->outside[place];
@@ -72,28 +73,25 @@ static void prepare(plan_t *p, size_t row, size_t b, size_t first, size_t n, flo
                 for (size_t r = 0; r < PREPARED; r++) total[t][r] -= q[k][r];
     }
     for (size_t r = 0; r < PREPARED; r++) {
-        const float factor = (float)(2 * j->scale) * step[r];
-        p->factor[b * p->rows + row + r] = factor;
+        const float factor = (float)(2 * p->j->scale) * step[r];
+        room->factor[b][row + r] = factor;
         for (size_t t = 0; t < TAPS; t++) {
-            p->start[(t * p->at_once + b) * p->rows + row + r] = (int16_t)-(total[t][r] >> 1);
-            p->rest[t * p->rows + row + r] -= 0.5f * factor * (float)(total[t][r] & 1);
+            room->start[b][t][row + r] = (int16_t)-(total[t][r] >> 1);
+            room->rest[t][row + r] -= 0.5f * factor * (float)(total[t][r] & 1);
         }
     }
 }
 
-static void tables_task(void *context, size_t task)
+/* tables of all rows of the room for block b */
+static void prepare_rows(const plan_t *p, room_t *room, size_t b, size_t first)
 {
-    plan_t *p = context;
-    const size_t m = (size_t)p->j->m, row = task * TABLE_ROWS;
-    _Alignas(64) float copy[TABLE_ROWS / PREPARED][BLOCK][PREPARED]; /* rows may be as far apart as the sets of a cache */
+    const size_t m = (size_t)p->j->m, n = block_size(p, first), count = least(ROWS, m - room->top);
+    _Alignas(64) float copy[ROWS / PREPARED][BLOCK][PREPARED]; /* rows may be as far apart as the sets of a cache */
     memset(copy, 0, sizeof copy);
-    for (size_t b = 0; b < p->blocks; b++) {
-        const size_t first = p->from + b * BLOCK, n = block_size(p, b);
-        for (size_t k = 0; k < n; k++)
-            for (size_t r = 0; r < TABLE_ROWS && row + r < m; r += PREPARED)
-                memcpy(copy[r / PREPARED][k], p->j->g + (first + k) * m + row + r, least(PREPARED, m - row - r) * sizeof(float));
-        for (size_t r = 0; r < TABLE_ROWS && row + r < p->rows; r += PREPARED) prepare(p, row + r, b, first, n, copy[r / PREPARED]);
-    }
+    for (size_t k = 0; k < n; k++)
+        for (size_t r = 0; r < count; r += PREPARED)
+            memcpy(copy[r / PREPARED][k], p->j->g + (first + k) * m + room->top + r, least(PREPARED, count - r) * sizeof(float));
+    for (size_t r = 0; r < room->rows; r += PREPARED) prepare(p, room, r, b, first, n, copy[r / PREPARED]);
 }
 
 /* signs that tap's neighbours of a block's pixels have in a strip of columns */
@@ -114,46 +112,44 @@ static void find_codes(const plan_t *p, size_t tap, size_t strip, size_t first, 
     p->isa->codes_of(rows, groups, codes);
 }
 
-/* Strips of columns, of one tap or of several. A group of rows takes all blocks of the pass one after the other, while its sums are
- * in the first-level cache; its tables are fetched once for all strips. */
-static void sums_task(void *context, size_t task)
+/* Some rows of the result: of a few blocks, tables are made, then all taps and strips of columns take their sums from them. */
+static void rows_task(void *context, size_t task)
 {
     plan_t *p = context;
-    const size_t next = p->groups * p->isa->entries, size = p->groups * PANEL;
-    const size_t from_strip = task * STRIPS, strips = least(STRIPS, TAPS * p->strips - from_strip);
-    uint16_t *codes = lookup_scratch(p->blocks * strips * size * sizeof *codes); /* [block][strip][groups][PANEL] */
-    if (!codes) {
+    const size_t n = (size_t)p->j->n, m = (size_t)p->j->m, columns = TAPS * p->strips;
+    const size_t tables = lines(AT_ONCE * ROWS * p->next * sizeof(int16_t)), codes = lines(p->groups * sizeof(uint16_t[PANEL]));
+    char *memory = lookup_scratch(lines(sizeof(room_t)) + tables + codes + columns * sizeof(float[ROWS][PANEL]));
+    if (!memory) {
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    for (size_t b = 0; b < p->blocks; b++)
-        for (size_t s = 0; s < strips; s++)
-            find_codes(p, (from_strip + s) / p->strips, (from_strip + s) % p->strips, p->from + b * BLOCK, block_size(p, b),
-                       codes + (b * strips + s) * size);
-    for (size_t top = 0; top < p->rows; top += SUM_ROWS)
-        for (size_t b = 0; b < p->blocks; b++)
-            for (size_t r = top; r < least(p->rows, top + SUM_ROWS); r += TILE) {
-                const int16_t *from[TILE];
-                for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (b * p->rows + r + i) * next;
-                for (size_t s = 0; s < strips; s++) {
-                    const size_t at = b * p->rows + r, tap = (from_strip + s) / p->strips;
-                    p->isa->tile(from, p->start + tap * p->at_once * p->rows + at, p->factor + at, codes + (b * strips + s) * size,
-                                 lookup_groups(p->isa, block_size(p, b)), 1, p->from + b == 0,
-                                 p->sums + ((from_strip + s) * p->rows + r) * PANEL, PANEL);
+    room_t *room = (room_t *)memory;
+    memory += lines(sizeof(room_t));
+    room->tables = (int16_t *)memory, room->codes = (uint16_t *)(memory + tables);
+    room->sums = (float(*)[ROWS][PANEL])(memory + tables + codes);
+    room->top = task * ROWS, room->rows = (least(ROWS, m - room->top) + PREPARED - 1) / PREPARED * PREPARED;
+    memset(room->rest, 0, sizeof room->rest);
+    for (size_t from = 0; from < p->pixels; from += AT_ONCE * BLOCK) {
+        const size_t blocks = least(AT_ONCE, (p->pixels - from + BLOCK - 1) / BLOCK);
+        for (size_t b = 0; b < blocks; b++) prepare_rows(p, room, b, from + b * BLOCK);
+        for (size_t c = 0; c < columns; c++)
+            for (size_t b = 0; b < blocks; b++) {
+                const size_t first = from + b * BLOCK, count = block_size(p, first), tap = c / p->strips;
+                find_codes(p, tap, c % p->strips, first, count, room->codes);
+                for (size_t r = 0; r < room->rows; r += TILE) {
+                    const int16_t *at[TILE];
+                    for (size_t i = 0; i < TILE; i++) at[i] = room->tables + (b * ROWS + r + i) * p->next;
+                    p->isa->tile(at, room->start[b][tap] + r, room->factor[b] + r, room->codes, lookup_groups(p->isa, count), 1,
+                                 first == 0, room->sums[c][r], PANEL);
                 }
             }
-}
-
-static void out_task(void *context, size_t row)
-{
-    const plan_t *p = context;
-    const size_t n = (size_t)p->j->n;
-    for (size_t task = 0; task < TAPS * p->strips; task++) {
-        const size_t tap = task / p->strips;
-        const float *sums = p->sums + (task * p->rows + row) * PANEL, rest = p->rest[tap * p->rows + row];
-        float *out = p->j->out + (row * TAPS + tap) * n + task % p->strips * PANEL;
-        for (size_t c = 0; c < PANEL; c++) out[c] = sums[c] + rest;
     }
+    for (size_t r = 0; r < least(ROWS, m - room->top); r++)
+        for (size_t c = 0; c < columns; c++) {
+            const float *sums = room->sums[c][r], rest = room->rest[c / p->strips][r];
+            float *out = p->j->out + ((room->top + r) * TAPS + c / p->strips) * n + c % p->strips * PANEL;
+            for (size_t i = 0; i < PANEL; i++) out[i] = sums[i] + rest;
+        }
 }
 
 /* returns 1 where there is no memory */
@@ -162,28 +158,13 @@ int kernels_lookup_gradient(const gradient_t *j)
     plan_t p = {.j = j, .isa = lookup_isa(j->isa)};
     p.pixels = (size_t)(j->images * j->height * j->width);
     p.image = (size_t)(j->height * j->width);
-    p.rows = ((size_t)j->m + PREPARED - 1) / PREPARED * PREPARED;
     p.strips = (size_t)j->n / PANEL;
     p.groups = lookup_groups(p.isa, BLOCK);
-    const size_t table = p.groups * p.isa->entries * sizeof(int16_t), all = (p.pixels + BLOCK - 1) / BLOCK;
-    p.at_once = least(AT_ONCE, all);
-    const size_t sums = TAPS * p.strips * p.rows * PANEL, values = p.rows * p.at_once;
-    p.tables = aligned_alloc(64, p.rows * p.at_once * table);
-    p.sums = aligned_alloc(64, sums * sizeof *p.sums);
-    p.start = calloc(TAPS * values, sizeof *p.start);
-    p.factor = calloc(values, sizeof *p.factor);
-    p.rest = calloc(TAPS * p.rows, sizeof *p.rest);
+    p.next = p.groups * p.isa->entries;
     p.outside = calloc(p.image, sizeof *p.outside);
-    const int there = p.tables && p.sums && p.start && p.factor && p.rest && p.outside;
-    if (there) {
-        find_borders(j, p.outside);
-        for (; p.from < p.pixels; p.from += p.at_once * BLOCK) {
-            p.blocks = least(p.at_once, all - p.from / BLOCK);
-            parallel(tables_task, &p, (p.rows + TABLE_ROWS - 1) / TABLE_ROWS, (int)j->threads);
-            parallel(sums_task, &p, (TAPS * p.strips + STRIPS - 1) / STRIPS, (int)j->threads);
-        }
-        parallel(out_task, &p, (size_t)j->m, (int)j->threads);
-    }
-    free(p.tables), free(p.sums), free(p.start), free(p.factor), free(p.rest), free(p.outside);
-    return !there || p.failed;
+    if (!p.outside) return 1;
+    find_borders(j, p.outside);
+    parallel(rows_task, &p, ((size_t)j->m + ROWS - 1) / ROWS, (int)j->threads);
+    free(p.outside);
+    return p.failed;
 }
