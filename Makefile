@@ -21,7 +21,7 @@ options := --results "$(RESULTS)" $(data_option)
 
 FUZZED := tests/test_spec_mutants.py tests/test_foreign_files.py tests/test_data_damage.py tests/test_storage.py
 
-.PHONY: chaos fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test check-small check-small-mutants lint report simulate publish data clean
+.PHONY: chaos fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test check-small check-small-mutants lint report simulate compare-products publish data clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
@@ -71,6 +71,9 @@ report: $(ENV) ## tables, figures, claims and verdicts from the committed record
 
 simulate: $(ENV) ## try the verdict's rule on made-up runs, image by image: results/verdict-simulation.csv (2 minutes)
 	$(PY) -c 'from reproduce.report import trials; trials.main()'
+
+compare-products: $(ENV) ## do 16-bit products change what nets learn? three small cells, 8 seeds, both modes (hours; goes on where it stopped)
+	$(PY) -c 'from reproduce.report import products; products.main()'
 
 publish: $(ENV) ## copy your runs into the committed evidence, refresh the report and README's table
 	$(PY) -m reproduce publish --results "$(RESULTS)"
