@@ -73,7 +73,7 @@ simulate: $(ENV) ## try the verdict's rule on made-up runs, image by image: resu
 	$(PY) -c 'from reproduce.report import trials; trials.main()'
 
 publish: $(ENV) ## copy your runs into the committed evidence, refresh the report and README's table
-	$(PY) -m reproduce publish --results "$(RESULTS)"
+	$(PY) -m reproduce publish $(options)
 
 data: $(ENV) ## fetch and check the data sets
 	$(PY) -m reproduce data $(data_option)
