@@ -232,7 +232,8 @@ def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[R
 
 def _running(folder: Path, ended: set[str], cells: Sequence[spec.Cell], problems: list[str]) -> list[Running]:
     """The sound records of runs of these cells that are under way; `ended`: names of runs that have a record."""
-    settings, found = _settings(cells), []
+    settings = {(c.name, scale): s for c in cells for scale, s in c.scales.items()}
+    found = []
     for path in sorted(folder.glob("*.json")):
         try:
             record = read_running(path)
@@ -250,7 +251,7 @@ def _running(folder: Path, ended: set[str], cells: Sequence[spec.Cell], problems
             problems.append(f"{path.name}: not its own name, it holds {record.stem}")
         elif current is None:
             problems.append(f"{path.name}: under way, of another cell than these")
-        elif current != record.settings_digest:
+        elif (current.digest(), current.data.name) != (record.settings_digest, record.data.name):
             problems.append(f"{path.name}: under way, of other settings than today's experiment files")
         elif record.stem in ended:
             problems.append(f"{path.name}: said to be under way, but there is a record of this run")

@@ -51,7 +51,9 @@ def summary(evidence: Evidence) -> pd.DataFrame:
                 "lowest": min(errors(run)),
                 "hours": run.seconds / 3600,
                 "machine": "; ".join(dict.fromkeys(call["name"] for call in run.calls)),
-                "code": ", ".join((run.code["source"][:8], run.code["mode"], run.code["device"])),
+                "code": ", ".join(
+                    filter(None, (run.code["source"][:8], run.code.get("mode"), run.code.get("device")))
+                ),
                 "dirty": bool(marks),
                 "note": "; ".join(marks),
                 "records": f"{evidence.name}/{FOLDER}/{run.stem}.json",
