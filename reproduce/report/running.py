@@ -40,7 +40,8 @@ def summary(evidence: Evidence) -> pd.DataFrame:
     """One line a run under way: how far it is, its last and its lowest validation error, hours, what makes it."""
     lines = []
     for run in evidence.running:
-        marks = notes(run)
+        marks, code = notes(run), run.code
+        made_by = (code["source"][:8], code.get("mode"), code.get("device"))
         lines.append(
             {
                 "cell": run.cell,
