@@ -52,9 +52,7 @@ def summary(evidence: Evidence) -> pd.DataFrame:
                 "lowest": min(errors(run)),
                 "hours": run.seconds / 3600,
                 "machine": "; ".join(dict.fromkeys(call["name"] for call in run.calls)),
-                "code": ", ".join(
-                    filter(None, (run.code["source"][:8], run.code.get("mode"), run.code.get("device")))
-                ),
+                "code": ", ".join(filter(None, made_by)),
                 "dirty": bool(marks),
                 "note": "; ".join(marks),
                 "records": f"{evidence.name}/{FOLDER}/{run.stem}.json",
