@@ -76,7 +76,7 @@ compare-products: $(ENV) ## do 16-bit products change what nets learn? three sma
 	$(PY) -c 'from reproduce.report import products; products.main()'
 
 publish: $(ENV) ## copy your runs into the committed evidence, refresh the report and README's table
-	$(PY) -m reproduce publish --results "$(RESULTS)"
+	$(PY) -m reproduce publish $(options)
 
 data: $(ENV) ## fetch and check the data sets
 	$(PY) -m reproduce data $(data_option)

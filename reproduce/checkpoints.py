@@ -7,6 +7,7 @@ A checkpoint of other code, data or settings becomes `NAME.ckpt.other` in the st
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,19 +24,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Begun:
-    """What a checkpoint holds: the parts of its run's key (`records.PARTS`), and its number of epochs."""
+    """What a checkpoint holds beside weights."""
 
     of: Any
-    epochs: int
+    """The parts of its run's key (`records.PARTS`)."""
+    curve: list[dict[str, Any]]
+    calls: list[dict[str, Any]]
+    """`machine.call` of each call that trained it."""
+    seconds: float
+
+    @property
+    def epochs(self) -> int:
+        return len(self.curve)
 
 
 def begun(path: Path) -> Begun | None:
-    """What a checkpoint holds; None if there is none that can be read. Its weights are not looked at."""
+    """What a checkpoint holds; None if there is none that can be read. Its weights are not read."""
     import torch
 
     try:
+        with zipfile.ZipFile(path) as file:  # torch.load does not look at the checksums
+            file.read(next(name for name in file.namelist() if name.endswith("/data.pkl")))
         run = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["run"]
-        return Begun(run["of"], len(run["curve"]))
+        return Begun(run["of"], list(run["curve"]), list(run.get("calls", [])), run.get("seconds", 0.0))
     except Exception:  # a file cut or changed at any byte can fail in any way
         return None
 

@@ -66,8 +66,11 @@ def _folder(store: Path | None) -> None:
 
 @app.command("list")
 def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
-    """Show every cell's state: what the paper prints, what was run (yours, published), its figures and verdict."""
-    from reproduce import report, runs
+    """Show every cell's state: what the paper prints, what was run (yours, published), its figures and verdict.
+
+    A run that is under way is shown with its epoch.
+    """
+    from reproduce import report, running, runs
     from reproduce.report import evidence, rows, table1
 
     found = spec.cells(cells)
@@ -76,6 +79,9 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
     yours, public = (report.gather(store, spec.cells(), say) for store in stores)
     published = evidence.usable([*public.runs, *public.checks], found)
     pooled = evidence.usable([*published, *yours.runs], found)
+    here = running.in_store(runs.Store(stores[0]), spec.cells(), say)
+    ended = {r.stem for r in [*yours.runs, *public.runs]}
+    under_way = {r.stem: r for r in [*public.running, *here] if r.stem not in ended}
     heads = ("cell", "row", "data set", "scale", "epochs", "yours", "published", "paper %", "ours %", "state")
     table = Table(*heads, "made by")
     for cell in found:
@@ -84,8 +90,12 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
             orders = evidence.by_order([r for r in pooled if (r.cell, r.scale) == (cell.name, scale)])
             groups = [group for groups in orders.values() for group in groups]
             broken = sum((r.cell, r.scale) == (cell.name, scale) for r in [*yours.failed, *public.failed])
-            begun = len(list((stores[0] / "work").glob(f"{cell.name.replace('/', '-')}-{scale}-seed*.ckpt")))
-            also = [f"{count} {what}" for count, what in ((broken, "broke off"), (begun, "begun")) if count]
+            also = [f"{broken} broke off"] if broken else []
+            also += [
+                f"seed {r.seed} at epoch {r.epochs_done} of {r.epochs}"
+                for r in under_way.values()
+                if (r.cell, r.scale) == (cell.name, scale)
+            ]
             for group in groups or [[]]:
                 figures = table1.measured(group, "")
                 low, high = figures.get("low"), figures.get("high")
@@ -306,18 +316,27 @@ def make_report(
 def publish(
     results: ResultsOption = None,
     to: Annotated[Path | None, typer.Option(help="The committed results.", show_default="results")] = None,
+    data: DataOption = None,
 ) -> None:
-    """Copy finished runs of your store into the committed evidence, and bring report and README up to date."""
-    from reproduce import report, runs
+    """Copy finished runs of your store into the committed evidence, and bring report and README up to date.
+
+    A run that is under way has its curve so far written, until its record is there. The nets of finished BNN runs,
+    but for small-scale ones, are packed, and each prediction is compared with the float32 net's: `nets` holds the
+    records, and seed 0's packed nets.
+    """
+    from reproduce import packing, report, running, runs
 
     _folder(results)
     source, target = runs.Store(results or runs.LOCAL), to or runs.PUBLISHED
-    if not any(source.runs.glob("*.json")):
+    if not any([*source.runs.glob("*.json"), *(source.root / "work").glob("*.ckpt")]):
         raise stop(f"no runs in {yamlfile.shown(source.root)}: nothing to publish", 2)
-    if to is None:
-        spec.cells()  # as the report needs them
+    cells = spec.cells()
     copied = runs.publish(source, target / "runs", say)
     say(f"{copied} record(s) copied to {yamlfile.shown(target / 'runs')}")
+    begun = running.publish(source, target, cells, say)
+    say(f"{begun} run(s) under way, written to {yamlfile.shown(target / running.FOLDER)}")
+    packed = packing.publish(source, target / packing.FOLDER, data, say)
+    say(f"{packed} net(s) packed and compared, written to {yamlfile.shown(target / packing.FOLDER)}")
     if to is None:
         report.refresh(say)
 

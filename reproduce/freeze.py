@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import statistics
 import time
@@ -31,16 +32,22 @@ MEASURED_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a packed net does on its data set's test images, from the host's memory; rates are medians."""
+class Comparison:
+    """What a packed net says of its data set's test images."""
 
     wrong: int
     images: int
+    differing: list[dict[str, Any]] | None
+    """Images that the float32 net puts into another class: index, both classes, and the packed net's margin."""
+
+
+@dataclass(frozen=True)
+class Answer(Comparison):
+    """The same with how fast it is from the host's memory; medians."""
+
     images_per_second: float
     latency: float
     """Seconds for one image alone."""
-    differing: list[dict[str, Any]] | None
-    """Images that the float32 net puts into another class: index, both classes, and the packed net's margin."""
 
 
 def find(run: str, store: runs.Store) -> Path:
@@ -162,9 +169,24 @@ def predict_net(
     say: Callable[[str], None],
     state: dict[str, Tensor] | None = None,
 ) -> Answer:
+    """`compare_net`, and the time it takes; raises the same."""
+    found, images = compare_net(net, data_folder, backend, say, state)
+    seconds = _median(lambda: net.predict(images, backend))
+    latency = _median(lambda: net.predict(images[:1], backend))
+    return Answer(found.wrong, found.images, found.differing, len(images) / seconds, latency)
+
+
+def compare_net(
+    net: PackedNet,
+    data_folder: Path | None,
+    backend: str,
+    say: Callable[[str], None],
+    state: dict[str, Tensor] | None = None,
+) -> tuple[Comparison, NDArray[Any]]:
     """Run a packed net over its data set's test images, and the float32 net with the weights `state` beside it.
 
-    DataError if the data set is not at hand, ValueError or RuntimeError for a backend or weights that will not do.
+    The images are given back as the net took them. DataError if the data set is not at hand, ValueError or
+    RuntimeError for a backend or weights that will not do.
     """
     import torch
 
@@ -180,9 +202,7 @@ def predict_net(
     if state is not None:
         prepared = preprocess.prepare(splits, settings.data, settings.net.kind == "mlp", torch.device("cpu"))
         differing = _differing(scores, _float_classes(settings, state, prepared["test"]))
-    seconds = _median(lambda: net.predict(images, backend))
-    latency = _median(lambda: net.predict(images[:1], backend))
-    return Answer(wrong, len(images), len(images) / seconds, latency, differing)
+    return Comparison(wrong, len(images), differing), images
 
 
 def _float_classes(settings: spec.Settings, state: dict[str, Tensor], test: DeviceData) -> NDArray[np.int64]:
@@ -220,12 +240,12 @@ def _differing(scores: NDArray[np.float64], other: NDArray[np.int64]) -> list[di
     ]
 
 
-def record_of(file: Path, net: PackedNet, answer: Answer, backend: str) -> dict[str, Any]:
-    """What `reproduce predict --record` keeps."""
+def record_of(file: Path, net: PackedNet, answer: Comparison, backend: str) -> dict[str, Any]:
+    """What `reproduce predict --record` and `reproduce publish` keep of the packed net in `file`."""
     import kernels
     from reproduce import machine, runs
 
-    size = file.stat().st_size
+    content = file.read_bytes()
     device: Device = "cuda" if kernels.takes_gpu(backend) else "cpu"
     return {
         "format": 1,
@@ -240,8 +260,9 @@ def record_of(file: Path, net: PackedNet, answer: Answer, backend: str) -> dict[
         "data": net.settings.data.name,
         "net": net.settings.net.model_dump(mode="json"),
         "weights": net.weights,
-        "bytes": size,
-        "times_smaller_than_float32": 4 * net.weights / size,
+        "bytes": len(content),
+        "file_sha256": hashlib.sha256(content).hexdigest(),
+        "times_smaller_than_float32": 4 * net.weights / len(content),
         **asdict(answer),
     }
 

@@ -203,6 +203,52 @@ class Record(_Frozen):
         return stem_of(self.cell, self.scale, self.seed, self.key, self.variant)
 
 
+class Call(Known):
+    """A part of a run's training: by what revision of the code, and on what machine (`machine.call`)."""
+
+    revision: Text | None
+    dirty: bool | None
+    name: str = Field(min_length=1, max_length=200)
+    threads: Count
+
+
+class Running(_Frozen):
+    """A run that is under way, as its checkpoint has it: no result, and nothing may be judged by it."""
+
+    format: Literal[1]
+    kind: Literal["running"]
+    cell: Text
+    scale: spec.Scale
+    seed: Seed
+    key: Text
+    settings_digest: Text
+    data: DataHash
+    code: Annotated[dict[str, Any], _with(Code)]
+    """Training digest, device and mode; revision and `dirty` of the last call."""
+    calls: list[Annotated[dict[str, Any], _with(Call)]] = Field(min_length=1)
+    epochs_done: Count
+    epochs: Count
+    """Of the whole run."""
+    seconds: Seconds
+    """Of the epochs that are done."""
+    valid_images: Count
+    curve: list[EpochRow] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Running:
+        if [row.epoch for row in self.curve] != list(range(1, self.epochs_done + 1)):
+            raise ValueError("curve: its epochs are not 1, 2, … up to epochs_done")
+        if self.epochs_done > self.epochs:
+            raise ValueError("epochs_done: more than the run has")
+        if any(row.valid_wrong > self.valid_images for row in self.curve):
+            raise ValueError("curve: more wrong images than there are")
+        return self
+
+    @property
+    def stem(self) -> str:
+        return stem_of(self.cell, self.scale, self.seed, self.key)
+
+
 def stem_of(cell: str, scale: str, seed: int, key: str, variant: str | None = None) -> str:
     """File name of a run, without its ending."""
     variation = f"-{variant}" if variant else ""
@@ -236,6 +282,18 @@ def read_record(path: Path) -> Record:
     if wrong := _contradiction(record):
         raise ValueError(f"{path.name}: damaged: {wrong}")
     return record.model_copy(update={"unsealed": True})
+
+
+def read_running(path: Path) -> Running:
+    """The record of a run under way from its file. ValueError (one line) if it is not a sound one."""
+    content, sealed = read_sealed(path)
+    try:
+        record = Running.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path.name}: {explained(error)}") from None
+    if not sealed:
+        raise ValueError(f"{path.name}: no checksum")
+    return record
 
 
 def _contradiction(record: Record) -> str | None:

@@ -92,7 +92,8 @@ def test_list_shows_every_cells_state(store, monkeypatch, tmp_path):
     done = reproduce("list", CELL, "--results", store)
     assert done.exit_code == 0
     paper, small = (line for line in done.output.splitlines() if CELL in line)
-    assert "0.96" in paper and "not run; 1 begun" in paper
+    assert "0.96" in paper and "not run" in paper
+    assert "paper-seed0-abc.ckpt: not a checkpoint that can be read" in done.output
     assert "2.10 (1.6" in small and "small scale; 1 broke off" in small
 
 

@@ -15,7 +15,7 @@ VALUES = (GONE, None, True, "", "x", "x\ud800\n", -1, 0, 1.5, 10**18, 10**400, 1
 UNREAD = {"settings", "libraries", "sha256", "cpu", "system"}
 READ = """format kind quick started machine name code dirty revision rows notes warnings what candidate seconds
 fastest slowest rounds images times_faster_than ratio low high about cell scale seed key data weights bytes wrong
-images_per_second latency differing""".split()  # of benchmarks and packed nets
+differing""".split()  # of benchmarks and packed nets
 CANDIDATES = (0, "xnor, kernel alone", "packed, layers of bits alone", "plain PyTorch loop")
 FOLDERS = {"run": "runs", "failed": "runs", "check": "check/calibration", "cpu": "kernels", "train": "train"}
 FOLDERS |= {"net": "kernels"}
@@ -218,9 +218,10 @@ def test_what_would_break_the_report_is_named_and_left_out(tmp_path, kind, path,
 
 def test_every_committed_record_is_still_read():
     found = report.gather(runs.PUBLISHED, report.cells())
-    files = [p for p in runs.PUBLISHED.rglob("*.json") if p.parent.name in ("runs", "kernels", "train")]
+    kinds = ("runs", "running", "kernels", "train", "nets")
+    files = [p for p in runs.PUBLISHED.rglob("*.json") if p.parent.name in kinds]
     files = [p for p in files if p.is_relative_to(runs.PUBLISHED / p.parent.name)]
-    used = sum(map(len, (found.runs, found.failed, found.benches, found.training, found.nets)))
+    used = sum(map(len, (found.runs, found.failed, found.benches, found.training, found.nets, found.running)))
     older = len(files) - used
     said = f"{older} record(s) of other settings than today's experiment files"
     assert found.problems == ((said,) if older else ()) and used > 15

@@ -30,13 +30,14 @@ def bench(
 ) -> None:
     """Measure Figure 3 on this machine: products, MLP and ConvNet; or training, or layers. A table and a record.
 
-    Exit code 2: the GPU was asked for and cannot be measured; 3: a data set's file is damaged.
+    Exit code 2: the GPU was asked for and cannot be measured, or a packed net is damaged; 3: a data set's file is.
     """
     from reproduce.benchmarks import cpu, record
     from reproduce.benchmarks import gpu as on_gpu
     from reproduce.benchmarks import layers as of_layers
     from reproduce.benchmarks import train as of_training
     from reproduce.data import DataError
+    from reproduce.packed.net import PackedError
 
     if gpu and (training or layers):
         raise stop(f"--{'train' if training else 'layers'} measures the CPU", 2)
@@ -66,4 +67,6 @@ def bench(
             keep(found)
     except DataError as error:
         raise stop(error, 3) from None
+    except PackedError as error:
+        raise stop(error, 2) from None
     show(found)

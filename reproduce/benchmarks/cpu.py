@@ -1,7 +1,7 @@
 """Figure 3 for this machine: products, the MNIST MLP and the CIFAR-10 ConvNet, packed against others; one record.
 
-The nets have the paper's sizes and random weights, which take the same time as trained ones. Each is compared with
-the same net in plain torch float32, and in ONNX Runtime's int8 where that is installed.
+The nets have the paper's sizes, and trained weights where `results/nets` has them; random ones take the same time.
+Each is compared with the same net in plain torch float32, and in ONNX Runtime's int8 where that is installed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import kernels
 from kernels import bench, cpu, pixels, timing
 from reproduce import machine, runs, spec
 from reproduce.benchmarks import peer_onnx, record
-from reproduce.benchmarks.nets import CELLS, SCALE, SHIFT, cell_settings, images_of, random_net
+from reproduce.benchmarks.nets import CELLS, SCALE, SHIFT, images_of, net_of
 from reproduce.packed import PackedNet
 from reproduce.training import nets
 
@@ -67,12 +67,11 @@ def _net_rows(
     name: str, say: Say, data_folder: Path | None, quick: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows for one net, whole test set and one image alone, and notes."""
-    settings = cell_settings(name, quick)
-    net, plain = random_net(settings)
+    settings, net, plain, whose = net_of(name, quick)
     images, source = images_of(name, settings, data_folder, 40 if quick else IMAGES[name][0])
     batch = 20 if quick else IMAGES[name][1]
     say(f"{name}: {len(images)} images, batches of {batch}")
-    rows, notes = [], [f"{name}: random weights, {source}"]
+    rows, notes = [], [f"{name}: {whose}, {source}"]
     budget, least = (0.05, 3) if quick else (25.0, ROUNDS[name])
     whole = nets.macs(settings.net)
     first = int(np.prod(net.first.weights.shape)) * net.first.shape.size**2

@@ -1,6 +1,6 @@
 """Figure 3 on an NVIDIA GPU: products, the MNIST MLP and the CIFAR-10 ConvNet by every CUDA backend; one record.
 
-The nets are those of `benchmarks.nets`: the paper's sizes, random weights. Beside the packed net stand the same
+The nets are those of `benchmarks.nets`, of the paper's sizes. Beside the packed net stand the same
 net in plain torch float32 (TF32 off, and on), and once more with every product by the paper's naive kernel. Images
 are on the GPU but where it is said, predictions end on the host, so every time is one of a host's clock. A packed
 net that gives another class than on the host has no row.
@@ -29,7 +29,7 @@ from kernels.cuda import arrays, clock, launch, nvrtc, trial
 from kernels.cuda import bench as products
 from reproduce import machine, runs, spec
 from reproduce.benchmarks import record
-from reproduce.benchmarks.nets import CELLS, SCALE, SHIFT, cell_settings, images_of, random_net
+from reproduce.benchmarks.nets import CELLS, SCALE, SHIFT, images_of, net_of
 from reproduce.data import DataError
 from reproduce.packed import PackedNet
 from reproduce.training import nets
@@ -144,8 +144,7 @@ def _net_rows(
     name: str, say: Say, data_folder: Path | None, quick: bool, broken: dict[str, str]
 ) -> tuple[list[dict[str, Any]], list[str], list[dict[str, str]]]:
     """Rows for one net (all images from the GPU, from the host, one image alone), notes, and what failed."""
-    settings = cell_settings(name, quick)
-    net, plain = random_net(settings)
+    settings, net, plain, whose = net_of(name, quick)
     count, batch = (QUICK_IMAGES if quick else IMAGES)[name]
     images, source = images_of(name, settings, data_folder, count)
     usable = [backend for backend in products.BACKENDS if backend not in broken and trial.PIXELS not in broken]
@@ -155,7 +154,7 @@ def _net_rows(
     part = min(len(images), NAIVE_IMAGES[settings.net.kind == "convnet"])
     share = len(images) / part
     say(f"{name}: {len(images)} images, batches of {batch}")
-    notes = [f"{name}: random weights, {source}; every packed net held against {held}"]
+    notes = [f"{name}: {whose}, {source}; every packed net held against {held}"]
     if share > 1:
         notes.append(f"{name}, {NAIVE}: timed on {part} images, times {share:g}")
     rows, failed = [], []

@@ -142,7 +142,7 @@ def pixel_layer(shape: Shape, weights: Packed, norm: Norm, scale: float, shift: 
         raise PackedError(f"a shift of {shift.size} numbers, for {size * size * inputs} pixels")
     signs = kernels.unpack(weights).astype(np.float64)
     image = np.broadcast_to(shift.astype(np.float64).reshape(-1), size * size * inputs)
-    offset = _convolved(image.reshape(size, size, inputs), signs, shape.padding)
+    offset = convolved(image.reshape(size, size, inputs), signs, shape.padding)
     classes = size
     if shift.size == 1 and size > 3:  # then what lies outside decides alone
         classes, offset = 3, offset[[0, 1, -1]][:, [0, 1, -1]]
@@ -152,7 +152,7 @@ def pixel_layer(shape: Shape, weights: Packed, norm: Norm, scale: float, shift: 
     return PixelLayer(shape, weights, LocalThresholds(level, below, where, where))
 
 
-def _convolved(image: Floats, signs: Floats, padding: int) -> Floats:
+def convolved(image: Floats, signs: Floats, padding: int) -> Floats:
     """image (H, W, C) by filters (N, kh, kw, C) over a zero border: (H', W', N)."""
     image = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     height, width = (image.shape[i] - signs.shape[i + 1] + 1 for i in (0, 1))

@@ -19,6 +19,7 @@ from reproduce.report import (
     filters,
     folder,
     page,
+    running,
     simulation,
     speed,
     table1,
@@ -34,9 +35,10 @@ Say = Callable[[str], None]
 
 def sections(evidence: Evidence) -> list[Section]:
     """The report's parts in the order of the page."""
-    parts = (table1, claims, curves, filters, speed, energy, simulation)
-    found = [part.section(evidence) for part in parts]
-    return [*found[:-1], speed.training(evidence), found[-1]]
+    found = [part.section(evidence) for part in (table1, claims, curves)]
+    found += [running.section(evidence)] if evidence.running else []
+    found += [part.section(evidence) for part in (filters, speed, energy)]
+    return [*found, speed.training(evidence), simulation.section(evidence)]
 
 
 def summary(evidence: Evidence) -> str:
@@ -119,10 +121,10 @@ def cells_compared(
 def sources(evidence: Evidence) -> Section:
     """What the report rests on, and what was left out."""
     text = (
-        f"Finished runs: {len(evidence.runs)}. Runs that broke off: {len(evidence.failed)}. Records of "
-        f"benchmarks: {len(evidence.benches)}, of training speed: {len(evidence.training)}, of packed nets: "
-        f"{len(evidence.nets)}, of the small-scale check: {len(evidence.checks)}. The newest record of a machine "
-        "or a net counts, older ones stay as evidence.",
+        f"Finished runs: {len(evidence.runs)}. Runs that broke off: {len(evidence.failed)}. Runs under way: "
+        f"{len(evidence.running)}. Records of benchmarks: {len(evidence.benches)}, of training speed: "
+        f"{len(evidence.training)}, of packed nets: {len(evidence.nets)}, of the small-scale check: "
+        f"{len(evidence.checks)}. The newest record of a machine or a net counts, older ones stay as evidence.",
         *(f"Left out: {problem}." for problem in evidence.problems),
     )
     return Section("records", "Records", text, ())

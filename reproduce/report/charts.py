@@ -85,6 +85,28 @@ def figure1(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@matplotlib.rc_context(STYLE)
+def running(frame: pd.DataFrame) -> Figure:
+    """Unfinished runs: validation error and training cost against epoch, a line a run, each with its label."""
+    if frame.empty:
+        return empty()
+    runs = dict.fromkeys(frame["run"])
+    figure = Figure(figsize=(WIDTH, 5.2 + 0.25 * len(runs)))
+    colours, styles = (BLUE, VERMILLION, GREEN, PURPLE, GREY), ("-", "--", ":", "-.")
+    for axes, (quantity, lines) in zip(figure.subplots(2, 1, sharex=True), frame.groupby("quantity"), strict=True):
+        axes.set_title(f"{str(quantity).capitalize()}, unfinished runs")
+        axes.set_ylabel("percent" if quantity == "validation error" else "squared hinge")
+        for number, run in enumerate(runs):
+            line = lines[lines["run"] == run].sort_values("epoch")
+            look: dict[str, Any] = {"color": colours[number % 5], "linestyle": styles[number % 4]}
+            axes.plot(line["epoch"], line["value"], label=line["label"].iloc[0], marker=".", markersize=3, **look)
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
+    figure.legend(handles=axes.get_lines(), loc="outside lower center", ncols=1)
+    return figure
+
+
 def _ranges(axes: Axes, points: pd.DataFrame, look: tuple[str, Line, str], shift: float, top: float) -> None:
     """The paper's ranges, `shift` epochs aside; what is above the printed axis (NaN) ends in an arrow at `top`."""
     colour, _, marker = look

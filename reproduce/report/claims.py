@@ -120,14 +120,19 @@ def _speed(what: str, *other: str, claimed: str = "") -> Callable[[Evidence, dic
 
 
 def _same_predictions(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
+    """Nets of the paper's size; small ones only where there is no other."""
     nets = energy.files(evidence)
     nets = nets[nets["differing"].notna()]
     if nets.empty:
         return []
+    large = nets[nets["scale"] != "small"]
+    nets = large if len(large) else nets
+    scales = " and ".join(sorted(set(nets["scale"])))
     differing, images = int(nets["differing"].sum()), int(nets["images"].sum())
     return [
         Finding(
-            f"{differing} of {images:,} predictions of {len(nets)} packed nets differ from the float32 net's",
+            f"{differing} of {images:,} predictions of {len(nets)} packed nets ({scales} scale) differ from the "
+            "float32 net's",
             _where(nets["machine"]),
             "holds" if differing == 0 else "does not hold",
             "; ".join(nets["records"]),

@@ -1,6 +1,6 @@
 """What a store holds: runs, failed runs, timings, packed nets. What cannot be used is named and left out.
 
-A store is a folder with `runs/`, `kernels/` and `train/`, each with one JSON file a record.
+A store is a folder with `runs/`, `running/`, `kernels/`, `train/` and `nets/`, each with one JSON file a record.
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from pydantic import Field, ValidationError, model_validator
 
 from reproduce import data, spec
 from reproduce.files import read_sealed
-from reproduce.records import Count, Known, Record, Seed, Text, Wrong, explained, read_record
+from reproduce.records import (
+    Count,
+    Known,
+    Record,
+    Running,
+    Seed,
+    Text,
+    Wrong,
+    explained,
+    read_record,
+    read_running,
+)
 from reproduce.report.rows import apart, made_by
 
 Say = Callable[[str], None]
@@ -112,8 +123,6 @@ class Packed(Known):
     bytes: int = Field(ge=1, le=2**50)
     wrong: Wrong
     images: Count
-    images_per_second: Positive
-    latency: Positive
     differing: list[dict[str, Any]] | None = None
     path: str = ""
     unsealed: bool = False
@@ -142,11 +151,14 @@ class Evidence:
     problems: tuple[str, ...]
     superseded: int = 0
     """Finished runs of which a later one of the same seed counts."""
+    running: tuple[Running, ...] = ()
+    """Runs under way: shown, and nothing is judged by them."""
 
     @property
     def empty(self) -> bool:
         """Whether there is no usable record of any kind."""
-        return not (self.runs or self.failed or self.benches or self.training or self.nets or self.checks)
+        kinds = (self.runs, self.failed, self.benches, self.training, self.nets, self.checks, self.running)
+        return not any(kinds)
 
     def path(self, record: Record) -> str:
         return f"{self.name}/runs/{record.stem}.json"
@@ -174,7 +186,8 @@ def gather(
     if older:
         problems.append(f"{older} record(s) of seeds that have a later one, made the same way")
     name = folder.resolve().name if name is None else name
-    others = [r for part in ("kernels", "train") for r in _others(folder / part, name, problems)]
+    under_way = _running(folder / "running", {r.stem for r in read}, cells, problems)
+    others = [r for part in ("kernels", "train", "nets") for r in _others(folder / part, name, problems)]
     checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, True)]
     problems = [_line(problem) for problem in problems]
     for problem in problems:
@@ -190,6 +203,7 @@ def gather(
         checks=tuple(checks),
         problems=tuple(problems),
         superseded=older,
+        running=tuple(under_way),
     )
 
 
@@ -214,6 +228,36 @@ def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[R
         if not curves and record.data.name != CURVES:
             unread["curve"] = []
         yield record.model_copy(update=unread)
+
+
+def _running(folder: Path, ended: set[str], cells: Sequence[spec.Cell], problems: list[str]) -> list[Running]:
+    """The sound records of runs of these cells that are under way; `ended`: names of runs that have a record."""
+    settings = {(c.name, scale): s for c in cells for scale, s in c.scales.items()}
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = read_running(path)
+        except OSError as error:
+            problems.append(_unread(path, error))
+            continue
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        except RecursionError:
+            problems.append(f"{path.name}: nested too deeply")
+            continue
+        current = settings.get((record.cell, record.scale))
+        if record.stem != path.stem:
+            problems.append(f"{path.name}: not its own name, it holds {record.stem}")
+        elif current is None:
+            problems.append(f"{path.name}: under way, of another cell than these")
+        elif (current.digest(), current.data.name) != (record.settings_digest, record.data.name):
+            problems.append(f"{path.name}: under way, of other settings than today's experiment files")
+        elif record.stem in ended:
+            problems.append(f"{path.name}: said to be under way, but there is a record of this run")
+        else:
+            found.append(record)
+    return found
 
 
 def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Packed]:
@@ -324,7 +368,7 @@ def newest(records: Sequence[T], key: Callable[[T], tuple[str, ...]]) -> list[T]
     return [kept[k] for k in sorted(kept)]
 
 
-def notes(record: Record) -> list[str]:
+def notes(record: Record | Running) -> list[str]:
     """What must be said wherever a figure rests on this run."""
     found = _of_code(record.code["dirty"])
     known = data.DIGESTS.get(record.data.name)
@@ -332,7 +376,7 @@ def notes(record: Record) -> list[str]:
         found.append("data of a name that is not known")
     if known is not None and record.data.digest != known:
         found.append("data differ from the known ones")
-    if record.unsealed:
+    if isinstance(record, Record) and record.unsealed:
         found.append(NO_CHECKSUM)
     return found
 

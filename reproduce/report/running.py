@@ -1,0 +1,84 @@
+"""Runs that are under way: their curves so far, marked as unfinished. Nothing is judged by them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from reproduce.records import Running
+from reproduce.report import charts
+from reproduce.report.curves import COST, ERROR
+from reproduce.report.evidence import Evidence, notes
+from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.table1 import with_note
+from reproduce.running import FOLDER
+
+
+def label(run: Running) -> str:
+    """The run in words, with how far it is."""
+    return f"{run.cell}, seed {run.seed}: unfinished, epoch {run.epochs_done} of {run.epochs}"
+
+
+def errors(run: Running) -> list[float]:
+    """Validation error in percent after each epoch."""
+    return [100 * row.valid_wrong / run.valid_images for row in run.curve]
+
+
+def frame(evidence: Evidence) -> pd.DataFrame:
+    """Validation error (percent) and training cost of every epoch of every run under way."""
+    lines: list[dict[str, Any]] = []
+    for run in evidence.running:
+        of_run = {"data": run.data.name, "run": run.stem, "label": label(run)}
+        for quantity, values in ((ERROR, errors(run)), (COST, [row.train_loss for row in run.curve])):
+            for row, value in zip(run.curve, values, strict=True):
+                lines.append(of_run | {"quantity": quantity, "epoch": row.epoch, "value": value})
+    return pd.DataFrame(lines, columns=["data", "run", "label", "quantity", "epoch", "value"])
+
+
+def summary(evidence: Evidence) -> pd.DataFrame:
+    """One line a run under way: how far it is, its last and its lowest validation error, hours, what makes it."""
+    lines = []
+    for run in evidence.running:
+        marks, code = notes(run), run.code
+        made_by = (code["source"][:8], code.get("mode"), code.get("device"))
+        lines.append(
+            {
+                "cell": run.cell,
+                "scale": run.scale,
+                "seed": run.seed,
+                "state": f"unfinished: {run.epochs_done} of {run.epochs} epochs",
+                "last": errors(run)[-1],
+                "lowest": min(errors(run)),
+                "hours": run.seconds / 3600,
+                "machine": "; ".join(dict.fromkeys(call["name"] for call in run.calls)),
+                "code": ", ".join(filter(None, made_by)),
+                "dirty": bool(marks),
+                "note": "; ".join(marks),
+                "records": f"{evidence.name}/{FOLDER}/{run.stem}.json",
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def section(evidence: Evidence) -> Section:
+    """A table of all runs under way, and a figure for each data set."""
+    text = (
+        "These runs have not ended. Their curves are what the last checkpoints hold. They are in no other table "
+        "or figure of this report, and no mean, verdict or claim rests on them: an error in the middle of a "
+        "schedule is not the error at its end.",
+    )
+    ends, every = summary(evidence), frame(evidence)
+    columns = (
+        *(Column("cell", "cell"), Column("scale", "scale"), Column("seed", "seed", 0), Column("state", "state")),
+        *(Column("last", "validation error, last epoch so far", 2, "%"), Column("lowest", "lowest", 2, "%")),
+        *(Column("hours", "hours so far", 1), Column("machine", "machine"), Column("code", "made by")),
+    )
+    parts: list[Table | Figure] = [
+        Table("running", "Unfinished runs, as they stand.", ends, with_note(ends, *columns))
+    ]
+    for data, lines in every.groupby("data", sort=True):
+        caption = f"Unfinished runs on {data}: validation error and training cost (squared hinge) so far."
+        alt = f"Validation error and training cost of unfinished runs on {data} against the epoch."
+        parts.append(Figure(f"running-{data}", caption, alt, lines.reset_index(drop=True), charts.running))
+    return Section("running", "Unfinished runs", text, tuple(parts))

@@ -1,0 +1,135 @@
+"""Packed nets as evidence: which runs' nets are packed at `publish`, what is compared and what is kept of it."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+from made import made_cell, made_splits
+from test_report_evidence import packed, put
+from test_running import go
+
+from reproduce import data, fetch, packing, report, runs, weights
+from reproduce.data import Dataset
+from reproduce.packed import PackedNet
+from reproduce.report import claims, energy
+
+CELL = made_cell(train={"epochs": 1})
+
+
+@pytest.fixture(autouse=True)
+def images(monkeypatch):
+    """The images that runs of `go` are trained on, as the data set's."""
+    monkeypatch.setattr(fetch, "load", lambda *_: Dataset("mnist", {}, "d" * 64, "o" * 64))
+    monkeypatch.setattr(data, "splits", lambda *_: made_splits())
+
+
+def publish(store, target):
+    said = []
+    return packing.publish(store, target, None, said.append), said
+
+
+def test_finished_bnn_runs_are_packed_once_and_every_prediction_compared(tmp_path):
+    store, target = runs.Store(tmp_path / "store"), tmp_path / "public" / "nets"
+    for seed in (0, 1):
+        go(store, seed=seed, cell=CELL, scale="paper")
+    go(store, cell=CELL)
+    go(store, cell=made_cell("table1/float", train={"epochs": 1}, net={"weights": "float"}), scale="paper")
+    go(store, 1, cell=made_cell("table1/begun", train={"epochs": 3}), scale="paper")
+    assert publish(store, target) == (2, [])
+    zero, one = sorted((target).glob("*.json"))
+    assert [path.name for path in target.glob("*.bnn")] == [f"{zero.stem}.bnn"]
+    assert "paper-seed0" in zero.stem and "paper-seed1" in one.stem
+    for path in (zero, one):
+        found = json.loads(path.read_text())
+        state = weights.load(store.net(path.stem))
+        record = json.loads((store.runs / path.name).read_text())
+        assert (found["images"], found["differing"]) == (200, [])
+        assert found["wrong"] == round(2 * record["result"]["test_error"])
+        assert found["about"]["weights_sha256"] == weights.digest(state) and found["about"]["key"] == record["key"]
+        assert "latency" not in found and "images_per_second" not in found
+    content = (target / f"{zero.stem}.bnn").read_bytes()
+    assert json.loads(zero.read_text())["file_sha256"] == hashlib.sha256(content).hexdigest()
+    assert json.loads(zero.read_text())["bytes"] == len(content)
+    assert PackedNet.load(target / f"{zero.stem}.bnn").about["seed"] == 0
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    assert publish(store, target) == (0, [])
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
+def test_the_claim_takes_the_records_and_fails_where_a_prediction_differs(tmp_path):
+    store, target = runs.Store(tmp_path / "store"), tmp_path / "public" / "nets"
+    go(store, cell=CELL, scale="paper")
+    publish(store, target)
+    found = report.gather(tmp_path / "public", [CELL])
+    assert found.problems == () and len(found.nets) == 1
+    (line,) = energy.files(found).to_dict("records")
+    assert (line["cell"], line["scale"], line["images"], line["differing"]) == ("table1/made", "paper", 200, 0)
+    assert line["records"].startswith("public/nets/table1-made-paper-seed0-")
+    assert lost(found) == (
+        "0 of 200 predictions of 1 packed nets (paper scale) differ from the float32 net's",
+        "holds",
+    )
+    small = packed(differing=[{"image": 1}], wrong=1)
+    put(tmp_path / "public" / "kernels", "net-1.json", small)  # counts only where there is no other
+    assert lost(report.gather(tmp_path / "public", [CELL])) == lost(found)
+    put(tmp_path / "small" / "kernels", "net-1.json", small)
+    assert lost(report.gather(tmp_path / "small", [CELL])) == (
+        "1 of 100 predictions of 1 packed nets (small scale) differ from the float32 net's",
+        "does not hold",
+    )
+    (path,) = target.glob("*.json")
+    state = weights.load(store.net(path.stem))
+    state["blocks.2.norm.bias"][4] += 1e3  # another net, which says 4 to every image
+    record = json.loads((store.runs / path.name).read_text())
+    weights.save(store.net(path.stem), state)
+    path.unlink()
+    done, said = publish(store, target)
+    assert done == 0 and "not the weights that this run's record tells of" in said[0] and record["weights_sha256"]
+
+
+def lost(found):
+    frame = claims.frame(found)
+    (line,) = frame[frame["again"].str.startswith("reproduce predict FILE --against")].to_dict("records")
+    return line["measured"], line["verdict"]
+
+
+def test_predictions_that_differ_are_in_the_record_and_the_claim_does_not_hold(tmp_path, monkeypatch):
+    """The float net made another than the packed one: what is compared is the float net itself."""
+    store, target = runs.Store(tmp_path / "store"), tmp_path / "public" / "nets"
+    go(store, cell=CELL, scale="paper")
+    real = packing.of_run
+
+    def other(path, record):
+        state = real(path, record)
+        state["blocks.2.norm.bias"][4] += 1e3
+        return state
+
+    monkeypatch.setattr(packing, "of_run", other)
+    publish(store, target)
+    (path,) = target.glob("*.json")
+    differing = json.loads(path.read_text())["differing"]
+    assert 100 < len(differing) <= 200 and {image["float32"] for image in differing} == {4}
+    measured, verdict = lost(report.gather(tmp_path / "public", [CELL]))
+    assert measured.startswith(f"{len(differing)} of 200 predictions") and verdict == "does not hold"
+
+
+def test_a_net_without_its_weights_or_data_or_too_large_is_told(tmp_path, monkeypatch):
+    store, target = runs.Store(tmp_path / "store"), tmp_path / "nets"
+    go(store, cell=CELL, scale="paper")
+    with monkeypatch.context() as patch:
+
+        def none(*_):
+            raise data.DataError("mnist cannot be had")
+
+        patch.setattr(fetch, "load", none)
+        done, said = publish(store, target)
+        assert done == 0 and said[0].endswith(": mnist cannot be had") and not target.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "LARGEST", 100)
+        done, said = publish(store, target)
+        assert done == 1 and "is not copied" in said[0] and [p.suffix for p in target.iterdir()] == [".json"]
+    shutil.rmtree(target)
+    shutil.rmtree(store.root / "nets")
+    done, said = publish(store, target)
+    assert done == 0 and "its weights are not here" in said[0]
