@@ -48,6 +48,7 @@ def spoilt(backend, monkeypatch, **change):
         monkeypatch.setattr(type(backend), name, function)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("cells", ["MNIST MLP", pytest.param("", marks=pytest.mark.slow)])
 def test_a_run_gives_one_record_that_the_report_reads(tmp_path, host, monkeypatch, cells):
     monkeypatch.setattr(bench_gpu, "CELLS", {k: v for k, v in nets.CELLS.items() if k.startswith(cells)})

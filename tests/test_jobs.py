@@ -99,7 +99,7 @@ def test_no_process_outlives_the_command(folder, number):
     os.killpg(group, number) if number == signal.SIGINT else process.send_signal(number)
     process.communicate(timeout=30)
     while alive(group):
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30  # else they go on for hours
         time.sleep(0.05)
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
 

@@ -288,6 +288,7 @@ def test_a_forked_process_starts_its_own_threads():
     )
 
 
+@pytest.mark.timed
 def test_roofline_is_above_a_product():
     if "avx512" not in cpu.isas():
         assert cpu.roofline() is None
