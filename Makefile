@@ -54,7 +54,7 @@ chaos: $(ENV) ## kill a small campaign N=200 times; what it leaves must be the u
 	$(PY) tests/chaos/harness.py --kills $(or $(N),200) $(if $(RECORD),--record "$(RECORD)")
 
 fuzz: $(ENV) ## N=5000 mutants of experiment files, packed nets, records, data files; RECORD=folder
-	FUZZ=$(or $(N),5000) $(if $(RECORD),FUZZ_RECORD="$(RECORD)") $(PY) -m pytest -q -s -m "slow or not slow" $(FUZZED)
+	FUZZ=$(or $(N),5000) $(if $(RECORD),FUZZ_RECORD="$(RECORD)") $(PY) -m pytest -q -s -m "not gpu" $(FUZZED)
 
 check-small: $(ENV) ## train two small nets afresh; they must land in the committed bands
 	$(PY) -m reproduce check $(data_option)

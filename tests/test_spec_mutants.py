@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from made import made_splits
-from mutants import SHORT, Refused, at, count, mutant, paths, stated, tell
+from mutants import FRACTIONS, SHORT, Refused, at, count, mutant, paths, stated, tell
 
 from reproduce import cli, paper, spec
 from reproduce.training import nets, optim, preprocess
@@ -90,12 +90,13 @@ def command(tmp_path, monkeypatch, capsys):
     return call
 
 
+@FRACTIONS
 @pytest.mark.timeout(3600)
-def test_mutants_of_experiment_files(tmp_path, command):
+def test_mutants_of_experiment_files(tmp_path, command, fraction):
     path = tmp_path / "group" / "cell.yaml"
     path.parent.mkdir()
     loaded = refused = 0
-    for seed in range(count()):
+    for seed in range(count() // fraction):
         source = FILES[seed % len(FILES)]
         raw = mutant(seed, source.read_text(encoding="utf-8"))
         path.write_bytes(raw)
@@ -154,12 +155,13 @@ def test_each_key_dropped_or_misspelt_is_named(tmp_path):
     assert tried > 300
 
 
+@FRACTIONS
 @pytest.mark.timeout(3600)
-def test_mutants_of_the_papers_numbers(tmp_path):
+def test_mutants_of_the_papers_numbers(tmp_path, fraction):
     path = tmp_path / "paper.yaml"
     text = (spec.EXPERIMENTS / "paper.yaml").read_text(encoding="utf-8")
     loaded = refused = 0
-    for seed in range(count() // 5):
+    for seed in range(count() // 5 // fraction):
         raw = mutant(seed, text)
         path.write_bytes(raw)
         try:

@@ -271,6 +271,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "kernel"), VARIANTS)
 def test_other_sizes_of_tiles(cp, signs, name, kernel):
     """Sizes that a GPU's owner may try."""
@@ -297,7 +298,13 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "right", "wrong"), PLANTED, ids=lambda text: text[:24])
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        pytest.param(*error, marks=pytest.mark.exhaustive if i else [], id=error[1][:24])
+        for i, error in enumerate(PLANTED)
+    ],
+)
 def test_the_emulator_notices(emulated, monkeypatch, signs, name, right, wrong):
     """A missing wait or barrier, bank conflicts, a wrong fragment, phase or descriptor."""
     if shutil.which("g++") is None:
