@@ -152,6 +152,7 @@ def test_wrong_results_have_no_time(host, monkeypatch, form):
     assert any(row["candidate"] == "xnor cuda-xnor, kernel alone" for row in rows)
 
 
+@pytest.mark.exhaustive
 def test_wrong_predictions_have_no_time(host, monkeypatch):
     monkeypatch.setattr(products, "BACKENDS", ("cuda-bmma", "cuda-xnor"))
     real = cuda.CudaBackend.matmul
@@ -169,6 +170,7 @@ def test_wrong_predictions_have_no_time(host, monkeypatch):
     assert {"packed cuda-xnor, end to end", bench_gpu.NAIVE} <= {row["candidate"] for row in rows}
 
 
+@pytest.mark.exhaustive
 def test_what_failed_its_trial_is_left_out_and_named(host, monkeypatch):
     monkeypatch.setattr(products, "BACKENDS", ("cuda-bmma", "cuda-xnor"))
     broken = {"cuda-bmma": "not done after 150 s", trial.PIXELS: "RuntimeError: pixels: 3 of 9 results are wrong"}
