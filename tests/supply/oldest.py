@@ -46,7 +46,7 @@ def main() -> int:
         return 3
     print(f"oldest: {' '.join(pins)}", flush=True)
     tests = [f"tests/{name}.py" for name in TESTS]
-    options = ("-q", "-n", "auto", "--dist", "worksteal", "-p", "no:cacheprovider")
+    options = ("-q", "-n", "logical", "--maxprocesses", "8", "--dist", "worksteal", "-p", "no:cacheprovider")
     command = [str(python), "-m", "pytest", *options, *tests, "tests/kernels"]
     return int(subprocess.run(command, cwd=ROOT).returncode != 0)
 
