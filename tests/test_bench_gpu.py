@@ -347,6 +347,7 @@ def test_events_hold_the_gpu_until_all_is_queued(monkeypatch):
     assert events.hold >= 0.0005
 
 
+@pytest.mark.exhaustive
 def test_what_is_done_is_kept_when_the_rest_does_not_come(tmp_path, host, monkeypatch):
     """A run killed in its second net leaves the products and the first net; a first net that fails, the second."""
     monkeypatch.setattr(products, "BACKENDS", ("cuda-xnor",))

@@ -31,7 +31,7 @@ from kernels import (
 from kernels.cuda import launch, tiles
 
 NAMES = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")
-KS = (1, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, 100003)
+KS = (1, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, pytest.param(100003, marks=pytest.mark.exhaustive))
 AWKWARD = [(1, 1), (2, 257), (131, 1), (61, 67), (127, 129), (193, 255)]
 
 
