@@ -19,9 +19,10 @@ endif
 data_option := $(if $(DATA),--data "$(DATA)")
 options := --results "$(RESULTS)" $(data_option)
 
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 FUZZED := tests/test_spec_mutants.py tests/test_foreign_files.py tests/test_data_damage.py tests/test_storage.py
 
-.PHONY: chaos fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test check-small check-small-mutants lint report simulate compare-products publish data clean
+.PHONY: chaos fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test test-all check-small check-small-mutants lint report simulate compare-products publish data clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
@@ -42,14 +43,18 @@ bench-layers: $(ENV) ## single 1-bit layers of PyTorch beside float32 and int8: 
 bench-gpu: $(ENV) ## figure 3 on an NVIDIA GPU, every CUDA backend (4 minutes; wants CuPy)
 	@$(PY) -m reproduce bench --gpu $(data_option)
 
-test: $(ENV) ## the test suite (MARK='slow or not slow' for everything but GPU)
-	$(PY) -m pytest $(if $(MARK),-m "$(MARK)")
+test: $(ENV) ## the test suite (MARK=… selects other tests by their markers)
+	$(PY) -m pytest $(PARALLEL) $(if $(MARK),-m "$(MARK)")
+
+test-all: $(ENV) ## the test suite, the exhaustive tests and those that measure time, as CI runs it
+	$(PY) -m pytest $(PARALLEL) -m "not timed and not slow and not gpu"
+	$(PY) -m pytest -m "timed and not slow and not gpu"
 
 chaos: $(ENV) ## kill a small campaign N=200 times; what it leaves must be the undisturbed one's; RECORD=folder
 	$(PY) tests/chaos/harness.py --kills $(or $(N),200) $(if $(RECORD),--record "$(RECORD)")
 
 fuzz: $(ENV) ## N=5000 mutants of experiment files, packed nets, records, data files; RECORD=folder
-	FUZZ=$(or $(N),5000) $(if $(RECORD),FUZZ_RECORD="$(RECORD)") $(PY) -m pytest -q -s -m "slow or not slow" $(FUZZED)
+	FUZZ=$(or $(N),5000) $(if $(RECORD),FUZZ_RECORD="$(RECORD)") $(PY) -m pytest -q -s -m "not gpu" $(FUZZED)
 
 check-small: $(ENV) ## train two small nets afresh; they must land in the committed bands
 	$(PY) -m reproduce check $(data_option)

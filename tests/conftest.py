@@ -14,19 +14,38 @@ from kernels import reals, ternary
 from kernels.cuda import launch
 from reproduce import data, files, machine, runs
 
-torch.set_num_threads(1)  # the nets here are tiny, and the other core may be busy
+torch.set_num_threads(1)  # the nets here are tiny, and the other cores have tests of their own
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the commands that tests start
 
 
-@pytest.fixture
-def data_folder(tmp_path, monkeypatch):
-    """A data folder with made images under the name mnist, its digest pinned for the test."""
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder that all processes of one call of pytest share (pytest-xdist has several)."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_mnist(tmp_path_factory):
+    """A file of made images in MNIST's shapes, and the digest of its content."""
     x_train, y_train = made_images(60000, seed=1)
     x_test, y_test = made_images(10000, seed=2)
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+    path = tmp_path_factory.mktemp("made") / "mnist.npz"
+    np.savez(path, **arrays)
+    return path, data.content_digest(arrays)
+
+
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch, made_mnist):
+    """A data folder with made images under the name mnist, its digest pinned for the test."""
+    path, digest = made_mnist
     folder = tmp_path / "data"
     folder.mkdir()
-    np.savez(folder / "mnist.npz", **arrays)
-    monkeypatch.setitem(data.DIGESTS, "mnist", data.content_digest(arrays))
+    shutil.copyfile(path, folder / "mnist.npz")
+    monkeypatch.setitem(data.DIGESTS, "mnist", digest)
     return folder
 
 
@@ -62,9 +81,11 @@ CUDA = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory):
+def emulated(shared):
     """Where the CUDA sources are compiled for the host."""
-    return tmp_path_factory.mktemp("emulated")
+    folder = shared / "emulated"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])

@@ -6,13 +6,18 @@ import os
 import random
 import re
 
+import pytest
 import yaml
 
 SHORT = 300
 
 
+FRACTIONS = pytest.mark.parametrize("fraction", [5, pytest.param(1, marks=pytest.mark.exhaustive)])
+"""For the fuzz tests: the default run makes a fifth of the mutants."""
+
+
 def count(short=SHORT):
-    """How many mutants a fuzz test makes: FUZZ (`make fuzz N=…`), else few."""
+    """How many mutants a fuzz test makes in all: FUZZ (`make fuzz N=…`), else few."""
     return int(os.environ.get("FUZZ") or short)
 
 

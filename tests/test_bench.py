@@ -16,6 +16,7 @@ def run(*words):
     return CliRunner().invoke(cli.app, ["bench", *(str(word) for word in words)])
 
 
+@pytest.mark.timed
 def test_a_run_gives_one_record_and_a_table(tmp_path):
     done = run("--quick", "--to", tmp_path / "kernels", "--data", tmp_path)
     assert done.exit_code == 0, done.output

@@ -48,6 +48,7 @@ def spoilt(backend, monkeypatch, **change):
         monkeypatch.setattr(type(backend), name, function)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("cells", ["MNIST MLP", pytest.param("", marks=pytest.mark.slow)])
 def test_a_run_gives_one_record_that_the_report_reads(tmp_path, host, monkeypatch, cells):
     monkeypatch.setattr(bench_gpu, "CELLS", {k: v for k, v in nets.CELLS.items() if k.startswith(cells)})
@@ -151,6 +152,7 @@ def test_wrong_results_have_no_time(host, monkeypatch, form):
     assert any(row["candidate"] == "xnor cuda-xnor, kernel alone" for row in rows)
 
 
+@pytest.mark.exhaustive
 def test_wrong_predictions_have_no_time(host, monkeypatch):
     monkeypatch.setattr(products, "BACKENDS", ("cuda-bmma", "cuda-xnor"))
     real = cuda.CudaBackend.matmul
@@ -168,6 +170,7 @@ def test_wrong_predictions_have_no_time(host, monkeypatch):
     assert {"packed cuda-xnor, end to end", bench_gpu.NAIVE} <= {row["candidate"] for row in rows}
 
 
+@pytest.mark.exhaustive
 def test_what_failed_its_trial_is_left_out_and_named(host, monkeypatch):
     monkeypatch.setattr(products, "BACKENDS", ("cuda-bmma", "cuda-xnor"))
     broken = {"cuda-bmma": "not done after 150 s", trial.PIXELS: "RuntimeError: pixels: 3 of 9 results are wrong"}
@@ -344,6 +347,7 @@ def test_events_hold_the_gpu_until_all_is_queued(monkeypatch):
     assert events.hold >= 0.0005
 
 
+@pytest.mark.exhaustive
 def test_what_is_done_is_kept_when_the_rest_does_not_come(tmp_path, host, monkeypatch):
     """A run killed in its second net leaves the products and the first net; a first net that fails, the second."""
     monkeypatch.setattr(products, "BACKENDS", ("cuda-xnor",))

@@ -88,6 +88,7 @@ def test_the_peer_refuses_what_it_does_not_know():
         peer.Peer(settings(net={"activation": "relu"}), 1e-3, torch.contiguous_format)
 
 
+@pytest.mark.timed
 def test_a_run_gives_one_record_and_a_table(tmp_path):
     done = CliRunner().invoke(
         cli.app, ["bench", "--train", "--quick", "--to", str(tmp_path / "train"), "--data", str(tmp_path)]
@@ -170,6 +171,7 @@ def test_products_of_a_net_are_its_multiply_adds():
         assert sum(m * k * n for m, k, n in shapes) == 7 * nets.macs(settings_.net)
 
 
+@pytest.mark.timed
 def test_parts_of_a_step_are_found_where_the_time_is_spent(monkeypatch):
     """A part that is made to take long shows up under its own name, and the parts add up to the step."""
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
@@ -183,6 +185,7 @@ def test_parts_of_a_step_are_found_where_the_time_is_spent(monkeypatch):
     assert step.squared_hinge.__name__ == "squared_hinge"  # everything is put back
 
 
+@pytest.mark.timed
 @pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here")
 def test_parts_of_a_step_without_autograd_are_found_where_the_time_is_spent(monkeypatch):
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "fixed16")
@@ -220,6 +223,7 @@ def slow_parts_show(slow, monkeypatch):
         assert "step" not in vars(module.rule)
 
 
+@pytest.mark.timed
 def test_a_slow_backward_of_a_layer_is_the_layers(monkeypatch):
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     s = CASES["mlp"]
@@ -245,6 +249,7 @@ def test_a_slow_backward_of_a_layer_is_the_layers(monkeypatch):
     assert parts[breakdown.BETWEEN_BACK] < 0.3 * parts[breakdown.PRODUCTS_BACK]
 
 
+@pytest.mark.timed
 def test_lightnings_overhead_is_what_passes_between_the_blocks(monkeypatch):
     s = CASES["mlp"]
     data = bench_train.device_data(s, made_images(600)[0])

@@ -44,12 +44,17 @@ def store(tmp_path):
 BACKEND = "module://matplotlib_inline.backend_inline"  # what `!reproduce …` in a notebook inherits
 
 
-@pytest.mark.parametrize("backend", [BACKEND, "nonsense", ""])
+EXHAUSTIVE = pytest.mark.exhaustive
+CELL = "table1/float-mnist"
+
+
+@pytest.mark.parametrize("backend", [BACKEND, *(pytest.param(b, marks=EXHAUSTIVE) for b in ("nonsense", ""))])
 def test_a_notebooks_backend_is_not_needed(backend):
-    code, said = reproduce("list", "table1/float-mnist", MPLBACKEND=backend)
+    code, said = reproduce("list", CELL, MPLBACKEND=backend)
     assert code == 0 and "Traceback" not in said, said
 
 
+@EXHAUSTIVE
 def test_a_users_matplotlibrc_changes_no_figure(store, tmp_path):
     """TeX for all text needs LaTeX; a backend of theirs may need a window."""
     lines = ("text.usetex: True", "backend: module://nothing", "font.size: 30", "savefig.bbox: tight")
@@ -61,13 +66,17 @@ def test_a_users_matplotlibrc_changes_no_figure(store, tmp_path):
     assert plain == theirs and "figure3.svg" in plain
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-@pytest.mark.parametrize("words", [["run", "--help"], ["list", "table1/float-mnist"], ["bench", "--help"]])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=EXHAUSTIVE)])
+@pytest.mark.parametrize(
+    "words",
+    [["run", "--help"], *(pytest.param(w, marks=EXHAUSTIVE) for w in (["list", CELL], ["bench", "--help"]))],
+)
 def test_any_terminal_can_be_written_to(words, encoding):
     code, said = reproduce(*words, PYTHONIOENCODING=encoding)
     assert code == 0 and "UnicodeEncodeError" not in said, said
 
 
+@EXHAUSTIVE
 def test_a_row_with_an_umlaut_on_an_ascii_terminal(tmp_path, data_folder):
     """Processes beside the first print, too."""
     program = f"""

@@ -412,6 +412,7 @@ def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_fold
     assert found.epoch > 6 * found.step > 0
 
 
+@pytest.mark.timed
 def test_plan_is_near_what_training_takes(tmp_path, data_folder):
     """Time and memory of a net that is large enough to be measured."""
     cell = made_cell(net={"hidden": [512, 512]}, data={"train": 20000, "valid": 2000}, train={"epochs": 1})

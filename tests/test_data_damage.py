@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import scipy.io
 from made import made_images
-from mutants import count, tell
+from mutants import FRACTIONS, count, tell
 from torchvision import datasets
 
 from reproduce import data, fetch
@@ -127,8 +127,9 @@ def test_the_undamaged_download_is_taken_and_cached(tmp_path, origin, name, monk
     assert equal(fetch.load(name, tmp_path / "cache"), arrays[name])
 
 
+@FRACTIONS
 @pytest.mark.timeout(3600)
-def test_every_changed_byte_is_caught(tmp_path, origin, monkeypatch):
+def test_every_changed_byte_is_caught(tmp_path, origin, monkeypatch, fraction):
     folder, files, arrays = origin
     sources = dict(fetch.SOURCES)
     cached = {}
@@ -137,7 +138,7 @@ def test_every_changed_byte_is_caught(tmp_path, origin, monkeypatch):
         cached[name] = (tmp_path / "cache" / f"{name}.npz").read_bytes()
     caught = {"cache": 0, "download": 0}
     harmless = 0
-    n = count(120)
+    n = count(120) // fraction
     for seed in range(n):
         rng = random.Random(seed)
         name = rng.choice(list(SHAPE))

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 from made import made_record, made_run
-from mutants import count, tell
+from mutants import FRACTIONS, count, tell
 from test_packed import small_net
 
 from reproduce import files, runs, yamlfile
@@ -116,12 +116,13 @@ def little_memory():
     resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+@FRACTIONS
 @pytest.mark.timeout(3600)
-def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path):
+def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path, fraction):
     whole = packed_file.parse(net_file)
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
     wanted = whole.scores(images, "reference")
-    n, same, refused = count(), 0, 0
+    n, same, refused = count() // fraction, 0, 0
     kept = []
     for seed in range(n):
         rng = random.Random(seed)
@@ -211,9 +212,10 @@ def sealed_files():
     return [sorted(folder.glob("*.json"))[0] for folder in folders]
 
 
+@FRACTIONS
 @pytest.mark.timeout(3600)
-def test_no_changed_record_is_accepted(tmp_path):
-    n, refused, same = count(), 0, 0
+def test_no_changed_record_is_accepted(tmp_path, fraction):
+    n, refused, same = count() // fraction, 0, 0
     kept = []
     path = tmp_path / "record.json"
     sources = [(p, p.read_bytes()) for p in sealed_files()]

@@ -1,9 +1,11 @@
 """The verbs a person types, and the promises of README about them."""
 
+import itertools
 import os
 import re
 import shutil
 import subprocess
+import tomllib
 
 import pytest
 
@@ -17,6 +19,7 @@ VERBS = (
     "bench-layers",
     "bench-gpu",
     "test",
+    "test-all",
     "check-small",
     "check-small-mutants",
     "lint",
@@ -65,5 +68,20 @@ def test_ci_runs_what_readme_tells_people_to_run():
     commands = [line.split("#")[0].strip() for line in first.splitlines()]
     assert commands == ["make reproduce-table1", "make test"]
     ci = (yamlfile.ROOT / ".ci" / "run").read_text()
-    for verb in ("make test", "make lint", "make check-small"):
+    for verb in ("make test-all", "make lint", "make check-small"):
         assert f"\n{verb}\n" in ci
+
+
+def test_test_all_runs_every_test_but_the_slow_and_those_for_a_gpu_once():
+    make = (yamlfile.ROOT / "Makefile").read_text()
+    options = tomllib.loads((yamlfile.ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    calls = re.search(r"^test-all: .*\n((\t.*\n)+)", make, re.M).group(1)
+    expressions = re.findall(r'-m "(.*)"', calls)
+    default = re.search(r"-m '(.*)'", options["addopts"]).group(1)
+    names = [line.split(":")[0] for line in options["markers"]]
+    assert len(expressions) == 2 and len(names) == 4
+    for values in itertools.product([False, True], repeat=len(names)):
+        marked = dict(zip(names, values, strict=True))
+        wanted = not marked["slow"] and not marked["gpu"]
+        assert [bool(eval(text, {}, marked)) for text in expressions].count(True) == wanted
+        assert eval(default, {}, marked) == (not any(values))

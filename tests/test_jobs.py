@@ -58,6 +58,7 @@ def content(store):
     return found
 
 
+@pytest.mark.exhaustive
 def test_three_at_once_make_every_run_once_and_the_same_as_one_after_another(folder):
     three = start(folder, folder / "three", "--seeds", "7", "--jobs", "3", "--threads", "1")
     out, error = three.communicate(timeout=200)
@@ -84,7 +85,10 @@ def alive(group):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (signal.SIGINT, signal.SIGKILL))],
+)
 def test_no_process_outlives_the_command(folder, number):
     made(folder, {"epochs": 100000})
     process = start(folder, folder / "s", "--seeds", "4", "--jobs", "2")
@@ -99,7 +103,7 @@ def test_no_process_outlives_the_command(folder, number):
     os.killpg(group, number) if number == signal.SIGINT else process.send_signal(number)
     process.communicate(timeout=30)
     while alive(group):
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30  # else they go on for hours
         time.sleep(0.05)
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
 

@@ -10,8 +10,14 @@ from reproduce.packed import freeze_net
 from reproduce.packed import net as net_module
 
 
-@pytest.mark.parametrize(("norm", "shift"), [(VANILLA, "scalar"), (SHIFT, "per pixel")], ids=["vanilla", "shift"])
-@pytest.mark.parametrize("kind", ["mlp", "convnet"])
+@pytest.mark.parametrize(
+    ("norm", "shift"),
+    [
+        pytest.param(VANILLA, "scalar", id="vanilla", marks=pytest.mark.exhaustive),
+        pytest.param(SHIFT, "per pixel", id="shift"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["mlp", pytest.param("convnet", marks=pytest.mark.exhaustive)])
 def test_every_bit_score_and_class_is_the_hosts(cuda_name, cp, kind, norm, shift, monkeypatch):
     monkeypatch.setattr(net_module, "GPU_CHUNK", {"mlp": 4, "convnet": 1})
     small = {"channels": [5], "dense": [40, 16]} if kind == "convnet" else {}

@@ -50,7 +50,7 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-@pytest.fixture(scope="module", params=["committed", "full"])
+@pytest.fixture(scope="module", params=[pytest.param("committed", marks=pytest.mark.exhaustive), "full"])
 def path(request, tmp_path_factory):
     """The page of the committed records, and that of a store where every cell has been trained."""
     store = tmp_path_factory.mktemp(request.param) / "results"

@@ -35,7 +35,7 @@ def fitted(s, flat, folder):
     return rows, outcome.net
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, 3))])
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_run_twice_gives_the_same_numbers(tmp_path, threads, case, count):
     s, flat = CASES[case]

@@ -185,6 +185,7 @@ print(len(found.runs), time.process_time(), int(peak[1]) / 2**20)
 """
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("count", [1000, pytest.param(10000, marks=pytest.mark.slow)])
 def test_thousands_of_records_are_reported_within_seconds_and_a_gibibyte(tmp_path, count):
     many(count, tmp_path)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from made import made_splits
-from mutants import SHORT, Refused, at, count, mutant, paths, stated, tell
+from mutants import FRACTIONS, SHORT, Refused, at, count, mutant, paths, stated, tell
 
 from reproduce import cli, paper, spec
 from reproduce.training import nets, optim, preprocess
@@ -90,12 +90,13 @@ def command(tmp_path, monkeypatch, capsys):
     return call
 
 
+@FRACTIONS
 @pytest.mark.timeout(3600)
-def test_mutants_of_experiment_files(tmp_path, command):
+def test_mutants_of_experiment_files(tmp_path, command, fraction):
     path = tmp_path / "group" / "cell.yaml"
     path.parent.mkdir()
     loaded = refused = 0
-    for seed in range(count()):
+    for seed in range(count() // fraction):
         source = FILES[seed % len(FILES)]
         raw = mutant(seed, source.read_text(encoding="utf-8"))
         path.write_bytes(raw)
@@ -127,12 +128,13 @@ def test_the_files_themselves_mean_what_they_state(source):
     assert means(spec.load(source), stated(source.read_text(encoding="utf-8"))) is None
 
 
-def test_each_key_dropped_or_misspelt_is_named(tmp_path):
+@FRACTIONS
+def test_each_key_dropped_or_misspelt_is_named(tmp_path, fraction):
     """Every key of every file: without it the file is refused by that key's name, but for the optional ones."""
     path = tmp_path / "group" / "cell.yaml"
     path.parent.mkdir()
     tried = 0
-    for source in FILES[:: 1 if count() > SHORT else 4]:
+    for source in FILES[:: 1 if count() > SHORT else 2 + 2 * fraction]:
         text = source.read_text(encoding="utf-8")
         for place in paths(stated(text)):
             if place[0] in ("small", "check") or not isinstance(place[-1], str):
@@ -151,15 +153,16 @@ def test_each_key_dropped_or_misspelt_is_named(tmp_path):
                 message = str(error.value)
                 assert place[-1] in message or ".".join(map(str, place[:-1])) + ":" in message, (place, message)
                 tried += 1
-    assert tried > 300
+    assert tried > 300 / fraction
 
 
+@FRACTIONS
 @pytest.mark.timeout(3600)
-def test_mutants_of_the_papers_numbers(tmp_path):
+def test_mutants_of_the_papers_numbers(tmp_path, fraction):
     path = tmp_path / "paper.yaml"
     text = (spec.EXPERIMENTS / "paper.yaml").read_text(encoding="utf-8")
     loaded = refused = 0
-    for seed in range(count() // 5):
+    for seed in range(count() // 5 // fraction):
         raw = mutant(seed, text)
         path.write_bytes(raw)
         try:

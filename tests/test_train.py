@@ -21,7 +21,8 @@ CPU = torch.device("cpu")
 
 def ready(s, shape=(28, 28)):
     flat = s.net.kind == "mlp"
-    return preprocess.prepare(made_splits(shape), s.data, flat, CPU)
+    splits = made_splits(shape, s.data.train, s.data.valid, s.data.test)
+    return preprocess.prepare(splits, s.data, flat, CPU)
 
 
 def fit(s, tmp_path, data=None, seed=0, **rest):
@@ -110,7 +111,8 @@ def test_one_step_is_algorithm_1(tmp_path):
 def cases(kind):
     """Settings of four epochs, and the images' shape."""
     if kind == "convnet":
-        return convnet_settings(train={"epochs": 4, "batch": 100}), (32, 32, 3)
+        few = {"train": 200, "valid": 100, "test": 100}
+        return convnet_settings(data=few, train={"epochs": 4, "batch": 50}), (32, 32, 3)
     if kind == "theano":
         return settings(train={"epochs": 4}), (28, 28)
     rule = {"kind": "shift_adamax", "beta1": 0.9, "beta2": 0.999, "eps": 2.0**-27}

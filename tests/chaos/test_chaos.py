@@ -11,6 +11,7 @@ from reproduce import files, runs, yamlfile
 HARNESS = Path(__file__).parent / "harness.py"
 
 
+@pytest.mark.timed
 @pytest.mark.timeout(900)
 def test_a_killed_campaign_ends_as_an_undisturbed_one(tmp_path):
     command = [sys.executable, str(HARNESS), "--kills", "10", "--seed", "7", "--record", str(tmp_path)]

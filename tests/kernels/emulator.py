@@ -16,6 +16,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from kernels.cuda import launch, nvrtc, tensormap
 
@@ -46,16 +47,18 @@ def _wrapper(name, parameters):
 
 @functools.cache
 def library(kernel, folder):
-    """The kernel's source compiled for the host."""
+    """The kernel's source compiled for the host, once for all processes that use `folder`."""
     text = kernel.source
     shared = "#define __shared__ static\n" if kernel.name == "naive" else ""
     wrappers = "".join(_wrapper(*entry) for entry in _entries(text))
     code = f'{shared}#include "{SHIM}"\n{text}\n{wrappers}'
     stem = Path(folder, f"{kernel.name}-{hashlib.sha256(code.encode()).hexdigest()[:16]}")
-    stem.with_suffix(".cpp").write_text(code)
     command = ["g++", "-std=c++17", "-O2", "-w", "-shared", "-fPIC", "-fno-strict-aliasing"]
     target = stem.with_suffix(".so")
-    subprocess.run([*command, str(stem.with_suffix(".cpp")), "-o", str(target)], check=True)
+    with FileLock(stem.with_suffix(".lock")):
+        if not target.exists():
+            stem.with_suffix(".cpp").write_text(code)
+            subprocess.run([*command, str(stem.with_suffix(".cpp")), "-o", str(target)], check=True)
     return ctypes.CDLL(str(target))
 
 

@@ -31,7 +31,7 @@ from kernels import (
 from kernels.cuda import launch, tiles
 
 NAMES = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")
-KS = (1, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, 100003)
+KS = (1, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, pytest.param(100003, marks=pytest.mark.exhaustive))
 AWKWARD = [(1, 1), (2, 257), (131, 1), (61, 67), (127, 129), (193, 255)]
 
 
@@ -271,6 +271,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "kernel"), VARIANTS)
 def test_other_sizes_of_tiles(cp, signs, name, kernel):
     """Sizes that a GPU's owner may try."""
@@ -297,7 +298,13 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "right", "wrong"), PLANTED, ids=lambda text: text[:24])
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        pytest.param(*error, marks=pytest.mark.exhaustive if i else [], id=error[1][:24])
+        for i, error in enumerate(PLANTED)
+    ],
+)
 def test_the_emulator_notices(emulated, monkeypatch, signs, name, right, wrong):
     """A missing wait or barrier, bank conflicts, a wrong fragment, phase or descriptor."""
     if shutil.which("g++") is None:

@@ -10,6 +10,7 @@ from kernels import build
 from kernels.cuda import check, cublas, nvrtc, tensormap, tiles
 
 CASES = [(kernel, target) for kernel in tiles.KERNELS for target in kernel.architectures]
+SAMPLE = [(kernel, kernel.architectures[-1]) for kernel in tiles.KERNELS]
 MOST_REGISTERS = {"naive": 64, "rows": 64, "xnor": 192, "bmma": 255, "wgmma": 168, "bytes": 168, "updates": 48}
 
 
@@ -21,7 +22,13 @@ def compiler():
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize(("kernel", "target"), CASES, ids=[f"{k.name}-{t}" for k, t in CASES])
+@pytest.mark.parametrize(
+    ("kernel", "target"),
+    [
+        pytest.param(*case, marks=[] if case in SAMPLE else pytest.mark.exhaustive, id=f"{case[0].name}-{case[1]}")
+        for case in CASES
+    ],
+)
 def test_kernel_assembles_within_bounds(kernel, target):
     tool = check.nvdisasm()
     reports = check.check(kernel, target, tool)

@@ -57,14 +57,18 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(monkeypatch, name, va
     assert name in str(error.value) and value in str(error.value) and "\n" not in str(error.value)
 
 
-def test_without_a_home_folder_kernels_serve_the_process_and_say_what_to_set():
-    said = without_home("import numpy as np, kernels; print(kernels.pack(np.ones((2, 3))).words.ravel())")
+def test_without_a_home_folder_kernels_serve_the_process_and_say_what_to_set(quick):
+    script = "import numpy as np, kernels; print(kernels.pack(np.ones((2, 3))).words.ravel())"
+    said = without_home(script, CC=quick)
     assert "[7 7]" in said and "set KERNELS_CACHE" in said and said.count("RuntimeWarning") == 1
 
 
-def test_without_a_home_folder_a_given_cache_is_used(tmp_path):
-    said = without_home("import kernels, numpy as np; kernels.pack(np.ones(3))", KERNELS_CACHE=str(tmp_path))
-    assert "Warning" not in said and [path.suffix for path in tmp_path.iterdir()] == [".so"]
+def test_without_a_home_folder_a_given_cache_is_used(tmp_path, quick):
+    cache = tmp_path / "cache"
+    said = without_home(
+        "import kernels, numpy as np; kernels.pack(np.ones(3))", KERNELS_CACHE=str(cache), CC=quick
+    )
+    assert "Warning" not in said and [path.suffix for path in cache.iterdir()] == [".so"]
 
 
 def test_the_users_cache_folder(monkeypatch, tmp_path):

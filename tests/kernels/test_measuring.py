@@ -107,6 +107,7 @@ def test_naive_kernel_refuses_what_does_not_fit():
         bench.naive(a, a.T[::1].astype(np.float64), a)
 
 
+@pytest.mark.timed
 def test_peaks_are_above_what_anything_reaches():
     found = bench.peaks()
     if found["fp32_peak"] is None:

@@ -187,7 +187,7 @@ def test_opcheck_of_bits():
     checked("xnor_conv2d", pack(normal(2, 6, 5, 3)), pack(normal(4, 2, 3, 3)), 3, 0, 2)
 
 
-@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("grad", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_opcheck_of_real_products(way, grad):
     with_grad = learned if grad else lambda x: x
     checked("real_linear", with_grad(normal(3, 70)), with_grad(normal(5, 70)))

@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TESTING = ("pytest", "pytest-timeout", "hypothesis")
+TESTING = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
 TESTS = [
     *("test_spec", "test_spec_mutants", "test_data", "test_preprocess", "test_nets", "test_optim", "test_train"),
     *("test_runs", "test_campaign", "test_foreign_files", "test_packed", "test_freeze", "test_verdict"),
@@ -46,7 +46,8 @@ def main() -> int:
         return 3
     print(f"oldest: {' '.join(pins)}", flush=True)
     tests = [f"tests/{name}.py" for name in TESTS]
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "tests/kernels"]
+    options = ("-q", "-n", "logical", "--maxprocesses", "8", "--dist", "worksteal", "-p", "no:cacheprovider")
+    command = [str(python), "-m", "pytest", *options, *tests, "tests/kernels"]
     return int(subprocess.run(command, cwd=ROOT).returncode != 0)
 
 
