@@ -307,7 +307,7 @@ def fit(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if device.type == "cuda":
-        tensorcores.full_precision()
+        tensorcores.prepare()
     module = Classifier(settings, data, seed, key, call)
     resume = checkpoint if checkpoint.exists() and _sound(checkpoint, module.identity(), say) else None
     every = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
