@@ -21,7 +21,7 @@ options := --results "$(RESULTS)" $(data_option)
 
 FUZZED := tests/test_spec_mutants.py tests/test_foreign_files.py tests/test_data_damage.py tests/test_storage.py
 
-.PHONY: chaos fuzz oldest help reproduce-table1 bench-cpu bench-train bench-gpu test check-small check-small-mutants lint report publish data clean
+.PHONY: chaos fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test check-small check-small-mutants lint report simulate publish data clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
@@ -35,6 +35,9 @@ bench-cpu: $(ENV) ## figure 3 on this machine's CPU: products, MLP, ConvNet (min
 
 bench-train: $(ENV) ## training steps on this machine's CPU, ours against a plain loop (4 minutes; wants a quiet machine)
 	$(PY) -m reproduce bench --train $(data_option)
+
+bench-layers: $(ENV) ## single 1-bit layers of PyTorch beside float32 and int8: from which size on 1 bit pays (1 minute; wants a quiet machine)
+	$(PY) -m reproduce bench --layers
 
 bench-gpu: $(ENV) ## figure 3 on an NVIDIA GPU, every CUDA backend (4 minutes; wants CuPy)
 	@$(PY) -m reproduce bench --gpu $(data_option)
@@ -65,6 +68,9 @@ oldest: $(ENV) ## a part of the tests with the oldest versions that pyproject.to
 
 report: $(ENV) ## tables, figures, claims and verdicts from the committed records: results/report/index.html
 	$(PY) -m reproduce report
+
+simulate: $(ENV) ## try the verdict's rule on made-up runs, image by image: results/verdict-simulation.csv (2 minutes)
+	$(PY) -c 'from reproduce.report import trials; trials.main()'
 
 publish: $(ENV) ## copy your runs into the committed evidence, refresh the report and README's table
 	$(PY) -m reproduce publish --results "$(RESULTS)"

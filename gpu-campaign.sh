@@ -22,7 +22,7 @@ table1="table1/bnn-theano-mnist table1/bnn-theano-cifar10 table1/bnn-torch7-mnis
 cells=${CELLS:-$table1}
 jobs=${JOBS:-1}
 nets=${NETS:-bnn-theano-mnist bnn-theano-cifar10}
-gpu_tests="tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py tests/kernels/test_cuda_pixels.py
+gpu_tests="tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py tests/kernels/test_cuda_pixels.py tests/kernels/test_torch.py
   tests/kernels/test_updates.py tests/test_bench_gpu.py tests/test_freeze.py tests/test_gpu.py tests/test_packed_gpu.py"
 if [ -n "${REHEARSE:-}" ]; then
   scale=small device=cpu seeds=${SEEDS:-1} kept=${KEPT:-$log/kernels} backends=${BACKENDS:-cpu}
@@ -98,7 +98,7 @@ step_nets() {
         room 60
         [ -e "$store/packed/$stem.bnn" ] || logged nets "$python" -m reproduce freeze "$record"
         logged nets "$python" -m reproduce predict "$store/packed/$stem.bnn" --backend "$backend" \
-          --against "$store/nets/$stem.pt" --record "$kept"
+          --against "$store/nets/$stem.safetensors" --record "$kept"
         touch "$log/$stem-$backend.done"
       done
     done

@@ -101,8 +101,8 @@ def pack(x: object, backend: str = "auto") -> Packed:
 
     x: a NumPy or CuPy array or torch tensor of float64/32/16, bfloat16, int8/16/32/64 or bool, any strides,
     read-only or not. Values >= 0 (so -0.0 too) and True are +1. A packed array is given back as it is. What is
-    on a GPU gives a `GpuPacked`. Raises ValueError for NaN and for K = 0, TypeError for other arrays and
-    elements, and where the backend does not take arrays from where x is.
+    on a GPU gives a `GpuPacked`. Raises ValueError for NaN and for K = 0, TypeError for other elements and
+    arrays (masked ones, too: the mask would be lost), and where the backend does not take arrays from where x is.
     """
     if isinstance(x, Packed):
         return x

@@ -2,12 +2,11 @@
 
 Instruction sets, best first: `avx512` (with VPOPCNTDQ), `avx2`, `portable` (compiler vectors), and `numpy`
 (`np.bitwise_count`, for machines without a compiler). The best one that runs here is taken unless `isa=` or
-$KERNELS_ISA names another. Threads: as many as this process may run on, unless `threads=` or $KERNELS_THREADS
-says.
+$KERNELS_ISA names another. Threads: one for each core that this process may use
+(affinity, cgroup quota), unless `threads=` or $KERNELS_THREADS says.
 """
 
 import ctypes
-import os
 import re
 import threading
 import time
@@ -19,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import bitcount, build, reference
-from kernels.packed import KINDS, Packed, Rows, Thresholds, aligned, conv2d_shape, output, words_for
+from kernels.environment import VariableError, cores, variable
+from kernels.packed import KINDS, Packed, Rows, Thresholds, aligned, conv2d_shape, fixed, output, words_for
 
 ISAS = ("portable", "avx2", "avx512")  # by level, as kernels_level counts them
 LANES = 16  # columns of a panel (csrc/xnor.h)
@@ -90,21 +90,21 @@ def _isas(library: ctypes.CDLL | build.BuildError) -> tuple[str, ...]:
 
 
 def _choose(isa: str | None) -> str:
-    chosen = isa or os.environ.get("KERNELS_ISA")
-    usable = isas()
-    if chosen is None:
-        return usable[0]
-    if chosen not in usable:
-        raise ValueError(f"instruction set {chosen!r} does not run here: one of {', '.join(usable)} does")
-    return chosen
+    usable, given = isas(), variable("KERNELS_ISA")
+    chosen = isa or given or usable[0]
+    if chosen in usable:
+        return chosen
+    if isa:
+        raise ValueError(f"instruction set {isa!r} does not run here: one of {', '.join(usable)} does")
+    raise VariableError(f"KERNELS_ISA={given!r} does not run here: one of {', '.join(usable)} does")
 
 
 def _threads(threads: int | None) -> int:
     if threads is None:
-        given = os.environ.get("KERNELS_THREADS")
-        if given and not re.fullmatch(r"[1-9]\d{0,3}", given):
-            raise ValueError(f"KERNELS_THREADS takes a number of threads from 1 to 9999, not {given!r}")
-        threads = int(given or _cores())
+        given = variable("KERNELS_THREADS")
+        if given and not re.fullmatch(r"[1-9][0-9]{0,3}", given):
+            raise VariableError(f"KERNELS_THREADS takes a number of threads from 1 to 9999, not {given!r}")
+        threads = int(given or cores())
     if threads < 1:
         raise ValueError(f"the number of threads must be at least 1, not {threads}")
     return threads
@@ -113,12 +113,6 @@ def _threads(threads: int | None) -> int:
 def thread_count() -> int:
     """How many threads a call takes that does not say."""
     return _threads(None)
-
-
-def _cores() -> int:
-    """Cores this process may run on, or all of them where the system does not say (macOS)."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def unavailable() -> str | None:
@@ -142,7 +136,7 @@ def pack(rows: Rows, *, isa: str | None = None, threads: int | None = None) -> N
     kind = KINDS.index(rows.kind)
     if library.kernels_pack(ISAS.index(chosen), _threads(threads), kind, at, step, count, k, words.ctypes.data):
         raise ValueError("cannot pack NaN: it has no sign")
-    return words
+    return fixed(words)
 
 
 def matmul(
@@ -169,7 +163,7 @@ def matmul_threshold(
     fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[1] * 8}
     if not _matmul(a, b, isa, threads, **fused, level=level.at, flip=flip.at):
         return reference.pack(Rows(rule.apply(bitcount.matmul(a, b)), "bool"))
-    return bits
+    return fixed(bits)
 
 
 def conv2d(
@@ -206,7 +200,7 @@ def conv2d_threshold(
     if not _conv2d(x, w, padding, stride, isa, threads, **fused, level=level.at, flip=flip.at):
         dot = bitcount.conv2d(x, w, padding, stride)
         return reference.pack(Rows(rule.apply(dot).reshape(-1, len(w.words)), "bool")).reshape(bits.shape)
-    return bits
+    return fixed(bits)
 
 
 def roofline(seconds: float = 0.2, *, isa: str | None = None, threads: int | None = None) -> float | None:

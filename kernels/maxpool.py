@@ -11,7 +11,7 @@ import kernels
 from kernels import build, cpu
 from kernels.cuda import between
 from kernels.cuda.arrays import GpuPacked
-from kernels.packed import Packed
+from kernels.packed import Packed, fixed
 
 
 def maxpool2x2(x: Packed, falling: Packed, backend: str = "auto") -> Packed:
@@ -27,7 +27,7 @@ def maxpool2x2(x: Packed, falling: Packed, backend: str = "auto") -> Packed:
         return between.maxpool2x2(x, falling)
     library = cpu._library() if kernels._backend(backend, there=False) is cpu else None
     if library is None or isinstance(library, build.BuildError) or cpu._choose(None) == "numpy":
-        return Packed(_plain(x.words, falling.words), x.k)
+        return Packed(fixed(_plain(x.words, falling.words)), x.k)
     images, height, width, words = x.words.shape
     out = np.empty((images, height // 2, width // 2, words), np.uint64)
     pointer, count = ctypes.c_void_p, ctypes.c_int64
@@ -35,7 +35,7 @@ def maxpool2x2(x: Packed, falling: Packed, backend: str = "auto") -> Packed:
         cpu._threads(None), pointer(x.address), count(images), count(height), count(width), count(words),
         pointer(falling.address), pointer(out.ctypes.data),
     )  # fmt: skip
-    return Packed(out, x.k)
+    return Packed(fixed(out), x.k)
 
 
 def _plain(x: NDArray[np.uint64], falling: NDArray[np.uint64]) -> NDArray[np.uint64]:

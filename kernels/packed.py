@@ -14,13 +14,32 @@ LARGE = 1 << 25  # bytes of a result from which on it is stored past the caches 
 MAX_K = 2**31 - 2  # the product and a threshold one beyond it fit int32
 
 
+ARRAYS = (np.ndarray, np.memmap)
+"""The kinds of NumPy array that are taken; others may hold more than their numbers."""
+
+
+def fixed(array: NDArray[Any]) -> NDArray[Any]:
+    """The array itself, read-only from now on: for one that nobody else holds."""
+    array.flags.writeable = False
+    return array
+
+
+def _unwritable(array: Any) -> bool:
+    """Whether neither this array nor any that it is a view of can be written to."""
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return False
+        array = array.base
+    return array is None or isinstance(array, bytes)
+
+
 @dataclass(frozen=True, eq=False)
 class Packed:
     """A ±1 array of shape (*lead, k) as bits along its last axis.
 
     `words` is uint64 of shape (*lead, ceil(k / 64)); bit i of word j is 1 where element 64 j + i is +1, bits
-    beyond k are 0. The words are made read-only: backends keep layouts derived from them in `derived`, which
-    lives as long as the array does.
+    beyond k are 0. The words are copied where they could still be written to, for backends keep layouts derived
+    from them in `derived`, which lives as long as the array does; `fixed` says that nobody else holds them.
 
     Raises ValueError or TypeError where `words` does not hold exactly such bits.
     """
@@ -31,10 +50,9 @@ class Packed:
 
     def __post_init__(self) -> None:
         words = self.words
-        if not isinstance(words, np.ndarray) or words.dtype != np.uint64:
-            raise TypeError(
-                f"packed words are a uint64 array, not {getattr(words, 'dtype', type(words).__name__)}"
-            )
+        if type(words) not in ARRAYS or words.dtype != np.uint64:
+            what = words.dtype if type(words) in ARRAYS else type(words).__name__
+            raise TypeError(f"packed words are a uint64 array, not {what}")
         object.__setattr__(self, "k", whole_number("K", self.k))
         if not 1 <= self.k <= MAX_K:
             raise ValueError(f"K must be between 1 and {MAX_K}, not {self.k}")
@@ -46,7 +64,8 @@ class Packed:
             raise ValueError("packed words must be contiguous")
         if self.k % 64 and (words[..., -1] >> np.uint64(self.k % 64)).any():
             raise ValueError(f"packed words have bits set beyond K = {self.k}")
-        words.flags.writeable = False
+        if not _unwritable(words):
+            object.__setattr__(self, "words", fixed(words.copy()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles leave `derived` behind: it holds addresses."""
@@ -85,6 +104,8 @@ class Thresholds:
     derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __init__(self, level: ArrayLike, below: ArrayLike | None = None) -> None:
+        for array in (level, below):
+            check_plain(array)
         levels = np.array(level)
         under = np.zeros(levels.shape, np.bool_) if below is None else np.array(below)
         if levels.dtype.kind != "i" or under.dtype != np.bool_:
@@ -179,7 +200,25 @@ def rows_of(x: Any) -> tuple[Rows, tuple[int, ...]]:
     return Rows(rows, kind), lead
 
 
+def check_plain(x: Any) -> None:
+    """TypeError for a kind of NumPy or CuPy array or torch tensor that may hold more: a mask, a scale, a unit."""
+    if type(x) in ARRAYS:
+        return
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    plain: tuple[type, ...] = ARRAYS
+    if cupy is not None:
+        plain += (cupy.ndarray,)
+    if torch is not None:
+        plain += (torch.Tensor, torch.nn.Parameter)
+        if isinstance(x, torch.Tensor) and (x.is_quantized or x.is_nested):
+            raise TypeError(f"{'quantized' if x.is_quantized else 'nested'} tensors are not taken")
+    if isinstance(x, plain) and type(x) not in plain:
+        name = f"{type(x).__module__}.{type(x).__name__}"
+        raise TypeError(f"{name} is not taken, it may hold more than its numbers: give a plain array of them")
+
+
 def _as_numpy(x: Any) -> tuple[NDArray[Any], str]:
+    check_plain(x)
     if isinstance(x, np.ndarray):
         return x, x.dtype.name
     torch = sys.modules.get("torch")

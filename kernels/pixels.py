@@ -21,7 +21,7 @@ import kernels
 from kernels import build, cpu
 from kernels.cuda import arrays
 from kernels.cuda import pixels as on_gpu
-from kernels.packed import Packed, output, whole_number, words_for
+from kernels.packed import Packed, check_plain, fixed, output, whole_number, words_for
 
 MAX_WINDOW = 1 << 15
 """Elements of a filter, at most: eight planes of so many lie on a thread's stack."""
@@ -54,6 +54,8 @@ class LocalThresholds:
     derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for array in (self.level, self.below, self.row, self.column):
+            check_plain(array)
         if self.level.dtype != np.int64 or self.below.dtype != np.bool_:
             raise TypeError(f"level must be int64, below bool, not {self.level.dtype}, {self.below.dtype}")
         if self.level.ndim != 3 or self.below.shape != self.level.shape[2:]:
@@ -144,7 +146,7 @@ def pixel_conv2d_threshold(
     level, flip, row, column = _lanes(rule)
     fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[3] * 8, "level": level.at, "flip": flip.at}
     if _run(x, w, padding, shape, backend, way, **fused, level_y=row.at, level_x=column.at):
-        return Packed(bits, shape[3])
+        return Packed(fixed(bits), shape[3])
     return kernels.pack(rule.apply(planes(x, w, padding, backend)), backend)
 
 
@@ -182,6 +184,7 @@ def _on_gpu(x: Any, way: str | None) -> Any:
 
 
 def _check(x: NDArray[np.uint8], w: Packed, padding: int) -> tuple[int, int, int, int]:
+    check_plain(x)
     if not (isinstance(x, np.ndarray) or arrays.on_gpu(x)) or x.dtype != np.uint8:
         raise TypeError(f"pixels are a uint8 array, not {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim != 4 or len(w.shape) != 4 or x.shape[3] != w.k:

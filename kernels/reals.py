@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import build, cpu
+from kernels.packed import check_plain
 
 Floats = NDArray[np.float32]
 
@@ -199,6 +200,7 @@ def conv_gradient(g: Floats, a: Signs, out: Floats | None = None) -> Floats:
 
 
 def _floats(name: str, x: Floats, dims: tuple[int, ...]) -> None:
+    check_plain(x)
     if not isinstance(x, np.ndarray) or x.dtype != np.float32:
         raise TypeError(f"{name} must be a float32 array, not {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim not in dims:
@@ -214,8 +216,8 @@ def _output(shape: tuple[int, ...], out: Floats | None) -> Floats:
     return out
 
 
-def _call(name: str, job: ctypes.Structure) -> None:
+def _call(name: str, job: ctypes.Structure, *more: ctypes.c_void_p) -> None:
     library = cpu._library()
     assert not isinstance(library, build.BuildError)
-    if getattr(library, name)(ctypes.byref(job)):
+    if getattr(library, name)(ctypes.byref(job), *more):
         raise MemoryError(f"{name}: no memory for its tables")

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.packed import Packed, Rows, Thresholds, conv2d_shape, output, words_for
+from kernels.packed import Packed, Rows, Thresholds, conv2d_shape, fixed, output, words_for
 
 
 def unavailable() -> str | None:
@@ -27,7 +27,7 @@ def pack(rows: Rows) -> NDArray[np.uint64]:
     words = np.zeros((len(bits), words_for(bits.shape[1]) * 8), np.uint8)
     packed = np.packbits(bits, axis=1, bitorder="little")
     words[:, : packed.shape[1]] = packed
-    return words.view("<u8").astype(np.uint64, copy=False)
+    return fixed(words).view("<u8").astype(np.uint64, copy=False)
 
 
 def unpack(p: Packed) -> NDArray[np.int8]:

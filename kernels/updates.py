@@ -10,6 +10,7 @@ import ctypes
 import math
 
 from kernels import cpu
+from kernels.packed import check_plain
 from kernels.reals import Floats, _call, _fields
 
 
@@ -68,6 +69,7 @@ def _update(
     bound: float,
 ) -> None:
     for array in (w, m, v, g):
+        check_plain(array)
         if array.dtype != "float32" or array.size != w.size or not array.flags.c_contiguous:
             raise ValueError("w, m, v and g must be dense float32 arrays of one size")
     if not all(array.flags.writeable for array in (w, m, v)):

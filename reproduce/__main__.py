@@ -1,10 +1,12 @@
-"""Where the `reproduce` command begins."""
+"""Where the `reproduce` command begins: what must be settled before anything else is imported."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -12,6 +14,14 @@ def main() -> None:
     """The command. A missing package is one line; Ctrl-C and SIGTERM during the imports end it with a word."""
     ends = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, _end) for number in ends}
+    if place := foreign_kernels():
+        print(
+            f"reproduce: {place} is not this project's package `kernels`, but another of that name; "
+            "uninstall both (pip uninstall kernels bnn-reproduce), then install this project again",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend may not be installed here
     try:
         from reproduce.cli import main as command
     except ModuleNotFoundError as error:
@@ -23,6 +33,18 @@ def main() -> None:
     for number, handler in before.items():
         signal.signal(number, handler)
     command()
+
+
+def foreign_kernels() -> str | None:
+    """Where another package named `kernels` would be imported from; None if it is this project's.
+
+    Nothing is imported for this: the other may need what is not installed.
+    """
+    found = importlib.util.find_spec("kernels")
+    if found is None or found.origin is None:  # the other was uninstalled, and our `__init__.py` with it
+        return "what is left of `kernels`"
+    ours = "def xnor_matmul(" in Path(found.origin).read_text(encoding="utf-8", errors="replace")
+    return None if ours else found.origin
 
 
 def _end(number: int, _: Any) -> None:

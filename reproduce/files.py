@@ -16,6 +16,10 @@ SEAL = "sha256"
 _MARK = "sha256:"
 
 
+class Foreign(ValueError):
+    """A folder that is to be written holds somebody else's files; the message is one line."""
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write text (UTF-8) or bytes to `path` by way of a scratch file beside it: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reproduce import spec, yamlfile
+from reproduce.identity import Device
 from reproduce.terminal import DataOption, ResultsOption, say, stop
 
 if TYPE_CHECKING:
@@ -108,6 +109,52 @@ def _weights_of(net: PackedNet, path: Path) -> dict[str, Tensor]:
     return state
 
 
+def test_images(
+    net: PackedNet, data_folder: Path | None, say: Callable[[str], None]
+) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Its data set's test images, as the net takes them, and their labels. Raises DataError."""
+    from reproduce import data, fetch
+
+    splits = data.splits(fetch.load(net.settings.data.name, data_folder, say), net.settings.data)
+    return _as_taken(net, splits), splits["test"][1]
+
+
+def given_images(
+    net: PackedNet, path: Path, data_folder: Path | None, say: Callable[[str], None]
+) -> tuple[list[str], NDArray[Any]]:
+    """Images of `reproduce.images`, as the net takes them, and their names. Raises ValueError, DataError.
+
+    8-bit images for a net of real inputs are preprocessed as its test images were, together with these: the data
+    set has to be at hand.
+    """
+    import numpy as np
+
+    from reproduce import data, fetch
+    from reproduce.images import read_named
+
+    names, images = read_named(path, net.image)
+    if net.pixels or images.dtype != np.uint8:
+        return names, images
+    splits = data.splits(fetch.load(net.settings.data.name, data_folder, say), net.settings.data)
+    others, labels = splits["test"]
+    none = np.zeros(len(images), np.uint8)
+    splits["test"] = np.concatenate([others, images]), np.concatenate([labels, none])
+    return names, _as_taken(net, splits)[len(others) :]
+
+
+def _as_taken(net: PackedNet, splits: dict[str, Any]) -> NDArray[Any]:
+    """The test split's images: as they are, or preprocessed for a net of real inputs."""
+    import torch
+
+    from reproduce.training import preprocess
+
+    images: NDArray[Any] = splits["test"][0]
+    if net.pixels:
+        return images
+    test = preprocess.prepare(splits, net.settings.data, True, torch.device("cpu"))["test"]
+    return test.images(torch.arange(len(test))).numpy().reshape(-1, *net.image)
+
+
 def predict_net(
     net: PackedNet,
     data_folder: Path | None,
@@ -126,10 +173,7 @@ def predict_net(
 
     settings = net.settings
     splits = data.splits(fetch.load(settings.data.name, data_folder, say), settings.data)
-    images: NDArray[Any] = splits["test"][0]
-    if not net.pixels:
-        test = preprocess.prepare(splits, settings.data, True, torch.device("cpu"))["test"]
-        images = test.images(torch.arange(len(test))).numpy().reshape(-1, *net.image)
+    images = _as_taken(net, splits)
     scores = net.scores(images, backend)
     wrong = int((scores.argmax(1) != splits["test"][1]).sum())
     differing = None
@@ -182,14 +226,15 @@ def record_of(file: Path, net: PackedNet, answer: Answer, backend: str) -> dict[
     from reproduce import machine, runs
 
     size = file.stat().st_size
+    device: Device = "cuda" if kernels.takes_gpu(backend) else "cpu"
     return {
         "format": 1,
         "kind": "net",
         "quick": False,
         "started": runs.now(),
-        "machine": machine.machine("cuda" if kernels.takes_gpu(backend) else "cpu"),
+        "machine": machine.machine(device),
         "libraries": machine.libraries(),
-        "code": machine.code(),
+        "code": machine.code(device),
         "backend": kernels.describe(backend),
         "about": net.about,
         "data": net.settings.data.name,
@@ -238,16 +283,20 @@ def freeze(
 
 def predict(
     file: Annotated[Path, typer.Argument(help="A packed net, as `reproduce freeze` writes it.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Classify these instead: a PNG, a folder of PNGs, or an .npy array.")
+    ] = None,
     data: DataOption = None,
     backend: Annotated[str, typer.Option(help="A backend of the kernels, or auto.")] = "auto",
     against: Annotated[
-        Path | None, typer.Option(help="The float net's weights (nets/….pt): compare every prediction with its.")
+        Path | None, typer.Option(help="The float net's weights (nets/…): compare every prediction.")
     ] = None,
     record: Annotated[Path | None, typer.Option(help="A folder to keep the figures in, as one JSON file.")] = None,
 ) -> None:
     """Run a packed net over its data set's test images: errors, images a second, one image's latency.
 
-    Exit code 2: the file, the weights or the backend will not do; 3: no data.
+    With --images: each one's class and its ten scores, and the time they took.
+    Exit code 2: the file, the weights, the images or the backend will not do; 3: no data.
     """
     import kernels
     from reproduce.benchmarks.record import write
@@ -256,6 +305,11 @@ def predict(
 
     try:
         net = PackedNet.load(file)
+        if images is not None:
+            if against is not None or record is not None:
+                raise ValueError("--against and --record are of the data set's test images, not of --images")
+            _classify(net, images, data, backend)
+            return
         state = None if against is None else _weights_of(net, against)
         found = predict_net(net, data, backend, say, state)
         written = record and write(record_of(file, net, found, backend), record)
@@ -277,3 +331,18 @@ def predict(
             say(f"    image {image['image']}: {image['packed']}, not {image['float32']}, by {image['margin']:.2g}")
     if written:
         say(f"written: {yamlfile.shown(written)}")
+
+
+def _classify(net: PackedNet, path: Path, data_folder: Path | None, backend: str) -> None:
+    """Print class and scores of each image in `path`, and the time. Raises ValueError, RuntimeError, DataError."""
+    import kernels
+
+    names, images = given_images(net, path, data_folder, say)
+    net.scores(images[:1], backend)  # warm
+    start = time.perf_counter()
+    scores = net.scores(images, backend)
+    seconds = time.perf_counter() - start
+    for name, each in zip(names, scores, strict=True):
+        say(f"{name}: class {each.argmax()}; scores {' '.join(f'{score:.2f}' for score in each)}")
+    each_ms = 1000 * seconds / max(len(images), 1)
+    say(f"{len(images):,} images in {1000 * seconds:.3f} ms, {each_ms:.3f} ms each; {kernels.describe(backend)}")

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from kernels.cpu import thread_count
+from kernels.environment import cores
 from reproduce import campaign, runs, spec
-from reproduce.terminal import say
+from reproduce.terminal import any_text, say
 
 Work = Callable[..., None]
 
@@ -35,13 +36,16 @@ def threads_each(jobs: int, threads: int | None, device: str) -> int | None:
 
 
 def use_threads(threads: int | None) -> None:
-    """Let torch and the kernels take so many CPU threads in this process; None leaves them alone.
+    """Let torch and the kernels take so many CPU threads in this process; None leaves them at their own choice.
 
-    ValueError if what they are left at, $KERNELS_THREADS, is no number.
+    Torch's own choice does not know of a cgroup's CPU quota, and is cut to it. VariableError if
+    $KERNELS_THREADS is no number.
     """
     if threads is not None:
         torch.set_num_threads(threads)
         os.environ["KERNELS_THREADS"] = str(threads)
+    elif torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())
     thread_count()
 
 
@@ -104,6 +108,7 @@ def _without_ctrl_c() -> Iterator[None]:
 
 
 def _child(pipe: Connection, number: int, work: Work, arguments: tuple[Any, ...]) -> None:
+    any_text()
     pipe.send("begun")
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     work(pipe, number, *arguments)

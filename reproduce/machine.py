@@ -1,8 +1,7 @@
-"""What a record says of where it was made: machine, library versions, code revision, source digest."""
+"""What a record says of where it was made: machine, library versions, code revision, training digest."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -14,44 +13,42 @@ from typing import Any
 
 import torch
 
-from kernels import reals
 from kernels.cpu import thread_count
-from reproduce.training import ways
+from kernels.environment import VariableError, variable
+from reproduce import identity
+from reproduce.training import products, ways
 from reproduce.yamlfile import ROOT
 
-# Everything that decides a run's numbers, and nothing that does not: the key of finished runs holds its digest.
-# Exact products (XNOR and popcount) are not among it.
-TRAINING_SOURCE = (
-    "reproduce/data.py",
-    *(f"reproduce/training/{m}.py" for m in "binarize layers nets optim preprocess products step".split()),
-    *(f"reproduce/training/{m}.py" for m in "tensorcores train ways".split()),
-    *(f"kernels/{name}" for name in ("reals.py", "updates.py", "csrc/reals.c", "csrc/signs.c", "csrc/updates.c")),
-    *(f"kernels/cuda/{name}" for name in ("updates.py", "src/updates.cu")),
-)
+
+@cache
+def source_digest(device: identity.Device) -> str:
+    """Digest of the training code for this kind of device, as it lies here when first asked for."""
+    return identity.digest(device)
+
+
+def code(device: identity.Device = "cpu") -> dict[str, Any]:
+    """By what code numbers are made on this kind of device.
+
+    revision, dirty: of git, and whether the code differs from it (None: not known); source: training digest; mode:
+    how products are computed; threads: the number of CPU threads if numbers depend on it, else none.
+    """
+    return {
+        **_revision(),
+        "source": source_digest(device),
+        "device": device,
+        "mode": products.mode(device),
+        "threads": [torch.get_num_threads()] if products.threads_matter(device) else [],
+    }
 
 
 @cache
-def source_digest() -> str:
-    """sha256 over the files that decide a run's numbers, and over which way products go."""
-    total = hashlib.sha256()
-    for name in TRAINING_SOURCE:
-        total.update((Path(__file__).parents[1] / name).read_bytes())
-    if not reals.available() or os.environ.get("REPRODUCE_PRODUCTS") == "torch":
-        total.update(b"products by torch")  # on a CPU they round otherwise than those by kernels
-    if without := ways.left_out():  # on a GPU: other numbers
-        total.update(f"without {' '.join(without)}".encode())
-    return total.hexdigest()
-
-
-@cache
-def code() -> dict[str, Any]:
-    """Git revision, whether the code differs from it, and the digest of the training source.
+def _revision() -> dict[str, Any]:
+    """Git revision, and whether the code differs from it.
 
     Where there is no repository, $REPRODUCE_REVISION stands for it: 40 hexadecimal digits, with "-dirty" behind
-    them if the code differs, as `git describe --always --abbrev=40 --exclude '*' --dirty` prints it. ValueError
+    them if the code differs, as `git describe --always --abbrev=40 --exclude '*' --dirty` prints it. VariableError
     for anything else there. Without either, both are None: not known.
     """
-
     own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
 
     def git(*words: str) -> str | None:
@@ -64,21 +61,17 @@ def code() -> dict[str, Any]:
 
     top = git("rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != ROOT.resolve():  # no repository, or one of something else around it
-        return _told_revision() | {"source": source_digest()}
+        return _told_revision()
     changed = git("status", "--porcelain", "--", "reproduce", "kernels", "experiments", "pyproject.toml")
-    return {
-        "revision": git("rev-parse", "HEAD"),
-        "dirty": None if changed is None else bool(changed),
-        "source": source_digest(),
-    }
+    return {"revision": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
 
 
 def _told_revision() -> dict[str, Any]:
-    told = os.environ.get("REPRODUCE_REVISION")
-    if not told:
+    told = variable("REPRODUCE_REVISION")
+    if told is None:
         return {"revision": None, "dirty": None}
     if not re.fullmatch(r"[0-9a-f]{40}(-dirty)?", told):
-        raise ValueError(f"REPRODUCE_REVISION is 40 hexadecimal digits, with or without -dirty, not {told!r}")
+        raise VariableError(f"REPRODUCE_REVISION is 40 hexadecimal digits, with or without -dirty, not {told!r}")
     return {"revision": told[:40], "dirty": told.endswith("-dirty")}
 
 
@@ -101,7 +94,7 @@ def machine(device: str) -> dict[str, Any]:
 
 def call(device: str) -> dict[str, Any]:
     """What a run that goes on elsewhere or later keeps of the calls that it was trained in."""
-    here, by = machine(device), code()
+    here, by = machine(device), _revision()
     return {
         "revision": by["revision"],
         "dirty": by["dirty"],

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from reproduce import campaign, data, fetch, jobs, machine, runs, spec
+from reproduce import campaign, checkpoints, data, fetch, jobs, machine, runs, spec
+from reproduce.identity import Device
 from reproduce.records import stem_of
 from reproduce.terminal import console
 from reproduce.training import train
@@ -79,7 +80,7 @@ def estimates(
         step, epoch, memory = measured(settings, device)
         at_once = _at_once(settings, device, number, threads, say) if number > 1 else None
         epochs = settings.train.epochs
-        made = [_epochs_made(item, store, data_folder, datasets) for item in items]
+        made = [_epochs_made(item, store, data_folder, datasets, device.type) for item in items]
         finished = sum(one == epochs for one in made)
         left = sum(epochs - one for one in made)
         found.append(Estimate(name, epochs, step, epoch, len(items), finished, left, memory, number, at_once))
@@ -176,7 +177,11 @@ def _waited(device: torch.device, start: float) -> float:
 
 
 def _epochs_made(
-    item: campaign.Wanted, store: runs.Store, folder: Path | None, datasets: dict[str, data.Dataset | None]
+    item: campaign.Wanted,
+    store: runs.Store,
+    folder: Path | None,
+    datasets: dict[str, data.Dataset | None],
+    device: str,
 ) -> int:
     """How many of a run's epochs are in the store; nothing is fetched: a run without its data is not begun."""
     begun = stem_of(item.cell.name, item.scale, item.seed, "", item.variant)
@@ -188,20 +193,20 @@ def _epochs_made(
     dataset = datasets[name]
     if dataset is None:
         return 0
-    run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant)
+    kind: Device = "cuda" if device == "cuda" else "cpu"
+    run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant, kind)
     if store.finished(run):
         return item.settings.train.epochs
-    try:
-        saved = torch.load(store.checkpoint(run), map_location="cpu", weights_only=True, mmap=True)
-        return len(saved["run"]["curve"]) if saved["run"]["of"] == run.key else 0
-    except Exception:  # none there, or damaged in any way: training will say so and begin again
-        return 0
+    saved = checkpoints.begun(store.checkpoint(run))
+    return saved.epochs if saved is not None and saved.of == run.parts else 0
 
 
-def unfinished(plan: Sequence[campaign.Wanted], store: runs.Store, folder: Path | None) -> list[campaign.Wanted]:
+def unfinished(
+    plan: Sequence[campaign.Wanted], store: runs.Store, folder: Path | None, device: str
+) -> list[campaign.Wanted]:
     """The runs of a plan that are not in the store."""
     datasets: dict[str, data.Dataset | None] = {}
-    return [i for i in plan if _epochs_made(i, store, folder, datasets) < i.settings.train.epochs]
+    return [i for i in plan if _epochs_made(i, store, folder, datasets, device) < i.settings.train.epochs]
 
 
 # --- memory ---------------------------------------------------------------------------------------------------

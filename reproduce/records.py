@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from reproduce import spec, yamlfile
+from reproduce import outcomes, spec, yamlfile
 from reproduce.files import read_sealed
 
 FORMAT = 1  # of the records below; a record of another is named and left out
@@ -46,11 +47,14 @@ class Machine(Known):
 
 
 class Code(Known):
-    """Git revision, whether the code differed from it, digest of the training source."""
+    """What `machine.code` says; records made before `identity` have no device, mode or threads."""
 
     revision: Text | None
     dirty: bool | None
     source: Text
+    device: Literal["cpu", "cuda"] | None = None
+    mode: Text | None = None
+    threads: list[Count] = Field(default=[], max_length=1000)
 
 
 def explained(error: ValidationError) -> str:
@@ -100,6 +104,24 @@ class Result(_Frozen):
     last_test_error: Percent
     valid_images: Count
     test_images: Count
+    wrong_best: Text | None = None
+    """Which test images were wrong at the best validation epoch (`outcomes.pack`); None in older records."""
+    wrong_last: Text | None = None
+    """The same at the last epoch."""
+
+    @model_validator(mode="after")
+    def _as_counted(self) -> Result:
+        for name, error in (("wrong_best", self.test_error), ("wrong_last", self.last_test_error)):
+            text = getattr(self, name)
+            if text is None:
+                continue
+            try:
+                wrong = outcomes.unpack(text, self.test_images)
+            except ValueError as failure:
+                raise ValueError(f"{name}: {failure}") from None
+            if 100 * int(wrong.sum()) / self.test_images != error:
+                raise ValueError(f"{name}: not as many wrong images as the error says")
+        return self
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -187,9 +209,13 @@ def stem_of(cell: str, scale: str, seed: int, key: str, variant: str | None = No
     return f"{cell.replace('/', '-')}-{scale}{variation}-seed{seed}-{key[:12]}"
 
 
-def key_of(settings: str, scale: str, seed: int, data: str, order: str, source: str) -> str:
-    """sha256 of settings, scale, seed, data (content and order) and training source; all but two are digests."""
-    return hashlib.sha256("/".join([settings, scale, str(seed), data, order, source]).encode()).hexdigest()
+PARTS = ("settings", "scale", "seed", "data", "order", "source", "device", "mode")
+"""What a run is told from others by: settings, data, its order and source are digests."""
+
+
+def key_of(parts: Mapping[str, str]) -> str:
+    """sha256 of PARTS; the last two are missing in records made before they were kept."""
+    return hashlib.sha256("/".join(parts[name] for name in PARTS if name in parts).encode()).hexdigest()
 
 
 def read_record(path: Path) -> Record:
@@ -214,11 +240,16 @@ def read_record(path: Path) -> Record:
 
 def _contradiction(record: Record) -> str | None:
     """What a record says twice and differently, or None."""
-    digest = hashlib.sha256(json.dumps(record.settings, sort_keys=True).encode()).hexdigest()
+    try:
+        digest = spec.Settings.model_validate_json(json.dumps(record.settings)).digest()
+    except ValidationError as error:
+        return f"settings: {explained(error)}"
     if digest != record.settings_digest:
         return "settings_digest is not its settings'"
-    source = str(record.code.get("source"))
-    if key_of(digest, record.scale, record.seed, record.data.digest, record.data.order, source) != record.key:
+    parts = {"settings": digest, "scale": record.scale, "seed": str(record.seed), "data": record.data.digest}
+    parts |= {"order": record.data.order, "source": str(record.code["source"])}
+    parts |= {name: str(record.code[name]) for name in ("device", "mode") if name in record.code}
+    if key_of(parts) != record.key:
         return "key is not that of its settings, seed and data"
     if [row.epoch for row in record.curve] != list(range(1, len(record.curve) + 1)):
         return "curve: its epochs are not 1, 2, …"

@@ -14,7 +14,9 @@ from typing import Any
 from reproduce import machine, spec, yamlfile
 from reproduce.data import Dataset
 from reproduce.files import write_sealed, write_whole
+from reproduce.identity import Device
 from reproduce.records import DataHash, Record, key_of, read_record, stem_of
+from reproduce.training import products
 
 LOCAL = yamlfile.ROOT / "results" / "local"
 PUBLISHED = yamlfile.ROOT / "results"
@@ -22,7 +24,7 @@ PUBLISHED = yamlfile.ROOT / "results"
 
 @dataclass(frozen=True)
 class Run:
-    """One cell, scale and seed, with the data it is to be trained on."""
+    """One cell, scale and seed, with the data it is to be trained on and the kind of device."""
 
     cell: spec.Cell
     scale: spec.Scale
@@ -30,18 +32,31 @@ class Run:
     settings: spec.Settings
     dataset: Dataset
     variant: str | None = None
+    device: Device = "cpu"
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """What tells this run from others: `records.PARTS`."""
+        return {
+            "settings": self.settings.digest(),
+            "scale": self.scale,
+            "seed": str(self.seed),
+            "data": self.dataset.digest,
+            "order": self.dataset.order,
+            "source": machine.source_digest(self.device),
+            "device": self.device,
+            "mode": products.mode(self.device),
+        }
 
     @property
     def key(self) -> str:
-        data = self.dataset
-        settings = self.settings.digest()
-        return key_of(settings, self.scale, self.seed, data.digest, data.order, machine.source_digest())
+        return key_of(self.parts)
 
     @property
     def stem(self) -> str:
         return stem_of(self.cell.name, self.scale, self.seed, self.key, self.variant)
 
-    def record(self, device: str, started: str, seconds: float, **rest: Any) -> Record:
+    def record(self, started: str, seconds: float, **rest: Any) -> Record:
         """A record of this run; `rest` gives status, curve and, if it finished, the result."""
         return Record(
             format=1,
@@ -53,8 +68,8 @@ class Run:
             settings=self.settings.model_dump(mode="json"),
             settings_digest=self.settings.digest(),
             data=DataHash(name=self.dataset.name, digest=self.dataset.digest, order=self.dataset.order),
-            code=machine.code(),
-            machine=machine.machine(device),
+            code=machine.code(self.device),
+            machine=machine.machine(self.device),
             libraries=machine.libraries(),
             started=started,
             seconds=seconds,
@@ -120,7 +135,7 @@ class Store:
             path.unlink(missing_ok=True)
 
     def net(self, stem: str) -> Path:
-        return self.root / "nets" / f"{stem}.pt"
+        return self.root / "nets" / f"{stem}.safetensors"
 
     def write(self, record: Record) -> Path:
         """Write a record under a scratch name, then rename it: it is there whole or not at all."""

@@ -82,9 +82,14 @@ class ZCA(_Strict):
 
 
 class LCN(_Strict):
-    """LeCun's local contrast normalization with a Gaussian window (sigma 2) on each channel."""
+    """LeCun's local contrast normalization with a Gaussian window (sigma 2), as one of two libraries has it.
+
+    "dp" (Torch7) divides each channel of an image by one number; "pylearn2" treats the red channel only. The
+    formulas: `preprocess.lcn`.
+    """
 
     step: Literal["lcn"]
+    as_in: Literal["dp", "pylearn2"]
     kernel: Annotated[int, Field(ge=3, le=31)]
     threshold: Magnitude
 
@@ -124,19 +129,18 @@ class Data(_Strict):
 # --- net ------------------------------------------------------------------------------------------------------
 
 
-class VanillaNorm(_Strict):
-    kind: Literal["vanilla"]
+class Norm(_Strict):
+    """Batch norm: `vanilla` (Lasagne's), `std` (BinaryConnect's own), `shift` (the paper's shift-based one).
+
+    `eps` is added to the variance, for `std` to the std. `alpha`: the new batch's weight in the moving averages.
+    The formulas: `layers`.
+    """
+
+    kind: Literal["vanilla", "std", "shift"]
     eps: Positive
     alpha: Annotated[float, Field(gt=0, le=1)]
 
 
-class ShiftNorm(_Strict):
-    kind: Literal["shift"]
-    eps: Positive
-    alpha: Annotated[float, Field(gt=0, le=1)]
-
-
-Norm = Annotated[VanillaNorm | ShiftNorm, Field(discriminator="kind")]
 Activation = Literal["sign", "stochastic_sign", "relu"]
 
 
@@ -147,8 +151,10 @@ class _Net(_Strict):
     """Zero the gradient of the sign where |input| > 1; must be named but for relu, which has none."""
     norm: Norm
     output_norm: Norm
-    init: Literal["uniform", "glorot"]
+    init: Literal["uniform", "uniform_2", "glorot"]
+    """Weights uniform on ±1, ±2 or ±sqrt(6 / (fan_in + fan_out))."""
     bias_init: Literal["zero", "uniform"]
+    """Biases 0, or uniform on ±1/sqrt(fan_in)."""
 
     @model_validator(mode="after")
     def _possible(self) -> _Net:
@@ -202,6 +208,10 @@ class ShiftAdaMaxRule(_Strict):
     eps: Positive
 
 
+class SGDRule(_Strict):
+    kind: Literal["sgd"]
+
+
 class ExponentialRate(_Strict):
     kind: Literal["exponential"]
     start: Positive
@@ -221,13 +231,14 @@ class HalvingRate(_Strict):
 
 
 class Train(_Strict):
-    optimizer: Annotated[AdamRule | ShiftAdaMaxRule, Field(discriminator="kind")]
+    optimizer: Annotated[AdamRule | ShiftAdaMaxRule | SGDRule, Field(discriminator="kind")]
     rate: Annotated[ExponentialRate | HalvingRate, Field(discriminator="kind")]
-    weight_rate: Literal["glorot", "glorot_power_of_2", "plain"]
-    """Per-layer multiplier of the update: sqrt((fan_in + fan_out) / 1.5), that rounded to a power of two, or 1."""
+    weight_rate: Literal["glorot", "glorot_power_of_2", "glorot_squared", "plain"]
+    """A layer's multiplier of the update: sqrt((fan_in + fan_out) / 1.5), that rounded to a power of two, its
+    square, or 1."""
     bias_rate: Literal["plain", "as_weight"]
     norm_rate: Literal["plain", "glorot_gamma"]
-    """BN's gamma and beta: 1, or sqrt(n / 1.5) for gamma (the Torch7 MNIST script)."""
+    """BN's gamma and beta: 1, or sqrt(n / 1.5) for every gamma, the output's too (Torch7's MNIST model)."""
     clip: Literal["none", "weights", "all"]
     batch: Count
     epochs: Count
@@ -256,9 +267,14 @@ class Settings(_Strict):
         return self
 
     def digest(self) -> str:
-        """sha256 over the canonical JSON of the settings."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """sha256 over the canonical JSON of what is set.
+
+        A field at its default does not count, so that one added later leaves the digest of older runs as it is; a
+        default must therefore never be changed. ste_mask always counts: it is older than this rule.
+        """
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        content["net"]["ste_mask"] = self.net.ste_mask
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 # --- the experiment file --------------------------------------------------------------------------------------
@@ -378,6 +394,8 @@ def load(path: Path) -> Cell:
 def cells(patterns: list[str] | None = None, folder: Path = EXPERIMENTS) -> list[Cell]:
     """All cells, in the files' order, or those whose name is, starts with or matches one of `patterns`."""
     paths = sorted(p for p in folder.glob("*/*.yaml"))
+    if not paths:
+        raise SpecError(f"no experiment files in {folder}; `pip install -e .` in a checkout has them")
     names = {"/".join(p.with_suffix("").parts[-2:]): p for p in paths}
     if not patterns:
         return [load(p) for p in paths]

@@ -19,7 +19,16 @@ from typing import Annotated, Any
 import typer
 
 from reproduce import spec, yamlfile
-from reproduce.terminal import LAST_SEED, MOST_SEEDS, MOST_THREADS, DataOption, ResultsOption, say, stop
+from reproduce.terminal import (
+    LAST_SEED,
+    MOST_SEEDS,
+    MOST_THREADS,
+    DataOption,
+    ResultsOption,
+    last_line,
+    say,
+    stop,
+)
 
 SHORTEST = 10.0  # seconds of a stay: of less nothing is left to train in
 OUT_OF_TIME = 75  # exit code of `reproduce run` at its time limit
@@ -38,7 +47,9 @@ class Task:
             if code != OUT_OF_TIME:
                 break
             if job := slurm_job(os.environ):
-                subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
+                if reason := _requeue(job):
+                    line = f"reproduce: job {job} is at its time limit and could not be requeued ({reason})"
+                    print(f"{line}; the work is kept: submit again to resume it", file=sys.stderr, flush=True)
                 sys.exit(OUT_OF_TIME)  # past submitit, which would write a result
         if code:
             raise RuntimeError(f"`reproduce {' '.join(self.words)}` ended with exit code {code}")
@@ -54,6 +65,17 @@ def slurm_job(environment: Any) -> str | None:
     """This process's SLURM job, with its place in an array; None outside of SLURM."""
     array, place = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{place}" if array and place else environment.get("SLURM_JOB_ID")
+
+
+def _requeue(job: str) -> str | None:
+    """Put a SLURM job back into the queue; why that failed, in a line, or None."""
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, timeout=60)
+    except OSError as error:
+        return f"scontrol: {error.strerror}"
+    except subprocess.TimeoutExpired:
+        return "scontrol did not answer within 60 seconds"
+    return last_line(done.stderr) or f"scontrol: exit code {done.returncode}" if done.returncode else None
 
 
 def spare(limit: float) -> float:
@@ -114,15 +136,15 @@ def submit(
             raise stop(f"{option} takes {', '.join(allowed)}, not {given!r}", 2)
     try:
         limit = campaign.time_limit(time_limit)
+        found = spec.cells(cells)
+        plan = campaign.wanted(found, scale, range(first_seed, first_seed + seeds), say)  # type: ignore[arg-type]
     except ValueError as error:
         raise stop(error, 2) from None
     if limit < SHORTEST:
         raise stop(f"--time-limit takes at least {SHORTEST:.0f}s, not {time_limit}", 2)
     store = runs.Store((results or runs.LOCAL).absolute())
     where = folder(data).absolute()
-    size: spec.Scale = scale  # type: ignore[assignment]
-    plan = campaign.wanted(spec.cells(cells), size, range(first_seed, first_seed + seeds), say)
-    missing = planning.unfinished(plan, store, where)
+    missing = planning.unfinished(plan, store, where, device)
     common = ["--scale", scale, "--seeds", "1", "--results", str(store.root), "--data", str(where)]
     common += ["--device", device, "--threads", str(cpus), "--time-limit", f"{int(limit - spare(limit))}s"]
     tasks = [Task(("run", item.cell.name, "--first-seed", str(item.seed), *common)) for item in missing]

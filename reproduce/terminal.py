@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,20 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Folder of the data sets.", show_default="$REPRODUCE_DATA, else a user cache"),
 ]
+
+
+def any_text() -> None:
+    """Let this process print any text: what the terminal's encoding lacks, an ü in ASCII, is written as \\xfc."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def last_line(output: str | bytes) -> str:
+    """The last line that a program or an error says, where its reason stands; empty if it says nothing."""
+    text = output.decode(errors="replace") if isinstance(output, bytes) else output
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
 
 
 def say(text: str) -> None:

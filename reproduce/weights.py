@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from reproduce import files, yamlfile
 from reproduce.records import Record
-from reproduce.training import train
 
 
 def save(path: Path, state: dict[str, Tensor]) -> None:
-    """Write a state_dict, whole or not at all. Raises OSError."""
-    torch.save(state, content := io.BytesIO())
-    files.write_whole(path, content.getvalue())
+    """Write a state_dict as safetensors, whole or not at all. Raises OSError."""
+    files.write_whole(path, safetensors.torch.save({name: value.contiguous() for name, value in state.items()}))
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    """The state_dict of a trained net. ValueError (one line) if it cannot be read as it was written."""
+    """The state_dict of a trained net, of safetensors. ValueError (one line) if the file cannot be used.
+
+    The format has no checksum: whether the weights are the run's own, `of_run` finds out by their digest.
+    """
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name}: not a regular file")
     try:
-        state = train.saved(path)
+        state = safetensors.torch.load(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"{path.stem}: its weights are not here ({yamlfile.shown(path)})") from None
+        older = path.with_suffix(".pt")
+        hint = f"; {older.name} is an older version's and is not read" if older.exists() else ""
+        raise ValueError(f"{path.stem}: its weights are not here ({yamlfile.shown(path)}){hint}") from None
     except Exception as error:  # a file cut or changed at any byte can fail in any way
         raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from None
-    if not isinstance(state, dict):
-        raise ValueError(f"{path.name} holds no weights")
     for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise ValueError(f"{path.name} holds no weights: {yamlfile.short(name)} is no tensor with a name")
-        dense = value.layout == torch.strided and value.device.type == "cpu" and value.dtype == torch.float32
-        if not dense or value.is_nested or not bool(value.isfinite().all()):
+        if value.dtype != torch.float32 or not bool(value.isfinite().all()):
             raise ValueError(f"{path.name}: {yamlfile.short(name)} should be finite float32 numbers")
     return state
 

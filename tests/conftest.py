@@ -10,7 +10,7 @@ import torch
 from made import made_images
 
 import kernels
-from kernels import reals
+from kernels import reals, ternary
 from kernels.cuda import launch
 from reproduce import data, files, machine, runs
 
@@ -30,10 +30,12 @@ def data_folder(tmp_path, monkeypatch):
     return folder
 
 
-WAYS = {"torch": {"REPRODUCE_PRODUCTS": "torch"}}
+WAYS = {"torch": {"REPRODUCE_PRODUCTS": "float32", "KERNELS_ISA": "numpy"}}
 """The ways a training step can be computed on this machine, and the environment that chooses each."""
 if reals.available():
-    WAYS["kernels"] = {"REPRODUCE_PRODUCTS": "kernels"}
+    WAYS["tables"] = {"REPRODUCE_PRODUCTS": "float32"}
+if ternary.available():
+    WAYS["fixed16"] = {"REPRODUCE_PRODUCTS": "fixed16"}
 
 
 @pytest.fixture(params=WAYS)

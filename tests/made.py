@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reproduce import runs, spec, yamlfile
+from reproduce import outcomes, runs, spec, yamlfile
 from reproduce.data import Dataset
 from reproduce.records import EpochRow, Result
 
@@ -44,6 +44,11 @@ def settings(**over):
         },
     }
     return spec.Settings.model_validate(yamlfile.merged(base, over))
+
+
+def by_sgd(s):
+    """The settings `s` with plain SGD as their optimizer."""
+    return s.model_copy(update={"train": s.train.model_copy(update={"optimizer": spec.SGDRule(kind="sgd")})})
 
 
 CONVNET = {
@@ -104,11 +109,22 @@ def made_run(seed=0, digest="d" * 64, order="o" * 64, scale="small", variant=Non
     return runs.Run(cell, scale, seed, cell.scales[scale], Dataset("mnist", {}, digest, order), variant)
 
 
-def made_record(run=None, error=2.0, **change):
+def made_record(run=None, error=2.0, wrong=None, **change):
+    """A finished run; `wrong` (bool, a value an image) says which test images were wrong, and so the error."""
     run = run or made_run()
+    images, told = 10_000, {}
+    if wrong is not None:
+        error, images = 100 * int(wrong.sum()) / len(wrong), len(wrong)
+        told = {"wrong_best": outcomes.pack(wrong), "wrong_last": outcomes.pack(wrong)}
     row = EpochRow(epoch=1, rate=1e-3, train_loss=0.1, valid_wrong=4, valid_loss=0.2, seconds=1.0)
     result = Result(
-        best_epoch=1, valid_error=2.0, test_error=error, last_test_error=error, valid_images=200, test_images=200
+        best_epoch=1,
+        valid_error=2.0,
+        test_error=error,
+        last_test_error=error,
+        valid_images=200,
+        test_images=images,
+        **told,
     )
-    record = run.record("cpu", "2026-01-01T00:00:00+00:00", 1.0, status="finished", result=result, curve=[row])
+    record = run.record("2026-01-01T00:00:00+00:00", 1.0, status="finished", result=result, curve=[row])
     return record.model_copy(update=change)

@@ -52,7 +52,6 @@ def made_run(cell, scale, seed, error):
         test_images=10_000,
     )
     record = run.record(
-        "cpu",
         "2026-01-01T00:00:00+00:00",
         60.0,
         status="finished",

@@ -384,14 +384,3 @@ def test_what_is_done_is_kept_when_the_rest_does_not_come(tmp_path, host, monkey
     (failed,) = record["failed"]
     assert failed["what"] == "MNIST MLP" and failed["error"].endswith("an illegal memory access was encountered")
     assert "the second net" in record["notes"] and not any("cut off" in note for note in record["notes"])
-
-
-def test_trials_that_were_made_are_not_made_again(tmp_path, host, monkeypatch):
-    monkeypatch.setattr(trial, "failures", lambda names: pytest.fail("made again"))
-    monkeypatch.setattr(bench_gpu, "_net_rows", lambda *_: ([], [], []))
-    (tmp_path / "trials.json").write_text(json.dumps({"cuda-bmma": "hangs", "updates": "not a backend"}))
-    done = run("--gpu", "--quick", "--to", tmp_path / "kernels", "--trials", tmp_path / "trials.json")
-    assert done.exit_code == 0, done.output
-    (path,) = (tmp_path / "kernels").iterdir()
-    record = json.loads(path.read_text())
-    assert {(one["candidate"], one["error"]) for one in record["failed"]} == {("xnor cuda-bmma", "hangs")}

@@ -12,13 +12,14 @@ from made import convnet_settings, made_images, settings
 from torch import nn
 from typer.testing import CliRunner
 
-from kernels import reals
+from kernels import norm as norms_kernel
+from kernels import reals, ternary
 from reproduce import cli
 from reproduce.benchmarks import breakdown
 from reproduce.benchmarks import nets as cells
 from reproduce.benchmarks import peer_torch as peer
 from reproduce.benchmarks import train as bench_train
-from reproduce.training import layers, nets, optim, preprocess, train
+from reproduce.training import engine, fused, layers, nets, optim, preprocess, products, step, train
 
 CASES = {
     "mlp": settings(net={"hidden": [48, 32], "dropout_in": 0.2, "dropout_hidden": 0.5}),
@@ -52,7 +53,7 @@ def test_three_steps_of_the_peer_are_those_of_the_formulas_in_float64(case, layo
         layers, before = [], []
         for layer, norm, pool in zip(loop.layers, norms, pooled, strict=True):
             own = [doubles(p) for p in (layer.weight, layer.bias, norm.weight, norm.bias)]
-            layers.append(twin.Layer(*own, norm=s.net.norm, pool=pool, mean=None, inv_std=None))
+            layers.append(twin.Layer(*own, norm=s.net.norm, pool=pool, mean=None, spread=None))
             before.append(own)
             layer.register_forward_hook(
                 lambda _, given, out, one=layers[-1]: vars(one).update(
@@ -62,7 +63,7 @@ def test_three_steps_of_the_peer_are_those_of_the_formulas_in_float64(case, layo
             norm.register_forward_hook(lambda _, __, out, one=layers[-1]: vars(one).update(normed=doubles(out)))
         loss = loop.step(x, labels)
         keep = [0.8, 0.5, 0.5] if case == "mlp" else [1.0] * len(layers)
-        found = twin.step(layers, doubles(x), targets, keep, stochastic=False)
+        found = twin.step(layers, doubles(x), targets, keep, activation="sign")
         assert loss.item() == pytest.approx(found.loss, rel=1e-12)
         assert any(pooled) or not found.choices  # equal values in a window may differ by a last bit
         for k, (layer, norm) in enumerate(zip(loop.layers, norms, strict=True)):
@@ -99,7 +100,9 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
     assert record["machine"]["cpu"] and len(record["code"]["source"]) == 64
     assert record["libraries"]["torch"] == torch.__version__
     rows = {(row["what"], row["candidate"]): row for row in record["rows"]}
-    assert set(rows) == set(itertools.product(cells.CELLS, (bench_train.OURS, bench_train.PEER)))
+    fixed16 = products.mode() == "fixed16"
+    candidates = (bench_train.OURS, *([bench_train.OURS_FLOAT32] if fixed16 else []), bench_train.PEER)
+    assert set(rows) == set(itertools.product(cells.CELLS, candidates))
     for (what, candidate), row in rows.items():
         assert row["steps_per_second"] == pytest.approx(1 / row["seconds"])
         assert row["images_per_second"] == pytest.approx(row["batch"] / row["seconds"])
@@ -107,16 +110,20 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
         if candidate == bench_train.OURS:
             against = row["times_faster_than"][bench_train.PEER]
             assert against["low"] <= against["ratio"] <= against["high"]
-        else:
+        elif candidate == bench_train.PEER:
             assert row["layout"] in bench_train.LAYOUTS
     for name in cells.CELLS:
         limits = record["bounds"]["nets"][name]
         assert limits["matmul_steps_per_second"] > 0 and limits["products"]
         assert (limits["tables_steps_per_second"] is not None) == reals.available()
         parts = record["parts"]["seconds"][name]
-        assert {breakdown.PRODUCTS, breakdown.PRODUCTS_BACK, breakdown.BETWEEN_BACK, breakdown.NORMS,
-                breakdown.ACTIVATIONS, breakdown.OPTIMIZER, breakdown.BINARIZATION, breakdown.LOSS,
-                breakdown.GATHER, breakdown.REST} <= set(parts)  # fmt: skip
+        expected = {breakdown.PRODUCTS, breakdown.BETWEEN_BACK, breakdown.GATHER, breakdown.REST}
+        if fixed16:
+            expected |= {breakdown.INPUTS_BACK, breakdown.UPDATES, breakdown.BETWEEN}
+        else:
+            expected |= {breakdown.PRODUCTS_BACK, breakdown.NORMS, breakdown.ACTIVATIONS, breakdown.OPTIMIZER}
+            expected |= {breakdown.BINARIZATION, breakdown.LOSS}
+        assert expected <= set(parts)
         lightning = record["lightning"]["nets"][name]
         assert 0 < lightning["seconds_a_block"] < 1 and 0 < lightning["share_of_step"]
         assert lightning["steps_an_epoch"] == {"MNIST MLP": 500, "CIFAR-10 ConvNet": 900}[name]
@@ -165,14 +172,34 @@ def test_products_of_a_net_are_its_multiply_adds():
 
 def test_parts_of_a_step_are_found_where_the_time_is_spent(monkeypatch):
     """A part that is made to take long shows up under its own name, and the parts add up to the step."""
-    s = CASES["convnet"]
-    data = bench_train.device_data(s, made_images(200, (32, 32, 3))[0])
+    monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     slow = (
         (breakdown.OPTIMIZER, optim.Adam, "step", 0.05),
-        (breakdown.LOSS, train, "squared_hinge", 0.05),
+        (breakdown.LOSS, step, "squared_hinge", 0.05),
         (breakdown.GATHER, preprocess.DeviceData, "images", 0.05),
         (breakdown.NORMS, layers.BatchNorm, "forward", 0.008),  # seven of them
     )
+    slow_parts_show(slow, monkeypatch)
+    assert step.squared_hinge.__name__ == "squared_hinge"  # everything is put back
+
+
+@pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here")
+def test_parts_of_a_step_without_autograd_are_found_where_the_time_is_spent(monkeypatch):
+    monkeypatch.setenv("REPRODUCE_PRODUCTS", "fixed16")
+    slow = (
+        (breakdown.GATHER, engine.Engine, "_input", 0.05),
+        (breakdown.PRODUCTS, fused.Convolution, "forward", 0.015),  # four of them
+        (breakdown.INPUTS_BACK, fused.Convolution, "to_input", 0.02),  # three
+        (breakdown.UPDATES, fused.Linear, "update", 0.03),  # two
+        (breakdown.BETWEEN, norms_kernel.Norm, "forward", 0.01),  # six
+        (breakdown.BETWEEN_BACK, norms_kernel, "unpool", 0.03),  # two
+    )
+    slow_parts_show(slow, monkeypatch)
+
+
+def slow_parts_show(slow, monkeypatch):
+    s = CASES["convnet"]
+    data = bench_train.device_data(s, made_images(200, (32, 32, 3))[0])
     for part, owner, name, seconds in slow:
         before = getattr(owner, name)
 
@@ -190,11 +217,11 @@ def test_parts_of_a_step_are_found_where_the_time_is_spent(monkeypatch):
             assert sum(parts.values()) * 6 == pytest.approx(time.perf_counter() - start, rel=0.3)
         assert parts[part] >= 0.05, (part, parts)
         assert max(parts, key=parts.get) == part
-    assert train.squared_hinge.__name__ == "squared_hinge"  # everything is put back
-    assert "step" not in vars(module.rule)
+        assert "step" not in vars(module.rule)
 
 
 def test_a_slow_backward_of_a_layer_is_the_layers(monkeypatch):
+    monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     s = CASES["mlp"]
     data = bench_train.device_data(s, made_images(200)[0])
 

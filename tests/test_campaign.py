@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from filelock import FileLock
 from made import made_cell, made_record, settings
@@ -17,6 +18,8 @@ from kernels import build, cpu, reals
 from reproduce import campaign, check, cli, data, fetch, machine, paper, runs, spec, yamlfile
 from reproduce import plan as planning
 from reproduce.records import read_record, read_records
+from reproduce.report import rows
+from reproduce.training import checkpoint as checkpoint_file
 from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
@@ -42,7 +45,7 @@ def test_runs_are_recorded_and_skipped_the_next_time(tmp_path, data_folder):
     assert sum("already there" in line for line in said) == 2
     store = runs.Store(tmp_path / "s")
     assert not list((store.root / "work").glob("*.ckpt"))
-    net = torch.load(store.net(record.stem), weights_only=True)
+    net = safetensors.torch.load_file(store.net(record.stem))
     assert net["blocks.0.layer.weight"].shape == (32, 784)
 
 
@@ -69,7 +72,9 @@ def test_a_run_that_another_process_is_at_is_left_for_the_end_and_not_made_twice
     assert len(list(store.runs.glob("*.json"))) == 2
 
 
-def test_a_checkpoint_of_other_data_or_other_code_is_not_gone_on_from(tmp_path, data_folder, monkeypatch):
+def test_a_checkpoint_of_other_data_or_other_code_under_a_runs_name_is_set_aside(
+    tmp_path, data_folder, monkeypatch
+):
     cell = made_cell(train={"epochs": 2})
     plan = campaign.wanted([cell], "small", [0], print)
     store = runs.Store(tmp_path / "s")
@@ -79,7 +84,7 @@ def test_a_checkpoint_of_other_data_or_other_code_is_not_gone_on_from(tmp_path, 
     half = slice(30000), slice(30000, None)
     turned = {k: np.concatenate([v[half[1]], v[half[0]]]) for k, v in whole.arrays.items() if "train" in k}
 
-    def expect_refused(change):
+    def expect_refused(change, words):
         other = runs.Store(tmp_path / "other")
         shutil.rmtree(other.root, ignore_errors=True)
         with monkeypatch.context() as patch:
@@ -88,28 +93,34 @@ def test_a_checkpoint_of_other_data_or_other_code_is_not_gone_on_from(tmp_path, 
             run = runs.Run(cell, "small", 0, cell.scales["small"], dataset)
             other.prepare()
             shutil.copyfile(kept, other.checkpoint(run))
-            assert planning._epochs_made(plan[0], other, data_folder, {"mnist": dataset}) == 0
+            assert planning._epochs_made(plan[0], other, data_folder, {"mnist": dataset}, "cpu") == 0
             said = []
             assert campaign.carry_out(plan, other, data_folder, CPU, said.append, bar=False).trained == 1
-            assert any("of another run; starting this run again" in line for line in said)
+            name = other.checkpoint(run).name
+            assert (
+                f"checkpoint {name} was begun {words} (1 epochs), starting afresh; the old one is kept as "
+                + (f"{name}.other")
+                in said
+            )
+            assert (other.root / "work" / f"{name}.other").read_bytes() == kept.read_bytes()
 
     def other_order(patch):
         arrays = whole.arrays | turned
         found = data.Dataset("mnist", arrays, whole.digest, data.order_digest(arrays))
         patch.setattr(fetch, "load", lambda *_: found)
 
-    expect_refused(other_order)
-    expect_refused(lambda patch: patch.setattr(machine, "source_digest", lambda: "other code"))
+    expect_refused(other_order, "with another image order")
+    expect_refused(lambda patch: patch.setattr(machine, "source_digest", lambda _: "other code"), "by other code")
     said = []
     assert campaign.carry_out(plan, store, data_folder, CPU, said.append, bar=False).trained == 1
-    assert not any("another run" in line for line in said)
+    assert not any("begun" in line for line in said)
 
 
 def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data_folder, monkeypatch):
     def in_calls(store, *calls):
         plan = campaign.wanted([made_cell(train={"epochs": len(calls)})], "small", [0], print)
-        for dirty, name in calls:
-            call = {"revision": "r", "dirty": dirty, "name": name, "threads": 1}
+        for dirty, name, *threads in calls:
+            call = {"revision": "r", "dirty": dirty, "name": name, "threads": (threads or [1])[0]}
             monkeypatch.setattr(machine, "call", lambda _, call=call: call)
             words = runs.Store(store), data_folder, CPU, print
             found = campaign.carry_out(plan, *words, bar=False, deadline=time.monotonic())
@@ -118,8 +129,9 @@ def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data
         return record
 
     whole = fetch.load("mnist", data_folder)
-    monkeypatch.setattr(machine, "code", lambda: {"revision": "r", "dirty": False, "source": "s" * 64})
-    monkeypatch.setattr(machine, "source_digest", lambda: "s" * 64)
+    code = {"revision": "r", "dirty": False, "source": "s" * 64, "device": "cpu", "mode": "torch", "threads": [1]}
+    monkeypatch.setattr(machine, "code", lambda _: code)
+    monkeypatch.setattr(machine, "source_digest", lambda _: "s" * 64)
     one = in_calls(tmp_path / "one", (False, "here"), (False, "here"))
     assert one.code["dirty"] is False and "calls" not in one.machine
     two = in_calls(tmp_path / "two", (True, "here"), (False, "here"), (False, "there"))
@@ -129,6 +141,13 @@ def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data
         (False, "here"),
         (False, "there"),
     ]
+    assert one.code["threads"] == two.code["threads"] == [1]
+    three = in_calls(tmp_path / "three", (False, "here", 2), (False, "here", 1))
+    assert three.code["threads"] == [1, 2] and not may_be_pooled(three, one)
+
+
+def may_be_pooled(*records):
+    return len(rows.apart(records)) == 1
 
 
 def test_a_damaged_record_is_told_before_its_run_is_made_again(tmp_path, data_folder):
@@ -384,7 +403,7 @@ def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_fold
         run = runs.Run(plan[1].cell, "small", 1, plan[1].settings, fetch.load("mnist", data_folder))
         parts = preprocess.prepare(data.splits(run.dataset, run.settings.data), run.settings.data, True, CPU)
         where, call = runs.Store(store).checkpoint(run), {"name": "here"}
-        train.fit(run.settings, parts, 1, where, CPU, deadline=time.monotonic(), key=run.key, call=call)
+        train.fit(run.settings, parts, 1, where, CPU, deadline=time.monotonic(), run=run.parts, call=call)
     foreign = runs.Run(plan[2].cell, "small", 2, plan[2].settings, run.dataset)
     shutil.copyfile(where, runs.Store(store).checkpoint(foreign))  # another run's under this one's name
     (found,) = planning.estimates(plan, runs.Store(store), data_folder, CPU, print)
@@ -454,8 +473,9 @@ def test_names_are_shown_as_they_are_and_dirty_runs_are_marked(tmp_path, data_fo
     row = "a [/x] [red]b[/red] :smile:"
     path = experiments(tmp_path / "experiments") / "table1" / "made.yaml"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"row": row}))
-    monkeypatch.setattr(machine, "code", lambda: {"revision": "r", "dirty": True, "source": "s" * 64})
-    monkeypatch.setattr(machine, "source_digest", lambda: "s" * 64)
+    code = {"revision": "r", "dirty": True, "source": "s" * 64, "device": "cpu", "mode": "torch", "threads": []}
+    monkeypatch.setattr(machine, "code", lambda _: code)
+    monkeypatch.setattr(machine, "source_digest", lambda _: "s" * 64)
     monkeypatch.setenv("COLUMNS", "300")
     store = ["--results", str(tmp_path / "r")]
     words = ["run", "--scale", "small", *store, "--data", str(data_folder)]
@@ -568,15 +588,11 @@ def test_without_compiled_kernels_the_numbers_have_another_name_and_the_reason_i
     said = []
     with monkeypatch.context() as patch:
         patch.setattr(cpu, "_loaded", build.BuildError("no space left"))
-        machine.source_digest.cache_clear()
-        try:
-            summary = go(tmp_path, data_folder, [cell], said=said)
-        finally:
-            machine.source_digest.cache_clear()
+        summary = go(tmp_path, data_folder, [cell], said=said)
     assert summary.trained == 1 and summary.records[0].key != with_kernels.key
     assert sum("no compiled kernels: no space left; products are torch's" in line for line in said) == 1
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "junk")
-    with pytest.raises(ValueError, match="REPRODUCE_PRODUCTS is kernels or torch"):
+    with pytest.raises(ValueError, match="REPRODUCE_PRODUCTS is fixed16 or float32"):
         go(tmp_path, data_folder, [cell])
 
 
@@ -591,13 +607,13 @@ def test_a_checkpoint_that_memory_is_too_short_for_or_the_disk_fails_to_read_sta
         with monkeypatch.context() as patch:
             patch.setattr(torch, "load", fails)
             with pytest.raises(type(error)):
-                train._sound(path, "x", print)
+                checkpoint_file.sound(path, {}, print)
         assert path.exists()
     path.write_bytes(path.read_bytes()[:-30])
     with monkeypatch.context() as patch:
         patch.setattr(torch, "load", lambda *_, **__: {}[0])
-        assert not train._sound(path, "x", print)
-    assert not path.exists()
+        assert not checkpoint_file.sound(path, {}, print)
+    assert not path.exists() and path.with_name("a.ckpt.other").exists()
 
 
 def test_memory_that_runs_out_while_a_file_is_written_is_told_by_its_context():
@@ -607,8 +623,8 @@ def test_memory_that_runs_out_while_a_file_is_written_is_told_by_its_context():
         except MemoryError:
             raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904
     except RuntimeError as error:
-        assert train.out_of_memory(error)
-    assert not train.out_of_memory(RuntimeError("unexpected pos 64 vs 0"))
+        assert checkpoint_file.out_of_memory(error)
+    assert not checkpoint_file.out_of_memory(RuntimeError("unexpected pos 64 vs 0"))
 
 
 def test_a_data_set_that_the_machine_cannot_read_is_tried_again_and_its_arrays_are_let_go(

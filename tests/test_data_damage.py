@@ -69,6 +69,7 @@ def origin(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(fetch, "PLACES", dict.fromkeys(fetch.PLACES, url))
     monkeypatch.setattr(data, "SHAPES", {n: {"train": (TRAIN, *s), "test": (TEST, *s)} for n, s in SHAPE.items()})
     arrays = {name: made(name) for name in SHAPE}
     monkeypatch.setattr(data, "DIGESTS", {n: data.content_digest(a) for n, a in arrays.items() if n != "svhn"})

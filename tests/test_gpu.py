@@ -60,7 +60,7 @@ def test_binarization_is_the_cpus_bit_for_bit():
 
 
 @pytest.mark.parametrize(
-    "steps", [[{"step": "zca", "bias": 0.1}], [{"step": "lcn", "kernel": 9, "threshold": 1e-4}], []]
+    "steps", [[{"step": "zca", "bias": 0.1}], [{"step": "lcn", "as_in": "dp", "kernel": 9, "threshold": 1e-4}], []]
 )
 def test_preprocessing_agrees(steps):
     split = made_splits((32, 32, 3))

@@ -14,6 +14,7 @@ VERBS = (
     "reproduce-table1",
     "bench-cpu",
     "bench-train",
+    "bench-layers",
     "bench-gpu",
     "test",
     "check-small",

@@ -9,7 +9,14 @@ import torch
 from made import convnet_settings, settings
 
 from reproduce.training import nets, products, tensorcores
-from reproduce.training.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, lr_multiplier
+from reproduce.training.layers import (
+    BatchNorm,
+    BinaryConv2d,
+    BinaryLinear,
+    ShiftBatchNorm,
+    StdBatchNorm,
+    lr_multiplier,
+)
 
 
 def np_ap2(x):
@@ -100,6 +107,50 @@ def test_vanilla_batch_norm_gradient():
         norm.weight.uniform_(0.5, 2)
     x = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda t: norm(t), (x,))
+
+
+@pytest.mark.parametrize("shape", [(41, 7), (5, 7, 3, 4)])
+def test_batch_norm_with_eps_on_the_std_averages_the_std(shape):
+    torch.manual_seed(5)
+    norm = StdBatchNorm(7, eps=0.25, alpha=0.15).double()  # so large that its place shows
+    with torch.no_grad():
+        norm.weight.uniform_(-2, 2)
+        norm.bias.uniform_(-1, 1)
+    gamma, beta = norm.weight.detach().numpy(), norm.bias.detach().numpy()
+    mean, std = np.zeros(7), np.ones(7)
+    for _ in range(3):
+        x = torch.randn(shape, dtype=torch.float64) * torch.linspace(0.1, 3, 7).view(-1, *[1] * (len(shape) - 2))
+        y = norm(x)
+        flat = columns(x.numpy())
+        now = flat.std(0)
+        expected = (flat - flat.mean(0)) / (now + 0.25) * gamma + beta
+        np.testing.assert_allclose(columns(y.detach().numpy()), expected, rtol=1e-12, atol=1e-12)
+        mean += 0.15 * (flat.mean(0) - mean)
+        std += 0.15 * (now - std)
+    np.testing.assert_allclose(norm.mean.numpy(), mean, rtol=1e-12)
+    np.testing.assert_allclose(norm.std.numpy(), std, rtol=1e-12)
+    norm.eval()
+    x = torch.randn(shape, dtype=torch.float64)
+    expected = (columns(x.numpy()) - mean) / (std + 0.25) * gamma + beta
+    np.testing.assert_allclose(columns(norm(x).detach().numpy()), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradient_of_batch_norm_with_eps_on_the_std():
+    torch.manual_seed(6)
+    norm = StdBatchNorm(3, eps=0.25).double()
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+    x = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t, *_: norm(t), (x, norm.weight, norm.bias))
+
+
+def test_a_unit_that_never_changes_has_a_finite_gradient():
+    norm = StdBatchNorm(2, eps=1e-4)
+    x = torch.tensor([[3.0, 1.0], [3.0, 2.0], [3.0, 5.0]], requires_grad=True)
+    g = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, -1.0]])
+    norm(x).backward(g)
+    np.testing.assert_allclose(x.grad[:, 0].numpy(), (g[:, 0].numpy() - 1 / 3) / 1e-4, rtol=1e-5)
+    assert norm.weight.grad[0] == 0 and bool(x.grad.isfinite().all())
 
 
 def test_convolution_pads_with_zeros_so_borders_are_ternary():

@@ -12,7 +12,7 @@ from reproduce import machine, yamlfile
 def no_repository(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "ROOT", tmp_path)
     yield monkeypatch
-    machine.code.cache_clear()
+    machine._revision.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -24,14 +24,14 @@ def test_without_a_repository_the_environment_tells_the_revision(no_repository, 
         no_repository.delenv("REPRODUCE_REVISION", raising=False)
     else:
         no_repository.setenv("REPRODUCE_REVISION", told)
-    machine.code.cache_clear()
+    machine._revision.cache_clear()
     found = machine.code()
     assert (found["revision"], found["dirty"]) == (revision, dirty)
 
 
 def test_another_revision_is_refused(no_repository):
     no_repository.setenv("REPRODUCE_REVISION", "main")
-    machine.code.cache_clear()
+    machine._revision.cache_clear()
     with pytest.raises(ValueError, match="REPRODUCE_REVISION is 40 hexadecimal digits"):
         machine.code()
 

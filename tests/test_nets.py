@@ -82,12 +82,13 @@ def test_convnet_pools_before_the_norm_and_in_every_second_convolution():
     np.testing.assert_array_equal(block(x).detach().numpy(), np.where(pooled * scale >= 0, 1, -1))
 
 
-@pytest.mark.parametrize("init", ["uniform", "glorot"])
+@pytest.mark.parametrize("init", ["uniform", "uniform_2", "glorot"])
 def test_initial_weights_and_biases(init):
     torch.manual_seed(0)
     net = nets.build(settings(net={"init": init, "bias_init": "uniform", "hidden": [64]}).net)
     layer = net.blocks[0].layer
-    bound = 1.0 if init == "uniform" else math.sqrt(6 / (784 + 64))
+    bound = {"uniform": 1.0, "uniform_2": 2.0, "glorot": math.sqrt(6 / (784 + 64))}[init]
+    assert layer.weight.abs().max() >= 0.99 * bound
     assert layer.weight.abs().max() <= bound
     assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
     assert layer.bias.abs().max() <= 1 / 28 and layer.bias.std() > 0

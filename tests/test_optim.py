@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from made import convnet_settings, settings
+from made import by_sgd, convnet_settings, settings
 from test_layers import np_ap2
 
+from kernels import cpu
 from reproduce import spec
 from reproduce.training import nets, optim
+from reproduce.training.train import squared_hinge
 
 
 def np_adam(w, grads, rate, b1=0.9, b2=0.999, eps=1e-8):
@@ -66,8 +68,37 @@ def test_shift_adamax():
     assert p[0, 0].item() == w[0, 0]
 
 
+def test_sgd_has_neither_momentum_nor_any_other_state():
+    rng = np.random.default_rng(4)
+    w = rng.uniform(-1, 1, (5, 3))
+    p = torch.tensor(w, requires_grad=True)
+    rule = optim.SGD([{"params": [p], "multiplier": 7.0}])
+    for rate in (0.5, 0.25):
+        rule.set_rate(rate)
+        g = rng.normal(size=(5, 3))
+        p.grad = torch.tensor(g)
+        rule.step()
+        w = w - rate * 7.0 * g
+    np.testing.assert_allclose(p.detach().numpy(), w, rtol=1e-12)
+    assert set(rule.state[p]) == {"t"}
+
+
+@pytest.mark.parametrize("isa", ["", "numpy"])
+def test_the_denominator_of_shift_adamax_never_falls(isa, monkeypatch):
+    """AP2(0.999 · 2^k) is 2^k: after one large gradient v stays, however many small ones follow."""
+    monkeypatch.setenv("KERNELS_ISA", isa)
+    p = torch.zeros(33, requires_grad=True)
+    rule = optim.ShiftAdaMax([{"params": [p]}], 0.9, 0.999, 2.0**-27)
+    rule.set_rate(2.0**-6)
+    for g in [3.0] + [1e-3] * 2000:
+        p.grad = torch.full((33,), g)
+        rule.step()
+    assert 3.0 * 0.999**2000 < 0.5  # the printed rule's, which is not rounded
+    np.testing.assert_array_equal(rule.state[p]["v"].numpy(), np.float32(4.0))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kind", [optim.Adam, optim.ShiftAdaMax])
+@pytest.mark.parametrize("kind", [optim.Adam, optim.ShiftAdaMax, lambda groups, *_: optim.SGD(groups)])
 def test_clipping_is_inclusive_in_place_and_only_where_asked(kind, dtype):
     before = [-1.5, -1.0, 0.25, 1.0, 7.0, math.nan]
     clipped, free = (torch.tensor(before, dtype=dtype, requires_grad=True) for _ in range(2))
@@ -81,9 +112,11 @@ def test_clipping_is_inclusive_in_place_and_only_where_asked(kind, dtype):
 
 
 @pytest.mark.parametrize("kind, numpy_rule", [("adam", np_adam), ("shift_adamax", np_shift_adamax)])
-@pytest.mark.parametrize("products", ["kernels", "torch"])
-def test_float32_updates_are_the_float64_ones_to_rounding(kind, numpy_rule, products, monkeypatch):
-    monkeypatch.setenv("REPRODUCE_PRODUCTS", products)
+@pytest.mark.parametrize("isa", ["avx512", "numpy"])
+def test_float32_updates_are_the_float64_ones_to_rounding(kind, numpy_rule, isa, monkeypatch):
+    if isa not in cpu.isas():
+        pytest.skip(f"no {isa} here")
+    monkeypatch.setenv("KERNELS_ISA", isa)
     rng = np.random.default_rng(2)
     w = rng.uniform(-1, 1, (3, 5, 7, 11)).astype(np.float32)
     grads = rng.normal(size=(8, 3, 5, 7, 11)).astype(np.float32)
@@ -140,6 +173,16 @@ def test_theano_multipliers_reach_the_weights_only_and_only_weights_are_clipped(
     assert len(found) == sum(1 for _ in net.parameters())
 
 
+def test_articles_multipliers_are_squared():
+    s = by_sgd(settings(train={"weight_rate": "glorot_squared"}))
+    net = nets.build(s.net)
+    rule = optim.optimizer(net, s.train)
+    found = multipliers(net, rule)
+    assert isinstance(rule, optim.SGD)
+    assert found["blocks.0.layer.weight"] == pytest.approx((784 + 32) / 1.5)
+    assert found["blocks.0.layer.bias"] == found["blocks.0.norm.weight"] == 1.0
+
+
 def test_torch7_multipliers_are_powers_of_two_and_everything_is_clipped():
     rule = {"kind": "shift_adamax", "beta1": 0.9, "beta2": 0.999, "eps": 2.0**-27}
     s = convnet_settings(
@@ -155,7 +198,7 @@ def test_torch7_multipliers_are_powers_of_two_and_everything_is_clipped():
     assert len(clipped(made)) == len(found)
 
 
-def test_torch7_mnist_gamma_of_shift_norm_has_its_own_multiplier():
+def test_torch7_mnist_every_gamma_has_its_own_multiplier_the_outputs_too():
     s = settings(
         net={"norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.125}},
         train={"norm_rate": "glorot_gamma", "bias_rate": "as_weight"},
@@ -163,4 +206,85 @@ def test_torch7_mnist_gamma_of_shift_norm_has_its_own_multiplier():
     net = nets.build(s.net)
     found = multipliers(net, optim.optimizer(net, s.train))
     assert found["blocks.0.norm.weight"] == pytest.approx(math.sqrt(32 / 1.5))
-    assert found["blocks.0.norm.bias"] == found["blocks.2.norm.weight"] == 1.0
+    assert found["blocks.2.norm.weight"] == pytest.approx(2.5820, abs=5e-5)  # sqrt(10 / 1.5)
+    assert found["blocks.0.norm.bias"] == found["blocks.2.norm.bias"] == 1.0
+
+
+def test_torch7_mnist_cannot_learn_much_after_its_400_epochs():
+    """A step moves a weight by rate · multiplier · |m| / v, and |m| <= the largest |g| so far <= sqrt(2) · v."""
+    (cell,) = spec.cells(["table1/bnn-torch7-mnist"])
+    s = cell.scales["paper"]
+    steps = s.data.train // s.train.batch
+    largest = max(optim.lr_multiplier(block.layer) for block in nets.build(s.net).blocks)
+
+    def reach(epochs):
+        """The farthest that a weight can go in these epochs, were every gradient as large and of one sign."""
+        return sum(steps * optim.rate(s.train.rate, 1000, epoch) * largest * math.sqrt(2) for epoch in epochs)
+
+    assert s.train.epochs == 400 and optim.rate(s.train.rate, 1000, 400) == 2.0**-26
+    assert reach(range(400, 1000)) == pytest.approx(0.022, abs=5e-4)  # weights start uniform on ±1
+    assert reach(range(300, 400)) > 0.5  # while an earlier end could be said to cut learning off
+
+
+# --- the script behind BinaryConnect's MNIST figure -----------------------------------------------------------
+
+
+def article_step(layers, x, t, rate):
+    """One step of BinaryConnect's mnist_mlp.py at df2d7d9 in float64: W within ±W0, weights of ±W0, cost summed
+    over classes, plain SGD. `layers`: W (in, out), gamma, beta and W0 of each, changed in place."""
+    saved, h, n = [], x, len(x)
+    for k, layer in enumerate(layers):
+        wb = np.where(layer["W"] >= 0, layer["W0"], -layer["W0"])
+        z = h @ wb
+        std = np.sqrt(z.var(0))
+        hat = (z - z.mean(0)) / std
+        y = layer["gamma"] * hat + layer["beta"]
+        saved.append((h, wb, std, hat, y))
+        h = y if k == len(layers) - 1 else np.maximum(y, 0)
+    grad = -2 * t * np.maximum(1 - t * h, 0) / n
+    for k in range(len(layers) - 1, -1, -1):
+        layer, (below, wb, std, hat, y) = layers[k], saved[k]
+        if k < len(layers) - 1:
+            grad = grad * (y > 0)
+        gamma_grad, beta_grad = (grad * hat).sum(0), grad.sum(0)
+        back = layer["gamma"] / std * (grad - beta_grad / n - hat * gamma_grad / n)
+        layer["W"] = np.clip(layer["W"] - rate * below.T @ back, -layer["W0"], layer["W0"])
+        layer["gamma"] = layer["gamma"] - rate * gamma_grad
+        layer["beta"] = layer["beta"] - rate * beta_grad
+        grad = back @ wb.T
+
+
+def test_binaryconnect_mnist_trains_as_the_articles_script():
+    """Our net is the script's in units of W0: multiplier squared, ten times the rate, start uniform on ±2."""
+    (cell,) = spec.cells(["table1/binaryconnect-mnist"])
+    s = cell.scales["paper"]
+    torch.manual_seed(0)
+    net = nets.build(s.net.model_copy(update={"hidden": [40, 30, 20]})).double()
+    for block in net.blocks:
+        block.norm.eps = 0.0  # the script's eps is in other units, and small beside the variances in both
+    rule = optim.optimizer(net, s.train)
+    rng = np.random.default_rng(1)
+    layers = []
+    for block in net.blocks:
+        w = block.layer.weight.detach().numpy().T
+        high = math.sqrt(6 / sum(w.shape))  # Glorot's, from which the script draws its weights
+        layers.append(
+            {"W": w * high / 2, "gamma": np.ones(w.shape[1]), "beta": np.zeros(w.shape[1]), "W0": high / 2}
+        )
+        assert np.abs(layers[-1]["W"]).max() == pytest.approx(high, rel=0.02)
+    targets = np.eye(10) * 2 - 1
+    rate = 0.3  # the script's
+    rule.set_rate(optim.rate(s.train.rate, s.train.epochs, 0))
+    for _ in range(6):
+        x, t = rng.normal(size=(50, 784)), targets[rng.integers(0, 10, 50)]
+        loss = squared_hinge(net(torch.tensor(x)), torch.tensor(t))
+        rule.zero_grad()
+        loss.backward()
+        rule.step()
+        article_step(layers, x, t, rate)
+        for block, layer in zip(net.blocks, layers, strict=True):
+            np.testing.assert_allclose(block.layer.weight.detach().numpy().T * layer["W0"], layer["W"], atol=1e-9)
+            np.testing.assert_allclose(block.norm.weight.detach().numpy(), layer["gamma"], atol=1e-9)
+            np.testing.assert_allclose(block.norm.bias.detach().numpy(), layer["beta"], atol=1e-9)
+    assert (np.abs(layers[1]["W"]) == layers[1]["W0"]).mean() > 0.05  # clipped ones
+    assert optim.rate(s.train.rate, s.train.epochs, s.train.epochs) == pytest.approx(10 * 0.01)

@@ -19,11 +19,14 @@ from reproduce.training import nets, preprocess
 from reproduce.training.train import Classifier
 
 SHIFT = {"kind": "shift", "eps": 1e-5, "alpha": 0.125}
+STD = {"kind": "std", "eps": 0.5, "alpha": 0.1}
 VANILLA = {"kind": "vanilla", "eps": 1e-4, "alpha": 0.1}
 BACKENDS = ("reference", "cpu")
 
 
 def of_kind(kind, norm=VANILLA, **net):
+    if norm is STD:
+        net = {"output_norm": STD} | net
     if kind == "mlp":
         return settings(net={"hidden": [70, 33, 64], "norm": norm, **net})
     return convnet_settings(net={"channels": [5, 66], "dense": [40, 16], "norm": norm, **net})
@@ -60,8 +63,12 @@ def random_state(wanted, seed=0, wild=True):
             gamma[kind7], beta[kind7] = np.where(rng.random(kind7.sum()) < 0.5, 1, -1), 2
         for name, made in (("layer.bias", bias), ("norm.mean", mean), ("norm.weight", gamma)):
             state[f"blocks.{i}.{name}"] = torch.tensor(made, dtype=torch.float32)
-        for name, made in (("norm.bias", beta), ("norm.inv_std", inv_std)):
-            state[f"blocks.{i}.{name}"] = torch.tensor(made, dtype=torch.float32)
+        state[f"blocks.{i}.norm.bias"] = torch.tensor(beta, dtype=torch.float32)
+        spread = f"blocks.{i}.norm.inv_std"
+        if spread not in state:  # batch norm of kind "std"
+            spread = f"blocks.{i}.norm.std"
+            inv_std = np.divide(1, inv_std, out=np.full(units, STD["eps"]), where=inv_std > 0) - STD["eps"]
+        state[spread] = torch.tensor(inv_std, dtype=torch.float32)
     return state
 
 
@@ -96,6 +103,8 @@ def evaluate(wanted, state, x):
         norm = wanted.net.output_norm if i == blocks - 1 else wanted.net.norm
         if norm.kind == "shift":
             y = (s - p["norm.mean"]) * power_of_2(p["norm.inv_std"]) * power_of_2(p["norm.weight"])
+        elif norm.kind == "std":
+            y = (s - p["norm.mean"]) * (p["norm.weight"] / (p["norm.std"] + norm.eps))
         else:
             y = (s - p["norm.mean"]) * (p["norm.inv_std"] * p["norm.weight"])
         y = y + p["norm.bias"]
@@ -129,7 +138,7 @@ def shift_of(kind, wanted):
 
 
 @pytest.mark.parametrize("shift", ["scalar", "per pixel"])
-@pytest.mark.parametrize("norm", [VANILLA, SHIFT], ids=["vanilla", "shift"])
+@pytest.mark.parametrize("norm", [VANILLA, SHIFT, STD], ids=["vanilla", "shift", "std"])
 @pytest.mark.parametrize("kind", ["mlp", "convnet"])
 def test_every_hidden_bit_is_that_of_a_float64_evaluation(kind, norm, shift):
     """Scale and shift are dyadic here, so that the first layer's planted ties are exact ties."""
@@ -265,7 +274,7 @@ def float_net(wanted, state):
     return net.eval()
 
 
-@pytest.mark.parametrize("norm", [VANILLA, SHIFT], ids=["vanilla", "shift"])
+@pytest.mark.parametrize("norm", [VANILLA, SHIFT, STD], ids=["vanilla", "shift", "std"])
 @pytest.mark.parametrize("kind", ["mlp", "convnet"])
 def test_predictions_are_the_float32_nets(kind, norm):
     """Where float32 rounding splits a tie, the float64 evaluation must side with the packed net."""

@@ -79,24 +79,44 @@ def test_zca_whitens_the_training_split_and_only_fits_on_it():
     np.testing.assert_allclose(matrix.numpy(), vectors / np.sqrt(values + 0.1) @ vectors.T, atol=1e-5)
 
 
-def test_lcn_against_scipy():
-    split, ready = prepared([{"step": "lcn", "kernel": 9, "threshold": 1e-4}], train=200, valid=200, test=200)
+def window(size):
+    at = np.arange(size) - size // 2
+    found = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / 8)
+    return found / found.sum()
+
+
+def smoothed(x, size):
+    """x (H, W) under the Gaussian window, borders of zeros."""
+    return ndimage.convolve(x, window(size), mode="constant")
+
+
+def test_dps_lcn_divides_each_channel_of_an_image_by_one_std():
+    step = {"step": "lcn", "as_in": "dp", "kernel": 9, "threshold": 1e-4}
+    split, ready = prepared([step], train=200, valid=200, test=200)
     x = floats(split).reshape(-1, 32, 32, 3)
-    at = np.arange(9) - 4
-    window = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / 8)
-    window /= window.sum()
     expected = np.empty_like(x[:3])
     for i, c in np.ndindex(3, 3):
-        v = x[i, :, :, c] - ndimage.convolve(x[i, :, :, c], window, mode="constant")
-        local = np.sqrt(ndimage.convolve(v**2, window, mode="constant"))
-        expected[i, :, :, c] = v / np.maximum(np.maximum(local, local.mean()), 1e-4)
+        v = x[i, :, :, c] - smoothed(x[i, :, :, c], 9)
+        expected[i, :, :, c] = v / (v.std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(rows(ready)[:3].reshape(expected.shape), expected, atol=1e-4)
+
+
+def test_pylearn2s_lcn_changes_red_alone_and_divides_by_the_image_not_what_is_left_of_it():
+    step = {"step": "lcn", "as_in": "pylearn2", "kernel": 7, "threshold": 1e-4}
+    split, ready = prepared([step], train=200, valid=200, test=200)
+    x = floats(split).reshape(-1, 32, 32, 3)
+    expected = x[:3].copy()
+    for i in range(3):
+        red = x[i, :, :, 0]
+        local = np.sqrt(smoothed(red**2, 7))
+        expected[i, :, :, 0] = (red - smoothed(red, 7)) / np.maximum(np.maximum(local, local.mean()), 1e-4)
     np.testing.assert_allclose(rows(ready)[:3].reshape(expected.shape), expected, atol=1e-4)
 
 
 def test_chained_steps_of_the_torch7_svhn_cell():
     steps = [
         {"step": "gcn", "scale": 1.0, "use_std": True, "sqrt_bias": 10.0},
-        {"step": "lcn", "kernel": 9, "threshold": 1e-4},
+        {"step": "lcn", "as_in": "dp", "kernel": 9, "threshold": 1e-4},
         {"step": "divide_by_max"},
         {"step": "standardize"},
     ]
@@ -113,7 +133,8 @@ STEPS = [
     {"step": "gcn", "scale": 2.0, "use_std": False, "sqrt_bias": 0.5},
     {"step": "gcn", "scale": 1.0, "use_std": True, "sqrt_bias": 10.0},
     {"step": "zca", "bias": 0.1},
-    {"step": "lcn", "kernel": 3, "threshold": 1e-4},
+    {"step": "lcn", "as_in": "dp", "kernel": 3, "threshold": 1e-4},
+    {"step": "lcn", "as_in": "pylearn2", "kernel": 5, "threshold": 1e-4},
     {"step": "divide_by_max"},
 ]
 SEQUENCES = [list(steps) for n in (0, 1, 2) for steps in itertools.product(STEPS, repeat=n)]
@@ -145,15 +166,18 @@ def plainly(step, parts):
             white = vectors / np.sqrt(values + step["bias"]) @ vectors.T
             return {k: ((x.reshape(len(x), -1) - flat.mean(0)) @ white).reshape(x.shape) for k, x in parts.items()}
         case "lcn":
-            at = np.arange(step["kernel"]) - step["kernel"] // 2
-            window = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / 8)
-            window = (window / window.sum())[None, :, :, None]
             found = {}
             for k, x in parts.items():
-                v = x - ndimage.convolve(x, window, mode="constant")
-                local = np.sqrt(ndimage.convolve(v**2, window, mode="constant"))
+                smooth = window(step["kernel"])[None, :, :, None]
+                v = x - ndimage.convolve(x, smooth, mode="constant")
+                if step["as_in"] == "dp":
+                    found[k] = v / (v.std((1, 2), ddof=1, keepdims=True) + step["threshold"])
+                    continue
+                local = np.sqrt(np.maximum(ndimage.convolve(x**2, smooth, mode="constant"), 0))
                 mean = local.mean((1, 2), keepdims=True)
-                found[k] = v / np.maximum(np.maximum(local, mean), step["threshold"])
+                found[k] = x.copy()
+                divisor = np.maximum(np.maximum(local, mean), step["threshold"])
+                found[k][..., 0] = (v / divisor)[..., 0]
             return found
     raise AssertionError(step)
 

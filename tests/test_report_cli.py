@@ -61,6 +61,16 @@ def test_two_stores_are_compared(store, tmp_path):
     assert 'href="../runs/' in page and 'href="../../far/theirs/runs/' in page
 
 
+def test_two_cells_of_a_store_are_compared(store):
+    done = reproduce("report", "--results", store, "--cell", CELL, "--cell", "table1/float-mnist")
+    assert done.exit_code == 0, done.output
+    page = (store / "compare" / "index.html").read_text()
+    assert "Cells compared" in page and "No scale and image order" in page  # the store has one of them
+    for words in (("--cell", CELL), ("--cell", CELL, "--cell", CELL), ("--cell", "table1")):
+        done = reproduce("report", "--results", store, *words)
+        assert done.exit_code == 2 and "--cell names two cells of one store" in done.output
+
+
 def test_links_between_stores_do_not_depend_on_where_one_stands(store, tmp_path, monkeypatch):
     other = store_of(tmp_path / "far" / "theirs", records([3.0]))
     monkeypatch.chdir(store)

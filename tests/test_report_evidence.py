@@ -8,7 +8,7 @@ import sys
 import pytest
 from made import made_cell, made_record, made_run
 
-from reproduce import files, report, runs, yamlfile
+from reproduce import files, report, runs, spec, yamlfile
 from reproduce.records import DataHash, Record
 from reproduce.report import evidence, table1
 
@@ -142,7 +142,8 @@ def test_older_records_of_a_seed_are_counted_aloud(tmp_path):
     later = "2026-02-01T00:00:00+00:00"
     records = [made_record(), made_record(started=later, key="b" * 64), made_record(made_run(seed=1))]
     found = report.gather(store_of(tmp_path, records), [made_cell()])
-    assert found.problems == ("1 record(s) of seeds that have a later one",) and found.superseded == 1
+    said = "1 record(s) of seeds that have a later one, made the same way"
+    assert found.problems == (said,) and found.superseded == 1
     assert [r.started for r in found.runs] == [later, "2026-01-01T00:00:00+00:00"]
     (table,) = (part for part in table1.section(found).parts if part.name == "machines")
     assert "1 older record(s)" in table.caption
@@ -157,13 +158,16 @@ def test_newest_record_of_each_machine_counts(tmp_path):
 
 
 def many(count, folder):
-    """Copies of the committed records under other seeds, each a record of its own."""
+    """Copies of the committed records under other seeds, each a record of its own, with today's settings."""
+    settings = {cell.name: cell.scales["small"] for cell in spec.cells() if "small" in cell.scales}
     texts = [p.read_text() for p in sorted((runs.PUBLISHED / "runs").glob("*small-seed0*.json"))]
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     for number in range(count):
         content = json.loads(texts[number % len(texts)])
         del content["sha256"]
         content["seed"], content["key"] = number // len(texts), f"{number:064x}"[::-1]
+        todays = settings[content["cell"]]
+        content |= {"settings": todays.model_dump(mode="json"), "settings_digest": todays.digest()}
         record = Record.model_validate(content)
         files.write_sealed(folder / "runs" / f"{record.stem}.json", content)
 

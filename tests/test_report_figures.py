@@ -503,10 +503,10 @@ def test_stores_are_compared_cell_by_cell(tmp_path):
         ([1.0, 1.2, 1.3], "no difference seen"),
         ([2.0], "too few runs"),
     ):
-        (line,) = compare.frame([first, store(words, errors, later)]).to_dict("records")
+        (line,) = compare.frame(compare.of_stores([first, store(words, errors, later)])).to_dict("records")
         assert line["verdict"] == words and line["seeds_second"] == len(errors)
         assert line["difference"] == pytest.approx(np.mean(errors) - 1.1)
-    (line,) = compare.frame([first, store("copy", [1.0, 1.1, 1.2])]).to_dict("records")
+    (line,) = compare.frame(compare.of_stores([first, store("copy", [1.0, 1.1, 1.2])])).to_dict("records")
     assert line["verdict"] == "the same runs" and line["records"].startswith("a/runs/")
 
 
@@ -526,7 +526,7 @@ def made_store(folder, errors, order="o", machine="one", revision="a", threads=1
 def test_a_comparison_says_where_both_were_run_and_what_it_leaves_out(tmp_path):
     first = made_store(tmp_path / "a", [1.0, 1.1, 1.2], problem="cut.json")
     second = made_store(tmp_path / "b", [1.0, 1.1, 1.2], machine="two", revision="b", threads=2)
-    (line,) = compare.frame([first, second]).to_dict("records")
+    (line,) = compare.frame(compare.of_stores([first, second])).to_dict("records")
     found = [line[f"{what}_{of}"] for what in ("machine", "revision", "threads") for of in ("first", "second")]
     assert found == ["one (1 thread)", "two (2 threads)", "aaaaaaaa", "bbbbbbbb", "1", "2"]
     _, places = compare.sections([first, second])[0].parts
@@ -534,7 +534,7 @@ def test_a_comparison_says_where_both_were_run_and_what_it_leaves_out(tmp_path):
     assert {c.key for c in places.columns} >= {"machine", "threads", "revision"}
     assert compare.sections([first, second])[-1].text == (f"Left out of a: {first.problems[0]}.",)
     third = made_store(tmp_path / "c", [1.0, 1.1, 1.2], order="q")
-    assert compare.frame([first, third]).empty  # another validation split is another measurement
+    assert not compare.of_stores([first, third])  # another validation split is another measurement
     (other, mine, _) = compare.sections([first, third])[-1].text
     assert other == "Left out, since of a and c only a has it: table1/made (small, image order oooooo)."
     assert mine == "Left out, since of a and c only c has it: table1/made (small, image order qqqqqq)."

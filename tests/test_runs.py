@@ -1,52 +1,109 @@
 """Records and stores: whole or not at all, keyed by what decides the numbers, foreign files named and left out."""
 
-import ast
+import dataclasses
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
 from made import made_record, made_run
+from pydantic import BaseModel
 
-from reproduce import files, machine, runs, yamlfile
+from reproduce import files, identity, machine, runs, spec, yamlfile
 from reproduce.records import read_record, read_records
+from reproduce.report import rows
+from reproduce.training import products
 
 
-def test_key_holds_settings_seed_scale_data_and_training_source(monkeypatch):
-    base = made_run().key
+def test_key_holds_settings_seed_scale_data_code_device_and_mode(monkeypatch):
+    base = made_run()
     others = [
         made_run(seed=1),
         made_run(digest="e" * 64),
         made_run(order="p" * 64),
         made_run(scale="paper"),
         made_run(train={"epochs": 4}),
+        dataclasses.replace(base, device="cuda"),
     ]
-    assert len({base, *(run.key for run in others)}) == 6
-    monkeypatch.setattr(machine, "source_digest", lambda: "changed")
-    assert made_run().key != base
+    assert len({base.key, *(run.key for run in others)}) == 7
+    assert base.stem != others[-1].stem
+    key = base.key
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "source_digest", lambda _: "changed")
+        assert base.key != key
+    monkeypatch.setattr(products, "mode", lambda _: "another")
+    assert base.key != key
 
 
-def test_training_source_covers_what_training_imports():
-    """Modules that the training imports, but for the settings' and for the kernels whose results are exact."""
-    exact = set("spec yamlfile cpu build packed bitcount reference launch nvrtc tiles".split())
-    seen, todo = set(), ["reproduce/training/train.py"]
+def test_a_gpu_run_and_a_cpu_run_of_one_seed_are_two_runs_with_digests_of_their_own(monkeypatch):
+    """The device kind tells them apart even where the digests should be the same."""
+    cpu, cuda = made_run(), dataclasses.replace(made_run(), device="cuda")
+    assert cpu.parts["source"] != cuda.parts["source"]
+    assert (cpu.parts["device"], cuda.parts["device"]) == ("cpu", "cuda")
+    monkeypatch.setattr(machine, "source_digest", lambda _: "s" * 64)
+    monkeypatch.setattr(products, "mode", lambda _: "torch")
+    assert cpu.key != cuda.key
+
+
+def test_a_record_says_digest_device_mode_and_threads():
+    code = made_record().code
+    assert (code["source"], code["device"]) == (identity.digest("cpu"), "cpu")
+    assert code["mode"] == products.mode("cpu") and code["threads"] == [torch.get_num_threads()]
+
+
+def test_every_committed_record_is_read_and_its_settings_are_todays_schemas():
+    """Records of all revisions: their settings give the digest they say, by today's rule."""
+    paths = [p for folder in ("runs", "check/calibration", "check/mutants") for p in folder_of(folder)]
+    assert len(paths) > 50
+    for path in paths:
+        record = read_record(path)
+        if any(step["step"] == "lcn" and "as_in" not in step for step in record.settings["data"]["preprocess"]):
+            continue  # the normalization of the first records is no longer there
+        settings = spec.Settings.model_validate_json(json.dumps(record.settings))
+        assert settings.digest() == record.settings_digest, path.name
+        assert rows.made_by(record).device in ("cpu", "cuda")
+
+
+def folder_of(name):
+    return sorted((runs.PUBLISHED / name).glob("*.json"))
+
+
+def test_a_field_added_with_a_default_leaves_the_digest_of_older_settings():
+    class Train(spec.Train):
+        warmup: int = 0
+
+    class Settings(spec.Settings):
+        train: Train
+
+    content = made_run().settings.model_dump(mode="json")
+    wider = Settings.model_validate_json(json.dumps(content))
+    assert wider.train.warmup == 0 and wider.digest() == made_run().settings.digest()
+    content["train"]["warmup"] = 3
+    assert Settings.model_validate_json(json.dumps(content)).digest() != wider.digest()
+    content["train"]["warmup"] = 0
+    assert Settings.model_validate_json(json.dumps(content)).digest() == wider.digest()
+
+
+def test_the_defaults_of_settings_are_these_and_never_change():
+    """A field at its default is not in the digest: with another default, other runs would have the same digest.
+
+    A new field goes in here with its default, which stands for what runs did before there was the field.
+    """
+    found, todo = {}, [spec.Settings]
     while todo:
-        path = todo.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        for node in ast.walk(ast.parse((yamlfile.ROOT / path).read_text())):
-            if not isinstance(node, ast.ImportFrom) or node.module is None:
-                continue
-            folder = node.module.replace(".", "/")
-            for name in [folder, *(f"{folder}/{alias.name}" for alias in node.names)]:
-                found = f"{name}.py"
-                if (yamlfile.ROOT / found).is_file() and Path(found).stem not in exact:
-                    todo.append(found)
-    modules = {name for name in machine.TRAINING_SOURCE if name.endswith(".py")}
-    assert seen == modules
-    assert all((yamlfile.ROOT / name).is_file() for name in machine.TRAINING_SOURCE)
-    used = {Path(name).stem for name in machine.TRAINING_SOURCE if "csrc" in name}
-    assert used == {"reals", "signs", "updates"}
+        model = todo.pop()
+        for name, field in model.model_fields.items():
+            if not field.is_required():
+                found[f"{model.__name__}.{name}"] = field.default
+            todo += models_in(field.annotation)
+    assert found == {"MLPNet.ste_mask": True, "ConvNet.ste_mask": True}
+
+
+def models_in(annotation):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in models_in(argument)]
 
 
 def test_written_record_comes_back_whole(tmp_path):
@@ -163,9 +220,9 @@ def test_a_file_that_is_longer_than_it_says_is_not_taken_by_half():
 
 def test_code_in_another_repository_is_not_called_clean(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "ROOT", yamlfile.ROOT / "reproduce")  # a folder inside a repository
-    machine.code.cache_clear()
+    machine._revision.cache_clear()
     try:
         found = machine.code()
     finally:
-        machine.code.cache_clear()
+        machine._revision.cache_clear()
     assert found["revision"] is None and found["dirty"] is None

@@ -75,6 +75,12 @@ def put(*keys):
         (put("net", "hidden", [10, "ten"]), ["net.hidden.1", "integer"]),
         (put("net", "hidden", []), ["net.hidden"]),
         (put("net", "norm", 3), ["net.norm"]),
+        (put("net", "norm", "kind", "sdt"), ["net.norm.kind", "'sdt'", "'std'"]),
+        (put("train", "optimizer", "kind", "sgd"), ["train.optimizer.beta1", "unknown key"]),
+        (
+            put("data", "preprocess", [*RANGE, {"step": "lcn", "kernel": 7, "threshold": 0.1}]),
+            ["data.preprocess.1.as_in", "missing"],
+        ),
         (put("net", "channels", [64]), ["net.channels", "unknown key"]),
         (put("train", "batch", 0), ["train.batch", "given: 0"]),
         (put("train", "batch", 2.5), ["train.batch", "2.5"]),
@@ -90,11 +96,11 @@ def put(*keys):
         (put("data", "train", 60000), ["data.train", "mnist has 50000 such images, not 60000"]),
         (put("small", {"data": {"valid": 10001}}), ["small.data.valid", "10000"]),
         (
-            put("data", "preprocess", [*RANGE, {"step": "lcn", "kernel": 4, "threshold": 0.1}]),
+            put("data", "preprocess", [*RANGE, {"step": "lcn", "as_in": "dp", "kernel": 4, "threshold": 0.1}]),
             ["data.preprocess.1.kernel", "even"],
         ),
         (
-            put("data", "preprocess", [*RANGE, {"step": "lcn", "kernel": 3, "threshold": 0.1}]),
+            put("data", "preprocess", [*RANGE, {"step": "lcn", "as_in": "dp", "kernel": 3, "threshold": 0.1}]),
             ["data.preprocess", "several channels"],
         ),
         (

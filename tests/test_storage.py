@@ -23,6 +23,7 @@ from test_campaign import command, experiments
 
 from reproduce import data, fetch, files, runs, weights
 from reproduce.records import read_record
+from reproduce.training import checkpoint as checkpoint_file
 from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
@@ -55,8 +56,10 @@ def whole(store):
     """Every file under its final name is."""
     for path in store.glob("runs/*.json"):
         read_record(path)
-    for path in [*store.glob("work/*.ckpt"), *store.glob("nets/*.pt")]:
-        train.saved(path)
+    for path in store.glob("work/*.ckpt"):
+        checkpoint_file.saved(path)
+    for path in store.glob("nets/*.safetensors"):
+        weights.load(path)
 
 
 def is_one_line(code, out, words):
@@ -207,7 +210,7 @@ def figures(outcome):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in outcome.curve]
 
 
-IDENTITY = f"{settings(train={'epochs': 4}).digest()}/0"
+IDENTITY = {"settings": settings(train={"epochs": 4}).digest(), "seed": "0"}
 
 
 @pytest.mark.timeout(3600)
@@ -215,8 +218,8 @@ def test_a_checkpoint_cut_or_changed_at_any_byte_is_not_gone_on_from(tmp_path, c
     content, _ = checkpoint
     path = tmp_path / "a.ckpt"
     path.write_bytes(content)
-    good = train.saved(path)
-    assert train._sound(path, IDENTITY, print) and path.exists()
+    good = checkpoint_file.saved(path)
+    assert checkpoint_file.sound(path, IDENTITY, print) and path.exists()
     rng = random.Random(0)
     n, harmless = count(100), 0
     for i in range(n):
@@ -228,12 +231,18 @@ def test_a_checkpoint_cut_or_changed_at_any_byte_is_not_gone_on_from(tmp_path, c
             del raw[at:]
         path.write_bytes(raw)
         said = []
-        if train._sound(path, IDENTITY, said.append):
+        if checkpoint_file.sound(path, IDENTITY, said.append):
             harmless += 1
-            assert i % 2 and equal(train.saved(path), good), f"change at byte {at} was not noticed"
+            assert i % 2 and equal(checkpoint_file.saved(path), good), f"change at byte {at} was not noticed"
         else:
-            assert len(said) == 1 and said[0].isprintable() and "starting this run again" in said[0]
-            assert not path.exists()
+            assert (
+                len(said) == 1
+                and said[0].isprintable()
+                and "is damaged" in said[0]
+                and "starting afresh" in said[0]
+            )
+            assert not path.exists() and path.with_name("a.ckpt.other").read_bytes() == raw
+            path.with_name("a.ckpt.other").unlink()
     tell("checkpoints cut or changed", tried=n, refused=n - harmless, with_all_numbers_as_they_were=harmless)
     assert harmless < 0.1 * n
 
@@ -267,7 +276,11 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path, checkpoint):
     s = settings(train={"epochs": 4})
     parts = preprocess.prepare(made_splits(), s.data, True, CPU)
     outcome = train.fit(s, parts, 1, path, CPU, say=said.append)
-    assert "of another run" in said[0] and figures(outcome) != figures(wanted)
+    assert said == [
+        "checkpoint a.ckpt was begun with another seed (2 epochs), starting afresh; "
+        "the old one is kept as a.ckpt.other"
+    ]
+    assert figures(outcome) != figures(wanted) and path.with_name("a.ckpt.other").read_bytes() == content
 
 
 class Evil:
@@ -280,13 +293,13 @@ def test_no_code_in_a_checkpoint_or_net_is_run(tmp_path, checkpoint, monkeypatch
     content, _ = checkpoint
     path = tmp_path / "a.ckpt"
     torch.save({"run": Evil()}, path)
-    assert not train._sound(path, IDENTITY, print)
+    assert not checkpoint_file.sound(path, IDENTITY, print)
     path.write_bytes(content)
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "b.ckpt", "w") as target:
         for name in source.namelist():
             evil = name.endswith("data.pkl")
             target.writestr(name, pickle.dumps({"run": Evil()}) if evil else source.read(name))
-    assert not train._sound(tmp_path / "b.ckpt", IDENTITY, print)
+    assert not checkpoint_file.sound(tmp_path / "b.ckpt", IDENTITY, print)
     torch.save(Evil(), path)
     with pytest.raises(ValueError, match="cannot be read"):
         weights.load(path)
@@ -297,7 +310,7 @@ def test_what_killed_processes_left_is_removed(tmp_path, call):
     store = tmp_path / "store"
     assert call(store)[0] == 0
     (path,) = (store / "runs").glob("*.json")
-    left = [store / "work" / f"{path.stem}.99.tmp", store / "nets" / f".{path.stem}.pt.99"]
+    left = [store / "work" / f"{path.stem}.99.tmp", store / "nets" / f".{path.stem}.safetensors.99"]
     left += [store / "runs" / f".{path.stem}.json.99", store / "work" / f"{path.stem}.ckpt"]
     other = store / "work" / "table1-other-small-seed0-0.99.tmp"
     for scratch in [*left, other]:
@@ -326,4 +339,6 @@ def test_a_run_that_breaks_off_is_recorded_with_epoch_seed_and_the_curve_until_t
     assert [row["epoch"] for row in record["curve"]] == [1] and "result" not in record
     assert not list((store / "nets").iterdir())
     kept = list((store / "work").glob("*.ckpt"))
-    assert kept and len(train.saved(kept[0])["run"]["curve"]) == 1  # nothing of the broken epoch was saved
+    assert (
+        kept and len(checkpoint_file.saved(kept[0])["run"]["curve"]) == 1
+    )  # nothing of the broken epoch was saved

@@ -20,7 +20,7 @@ def signs(*shape, seed=0):
 @pytest.fixture
 def here(monkeypatch):
     """Products on this CPU go the GPU's way."""
-    monkeypatch.setenv("REPRODUCE_PRODUCTS", "torch")
+    monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     monkeypatch.delenv("REPRODUCE_WITHOUT", raising=False)
     monkeypatch.setattr(tensorcores, "serves", lambda x: True)
     return monkeypatch
@@ -109,8 +109,8 @@ def test_forward_convolutions_are_exact(here, channels):
 def test_a_step_agrees_with_float64(here, case):
     """The float32 step's tolerances, but for AP2: it jumps at more of the gradients that lie near its edge."""
     if case == "mlp, torch7":
-        here.setattr(test_step, "WHOLE", 0.03)
-    trajectory = Trajectory(CASES[case])
+        here.setattr(test_step, "WHOLE", {"torch": 0.03})
+    trajectory = Trajectory("torch", CASES[case])
     for _ in range(STATES):
         trajectory.step()
     print(case, trajectory.worst)  # shown by -s
@@ -120,7 +120,7 @@ def test_a_step_agrees_with_float64(here, case):
 def test_a_gradient_in_one_part_breaks_the_agreement(here):
     real = tensorcores.parts
     here.setattr(tensorcores, "parts", lambda x, count: real(x, 1).repeat(count, 1) / count)
-    trajectory = Trajectory(CASES["mlp"])
+    trajectory = Trajectory("torch", CASES["mlp"])
     with pytest.raises(AssertionError):
         for _ in range(STATES):
             trajectory.step()
@@ -157,7 +157,7 @@ def test_the_update_kernel_keeps_the_signs_that_products_take(here, emulated):
         pytest.skip("the emulator needs g++")
     with emulator.installed(emulated, here):
         here.setattr(optim, "on_gpu", lambda p: True)
-        trajectory, taken = Trajectory(CASES["mlp"]), []
+        trajectory, taken = Trajectory("torch", CASES["mlp"]), []
         trajectory.step()
         here.setattr(tensorcores, "sign", lambda x: taken.append(x) or sign(x))
         for _ in range(4):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from made import convnet_settings, made_splits, settings
 
-from reproduce import yamlfile
+from reproduce import outcomes, yamlfile
 from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
@@ -147,6 +147,7 @@ def test_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, kind):
     assert seen == [2, 3]
     assert plain(resumed.curve) == plain(straight.curve)
     assert same_net(resumed.net, straight.net)
+    assert resumed.missed == straight.missed and resumed.best["missed"] == straight.best["missed"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -249,14 +250,45 @@ def test_test_error_is_read_at_the_best_validation_epoch_ties_to_the_later(tmp_p
         assert ("test_wrong" in row) == (row["valid_wrong"] <= min(wrong[: i + 1]))
     module = train.Classifier(s, ready(s), 0)
     module.net.load_state_dict(outcome.net)
-    assert module.evaluate("test")[0] == outcome.best["test_wrong"]
+    data = module.data["test"]
+    n = outcome.scored["test"]
+    with torch.no_grad():
+        guesses = module.net.eval()(data.images(torch.arange(n))).argmax(1)
+    wrong = (guesses != data.labels[:n]).numpy()
+    np.testing.assert_array_equal(outcomes.unpack(outcome.best["missed"], n), wrong)
+    assert wrong.sum() == outcome.best["test_wrong"]
+    assert outcomes.unpack(outcome.missed, n).sum() == outcome.curve[-1]["test_wrong"]
+
+
+def test_wrong_images_of_the_best_epoch_outlive_a_stop_after_it(tmp_path, monkeypatch):
+    """The best epoch lies before the checkpoint, the last one after it; each has images of its own."""
+    valid = iter([5, 9, 9, 9])
+
+    def evaluate(module, split):
+        epoch = module.current_epoch
+        wrong = torch.arange(200) < next(valid) if split == "valid" else torch.arange(200) == epoch
+        return wrong, 0.1
+
+    monkeypatch.setattr(train.Classifier, "evaluate", evaluate)
+
+    class Stop(L.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 2:
+                raise RuntimeError("power cut")
+
+    s = settings(train={"epochs": 4})
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(s, tmp_path, callbacks=[Stop()], checkpoint_seconds=0)
+    outcome = fit(s, tmp_path)
+    assert np.flatnonzero(outcomes.unpack(outcome.best["missed"], 200)) == [0]
+    assert np.flatnonzero(outcomes.unpack(outcome.missed, 200)) == [3]
 
 
 def test_a_tie_goes_to_the_later_epoch(tmp_path, monkeypatch):
     wrong = iter([9, 5, 7, 5, 6])
 
     def evaluate(module, split):
-        return (next(wrong) if split == "valid" else 50), 0.1
+        return torch.arange(200) < (next(wrong) if split == "valid" else 50), 0.1
 
     monkeypatch.setattr(train.Classifier, "evaluate", evaluate)
     outcome = fit(settings(train={"epochs": 5}), tmp_path)

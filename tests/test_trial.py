@@ -1,5 +1,6 @@
 """Trials of a GPU step's parts, made on the CPU: they pass, they find what is wrong, and it is left out."""
 
+import dataclasses
 import os
 
 import pytest
@@ -8,7 +9,8 @@ from made import convnet_settings, made_run, settings
 
 from kernels.cuda import trial as kernel_trial
 from reproduce import machine
-from reproduce.training import step, tensorcores, train, trial, ways
+from reproduce.gpu import trial
+from reproduce.training import step, tensorcores, train, ways
 
 CPU = torch.device("cpu")
 NETS = [settings(), convnet_settings(train={"batch": 10})]
@@ -17,7 +19,7 @@ NETS = [settings(), convnet_settings(train={"batch": 10})]
 @pytest.fixture(autouse=True)
 def nothing_left_out(monkeypatch):
     monkeypatch.setenv("REPRODUCE_WITHOUT", "")
-    monkeypatch.setenv("REPRODUCE_PRODUCTS", "torch")
+    monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     monkeypatch.setattr(train, "EVAL_BATCH", 12)
     yield monkeypatch
     torch.backends.cudnn.benchmark = False
@@ -94,7 +96,7 @@ def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
         (["bf16", "fp16", "tf32", "updates"], ""),
         (["graph of a", "graph of b"], "updates"),
     ]
-    assert os.environ["REPRODUCE_WITHOUT"] == "updates graph"
+    assert ways.left_out() == ("updates", "graph")
     assert said == ["left out: updates: RuntimeError: 3 of 9", "left out: graph of b: hangs"]
     assert trial.settle(said.append) == {} and len(asked) == 2
 
@@ -102,21 +104,20 @@ def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
 def test_a_trial_in_a_process_of_its_own_tells_what_is_wrong(nothing_left_out):
     found = kernel_trial.broken(
         {
-            "bf16": ["reproduce.training.trial", "bf16", "cpu", "small"],
-            "graph": ["reproduce.training.trial", "graph", "nowhere", "small"],
+            "bf16": ["reproduce.gpu.trial", "bf16", "cpu", "small"],
+            "graph": ["reproduce.gpu.trial", "graph", "nowhere", "small"],
         },
         300,
     )
     assert list(found) == ["graph"] and "nowhere" in found["graph"]
 
 
-def test_a_runs_key_and_record_tell_of_what_is_left_out(nothing_left_out):
+def test_a_gpu_runs_key_and_record_tell_of_what_is_left_out(nothing_left_out):
+    run = dataclasses.replace(made_run(), device="cuda")
     keys = set()
     for without in ("", "updates", "graph updates"):
         nothing_left_out.setenv("REPRODUCE_WITHOUT", without)
-        machine.source_digest.cache_clear()
-        keys.add(made_run().key)
-    machine.source_digest.cache_clear()
+        keys.add(run.key)
     assert len(keys) == 3
     nothing_left_out.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     nothing_left_out.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))

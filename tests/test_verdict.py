@@ -1,24 +1,91 @@
 """Verdicts against the statistics written out, and a simulation of the rule."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from reproduce.verdict import summarize, verdict
+from reproduce.verdict import binomial_variance, image_variance, summarize, verdict
 
 
-def test_interval_is_the_prediction_interval():
-    errors = [0.95, 1.01, 0.90, 1.00]
-    summary = summarize(errors)
+def made_wrong(errors, images, hard, rng):
+    """Images that each run got wrong: `hard` ones are wrong in all runs, the rest of each run's anywhere."""
+    wrong = np.zeros((len(errors), images), bool)
+    wrong[:, :hard] = True
+    for run, error in zip(wrong, errors, strict=True):
+        run[hard + rng.choice(images - hard, round(error * images / 100) - hard, replace=False)] = True
+    return wrong
+
+
+def test_interval_is_the_prediction_interval_of_the_seeds_where_they_scatter_most():
+    errors = [0.8, 1.2, 0.9, 0.96]
+    summary = summarize(errors, 10_000)
     s = math.sqrt(sum((e - 0.965) ** 2 for e in errors) / 3)
     half = 3.182446305284263 * s * math.sqrt(1.25)
     assert summary.mean == pytest.approx(0.965)
     assert summary.low == pytest.approx(0.965 - half) and summary.high == pytest.approx(0.965 + half)
-    assert summarize([1.0]).low is None
+    assert summarize([1.0], 10_000).low is None
     with pytest.raises(ValueError, match="no errors"):
-        summarize([])
+        summarize([], 10_000)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_variance_from_the_images_is_the_sum_of_each_images_own(n):
+    wrong = np.random.default_rng(n).random((n, 333)) < 0.3
+    each = [np.var(column, ddof=1) for column in wrong.T.astype(float)]
+    assert image_variance(wrong) == pytest.approx(math.fsum(each) * 100**2 / 333**2)
+
+
+def test_variance_from_the_images_is_that_of_the_errors_where_images_are_independent():
+    rng = np.random.default_rng(0)
+    chance = rng.beta(0.05, 0.5, 5000)
+    wrong = rng.random((4000, 5000)) < chance
+    known = 100**2 * (chance * (1 - chance)).sum() / 5000**2
+    assert np.var(100 * wrong.mean(1), ddof=1) == pytest.approx(known, rel=0.1)
+    few = [image_variance(wrong[i : i + 3]) for i in range(0, 600, 3)]
+    assert np.mean(few) == pytest.approx(known, rel=0.01) and np.std(few) < 0.1 * known
+    assert known < binomial_variance(100 * chance.mean(), 5000)
+
+
+@pytest.mark.parametrize("errors", [[1.2] * 3, [1.15, 1.16, 1.15]])
+def test_seeds_that_agree_by_luck_are_not_certain(errors):
+    assert verdict(errors, 0.96, 0.19) == "inconclusive"
+    summary = summarize(errors, 10_000)
+    assert summary.low < 0.96 < summary.high
+
+
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_seeds_that_agree_by_luck_are_judged_by_their_images(n):
+    """The border of the verdict is where the rule written out has it, with t(.975, n + 1) from a table."""
+    quantile = {3: 2.776445105197793, 4: 2.570581835636314, 5: 2.446911851144979}[n]
+    errors, rng = [1.2] * n, np.random.default_rng(n)
+    wrong = made_wrong(errors, 10_000, 80, rng)
+    pairs = list(itertools.combinations(wrong, 2))
+    apart = np.mean([(a ^ b).sum() for a, b in pairs])  # half of it is the variance of a run's count
+    half = quantile * math.sqrt(apart / 2) / 100 * math.sqrt(1 + 1 / n)
+    for off, expected in ((0.999, "inconclusive"), (1.001, "not reproduced")):
+        assert verdict(errors, 1.2 - off * half, 0.01, wrong=wrong) == expected
+    summary = summarize(errors, 10_000, wrong)
+    assert (summary.low, summary.high) == (pytest.approx(1.2 - half), pytest.approx(1.2 + half))
+
+
+def test_runs_that_never_disagree_are_as_if_the_images_were_not_known():
+    wrong = np.tile(np.arange(10_000) < 120, (3, 1))
+    assert summarize([1.2] * 3, 10_000, wrong) == summarize([1.2] * 3, 10_000)
+    assert verdict([1.2] * 3, 0.96, 0.19, wrong=wrong) == "inconclusive"
+
+
+def test_without_images_the_binomial_variance_of_the_mean_is_the_least():
+    summary = summarize([1.2] * 3, 10_000)
+    half = 1.959963984540054 * math.sqrt(1.2 * 98.8 / 10_000 * 4 / 3)
+    assert (summary.low, summary.high) == (pytest.approx(1.2 - half), pytest.approx(1.2 + half))
+    for off, expected in ((0.99, "inconclusive"), (1.01, "not reproduced")):
+        paper = 1.2 - off * half
+        margin = 1.959963984540054 * math.sqrt(paper * (100 - paper) / 10_000)
+        assert verdict([1.2] * 3, paper, margin, 10_000) == expected
+        assert verdict([1.2] * 3, paper, margin) == expected  # the margin says how many images there are
 
 
 @pytest.mark.parametrize(
@@ -38,12 +105,13 @@ def test_first_rule_that_applies(errors, expected):
 
 
 def test_reproduced_is_two_one_sided_tests():
-    rng = np.random.default_rng(0)
+    rng, wrong = np.random.default_rng(0), np.zeros((5, 10_000), bool)
+    wrong[0, 0] = True  # the runs disagree on next to nothing, so that their own errors decide
     for _ in range(200):
         errors = rng.normal(0.96 + rng.uniform(-0.2, 0.2), 0.05, 5)
         lower = stats.ttest_1samp(errors, 0.96 - 0.19, alternative="greater").pvalue
         upper = stats.ttest_1samp(errors, 0.96 + 0.19, alternative="less").pvalue
-        assert (verdict(errors, 0.96, 0.19) == "reproduced") == (max(lower, upper) < 0.05)
+        assert (verdict(errors, 0.96, 0.19, wrong=wrong) == "reproduced") == (max(lower, upper) < 0.05)
 
 
 @pytest.mark.parametrize(("n", "spread"), [(3, 0.05), (5, 0.05), (5, 0.2)])

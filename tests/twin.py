@@ -24,7 +24,8 @@ class Layer:
     gamma: np.ndarray
     beta: np.ndarray
     mean: np.ndarray
-    inv_std: np.ndarray
+    spread: np.ndarray
+    """The moving average of 1/std, or of the std itself (batch norm of kind "std")."""
     norm: object
     """The spec of its batch norm."""
     pool: bool = False
@@ -46,7 +47,7 @@ class Found:
     scales: list = field(default_factory=list)
     """A layer, as grads: the sums of the same terms without their signs, for those that sum over a batch."""
     statistics: list = field(default_factory=list)
-    """A layer: the batch's mean and 1/std."""
+    """A layer: the batch's mean and 1/std, or its std."""
     choices: int = 0
 
 
@@ -85,22 +86,23 @@ def along(v, x):
     return v.reshape(-1, *[1] * (x.ndim - 2))
 
 
-def step(layers, x, targets, keep, stochastic, masked=True):
+def step(layers, x, targets, keep, activation, masked=True):
     """Loss and gradients of one step on images x, ±1 targets; `keep`: the dropouts' keeping rates, input first.
 
-    The products of hidden layers, which are integers, must be the seen ones exactly.
+    `activation`: sign, stochastic_sign or relu. Between signs the products of hidden layers, which are integers,
+    must be the seen ones exactly.
     """
     found, saved, h = Found(), [], x
     last = len(layers) - 1
     kept = _kept(layers[0].given, keep[0])
     h = x * kept
-    np.testing.assert_allclose(layers[0].given, h.reshape(layers[0].given.shape), rtol=1e-6)
+    np.testing.assert_allclose(layers[0].given, h.reshape(layers[0].given.shape), rtol=1e-6, atol=1e-7)
     for k, layer in enumerate(layers):
         if layer.weight.ndim == 2:
             h = h.reshape(len(h), -1)
         wb = np.where(layer.weight >= 0, 1.0, -1.0)
         s = apply(h, wb)
-        if k:
+        if k and activation != "relu":
             _same_integers(layer, s, keep[k])
         y = s + along(layer.bias, s)
         pooled, taken = _pool(layer, y, found) if layer.pool else (y, None)
@@ -108,7 +110,7 @@ def step(layers, x, targets, keep, stochastic, masked=True):
         np.testing.assert_allclose(layer.normed, a, rtol=EDGE, atol=EDGE)
         saved.append((h, wb, y.shape, taken, norm_saved, a))
         if k < last:
-            h = _activate(layers, k, a, keep, stochastic, found)
+            h = np.maximum(a, 0) if activation == "relu" else _activate(layers, k, a, keep, activation, found)
     slack = np.maximum(1 - targets * a, 0)
     found.loss = float((slack**2).mean())
     grad = -2 * targets * slack / slack.size
@@ -116,7 +118,9 @@ def step(layers, x, targets, keep, stochastic, masked=True):
         h, wb, shape, taken, norm_saved, a = saved[k]
         if k < last:
             grad = grad.reshape(a.shape)
-            if masked:
+            if activation == "relu":
+                grad = grad * _positive(layers[k], a, found)
+            elif masked:
                 grad = grad * _inside(layers[k], a, found)
         over = (0, *range(2, grad.ndim))
         unsigned = np.abs(grad * norm_saved[0]).sum(over), np.abs(grad).sum(over)
@@ -180,33 +184,41 @@ def _norm(layer, x, found):
     if layer.norm.kind == "vanilla":
         inv_std = 1 / np.sqrt((centred**2).mean(over) + layer.norm.eps)
         scale = layer.gamma * inv_std
-        saved = centred * along(inv_std, x), inv_std
+        saved = centred * along(inv_std, x), inv_std, 1
+    elif layer.norm.kind == "std":
+        std = np.sqrt((centred**2).mean(over))
+        inv_std = 1 / (std + layer.norm.eps)
+        scale = layer.gamma * inv_std
+        saved = centred * along(inv_std, x), inv_std, (std + layer.norm.eps) / std
     else:
         around = ap2(centred)
         inv_std = 1 / np.sqrt((centred * around).mean(over) + layer.norm.eps)
         scale = ap2(layer.gamma) * ap2(inv_std)
-        saved = around * along(ap2(inv_std), x), ap2(inv_std)
-    found.statistics.append((mean, inv_std))
+        saved = around * along(ap2(inv_std), x), ap2(inv_std), 1
+    found.statistics.append((mean, std if layer.norm.kind == "std" else inv_std))
     return centred * along(scale, x) + along(layer.beta, x), saved
 
 
 def _norm_back(layer, grad, saved):
-    """Of vanilla BN the exact gradient; of the shift-based one the same formula with AP2 of C, 1/std and gamma."""
-    hat, inv_std = saved
+    """Of vanilla BN the exact gradient; of the shift-based one the same formula with AP2 of C, 1/std and gamma.
+
+    With eps added to the std, d std / dx = (x - mean) / (n · std) has the std without eps below it: `excess`.
+    """
+    hat, inv_std, excess = saved
     over = (0, *range(2, grad.ndim))
-    gamma = layer.gamma if layer.norm.kind == "vanilla" else ap2(layer.gamma)
+    gamma = ap2(layer.gamma) if layer.norm.kind == "shift" else layer.gamma
     grad_gamma, grad_beta = (grad * hat).sum(over), grad.sum(over)
     count = grad.size // len(gamma)
-    centred = grad - along(grad_beta / count, grad) - hat * along(grad_gamma / count, grad)
+    centred = grad - along(grad_beta / count, grad) - hat * along(excess * grad_gamma / count, grad)
     return centred * along(gamma * inv_std, grad), grad_gamma, grad_beta
 
 
-def _activate(layers, k, a, keep, stochastic, found):
+def _activate(layers, k, a, keep, activation, found):
     """±1 of pre-activations a, times dropout as seen in the next layer's input."""
     seen = layers[k + 1].given.reshape(a.shape)
     kept = _kept(seen, keep[k + 1])
     np.testing.assert_array_equal(np.abs(seen), kept)
-    if stochastic:  # the noise is theirs: only what it cannot change is known
+    if activation == "stochastic_sign":  # the noise is theirs: only what it cannot change is known
         sure = np.abs(a) > 1 + EDGE
         assert (np.sign(seen)[sure & (seen != 0)] == np.sign(a)[sure & (seen != 0)]).all()
         return seen
@@ -222,6 +234,15 @@ def _inside(layer, a, found):
     mine, theirs = np.abs(a) <= 1, np.abs(layer.normed) <= 1
     differ = mine != theirs
     assert (np.abs(np.abs(a[differ]) - 1) <= EDGE).all()
+    found.choices += int(differ.sum())
+    return theirs
+
+
+def _positive(layer, a, found):
+    """Where a > 0."""
+    mine, theirs = a > 0, layer.normed > 0
+    differ = mine != theirs
+    assert (np.abs(a[differ]) <= EDGE).all()
     found.choices += int(differ.sum())
     return theirs
 
@@ -248,10 +269,15 @@ def shift_adamax(rule, state, grad, t, rate, multiplier):
     return -(2.0 ** round(math.log2(rate / (1 - rule.beta1**t)))) * multiplier * m / v
 
 
+def sgd(grad, rate):
+    """The update of one parameter by plain SGD."""
+    return -rate * grad
+
+
 def multipliers(layer, train):
     """Factors of the rate for weight, bias, gamma and beta of a layer."""
     w = layer.weight
     glorot = math.sqrt((w[0].size + len(w) * w[0, 0].size) / 1.5) if w.ndim == 4 else math.sqrt(sum(w.shape) / 1.5)
-    weight = {"plain": 1.0, "glorot": glorot}[train.weight_rate]
-    gamma = math.sqrt(len(w) / 1.5) if train.norm_rate == "glorot_gamma" and layer.norm.kind == "shift" else 1.0
+    weight = {"plain": 1.0, "glorot": glorot, "glorot_squared": glorot**2}[train.weight_rate]
+    gamma = math.sqrt(len(w) / 1.5) if train.norm_rate == "glorot_gamma" else 1.0
     return weight, weight if train.bias_rate == "as_weight" else 1.0, gamma, 1.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.packed import KINDS, MAX_K, Packed, Rows, words_for
+from kernels.packed import KINDS, MAX_K, Packed, Rows, check_plain, words_for
 
 ROW_WORDS = 2  # rows are whole multiples of 16 bytes, as the copy engines want them
 
@@ -123,6 +123,7 @@ def rows_of(x: Any) -> tuple[Rows, tuple[int, ...]]:
 
     Copies only what is not C-contiguous. bfloat16 travels as uint16. Raises as `packed.rows_of` does.
     """
+    check_plain(x)
     array, kind = as_cupy(x)
     if kind not in KINDS:
         raise TypeError(f"cannot pack {kind}: one of {', '.join(KINDS)} is needed")

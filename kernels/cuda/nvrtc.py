@@ -8,13 +8,13 @@ source, options, target and NVRTC's version (see kernels.build).
 import ctypes
 import hashlib
 import importlib.util
-import os
 import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from kernels import build
+from kernels.environment import variable
 
 OPTIONS = ("--std=c++17", "--ptxas-options=-v", "--ptxas-options=-warn-spills")
 _SONAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
@@ -53,11 +53,12 @@ def compiler() -> Compiler:
                 return Compiler(library, candidate, (major.value, minor.value))
         except (OSError, AttributeError) as error:
             tried.append(f"{candidate} ({error})")
-    raise CompileError(f"NVRTC cannot be loaded; tried {'; '.join(tried) or 'nothing'}")
+    chosen = " (KERNELS_NVRTC)" if variable("KERNELS_NVRTC") else ""
+    raise CompileError(f"NVRTC cannot be loaded{chosen}; tried {'; '.join(tried) or 'nothing'}")
 
 
 def _candidates() -> list[str]:
-    if chosen := os.environ.get("KERNELS_NVRTC"):
+    if chosen := variable("KERNELS_NVRTC"):
         return [chosen]
     found: list[str] = []
     spec = importlib.util.find_spec("nvidia")
@@ -119,18 +120,18 @@ def cubin_path(source: str, name: str, architecture: str) -> Path:
     """
     found = compiler()
     key = repr((source, OPTIONS, architecture, found.version)).encode()
-    file = f"{name}-sm_{architecture}-{hashlib.sha256(key).hexdigest()[:24]}.cubin"
-    target = build.cache_folder() / file
-    if target.is_file():
-        return target
-    scratch = _scratch() / file
-    if not scratch.is_file():
-        scratch.write_bytes(compile_cubin(source, name, architecture).cubin)
-        try:
-            build._install(scratch, target)
-        except OSError:
-            return scratch
-    return target if target.is_file() else scratch
+    stem = f"{name}-sm_{architecture}-{hashlib.sha256(key).hexdigest()[:24]}"
+    scratch = _scratch() / f"{stem}.cubin"
+    if scratch.is_file():
+        return scratch
+    if kept := build.find(stem, ".cubin"):
+        return kept
+    cubin = compile_cubin(source, name, architecture).cubin
+    try:
+        return build.keep(stem, ".cubin", cubin)
+    except OSError:
+        scratch.write_bytes(cubin)
+        return scratch
 
 
 @cache

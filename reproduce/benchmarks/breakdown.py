@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kernels import reals
+from kernels import fixed, norm, reals
 from reproduce import spec
-from reproduce.training import layers, preprocess, products, train
+from reproduce.training import engine, fused, layers, preprocess, products, step, train
 from reproduce.training.layers import BinaryConv2d, BinaryLinear
 
 GATHER, LOSS, REST = "data gather", "loss", "rest"
@@ -29,6 +29,10 @@ BINARIZATION = "signs of weights and inputs"
 NORMS, ACTIVATIONS = "batch norm, forward", "activation, dropout, pooling, forward"
 BETWEEN_BACK = "batch norm, activation, dropout, pooling, backward"
 OPTIMIZER = "update and clipping"
+# of a step without autograd
+BETWEEN = "batch norm, activation, dropout, pooling, forward"
+INPUTS_BACK = "gradients of inputs"
+UPDATES = "gradients of weights, update, clipping, signs"
 
 
 class Stopwatch:
@@ -82,7 +86,10 @@ def of_step(module: train.Classifier, blocks: list[list[Tensor]]) -> dict[str, f
             module.training_step(block, number)
             watch.leave(REST)
             found.append({part: seconds / len(block) for part, seconds in watch.seconds.items()})
-    if not {PRODUCTS, PRODUCTS_BACK, OPTIMIZER} <= found[-1].keys():
+    expected = (
+        {PRODUCTS, PRODUCTS_BACK, OPTIMIZER} if module.step.engine is None else {PRODUCTS, INPUTS_BACK, UPDATES}
+    )
+    if not expected <= found[-1].keys():
         raise RuntimeError("the step does not go through the layers and the optimizer any more")
     parts = [*(p for p in found[-1] if p != REST), REST]
     return {part: statistics.median(one.get(part, 0.0) for one in found[1:]) for part in parts}
@@ -92,10 +99,27 @@ def of_step(module: train.Classifier, blocks: list[list[Tensor]]) -> dict[str, f
 def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
     """A stopwatch wired to the parts of `module`'s step; everything is put back at the end."""
     watch = Stopwatch()
+    if module.step.engine is not None:
+        with contextlib.ExitStack() as stack:
+            for owner, name, part in (
+                (engine.Engine, "_input", GATHER),
+                *((kind, "forward", PRODUCTS) for kind in (fused.Linear, fused.Convolution)),
+                *((kind, "to_input", INPUTS_BACK) for kind in (fused.Linear, fused.Convolution)),
+                *((kind, "update", UPDATES) for kind in (fused.Linear, fused.Convolution)),
+                (fixed, "update_from", UPDATES),
+                (norm.Norm, "statistics", BETWEEN),
+                (norm.Norm, "forward", BETWEEN),
+                (norm, "pool", BETWEEN),
+                (norm.Norm, "backward", BETWEEN_BACK),
+                (norm, "unpool", BETWEEN_BACK),
+            ):
+                stack.enter_context(_replaced(owner, name, watch.around(part, getattr(owner, name))))
+            yield watch
+        return
     with contextlib.ExitStack() as stack:
-        for owner, name, part in (
+        for place, name, part in (
             (preprocess.DeviceData, "images", GATHER),
-            (train, "squared_hinge", LOSS),
+            (step, "squared_hinge", LOSS),
             (products, "binarize_weight", BINARIZATION),
             (reals, "signs", BINARIZATION),
             (reals, "ternary", BINARIZATION),
@@ -103,11 +127,11 @@ def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
             (module.rule, "step", OPTIMIZER),
             (module.rule, "zero_grad", OPTIMIZER),
         ):
-            stack.enter_context(_replaced(owner, name, watch.around(part, getattr(owner, name))))
+            stack.enter_context(_replaced(place, name, watch.around(part, getattr(place, name))))
         for part, found in (
             (ACTIVATIONS, [module.net]),
             (PRODUCTS, [m for m in module.net.modules() if isinstance(m, BinaryLinear | BinaryConv2d)]),
-            (NORMS, [m for m in module.net.modules() if isinstance(m, layers.BatchNorm | layers.ShiftBatchNorm)]),
+            (NORMS, [m for m in module.net.modules() if isinstance(m, layers.Norm)]),
         ):
             for one in found:
                 stack.enter_context(_timed(watch, one, part))

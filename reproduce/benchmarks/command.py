@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,45 +19,51 @@ def bench(
     training: Annotated[
         bool, typer.Option("--train", help="Training steps on the CPU instead: ours against a plain loop.")
     ] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Single 1-bit layers of PyTorch instead, beside float32 and int8.")
+    ] = False,
     to: Annotated[
-        Path | None, typer.Option(help="Folder of the record.", show_default="results/kernels or results/train")
+        Path | None,
+        typer.Option(help="Folder of the record.", show_default="in results: kernels, train or layers"),
     ] = None,
     data: DataOption = None,
-    trials: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --gpu: what `python -m reproduce.gpu trials` wrote.", show_default="trials are made"
-        ),
-    ] = None,
 ) -> None:
-    """Measure Figure 3 on this machine: products, MLP and ConvNet; or their training. A table and a record.
+    """Measure Figure 3 on this machine: products, MLP and ConvNet; or training, or layers. A table and a record.
 
     Exit code 2: the GPU was asked for and cannot be measured; 3: a data set's file is damaged.
     """
     from reproduce.benchmarks import cpu, record
     from reproduce.benchmarks import gpu as on_gpu
+    from reproduce.benchmarks import layers as of_layers
     from reproduce.benchmarks import train as of_training
     from reproduce.data import DataError
 
-    if gpu and training:
-        raise stop("--train measures the CPU", 2)
+    if gpu and (training or layers):
+        raise stop(f"--{'train' if training else 'layers'} measures the CPU", 2)
+    if training and layers:
+        raise stop("--train or --layers, not both", 2)
     if gpu and (reason := on_gpu.missing()):
         raise stop(reason, 2)
-    folder = to or yamlfile.ROOT / "results" / ("train" if training else "kernels")
+    measure, show, folder = (
+        (of_training.measure, of_training.show, "train")
+        if training
+        else (of_layers.measure, of_layers.show, "layers")
+        if layers
+        else (cpu.measure, record.show, "kernels")
+    )
     path: Path | None = None
 
     def keep(state: dict[str, Any]) -> None:
         nonlocal path
-        path = record.write(state, folder, path)
+        path = record.write(state, to or yamlfile.ROOT / "results" / folder, path)
         say(f"written: {yamlfile.shown(path)}")
 
     try:
         if gpu:
-            broken = None if trials is None else json.loads(trials.read_text())
-            found = on_gpu.measure(say, data, quick, keep, broken)
+            found = on_gpu.measure(say, data, quick, keep)
         else:
-            found = (of_training if training else cpu).measure(say, data, quick)
+            found = measure(say, data, quick)
             keep(found)
     except DataError as error:
         raise stop(error, 3) from None
-    (of_training if training else record).show(found)
+    show(found)

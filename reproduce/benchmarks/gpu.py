@@ -59,12 +59,10 @@ def measure(
     data_folder: Path | None,
     quick: bool = False,
     keep: Keep = lambda _: None,
-    trials: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The record of one run on this machine's GPU. `quick`: tiny sizes, for tests.
 
-    `keep` is given the record after the products and after each net, so that nothing done is lost. `trials`: what
-    is wrong with backends and pixels by name, where their trials have been made; else they are made first.
+    `keep` is given the record after the products and after each net, so that nothing done is lost.
     """
     started = runs.now()
     full_precision()
@@ -72,10 +70,8 @@ def measure(
     names = (*products.BACKENDS, "cuda-naive")
     said = kernels.backends()
     usable = [name for name in names if not said[name].startswith("unavailable")]
-    if trials is None:
-        say("each kernel once, in a process of its own")
-        trials = trial.failures([*usable, trial.PIXELS])
-    broken = {name: reason for name, reason in trials.items() if name in (*usable, trial.PIXELS)}
+    say("each kernel once, in a process of its own")
+    broken = trial.failures([*usable, trial.PIXELS])
     broken |= {name: said[name] for name in names if name not in usable}
     for name, reason in broken.items():
         say(f"left out: {name}: {reason}")
@@ -94,7 +90,7 @@ def measure(
             "started": started,
             "machine": machine.machine("cuda") | {"readings": {"before": before, "after": clock.readings()}},
             "libraries": machine.libraries() | _versions(),
-            "code": machine.code(),
+            "code": machine.code("cuda"),
             "backends": said,
             "first_layer": pixels.describe("cuda-xnor"),
             "bounds": clock.bounds(before),

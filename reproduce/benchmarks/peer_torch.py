@@ -94,7 +94,8 @@ class Peer:
 
     def __init__(self, settings: spec.Settings, rate: float, memory_format: torch.memory_format) -> None:
         net, rule = settings.net, settings.train.optimizer
-        if (net.weights, net.activation, net.norm.kind, rule.kind) != ("binary", "sign", "vanilla", "adam"):
+        known = (net.weights, net.activation, net.norm.kind) == ("binary", "sign", "vanilla")
+        if not known or not isinstance(rule, spec.AdamRule):
             raise ValueError("the peer knows BNN cells with deterministic signs, vanilla BN and Adam")
         self.memory_format = memory_format
         self.net = mlp(net) if isinstance(net, spec.MLPNet) else convnet(net)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from reproduce import files, paper
+from reproduce.terminal import console
 
 FORMAT = 1
 
@@ -87,9 +86,9 @@ def show(record: dict[str, Any]) -> None:
             "" if printed is None else f"{1000 * printed:,.0f} ms",
         )
         last = row["what"]
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(table)
+    out = console(150)
+    out.print(table)
     for line in record["notes"]:
-        console.print(f"note: {line}")
+        out.print(f"note: {line}")
     for line in record["warnings"]:
-        console.print(f"warning: {line}")
+        out.print(f"warning: {line}")

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -28,12 +27,14 @@ from reproduce import machine, runs, spec
 from reproduce.benchmarks import breakdown, record
 from reproduce.benchmarks.nets import CELLS, SCALE, SHIFT, cell_settings, images_of
 from reproduce.benchmarks.peer_torch import Peer
+from reproduce.terminal import console
 from reproduce.training import nets, train
 from reproduce.training.preprocess import DeviceData
+from reproduce.training.products import mode
 
 Say = Callable[[str], None]
 FORMAT = 1
-OURS, PEER = "ours", "plain PyTorch loop"
+OURS, OURS_FLOAT32, PEER = "ours", "ours, float32", "plain PyTorch loop"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 STEPS = {"MNIST MLP": 4, "CIFAR-10 ConvNet": 2}  # a turn
 BUDGET = {"MNIST MLP": 45.0, "CIFAR-10 ConvNet": 70.0}  # seconds of turns; all else takes about as long again
@@ -112,10 +113,27 @@ def ours(settings: spec.Settings, data: DeviceData) -> train.Classifier:
     return module
 
 
+def in_float32(settings: spec.Settings, data: DeviceData) -> train.Classifier:
+    """The same with $REPRODUCE_PRODUCTS=float32."""
+    before = os.environ.get("REPRODUCE_PRODUCTS")
+    os.environ["REPRODUCE_PRODUCTS"] = "float32"
+    try:
+        module = ours(settings, data)
+        assert module.step.engine is None
+    finally:
+        del os.environ["REPRODUCE_PRODUCTS"]
+        if before is not None:
+            os.environ["REPRODUCE_PRODUCTS"] = before
+    return module
+
+
 def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) -> tuple[timing.Times, str]:
-    """Seconds a step of each turn of ours and the peer, and the memory layout that the peer is faster with."""
+    """Seconds a step of each turn of ours, in every mode, and the peer; the memory layout that the peer is faster
+    with."""
     steps = 1 if quick else STEPS[name]
-    module, order = ours(settings, data), batches(settings, data)
+    modules, order = {OURS: ours(settings, data)}, batches(settings, data)
+    if mode() == "fixed16":
+        modules[OURS_FLOAT32] = in_float32(settings, data)
     images = data.images(torch.arange(len(data)))
     images = images.contiguous() if images.dim() == 4 else images
 
@@ -138,9 +156,10 @@ def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) ->
         times = timing.interleave(trial, 0.0, least=3, most=3)
         layout = min(layouts, key=lambda one: float(np.median(times[one])))
     turns = {
-        OURS: lambda: module.training_step(list(itertools.islice(order, steps)), 0),
-        PEER: trial.pop(layout),
+        who: partial(lambda module: module.training_step(list(itertools.islice(order, steps)), 0), module)
+        for who, module in modules.items()
     }
+    turns[PEER] = partial(trial.pop(layout))
     trial.clear()
     budget, least = (0.05, 3) if quick else (BUDGET[name], 7)
     times = timing.interleave(turns, budget, least, most=99, floor=0.0)
@@ -276,7 +295,7 @@ def _product_seconds(m: int, k: int, n: int, quick: bool) -> tuple[float, float,
 
 def show(record: dict[str, Any]) -> None:
     """The record as tables: rates and ratios, bounds, parts of our step."""
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    out = console(150)
     table = Table("", "candidate", "ms a step", "steps/s", "images/s", "× plain loop", "of the products' bound")
     for row in record["rows"]:
         limits = record["bounds"]["nets"][row["what"]]
@@ -293,13 +312,13 @@ def show(record: dict[str, Any]) -> None:
             ratio + (" VOID" if ratio and row["void"] else ""),
             f"{100 * row['steps_per_second'] / limits['matmul_steps_per_second']:.0f} %",
         )
-    console.print(table)
+    out.print(table)
     for name, limits in record["bounds"]["nets"].items():
         peak = limits["peak_steps_per_second"]
         by_peak = "" if peak is None else f", {peak:.2f} at the FP32 peak"
         tables = limits["tables_steps_per_second"]
         by_peak += "" if tables is None else f"; the same products with ±1 through kernels: {tables:.2f}"
-        console.print(
+        out.print(
             f"{name}: float32 products alone: {limits['matmul_steps_per_second']:.2f} steps/s by matmul{by_peak}"
         )
     seconds = record["parts"]["seconds"]
@@ -309,13 +328,13 @@ def show(record: dict[str, Any]) -> None:
         table.add_row(
             part, *(f"{1000 * s:.1f}" for s, _ in taken), *(f"{100 * s / whole:.1f}" for s, whole in taken)
         )
-    console.print(table)
+    out.print(table)
     for name, found in record["lightning"]["nets"].items():
-        console.print(f"{name}: Lightning's own overhead {100 * found['share_of_step']:.2f} % of a step")
+        out.print(f"{name}: Lightning's own overhead {100 * found['share_of_step']:.2f} % of a step")
     for row in record["rows"]:
         if row["void"] and row["candidate"] == OURS:
-            console.print(f"VOID: {row['what']}: {row['void']}")
+            out.print(f"VOID: {row['what']}: {row['void']}")
     for line in record["notes"]:
-        console.print(f"note: {line}")
+        out.print(f"note: {line}")
     for line in record["warnings"]:
-        console.print(f"warning: {line}")
+        out.print(f"warning: {line}")

@@ -103,8 +103,9 @@ def save(net: PackedNet, path: Path) -> None:
     files.write_whole(path, content + hashlib.sha256(content).digest())
 
 
-def load(path: Path) -> PackedNet:
+def load(path: Path | str) -> PackedNet:
     """The net in `path`. PackedError, one line, if the file cannot be read as one."""
+    path = Path(path)
     try:
         return parse(yamlfile.whole_file(path, LARGEST))
     except OSError as error:

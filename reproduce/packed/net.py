@@ -341,7 +341,7 @@ class PackedNet:
         file.save(self, path)
 
     @staticmethod
-    def load(path: Path) -> PackedNet:
+    def load(path: Path | str) -> PackedNet:
         """A net from its file. PackedError, one line, if the file is damaged, foreign or of a later version."""
         from reproduce.packed import file
 
@@ -371,7 +371,7 @@ def freeze_net(
         raise PackedError(f"{net.weights} weights and {net.activation} activations: only ±1 can be packed")
     every = shapes(net)
     blocks = [_Block(state, i) for i in range(len(every))]
-    kinds = [net.norm.kind] * (len(every) - 1) + [net.output_norm.kind]
+    kinds = [net.norm] * (len(every) - 1) + [net.output_norm]
     weights = [block.signs(shape) for block, shape in zip(blocks, every, strict=True)]
     norms = [block.norm(kind, shape.weights[0]) for block, kind, shape in zip(blocks, kinds, every, strict=True)]
     first: PixelLayer | RealLayer = RealLayer(every[0], weights[0], norms[0])
@@ -406,10 +406,15 @@ class _Block:
             raise PackedError(f"{self.prefix}layer.weight has numbers that are not finite")
         return kernels.pack(weight)
 
-    def norm(self, kind: str, units: int) -> Norm:
-        inv_std, gamma = self._get("norm.inv_std", units), self._get("norm.weight", units)
-        if kind == "shift":
-            inv_std, gamma = ap2(inv_std), ap2(gamma)
+    def norm(self, kind: spec.Norm, units: int) -> Norm:
+        gamma = self._get("norm.weight", units)
+        if kind.kind == "std":
+            factor = gamma.double() / (self._get("norm.std", units).double() + kind.eps)
+        else:
+            inv_std = self._get("norm.inv_std", units)
+            if kind.kind == "shift":
+                inv_std, gamma = ap2(inv_std), ap2(gamma)
+            factor = inv_std.double() * gamma.double()
         rest = [self._get(name, units) for name in ("layer.bias", "norm.mean", "norm.bias")]
         bias, mean, beta = (value.double().numpy() for value in rest)
-        return Norm(bias, mean, (inv_std.double() * gamma.double()).numpy(), beta)
+        return Norm(bias, mean, factor.numpy(), beta)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reproduce import files, runs, yamlfile
+from reproduce import files, runs, spec, yamlfile
 from reproduce.report import (
     claims,
     compare,
@@ -17,6 +17,7 @@ from reproduce.report import (
     energy,
     exports,
     filters,
+    folder,
     page,
     simulation,
     speed,
@@ -44,17 +45,19 @@ def summary(evidence: Evidence) -> str:
     paper, short, small = (frame[frame["scale"] == scale] for scale in table1.SCALES)
     run = paper[paper["seeds"] > 0]
     words = [f"{count} {verdict}" for verdict, count in run["verdict"].value_counts(sort=False).items()]
-    said = f"{len(run)} of the {len(paper)} cells of Table 1 that are ours to run were run at the paper's scale"
+    done, every = (part["cell"].nunique() for part in (run, paper))
+    said = f"{done} of the {every} cells of Table 1 that are ours to run were run at the paper's scale"
+    said += f", {len(run)} rows by the code that made them" if len(run) > done else ""
     said += f": {', '.join(words)}." if words else "."
-    done = short[short["seeds"] > 0]
-    if len(done):
+    shorter = short[short["seeds"] > 0]
+    if len(shorter):
         cells = (
             f"{r}, {d}: {mean:.2f} % (the paper, with its own schedule: {printed:.2f} %)"
-            for r, d, mean, printed in done[["row", "dataset", "mean", "paper"]].values
+            for r, d, mean, printed in shorter[["row", "dataset", "mean", "paper"]].values
         )
         said += f" With a shorter schedule, and not judged: {'; '.join(cells)}."
     if len(small):
-        said += f" {len(small)} were run at small scale, which is never held against the paper."
+        said += f" {small['cell'].nunique()} were run at small scale, which is never held against the paper."
     return f"{said} {claims.counts(claims.frame(evidence))}"
 
 
@@ -85,29 +88,32 @@ def pictures(parts: Sequence[Section], title: str, summary: str, home: str) -> d
     return found
 
 
-def write(evidence: Evidence, folder: Path, home: str | None = None) -> None:
-    """The report of a store into `folder`; `home` is that folder as seen from the one that holds the store."""
+def write(evidence: Evidence, target: Path, home: str | None = None, force: bool = False) -> None:
+    """The report of a store into `target`; `home` is that folder as seen from the one that holds the store.
+
+    Raises files.Foreign where `target` holds what no report wrote, unless `force`.
+    """
     parts = [*sections(evidence), sources(evidence)]
     content = tables(evidence, parts)
     content |= pictures(parts, TITLE, summary(evidence), home or f"{evidence.name}/report")
-    _write(content, folder)
+    folder.write(content, target, force)
 
 
-def compared(stores: Sequence[Evidence], folder: Path, home: str) -> None:
-    """A page and a CSV that hold stores against each other, into `folder`."""
+def compared(stores: Sequence[Evidence], target: Path, home: str, force: bool = False) -> None:
+    """A page and a CSV that hold stores against each other, into `target`; raises as `write` does."""
     parts = compare.sections(stores)
     names = ", ".join(store.name for store in stores)
     said = f"Stores compared: {names}."
-    _write(_data(parts) | pictures(parts, "Stores compared", said, home), folder)
+    folder.write(_data(parts) | pictures(parts, "Stores compared", said, home), target, force)
 
 
-def _write(content: dict[str, str], folder: Path) -> None:
-    """Write files; tables and figures of an earlier report that are no part of this one are removed."""
-    for path in [*folder.glob("data/*.csv"), *folder.glob("*.svg")]:
-        if path.relative_to(folder).as_posix() not in content:
-            path.unlink()
-    for name, text in content.items():
-        files.write_whole(folder / name, text)
+def cells_compared(
+    evidence: Evidence, both: tuple[spec.Cell, spec.Cell], target: Path, home: str, force: bool = False
+) -> None:
+    """A page and a CSV that hold two cells of a store against each other, into `target`; errors as in `write`."""
+    parts = compare.cell_sections(evidence, *both)
+    said = f"Cells compared: {both[0].name} and {both[1].name}, in {evidence.name}."
+    folder.write(_data(parts) | pictures(parts, "Cells compared", said, home), target, force)
 
 
 def sources(evidence: Evidence) -> Section:
@@ -122,10 +128,10 @@ def sources(evidence: Evidence) -> Section:
     return Section("records", "Records", text, ())
 
 
-def refresh(say: Say) -> None:
-    """Bring results/report and README's table up to date with the committed records."""
+def refresh(say: Say, force: bool = False) -> None:
+    """Bring results/report and README's table up to date with the committed records; raises as `write` does."""
     evidence = gather(runs.PUBLISHED, cells(), say)
-    write(evidence, runs.PUBLISHED / "report")
+    write(evidence, runs.PUBLISHED / "report", force=force)
     readme = yamlfile.ROOT / "README.md"
     frame = table1.frame(evidence.runs, evidence.cells)
     files.write_whole(readme, exports.into_readme(readme.read_text(encoding="utf-8"), frame))

@@ -21,6 +21,7 @@ from reproduce.records import Record
 from reproduce.report import compare, energy, filters, speed, table1
 from reproduce.report.evidence import Bench, Evidence, Ratio, Timing, note, notes
 from reproduce.report.parts import Column, Section, Table
+from reproduce.report.rows import main
 
 NOT_MEASURED = "not measured"
 NEARLY = 0.9  # of a printed factor; from there on it is nearly reached
@@ -216,7 +217,8 @@ def _filters(
             verdict = words(of, claim["value"])
             if scale != "paper":
                 verdict = f"{table1.OFF_SCALE[str(scale)]}: not the paper's net"
-            seeds = len({r.seed for r in evidence.runs if (r.cell, r.scale) == (cell, scale)})
+            group = main(r for r in evidence.runs if (r.cell, r.scale) == (cell, scale))
+            seeds = len({r.seed for r in group})
             found.append(
                 Finding(
                     f"{'; '.join(f'{v:.{digits}f} ({k})' for k, v in of.items())}; random signs would give "
@@ -268,7 +270,7 @@ def _nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             continue
         group = [r for r in evidence.runs if (r.cell, r.scale) == (cell.name, "paper")]
         for order in sorted({r.data.order for r in group}):
-            ours = [r for r in group if r.data.order == order]
+            ours = main(r for r in group if r.data.order == order)
             other, value, name = _without_binarization(evidence, experiment.dataset, order)
             errors = [r.result.test_error for r in ours if r.result]
             found = comes_near(
@@ -304,9 +306,9 @@ def _without_binarization(evidence: Evidence, dataset: str, order: str) -> tuple
     """Our runs of the paper's float row, where there are FEWEST of the same image order, and their mean; else none
     and the printed error. And which it is, in words."""
     names = {c.name for c in evidence.cells if (c.experiment.row, c.experiment.dataset) == (FLOAT, dataset)}
-    group = [
+    group = main(
         r for r in evidence.runs if r.cell in names and (r.scale, r.data.order) == ("paper", order) and r.result
-    ]
+    )
     if len(group) >= FEWEST:
         return group, float(np.mean([r.result.test_error for r in group if r.result])), f"{FLOAT}, ours"
     (value,) = (e["paper"] for e in table1.printed() if (e["row"], e["dataset"]) == (FLOAT, dataset))
@@ -329,13 +331,14 @@ def comes_near(errors: Sequence[float], other: Sequence[float] | float, margin: 
 
 
 def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
-    """Planted error `no-mask` against the usual runs of `check-small`: Welch, one-sided, last validation error."""
+    """Planted error `no-mask` against the usual runs of `check-small`: Welch, one-sided, last validation error.
+
+    Both by one code: of several the one with the most runs.
+    """
     found = []
     for cell in sorted({r.cell for r in evidence.checks}):
-        usual, without = (
-            [r for r in evidence.checks if r.cell == cell and r.result and r.variant == v]
-            for v in (None, "no-mask")
-        )
+        group = main(r for r in evidence.checks if r.cell == cell and r.result and r.variant in (None, "no-mask"))
+        usual, without = ([r for r in group if r.variant == v] for v in (None, "no-mask"))
         if min(len(usual), len(without)) < 2:
             continue
         mine, theirs = (

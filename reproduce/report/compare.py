@@ -1,30 +1,34 @@
-"""Two stores or more held against each other, cell by cell: another machine, another revision."""
+"""Two stores or more held against each other, cell by cell, or two cells of one store; and image by image."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from reproduce import spec
 from reproduce.records import Record
-from reproduce.report import speed
+from reproduce.report import images, speed
 from reproduce.report.evidence import Bench, Evidence, Ratio, by_order, note, notes
+from reproduce.report.images import DIFFERENT, IDENTICAL, SAME
 from reproduce.report.parts import Column, Section, Table
-from reproduce.report.table1 import SCALES, machines, revisions, threads, with_note, with_order
+from reproduce.report.rows import label
+from reproduce.report.table1 import CODE, SCALES, machines, revisions, tested, threads, with_note, with_order
 from reproduce.verdict import summarize
 
-SAME, DIFFERENT, TOO_FEW, IDENTICAL = "no difference seen", "different", "too few runs", "the same runs"
+TOO_FEW = "too few runs"
 APART, OVERLAP, SINGLE, SAME_RECORD = "intervals apart", "intervals overlap", "single timing", "the same record"
-MEASURES = ("seeds", "mean", "low", "high", "machine", "threads", "revision")
+MEASURES = ("seeds", "mean", "low", "high", "machine", "threads", "revision", "code")
 COLUMNS = ["cell", "row", "dataset", "scale", "order", "first", "second"]
 COLUMNS += [f"{what}_{of}" for of in ("first", "second") for what in MEASURES]
 COLUMNS += ["difference", "difference_low", "difference_high", "verdict"]
 Key = tuple[str, str, str]
-Groups = dict[Key, list[Record]]
+Groups = dict[Key, list[list[Record]]]
 
 
 def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -41,9 +45,18 @@ def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) 
     return difference - half, difference + half
 
 
-def frame(stores: Sequence[Evidence]) -> pd.DataFrame:
-    """A line per cell, scale and image order that the first store and another have: both, second minus first."""
-    lines = []
+@dataclass(frozen=True)
+class Sides:
+    """Runs held against each other: what they are (columns of the tables), and both groups of records."""
+
+    line: dict[str, object]
+    first: list[Record]
+    second: list[Record]
+
+
+def of_stores(stores: Sequence[Evidence]) -> list[Sides]:
+    """Every cell, scale and image order that the first store and another have."""
+    found = []
     first, *others = stores
     for other in others:
         groups = [by_order(store.runs) for store in (first, other)]
@@ -51,15 +64,49 @@ def frame(stores: Sequence[Evidence]) -> pd.DataFrame:
             for name, scale, order in _shared(*groups):
                 if name != cell.name:
                     continue
-                both = [group[name, scale, order] for group in groups]
-                line: dict[str, object] = {"cell": cell.name, "row": cell.experiment.row, "scale": scale}
-                line |= {"dataset": cell.dataset_at(both[0][0].scale), "order": order[:6]}
-                line |= {"first": first.name, "second": other.name}
-                remarks = sorted({n for group in both for r in group for n in notes(r)})
-                line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
-                line["records"] = f"{first.paths(both[0])}; {other.paths(both[1])}"
-                lines.append(line | _measures(*both))
+                for mine, theirs in itertools.product(*(group[name, scale, order] for group in groups)):
+                    line: dict[str, object] = {"cell": cell.name, "row": cell.experiment.row, "scale": scale}
+                    line |= {"dataset": cell.dataset_at(mine[0].scale), "order": order[:6]}
+                    found.append(_sides(line, (first, other), [mine, theirs], (first.name, other.name)))
+    return found
+
+
+def of_cells(evidence: Evidence, first: spec.Cell, second: spec.Cell) -> list[Sides]:
+    """Two cells of one store, at each scale and with each image order that both were run with."""
+    groups = by_order(evidence.runs)
+    found = []
+    for (name, scale, order), of_first in groups.items():
+        if name != first.name:
+            continue
+        for mine, theirs in itertools.product(of_first, groups.get((second.name, scale, order), [])):
+            line = _line_of_cells(first, second, mine[0].scale, order)
+            found.append(_sides(line, (evidence, evidence), [mine, theirs], (first.name, second.name)))
+    return found
+
+
+def _line_of_cells(first: spec.Cell, second: spec.Cell, scale: spec.Scale, order: str) -> dict[str, object]:
+    datasets = dict.fromkeys(cell.dataset_at(scale) for cell in (first, second))
+    rows = dict.fromkeys(cell.experiment.row for cell in (first, second))
+    line: dict[str, object] = {"cell": first.name, "row": ", ".join(rows), "dataset": ", ".join(datasets)}
+    return line | {"scale": scale, "order": order[:6]}
+
+
+def _sides(
+    line: dict[str, object], stores: tuple[Evidence, Evidence], both: list[list[Record]], names: tuple[str, str]
+) -> Sides:
+    remarks = sorted({n for group in both for r in group for n in notes(r)})
+    line |= {"first": names[0], "second": names[1], "dirty": bool(remarks), "note": "; ".join(remarks)}
+    line["records"] = "; ".join(store.paths(group) for store, group in zip(stores, both, strict=True))
+    return Sides(line, *both)
+
+
+def frame(found: Sequence[Sides]) -> pd.DataFrame:
+    """A line for each: both mean errors, and second minus first."""
+    lines = [sides.line | _measures(sides.first, sides.second) for sides in found]
     return pd.DataFrame(lines, columns=[*COLUMNS, "dirty", "note", "records"])
+
+
+# --- where, what is left out, speeds --------------------------------------------------------------------------
 
 
 def _shared(first: Groups, second: Groups) -> list[Key]:
@@ -70,7 +117,7 @@ def _shared(first: Groups, second: Groups) -> list[Key]:
 def where(found: pd.DataFrame) -> pd.DataFrame:
     """From each line of `frame` one for either store: where, how and with what code its runs were made."""
     shared = ["row", "dataset", "scale", "order", "cell"]
-    names = ["seeds", "machine", "threads", "revision"]
+    names = ["seeds", "machine", "threads", "revision", "code"]
     sides = [
         found[[*shared, of, *(f"{name}_{of}" for name in names)]].set_axis([*shared, "store", *names], axis=1)
         for of in ("first", "second")
@@ -151,7 +198,7 @@ def _measures(first: Sequence[Record], second: Sequence[Record]) -> dict[str, ob
     line: dict[str, object] = {}
     errors = [[r.result.test_error for r in group if r.result] for group in (first, second)]
     for group, of in ((first, "first"), (second, "second")):
-        found = summarize([r.result.test_error for r in group if r.result])
+        found = summarize([r.result.test_error for r in group if r.result], *tested(group))
         line |= {
             f"seeds_{of}": found.n,
             f"mean_{of}": found.mean,
@@ -159,7 +206,7 @@ def _measures(first: Sequence[Record], second: Sequence[Record]) -> dict[str, ob
             f"high_{of}": found.high,
         }
         line |= {f"machine_{of}": machines(group), f"threads_{of}": threads(group)}
-        line |= {f"revision_{of}": revisions(group)}
+        line |= {f"revision_{of}": revisions(group), f"code_{of}": label(group)}
     line["difference"] = float(np.mean(errors[1]) - np.mean(errors[0]))
     if sorted((r.key, r.started) for r in first) == sorted((r.key, r.started) for r in second):
         return line | {"verdict": IDENTICAL}
@@ -171,44 +218,12 @@ def _measures(first: Sequence[Record], second: Sequence[Record]) -> dict[str, ob
 
 
 def sections(stores: Sequence[Evidence]) -> list[Section]:
-    """The stores' cells side by side, where they were run, the speeds of both, and what is left out."""
-    found, timed = frame(stores), speeds(stores)
-    text = (
-        "Test error in percent at the best validation epoch, with the 95 % prediction interval of one more run, "
-        "and the difference of the means (second minus first) with its 95 % confidence interval after Welch. "
-        "“Different” means that this interval leaves out zero; with many cells one in twenty does so by chance.",
-    )
+    """The stores' cells side by side, image by image, where they were run, the speeds, and what is left out."""
     first, *others = (store.name for store in stores)
+    found, timed = of_stores(stores), speeds(stores)
     named = {"first": [], "second": [Column("second", "second store")] if len(others) > 1 else []}
     order = f": first {first}, second {others[0] if len(others) == 1 else 'as named'}"
-    columns = [Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale")]
-    for of in ("first", "second"):
-        columns += [
-            *named[of],
-            Column(f"mean_{of}", of, 2, "%", "mean error of the runs"),
-            Column(f"low_{of}", "from", 2, "%"),
-            Column(f"high_{of}", "to", 2, "%"),
-        ]
-    columns += [
-        *(Column("difference", "difference", 2, "points"), Column("difference_low", "from", 2)),
-        *(Column("difference_high", "to", 2), Column("verdict", "verdict")),
-    ]
-    made = where(found)
-    places = (
-        *(Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale"), Column("store", "store")),
-        *(Column("machine", "machine"), Column("threads", "threads")),
-        *(Column("revision", "revision", hint="of the code: its first digits"), Column("seeds", "seeds", 0)),
-    )
-    tables = (
-        Table(
-            "compare",
-            f"Cells that both stores have{order}.",
-            found,
-            with_note(found, *with_order(found, *columns)),
-        ),
-        Table("compare-where", "Where, how and with what code they were run.", made, with_order(made, *places)),
-    )
-    parts = [Section("compare", "Stores compared", text, tables)]
+    parts = _errors(found, f"Cells that both stores have{order}.", named)
     if len(timed):
         ratios = [Column("what", "what"), Column("candidate", "candidate"), Column("against", "faster than")]
         for number, of in enumerate(("first", "second"), 1):
@@ -229,3 +244,61 @@ def sections(stores: Sequence[Evidence]) -> list[Section]:
         parts.append(Section("compare-speed", "Speed compared", said, (table,)))
     missing = left_out(stores)
     return [*parts, Section("left-out", "Left out", tuple(missing), ())] if missing else parts
+
+
+def cell_sections(evidence: Evidence, first: spec.Cell, second: spec.Cell) -> list[Section]:
+    """Two cells of a store side by side, and image by image."""
+    found = of_cells(evidence, first, second)
+    if not found:
+        none = (
+            f"No scale and image order at which {evidence.name} has runs of both {first.name} and {second.name}."
+        )
+        return [Section("left-out", "Left out", (none,), ())]
+    return _errors(found, f"First {first.name}, second {second.name}.", {"first": [], "second": []})
+
+
+def _errors(found: Sequence[Sides], caption: str, named: dict[str, list[Column]]) -> list[Section]:
+    """Mean errors side by side with where the runs were made, then the runs image by image."""
+    table = frame(found)
+    text = (
+        "Test error in percent at the best validation epoch, with the 95 % prediction interval of one more run, "
+        "and the difference of the means (second minus first) with its 95 % confidence interval after Welch. "
+        "“Different” means that this interval leaves out zero; with many cells one in twenty does so by chance.",
+    )
+    what = [Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale")]
+    columns = [*what]
+    several = table.duplicated(["cell", "scale", "order", "first", "second"]).any()
+    for of in ("first", "second"):
+        columns += [*named[of], Column(f"mean_{of}", of, 2, "%", "mean error of the runs")]
+        if several:  # there is no room for the intervals too, which are in the CSV
+            columns.append(Column(f"code_{of}", f"{of} made by", hint=CODE.hint))
+        else:
+            columns += [Column(f"low_{of}", "from", 2, "%"), Column(f"high_{of}", "to", 2, "%")]
+    columns += [
+        *(Column("difference", "difference", 2, "points"), Column("difference_low", "from", 2)),
+        *(Column("difference_high", "to", 2), Column("verdict", "verdict")),
+    ]
+    made = where(table)
+    places = (
+        *(*what, Column("store", "of")),
+        *(Column("machine", "machine"), Column("threads", "threads")),
+        *(Column("revision", "revision", hint="of the code: its first digits"), Column("seeds", "seeds", 0)),
+        CODE,
+    )
+    return [
+        Section(
+            "compare",
+            "Compared",
+            text,
+            (
+                Table("compare", caption, table, with_note(table, *with_order(table, *columns))),
+                Table(
+                    "compare-where",
+                    "Where, how and with what code they were run.",
+                    made,
+                    with_order(made, *places),
+                ),
+            ),
+        ),
+        images.section([(sides.line, sides.first, sides.second) for sides in found], caption, named["second"]),
+    ]

@@ -13,7 +13,8 @@ from reproduce.records import Record
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
-from reproduce.report.table1 import SCALES, again, with_note
+from reproduce.report.rows import label, main
+from reproduce.report.table1 import CODE, SCALES, again, with_note
 
 SERIES = ("baseline (float)", "BNN (Theano)", "BNN (Torch7)")
 COLUMNS = ["series", "source", "scale", "quantity", "epoch", "value", "low", "high", "seeds"]
@@ -34,18 +35,18 @@ def printed() -> list[dict[str, Any]]:
 
 
 def measured(evidence: Evidence) -> Iterator[tuple[str, str, list[Record]]]:
-    """Series, scale and runs of every CIFAR-10 cell of the figure that has been run."""
+    """Series, scale and runs of every CIFAR-10 cell of the figure that has been run; of several codes one's."""
     cells = {c.name: c for c in evidence.cells}
     for series in SERIES:
         for scale in SCALES:
-            group = [
+            group = main(
                 r
                 for r in evidence.runs
                 if r.scale == scale
                 and cells[r.cell].experiment.row == series
                 and cells[r.cell].experiment.dataset == "CIFAR-10"
                 and r.curve
-            ]
+            )
             if group:
                 yield series, scale, group
 
@@ -88,11 +89,12 @@ def summary(evidence: Evidence) -> pd.DataFrame:
                 "paper": last[series] if scale == "paper" else None,
                 "dirty": bool(remarks),
                 "note": "; ".join(remarks),
+                "code": label(group),
                 "records": evidence.paths(group),
                 "again": again(group[0].cell, scale, group),
             }
         )
-    columns = ["series", "scale", "epochs", "seeds", "last", "best", "cost", "paper"]
+    columns = ["series", "scale", "epochs", "seeds", "last", "best", "cost", "paper", "code"]
     return pd.DataFrame(lines, columns=[*columns, "dirty", "note", "records", "again"])
 
 
@@ -111,7 +113,8 @@ def section(evidence: Evidence) -> Section:
         "Validation error and training cost (squared hinge) against the epoch on CIFAR-10: the same net in 32-bit "
         "float, and the two BNNs. The paper's points are ranges read off the printed bitmap, ± 0.3 points; what "
         "lies above its axis is an arrow at its top, and it prints no numbers for the cost. "
-        f"{said} Bands are the range over seeds.",
+        f"{said} Bands are the range over seeds. Of runs by several training codes those of one are drawn: of the "
+        "code with the most seeds.",
     )
     parts: list[Table | Figure] = [
         Figure(
@@ -133,7 +136,7 @@ def section(evidence: Evidence) -> Section:
             *(Column("series", "net"), Column("scale", "scale"), Column("epochs", "epochs", 0)),
             *(Column("seeds", "seeds", 0), Column("last", "validation error, last epoch", 2, "%")),
             *(Column("best", "best epoch", 2, "%"), Column("paper", "paper, epoch 500", 2, "%")),
-            Column("cost", "training cost, last epoch", 4),
+            *(Column("cost", "training cost, last epoch", 4), CODE),
         )
         parts.append(Table("figure1-ends", "Where the curves end.", ends, with_note(ends, *columns)))
     return Section("figure1", "Figure 1: training curves", text, tuple(parts))

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from reproduce import data, spec
 from reproduce.files import read_sealed
 from reproduce.records import Count, Known, Record, Seed, Text, Wrong, explained, read_record
+from reproduce.report.rows import apart, made_by
 
 Say = Callable[[str], None]
 GROUPS = ("table1", "short", "figure1")
@@ -142,6 +143,11 @@ class Evidence:
     superseded: int = 0
     """Finished runs of which a later one of the same seed counts."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no usable record of any kind."""
+        return not (self.runs or self.failed or self.benches or self.training or self.nets or self.checks)
+
     def path(self, record: Record) -> str:
         return f"{self.name}/runs/{record.stem}.json"
 
@@ -166,7 +172,7 @@ def gather(
     good = usable(read, cells, problems.append)
     older = len(_current(read, cells)) - len(good)
     if older:
-        problems.append(f"{older} record(s) of seeds that have a later one")
+        problems.append(f"{older} record(s) of seeds that have a later one, made the same way")
     name = folder.resolve().name if name is None else name
     others = [r for part in ("kernels", "train") for r in _others(folder / part, name, problems)]
     checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, True)]
@@ -247,13 +253,13 @@ def _line(text: str) -> str:
 
 
 def usable(records: Sequence[Record], cells: Sequence[spec.Cell], say: Say = lambda _: None) -> list[Record]:
-    """Finished records of these cells as their files stand today, one per cell, scale, seed and image order.
+    """Finished records of these cells as their files stand today, one per cell, scale, seed, image order and code.
 
-    Of several (after a change of the training code) the latest counts. How many are of other settings, of other
-    cells or of planted errors is told.
+    Of several whose numbers are made the same way (`rows.made_by`) the latest counts. How many are of other
+    settings, of other cells or of planted errors is told.
     """
     settings = _settings(cells)
-    kept: dict[tuple[str, ...], Record] = {}
+    kept: dict[tuple[Any, ...], Record] = {}
     outdated = foreign = planted = 0
     for record in sorted(records, key=lambda r: r.started):
         if record.variant:
@@ -263,14 +269,14 @@ def usable(records: Sequence[Record], cells: Sequence[spec.Cell], say: Say = lam
         foreign += current is None
         outdated += current is not None and record.settings_digest != current
         if record.status == "finished" and record.settings_digest == current:
-            kept[(record.cell, record.scale, str(record.seed), record.data.order)] = record
+            kept[(record.cell, record.scale, record.seed, record.data.order, made_by(record))] = record
     if outdated:
         say(f"{outdated} record(s) of other settings than today's experiment files")
     if foreign:
         say(f"{foreign} record(s) of other cells than these")
     if planted:
         say(f"{planted} record(s) of errors planted on purpose")
-    return sorted(kept.values(), key=lambda r: (r.cell, r.scale, r.data.order, r.seed))
+    return sorted(kept.values(), key=lambda r: (r.cell, r.scale, r.data.order, r.seed, made_by(r)))
 
 
 def failed(records: Sequence[Record], good: Sequence[Record], cells: Sequence[spec.Cell]) -> list[Record]:
@@ -296,12 +302,12 @@ def _current(records: Sequence[Record], cells: Sequence[spec.Cell]) -> list[Reco
     ]
 
 
-def by_order(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
-    """The records of each cell, scale and image order, sorted by these."""
+def by_order(records: Sequence[Record]) -> dict[tuple[str, str, str], list[list[Record]]]:
+    """For each cell, scale and image order, sorted by these: the records in groups that may be pooled."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.cell, record.scale, record.data.order), []).append(record)
-    return dict(sorted(groups.items()))
+    return {key: apart(group) for key, group in sorted(groups.items())}
 
 
 def _settings(cells: Sequence[spec.Cell]) -> dict[tuple[str, str], str]:

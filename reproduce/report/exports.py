@@ -31,7 +31,7 @@ def markdown(frame: pd.DataFrame) -> str:
         out += ["", f"### {TITLES[scale]}", ""]
         out += {"paper": [], "short": [SHORT_NOTE, ""], "small": [SMALL_NOTE, ""]}[scale]
         head = ["row", "data set", "paper", "ours", "95 % prediction", "last epoch", "seeds"]
-        head += ["verdict", "machine"] if scale == "paper" else ["seconds", "machine"]
+        head += ["verdict" if scale == "paper" else "seconds", "machine", "made by"]
         rows = [_cells(line) for _, line in part.iterrows()]
         if scale == "small":  # no column of the paper's: these are other nets, on part of the images
             head[2] = "images: train / valid / test"
@@ -39,7 +39,7 @@ def markdown(frame: pd.DataFrame) -> str:
         out += [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
     remarks = sorted({n for note in frame.loc[frame["dirty"], "note"] for n in note.split("; ")})
     if remarks:
-        out += ["", f"\\* of at least one run: {'; '.join(remarks)}."]
+        out += ["", f"\\* of at least one run: {in_markdown('; '.join(remarks))}."]
     return "\n".join(out) + "\n"
 
 
@@ -47,15 +47,15 @@ def _cells(line: pd.Series) -> list[str]:
     interval = f"{number(line['low'])} to {number(line['high'])}" if not pd.isna(line["low"]) else ""
     within = "" if pd.isna(line["plus_minus"]) else f" ± {number(line['plus_minus'])}"
     return [
-        line["row"],
-        line["dataset"],
+        in_markdown(line["row"]),
+        in_markdown(line["dataset"]),
         number(line["paper"]) + within,
         number(line["mean"]) + ("\\*" if line["dirty"] else ""),
         interval,
         number(line["last"]),
         "" if line["quoted"] else str(line["seeds"]),
-        line["verdict"] if line["scale"] == "paper" else number(line["seconds"], 0),
-        line["machine"].replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|"),
+        in_markdown(line["verdict"]) if line["scale"] == "paper" else number(line["seconds"], 0),
+        *(in_markdown(line[key]) for key in ("machine", "code")),
     ]
 
 
@@ -67,36 +67,50 @@ def latex(frame: pd.DataFrame) -> str:
         "% prediction interval, and in parentheses the number of seeds; a dash: not printed, or not run.",
         f"\\begin{{tabular}}{{l{'rr' * len(sets)}}}",
         "\\toprule",
-        "".join(f" & \\multicolumn{{2}}{{c}}{{{escaped(s)}}}" for s in sets) + " \\\\",
+        "".join(f" & \\multicolumn{{2}}{{c}}{{{in_latex(s)}}}" for s in sets) + " \\\\",
         "".join(f"\\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(sets))),
         "Method" + " & paper & ours" * len(sets) + " \\\\",
     ]
     for group in dict.fromkeys(part["group"]):
-        out += ["\\midrule", f"\\multicolumn{{{2 * len(sets) + 1}}}{{l}}{{\\emph{{{escaped(group)}}}}} \\\\"]
+        out += ["\\midrule", f"\\multicolumn{{{2 * len(sets) + 1}}}{{l}}{{\\emph{{{in_latex(group)}}}}} \\\\"]
         for row in dict.fromkeys(part.loc[part["group"] == group, "row"]):
             found = part[part["row"] == row]
             cells = [x for s in sets for x in _latex_cells(found[found["dataset"] == s])]
-            out.append(" & ".join([escaped(row), *cells]) + " \\\\")
+            out.append(" & ".join([in_latex(row), *cells]) + " \\\\")
     return "\n".join([*out, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
 def _latex_cells(lines: pd.DataFrame) -> list[str]:
-    """Printed and ours; several lines (image orders) one after another."""
-    paper, ours = [], []
+    """Printed and ours; several lines (image orders, codes) one after another, each with what made it."""
+    paper, ours, several = [], [], lines["mean"].notna().sum() > 1
     for _, line in lines.iterrows():
         within = "" if pd.isna(line["plus_minus"]) else f" \\pm {number(line['plus_minus'])}"
-        paper.append(f"${number(line['paper'])}{within}$")
+        if not pd.isna(line["paper"]):
+            paper.append(f"${number(line['paper'])}{within}$")
         if not pd.isna(line["mean"]):
             half = "" if pd.isna(line["low"]) else f" \\pm {number((line['high'] - line['low']) / 2)}"
-            ours.append(f"${number(line['mean'])}{half}$ ({line['seeds']}){'*' if line['dirty'] else ''}")
+            made = f" [{in_latex(line['code'])}]" if several else ""
+            ours.append(f"${number(line['mean'])}{half}$ ({line['seeds']}){'*' if line['dirty'] else ''}{made}")
     return ["; ".join(dict.fromkeys(paper)) or "--", "; ".join(ours) or "--"]
 
 
-def escaped(text: str) -> str:
-    """Text with LaTeX's special characters as themselves."""
-    special = {c: f"\\{c}" for c in "&%$#_{}"}
-    special |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    return "".join(special.get(c, c) for c in text)
+LATEX = (
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {c: f"{{{c}}}" for c in "[]*"}  # after a line's end these would be its options
+    | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    | {"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}"}
+)
+MARKDOWN = {c: f"\\{c}" for c in "\\`*_[]|$~#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def in_latex(text: str) -> str:
+    """Text with the characters that mean something to LaTeX as themselves."""
+    return "".join(LATEX.get(c, c) for c in text)
+
+
+def in_markdown(text: str) -> str:
+    """Text with the characters that mean something to Markdown, in a table's cell too, as themselves."""
+    return "".join(MARKDOWN.get(c, c) for c in text)
 
 
 def into_readme(text: str, frame: pd.DataFrame) -> str:

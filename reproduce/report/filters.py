@@ -12,6 +12,7 @@ from reproduce.records import Record
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.rows import main
 from reproduce.report.table1 import SCALES, again, with_note
 
 LAYERS = ["cell", "scale", "seed", "layer", "maps_in", "maps_out", "operations", "rule", "fraction", "random"]
@@ -34,8 +35,9 @@ SHOWN = 64  # filters in the picture, at most
 
 
 def counted(evidence: Evidence) -> list[Record]:
-    """Runs whose records hold the counts of 3×3 filters, at the largest scale first."""
-    found = [r for r in evidence.runs if r.filters and all(f.kernel == 3 for f in r.filters.layers)]
+    """Runs whose records hold the counts of 3×3 filters, at the largest scale first; of each cell one code's."""
+    every = [r for r in evidence.runs if r.filters and all(f.kernel == 3 for f in r.filters.layers)]
+    found = [r for group in _cells(every).values() for r in main(group)]
     return sorted(found, key=lambda r: (SCALES.index(r.scale), r.cell != FIRST, r.cell, r.seed))
 
 

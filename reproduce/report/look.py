@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 INK = "#1b1e22"  # becomes currentColor: the page's ink, dark or light
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#b3608f", "#7f858d"
 VARIABLES = {BLUE: "blue", VERMILLION: "vermillion", GREEN: "green", PURPLE: "purple", GREY: "grey"}
+DEFAULTS = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")}
+"""Matplotlib's own settings, whatever the user's matplotlibrc says (TeX for all text, say)."""
 LIGHT, DARK = "#e3d9c3", "#44617f"  # tiles, the same on a light and a dark page
 WIDTH = 5.0  # inches
 STYLE = sns.axes_style("ticks") | {
@@ -52,6 +54,7 @@ STYLE = sns.axes_style("ticks") | {
     "ytick.color": INK,
     "ytick.labelsize": 9.5,
 }
+STYLE = DEFAULTS | STYLE
 CONTROL = dict.fromkeys([*range(0, 9), 11, 12, *range(14, 32)])  # not allowed in XML
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ElementTree.register_namespace("", SVG)
@@ -67,7 +70,7 @@ def svg(figure: Figure, name: str, alt: str = "") -> str:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with (
-        matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}),
+        matplotlib.rc_context(DEFAULTS | {"svg.hashsalt": name, "svg.fonttype": "none"}),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts draw the letters, not ours

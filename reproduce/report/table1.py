@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from reproduce import paper, spec, verdict
+from reproduce import outcomes, paper, spec, verdict
 from reproduce.records import Record
 from reproduce.report.evidence import Evidence, by_order, notes
 from reproduce.report.parts import Column, Section, Table
+from reproduce.report.rows import apart, label
 
 ROWS = ("BNN (Torch7)", "BNN (Theano)", "BinaryConnect", "No regularization")
 DATASETS = ("MNIST", "SVHN", "CIFAR-10", "SVHN-test10k")
 SCALES = ("paper", "short", "small")
-COLUMNS = ["row", "dataset", "paper", "scale", "seeds", "mean", "low", "high", "verdict", "machine"]
+COLUMNS = ["row", "dataset", "paper", "scale", "seeds", "mean", "low", "high", "verdict", "machine", "code"]
 FRAME = [
     *COLUMNS,
     "images",
@@ -63,10 +66,10 @@ def printed() -> tuple[dict[str, Any], ...]:
 def frame(
     records: Sequence[Record], cells: Sequence[spec.Cell], store: str = "results", quoted: bool = True
 ) -> pd.DataFrame:
-    """One line per cell, scale and image order; a cell's own scale also where not run; `quoted` rows of others.
+    """One line per cell, scale, image order and code; a cell's own scale where not run, too; `quoted` rows.
 
     Columns as in FRAME: `images` are those of training, validation and test, `last` is the mean error at the last
-    epoch, `seconds` a run's mean; errors in percent.
+    epoch, `seconds` a run's mean, `code` what made the numbers (`rows.label`); errors in percent.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
@@ -79,11 +82,11 @@ def frame(
             own = groups.get((cell.name, scale), [])
             orders = sorted({r.data.order for r in own})
             if not own and scale == cell.experiment.scale:
-                orders = [""]
+                lines.append(_line(cell, scale, [], "", store))
             for order in orders:
-                group = [r for r in own if r.data.order == order]
                 suffix = f", image order {order[:6]}" if len(orders) > 1 else ""
-                lines.append(_line(cell, scale, group, suffix, store))
+                for group in apart(r for r in own if r.data.order == order):
+                    lines.append(_line(cell, scale, group, suffix, store))
     if quoted:
         lines += [_quoted(entry) for entry in printed() if entry["row"] not in ROWS]
     found = pd.DataFrame(lines, columns=FRAME)
@@ -102,6 +105,7 @@ def _quoted(entry: dict[str, Any]) -> dict[str, object]:
         "seeds": 0,
         "verdict": "quoted",
         "machine": "",
+        "code": "",
         "quoted": True,
         "dirty": False,
     }
@@ -140,22 +144,36 @@ def judged(cell: spec.Cell, scale: str, group: Sequence[Record]) -> str:
         return OFF_SCALE[scale]
     if experiment.published is None or experiment.margin is None:
         return "nothing printed"
-    return verdict.verdict(errors, experiment.published.value, experiment.margin)
+    published = experiment.published.value
+    return verdict.verdict(errors, published, experiment.margin, *tested(group))
+
+
+def tested(group: Sequence[Record]) -> tuple[int, NDArray[np.bool_] | None]:
+    """Test images N of runs of one cell, and which of them each got wrong (n, N) at its best validation epoch.
+
+    None where a record does not say which, or was tested on another number.
+    """
+    results = [r.result for r in group if r.result]
+    images = min(result.test_images for result in results)
+    told = [r.wrong_best for r in results if r.wrong_best is not None and r.test_images == images]
+    whole = len(told) == len(results)
+    return images, np.stack([outcomes.unpack(text, images) for text in told]) if whole else None
 
 
 def measured(group: Sequence[Record], store: str) -> dict[str, object]:
-    """What a table says of runs of one cell: seeds, mean, prediction interval, last epoch, machines, marks."""
+    """What a table says of runs that may be pooled: seeds, mean, prediction interval, last epoch, where, marks."""
     errors = [r.result.test_error for r in group if r.result]
     remarks = sorted({n for r in group for n in notes(r)})
     line: dict[str, object] = {
         "seeds": len(errors),
         "machine": machines(group),
+        "code": label(group),
         "dirty": bool(remarks),
         "note": "; ".join(remarks),
         "records": "; ".join(f"{store}/runs/{r.stem}.json" for r in group),
     }
     if errors:
-        summary = verdict.summarize(errors)
+        summary = verdict.summarize(errors, *tested(group))
         line |= {"mean": summary.mean, "low": summary.low, "high": summary.high}
         line["last"] = sum(r.result.last_test_error for r in group if r.result) / len(errors)
         line["seconds"] = sum(r.seconds for r in group) / len(errors)
@@ -212,10 +230,11 @@ def revisions(group: Sequence[Record]) -> str:
 
 
 def by_machine(evidence: Evidence) -> pd.DataFrame:
-    """One line per cell, scale, image order and machine: the runs apart, before Table 1 pools them."""
+    """One line per cell, scale, image order, code and machine: the runs apart, before Table 1 pools machines."""
     cells = {c.name: c for c in evidence.cells}
     lines = []
-    for (name, scale, order), pooled in by_order(evidence.runs).items():
+    pools = [(key, pooled) for key, groups in by_order(evidence.runs).items() for pooled in groups]
+    for (name, scale, order), pooled in pools:
         for machine in sorted({r.machine["name"] for r in pooled}):
             cell, group = cells[name], [r for r in pooled if r.machine["name"] == machine]
             line: dict[str, object] = {"row": cell.experiment.row, "scale": scale, "cell": name}
@@ -236,7 +255,7 @@ def by_machine(evidence: Evidence) -> pd.DataFrame:
         "low",
         "high",
     ]
-    columns += ["last", "seconds", "verdict"]
+    columns += ["last", "seconds", "verdict", "code"]
     return pd.DataFrame(lines, columns=[*columns, "dirty", "note", "cell", "records", "again"])
 
 
@@ -277,6 +296,7 @@ _MEASURED = (
 _PAPER = (Column("paper", "paper", 2, "%", "as printed"), Column("plus_minus", "±", 2, "%", "as printed"))
 _VERDICT = Column("verdict", "verdict", hint="computed from the runs; the rule stands under Verdicts")
 _MACHINE = Column("machine", "machine")
+CODE = Column("code", "made by", hint="training code (first digits of its digest), mode, device, threads")
 _SECONDS = Column("seconds", "run takes", 0, "s", "mean seconds of one run")
 
 
@@ -302,7 +322,9 @@ def section(evidence: Evidence) -> Section:
         if not len(part):
             continue
         judged = (
-            (*_PAPER, *_MEASURED, _VERDICT, _MACHINE) if scale == "paper" else (*_MEASURED, _SECONDS, _MACHINE)
+            (*_PAPER, *_MEASURED, _VERDICT, _MACHINE, CODE)
+            if scale == "paper"
+            else (*_MEASURED, _SECONDS, _MACHINE, CODE)
         )
         if scale == "short":
             judged = (_PAPER[0], *judged)
@@ -315,8 +337,8 @@ def section(evidence: Evidence) -> Section:
         }[scale]
         name = "table1" if scale == "paper" else f"table1-{scale}"
         tables.append(Table(name, caption, part, with_note(part, *_WHAT, *judged)))
-    apart, broken = by_machine(evidence), failures(evidence)
-    if len(apart):
+    pooled, broken = by_machine(evidence), failures(evidence)
+    if len(pooled):
         columns: tuple[Column, ...] = (
             *_WHAT,
             Column("scale", "scale"),
@@ -325,11 +347,12 @@ def section(evidence: Evidence) -> Section:
             *_MEASURED[:3],
             _MEASURED[4],
             _VERDICT,
+            CODE,
         )
-        caption = "The same runs machine by machine, each judged by itself; the tables above pool them."
+        caption = "The same runs machine by machine, each judged by itself; the tables above pool machines."
         if evidence.superseded:
             caption += f" Left out, here and above: {evidence.superseded} older record(s) of the same seeds."
-        tables.append(Table("machines", caption, apart, with_note(apart, *with_order(apart, *columns))))
+        tables.append(Table("machines", caption, pooled, with_note(pooled, *with_order(pooled, *columns))))
     if len(broken):
         broke = (
             *(Column("cell", "cell"), Column("scale", "scale"), Column("seed", "seed", 0)),
@@ -339,6 +362,9 @@ def section(evidence: Evidence) -> Section:
         tables.append(Table("failed", caption, broken, with_note(broken, *broke)))
     text = (
         "Test error in percent at the best validation epoch, the paper's protocol, and at the last epoch. "
-        "The interval is the 95 % prediction interval of one more run: mean ± t(.975, n-1) · s · √(1 + 1/n).",
+        "The interval is the 95 % prediction interval of one more run: mean ± R(.975) · √(1 + 1/n). R is the "
+        "runs' scatter, by their errors and by the images they disagree on (the rule stands under Verdicts). "
+        "Runs made by other training code, on another kind of device, in another mode, or with another number of "
+        "threads where numbers depend on it, stand in rows of their own and are judged by themselves.",
     )
     return Section("table1", "Table 1: test errors", text, tuple(tables))

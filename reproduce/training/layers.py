@@ -1,4 +1,4 @@
-"""Layers of the paper's nets: linear and convolutional maps with ±1 weights, vanilla and shift-based BN."""
+"""Layers of the paper's nets: linear and convolutional maps with ±1 weights, and the authors' batch norms."""
 
 from __future__ import annotations
 
@@ -63,43 +63,106 @@ def lr_multiplier(layer: BinaryLinear | BinaryConv2d) -> float:
     return math.sqrt(sum(layer.fans) / 1.5)
 
 
-class _Norm(nn.Module):
-    """What both batch norms share: learned gamma and beta, moving averages of the mean and of 1/std."""
+class Norm(nn.Module):
+    """What the batch norms share: learned gamma and beta, moving averages of the mean and of a spread.
 
+    Parameters `weight` (gamma) and `bias` (beta), buffers `mean` and the one named `spread`: all float32 (n,).
+    """
+
+    spread = "inv_std"
+    """Name of the buffer with the moving average of the spread: 1/std, or the std itself."""
     mean: Tensor
-    inv_std: Tensor
 
-    def __init__(self, n: int, eps: float, alpha: float, inv_std: float) -> None:
+    def __init__(self, n: int, eps: float, alpha: float, start: float) -> None:
         super().__init__()
         self.eps, self.alpha = eps, alpha
         self.weight = nn.Parameter(torch.ones(n))
         self.bias = nn.Parameter(torch.zeros(n))
         self.register_buffer("mean", torch.zeros(n))
-        self.register_buffer("inv_std", torch.full((n,), inv_std))
+        self.register_buffer(self.spread, torch.full((n,), start))
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, inv_std: Tensor) -> None:
+    def _track(self, mean: Tensor, spread: Tensor) -> None:
         self.mean.lerp_(mean, self.alpha)
-        self.inv_std.lerp_(inv_std, self.alpha)
+        self.get_buffer(self.spread).lerp_(spread, self.alpha)
+
+    def _evaluate(self, x: Tensor, scale: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.dim() - 2))
+        return (x - self.mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
 
 
-class BatchNorm(_Norm):
+class BatchNorm(Norm):
     """Vanilla batch normalization as in Lasagne: y = (x - mean) · (gamma / sqrt(var + eps)) + beta.
 
     x (N, C) or (N, C, H, W). Training uses the batch's mean and biased variance; evaluation the moving averages
     (weight `alpha` for the new batch) of the mean and of 1/sqrt(var + eps), *not* of the variance.
     """
 
+    inv_std: Tensor
+
     def __init__(self, n: int, eps: float = 1e-4, alpha: float = 0.1) -> None:
-        super().__init__(n, eps, alpha, inv_std=1.0)
+        super().__init__(n, eps, alpha, start=1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             y, mean, inv_std = torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps)
             self._track(mean, inv_std)
             return y
+        return self._evaluate(x, self.inv_std * self.weight)
+
+
+class _StdNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         shape = (-1, *[1] * (x.dim() - 2))
-        return (x - self.mean.view(shape)) * (self.inv_std * self.weight).view(shape) + self.bias.view(shape)
+        var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+        std = var.sqrt()
+        centred = x - mean.view(shape)
+        ctx.save_for_backward(centred, std, weight)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, std)
+        y = torch.addcmul(bias.view(shape), centred, (weight / (std + eps)).view(shape))
+        return y, mean, std
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        grad = grads[0]
+        centred, std, weight = ctx.saved_tensors
+        dims = [0, *range(2, grad.dim())]
+        shape = (-1, *[1] * (grad.dim() - 2))
+        count = grad.numel() // len(weight)
+        inverse = 1 / (std + ctx.eps)
+        total = grad.sum(dims)
+        grad_weight = (centred * grad).sum(dims) * inverse
+        slope = torch.where(
+            std > 0, grad_weight / (count * std), 0.0
+        )  # where the std is 0, so are all of `centred`
+        grad_x = torch.addcmul(grad, centred, -slope.view(shape))
+        grad_x.sub_((total / count).view(shape)).mul_((inverse * weight).view(shape))
+        return grad_x, grad_weight, total, None
+
+
+class StdBatchNorm(Norm):
+    """Batch normalization with eps added to the std: y = (x - mean) · gamma / (std + eps) + beta.
+
+    x (N, C) or (N, C, H, W). Training uses the batch's mean and std = sqrt(biased variance); evaluation their
+    moving averages (weight `alpha` for the new batch): that of the std, *not* of its inverse, and eps is added to
+    it. So in MatthieuCourbariaux/BinaryConnect, batch_norm.py at 2f97a8f.
+    """
+
+    spread = "std"
+    std: Tensor
+
+    def __init__(self, n: int, eps: float = 1e-4, alpha: float = 0.1) -> None:
+        super().__init__(n, eps, alpha, start=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            y, mean, std = _StdNorm.apply(x, self.weight, self.bias, self.eps)
+            self._track(mean, std)
+            out: Tensor = y
+            return out
+        return self._evaluate(x, self.weight / (self.std + self.eps))
 
 
 class _ShiftNorm(Function):
@@ -132,7 +195,7 @@ class _ShiftNorm(Function):
         return grad_x, grad_weight, total, None
 
 
-class ShiftBatchNorm(_Norm):
+class ShiftBatchNorm(Norm):
     """Shift-based batch normalization: y = AP2(gamma) · C · AP2(1/sqrt(mean(C · AP2(C)) + eps)) + beta.
 
     C = x - mean(x); x (N, C) or (N, C, H, W). Beta is added although the printed algorithm omits it. Backward
@@ -140,8 +203,10 @@ class ShiftBatchNorm(_Norm):
     code does; evaluation uses the moving mean and AP2 of the moving 1/std (both start from 0).
     """
 
+    inv_std: Tensor
+
     def __init__(self, n: int, eps: float = 1e-5, alpha: float = 0.125) -> None:
-        super().__init__(n, eps, alpha, inv_std=0.0)
+        super().__init__(n, eps, alpha, start=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
@@ -149,6 +214,4 @@ class ShiftBatchNorm(_Norm):
             self._track(mean, inv_std)
             out: Tensor = y
             return out
-        shape = (-1, *[1] * (x.dim() - 2))
-        scale = (ap2(self.inv_std) * ap2(self.weight)).view(shape)
-        return (x - self.mean.view(shape)) * scale + self.bias.view(shape)
+        return self._evaluate(x, ap2(self.inv_std) * ap2(self.weight))

@@ -13,9 +13,18 @@ from torch.nn import functional as F
 
 from reproduce import spec
 from reproduce.training.binarize import sign_ste, stochastic_sign_ste
-from reproduce.training.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, dropout
+from reproduce.training.layers import (
+    BatchNorm,
+    BinaryConv2d,
+    BinaryLinear,
+    Norm,
+    ShiftBatchNorm,
+    StdBatchNorm,
+    dropout,
+)
 
 CLASSES = 10
+NORMS = {"vanilla": BatchNorm, "std": StdBatchNorm, "shift": ShiftBatchNorm}
 
 
 class Block(nn.Module):
@@ -27,7 +36,7 @@ class Block(nn.Module):
     def __init__(
         self,
         layer: BinaryLinear | BinaryConv2d,
-        norm: BatchNorm | ShiftBatchNorm,
+        norm: Norm,
         activation: spec.Activation | None,
         pool: bool = False,
         dropout: float = 0.0,
@@ -35,7 +44,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.layer, self.norm, self.pool, self.dropout = layer, norm, pool, dropout
-        self.activation = activation
+        self.activation, self.ste_mask = activation, ste_mask
         binary = partial(sign_ste, masked=ste_mask)
         noisy = partial(stochastic_sign_ste, masked=ste_mask)
         self._train: Callable[[Tensor], Tensor] | None
@@ -127,8 +136,8 @@ def build(net: spec.MLPNet | spec.ConvNet) -> MLP | ConvNet:
     return made
 
 
-def _norm(norm: spec.VanillaNorm | spec.ShiftNorm, n: int) -> BatchNorm | ShiftBatchNorm:
-    return (BatchNorm if norm.kind == "vanilla" else ShiftBatchNorm)(n, norm.eps, norm.alpha)
+def _norm(norm: spec.Norm, n: int) -> Norm:
+    return NORMS[norm.kind](n, norm.eps, norm.alpha)
 
 
 def _dense(net: spec.MLPNet | spec.ConvNet, n_in: int, n_out: int, dropout: float = 0.0) -> Block:
@@ -144,7 +153,7 @@ def _output(net: spec.MLPNet | spec.ConvNet, n_in: int) -> Block:
 def _init(module: nn.Module, net: spec.MLPNet | spec.ConvNet) -> None:
     for layer in module.modules():
         if isinstance(layer, BinaryLinear | BinaryConv2d):
-            bound = 1.0 if net.init == "uniform" else math.sqrt(6 / sum(layer.fans))
+            bound = {"uniform": 1.0, "uniform_2": 2.0, "glorot": math.sqrt(6 / sum(layer.fans))}[net.init]
             layer.weight.uniform_(-bound, bound)
             assert layer.bias is not None
             layer.bias.zero_()

@@ -1,10 +1,10 @@
-"""The paper's update rules: Adam as Lasagne has it, shift-based AdaMax, clipping, learning-rate schedules."""
+"""The update rules: Adam as Lasagne has it, shift-based AdaMax, plain SGD; clipping, learning-rate schedules."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +15,20 @@ from kernels.cuda import updates as cuda_updates
 from reproduce import spec
 from reproduce.training import tensorcores, ways
 from reproduce.training.binarize import ap2
-from reproduce.training.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, lr_multiplier
+from reproduce.training.layers import BinaryConv2d, BinaryLinear, Norm, lr_multiplier
 from reproduce.training.products import by_kernels
 
 
 class Rule(torch.optim.Optimizer):
-    """What both rules share. A group's `multiplier` scales the rate of its parameters (it multiplies the *update*,
+    """What the rules share. A group's `multiplier` scales the rate of its parameters (it multiplies the *update*,
     so that Adam's normalisation does not cancel it); where `clip` is set they end each step within [-1, 1]
     (Algorithm 1).
 
     Rate and number of steps live on the parameters' device, so that a step may be recorded in a CUDA graph.
     """
 
-    kernel: str
-    """Name of the rule in `kernels.updates`."""
+    kernel: Literal["adam", "shift_adamax", "sgd"]
+    """Name of the rule in `kernels.updates` and `kernels.fixed`."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], beta1: float, beta2: float, eps: float) -> None:
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
@@ -52,15 +52,29 @@ class Rule(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        t = self._clock()
-        t += 1
-        assert self._rate is not None
-        scaled = self.scaled(self._rate, t.double())
+        scaled = self.advance()
         for group in self.param_groups:
             rate = scaled * group["multiplier"]
             for p in group["params"]:
                 self._update(p, rate, 1.0 if group["clip"] else math.inf)
         return None
+
+    def advance(self) -> Tensor:
+        """Counts a step; what the multiplied rates of this step are to be multiplied with, a float64 scalar."""
+        t = self._clock()
+        t += 1
+        assert self._rate is not None
+        return self.scaled(self._rate, t.double())
+
+    def moments(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """m and v of a parameter, zeros before its first step, laid out as it is."""
+        state = self.state[p]
+        for name in ("m", "v"):
+            if name not in state:
+                state[name] = torch.zeros_like(p)
+            elif state[name].stride() != p.stride():
+                state[name] = torch.empty_like(p).copy_(state[name])
+        return state["m"], state["v"]
 
     def _clock(self) -> Tensor:
         """The number of steps so far: kept as a state of the first parameter, so that a checkpoint has it."""
@@ -74,11 +88,9 @@ class Rule(torch.optim.Optimizer):
         return clock
 
     def _update(self, p: Tensor, rate: Tensor, bound: float) -> None:
-        state, g = self.state[p], p.grad
+        g = p.grad
         assert g is not None
-        if "m" not in state:
-            state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p)
-        m, v = state["m"], state["v"]
+        m, v = self.moments(p)
         constants = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "bound": bound}
         same = g.stride() == p.stride() == m.stride() == v.stride()
         if same and by_kernels(p):
@@ -121,7 +133,8 @@ class ShiftAdaMax(Rule):
     """Shift-based AdaMax (paper, section 1.3's algorithm) with the Torch7 code's details.
 
     m = b1 m + (1 - b1) g;  v = AP2(max(b2 v, |g|)) + eps;  w -= AP2(lr / (1 - b1^t)) · multiplier · m / v.
-    m is not rounded.
+    m is not rounded. With b2 = 0.999 v never falls: it is a power of two, and AP2(0.999 · 2^k) = 2^k. So b2 does
+    nothing, and v is AP2 of the largest |g| so far, as in the Torch7 code; the printed rule, without AP2, decays.
     """
 
     kernel = "shift_adamax"
@@ -135,6 +148,24 @@ class ShiftAdaMax(Rule):
         torch.maximum(v.mul_(self.beta2), p.grad.abs(), out=v)
         v.copy_(ap2(v)).add_(self.eps)
         p.sub_((m / v).mul_(rate))
+
+
+class SGD(Rule):
+    """Plain stochastic gradient descent without momentum: w -= lr · multiplier · g."""
+
+    kernel = "sgd"
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        super().__init__(groups, 0.0, 0.0, 0.0)
+
+    def scaled(self, rate: Tensor, t: Tensor) -> Tensor:
+        return rate
+
+    def _update(self, p: Tensor, rate: Tensor, bound: float) -> None:
+        assert p.grad is not None
+        p.sub_(p.grad * rate)
+        if bound < math.inf:
+            p.clamp_(-bound, bound)
 
 
 def on_gpu(p: Tensor) -> bool:
@@ -176,14 +207,18 @@ def optimizer(net: nn.Module, train: spec.Train) -> Rule:
             factor = lr_multiplier(module) if train.weight_rate != "plain" else 1.0
             if train.weight_rate == "glorot_power_of_2":
                 factor = 2.0 ** round(math.log2(factor))
+            if train.weight_rate == "glorot_squared":
+                factor **= 2
             add(module.weight, factor, train.clip != "none")
             assert module.bias is not None
             add(module.bias, factor if train.bias_rate == "as_weight" else 1.0, train.clip == "all")
-        elif isinstance(module, BatchNorm | ShiftBatchNorm):
-            shift = isinstance(module, ShiftBatchNorm) and train.norm_rate == "glorot_gamma"
-            add(module.weight, math.sqrt(len(module.weight) / 1.5) if shift else 1.0, train.clip == "all")
+        elif isinstance(module, Norm):
+            factor = math.sqrt(len(module.weight) / 1.5) if train.norm_rate == "glorot_gamma" else 1.0
+            add(module.weight, factor, train.clip == "all")
             add(module.bias, 1.0, train.clip == "all")
     listed = [{"params": params, "multiplier": factor, "clip": clip} for (factor, clip), params in groups.items()]
     rule = train.optimizer
+    if rule.kind == "sgd":
+        return SGD(listed)
     kind = Adam if rule.kind == "adam" else ShiftAdaMax
     return kind(listed, rule.beta1, rule.beta2, rule.eps)

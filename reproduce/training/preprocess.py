@@ -100,7 +100,7 @@ def _apply(step: Any, rows: dict[str, Tensor], image: tuple[int, ...]) -> dict[s
             mean, matrix = zca(rows["train"], step.bias)
             return {k: (r - mean) @ matrix for k, r in rows.items()}
         case spec.LCN():
-            return {k: lcn(r, image, step.kernel, step.threshold) for k, r in rows.items()}
+            return {k: lcn(r, image, step.as_in, step.kernel, step.threshold) for k, r in rows.items()}
         case spec.DivideByMax():
             most = {k: r.max() for k, r in rows.items()}
             for value in most.values():
@@ -148,21 +148,36 @@ def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
-def lcn(rows: Tensor, image: tuple[int, ...], kernel: int, threshold: float) -> Tensor:
-    """LeCun's local contrast normalization of rows (N, H·W·C): Gaussian window, sigma 2, zero borders.
+def lcn(rows: Tensor, image: tuple[int, ...], as_in: str, kernel: int, threshold: float) -> Tensor:
+    """LeCun's local contrast normalization of rows (N, H·W·C): v = x - G*x, then a division.
 
-    Each channel: v = x - G*x; divide by max(sqrt(G*v²), its mean over the image, threshold).
+    G is a Gaussian window (sigma 2), the borders are zeros.
+    "dp": every channel of an image is divided by threshold + the std (n - 1) of its own v: one number, not a local
+    one (nicholas-leonard/dp, preprocess/lecunlcn.lua with divide_by_std, from commit fc9b17d on).
+    "pylearn2": only the first channel changes, as `return` stands inside the loop over channels
+    (lisa-lab/pylearn2, datasets/preprocessing.py, since commit c71be4b of January 2014). Its divisor is
+    max(sqrt(G*x²), the mean of that over the image, threshold), with x as it comes, not v.
     """
     height, width, channels = image
     at = torch.arange(kernel, dtype=rows.dtype, device=rows.device) - kernel // 2
     line = torch.exp(-at.square() / 8)
     line /= line.sum()
-    window = torch.outer(line, line).expand(channels, 1, kernel, kernel)
+    treated = channels if as_in == "dp" else 1
+    window = torch.outer(line, line).expand(treated, 1, kernel, kernel)
+
+    def smooth(x: Tensor) -> Tensor:
+        return F.conv2d(x, window, padding=kernel // 2, groups=treated)
+
     done = []
     for chunk in rows.split(5000):
-        x = chunk.view(-1, height, width, channels).permute(0, 3, 1, 2)
-        v = x - F.conv2d(x, window, padding=kernel // 2, groups=channels)
-        local = F.conv2d(v.square(), window, padding=kernel // 2, groups=channels).clamp(min=0).sqrt()
-        divisor = torch.maximum(local, local.mean((2, 3), keepdim=True)).clamp(min=threshold)
-        done.append((v / divisor).permute(0, 2, 3, 1).reshape(len(chunk), -1))
+        images = chunk.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        x = images[:, :treated]
+        v = x - smooth(x)
+        if as_in == "dp":
+            divisor = v.std((2, 3), keepdim=True) + threshold
+        else:
+            local = smooth(x.square()).clamp(min=0).sqrt()
+            divisor = torch.maximum(local, local.mean((2, 3), keepdim=True)).clamp(min=threshold)
+        whole = torch.cat([v / divisor, images[:, treated:]], 1)
+        done.append(whole.permute(0, 2, 3, 1).reshape(len(chunk), -1))
     return torch.cat(done)

@@ -1,8 +1,10 @@
 """What a layer with binary weights computes: the product with sign(W) and its gradients (paper, Algorithm 1).
 
+Steps through autograd only: in the mode fixed16 (`mode`) a step on a CPU goes through `engine`.
+
 On a CPU with AVX-512 the three products of a layer (forward, through the weights, onto the weights) have a ±1
-operand and go through `kernels`, in float32: ±1 by ±1 by XNOR and popcount, real by ±1 through tables.
-$REPRODUCE_PRODUCTS=torch leaves them to torch, as they are on other CPUs and in float64.
+operand and go through `kernels`, in float32: ±1 by ±1 by XNOR and popcount, real by ±1 through tables. On other
+CPUs and in float64 they are torch's.
 
 On a GPU they go through `tensorcores`.
 """
@@ -10,7 +12,6 @@ On a GPU they go through `tensorcores`.
 from __future__ import annotations
 
 import math
-import os
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -24,36 +25,58 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 import kernels
-from kernels import build, cpu, reals
-from reproduce.training import tensorcores
+from kernels import build, cpu, reals, ternary
+from kernels.environment import VariableError, variable
+from reproduce.training import tensorcores, ways
 from reproduce.training.binarize import binarize_weight
 
 
 def by_kernels(x: Tensor) -> bool:
-    """Whether products of x with binary weights go through `kernels`: float32, on a CPU that has the tables."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not reals.available():
-        return False
-    return _chosen() == "kernels"
+    """Whether products of x with binary weights go through `kernels.reals`: float32, where it has tables."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and reals.available()
 
 
-def _chosen() -> str:
-    chosen = os.environ.get("REPRODUCE_PRODUCTS", "kernels")
-    if chosen not in ("kernels", "torch"):
-        raise ValueError(f"REPRODUCE_PRODUCTS is kernels or torch, not {chosen!r}")
+def mode(device: str = "cpu") -> str:
+    """How the products of a run on this kind of device are computed: a name that is part of the run's identity.
+
+    fixed16: steps go through `engine.Engine`; real operands of products with ±1 are rounded to 16-bit fixed point,
+    a scale for each row and block of 128 numbers of the summed axis. tables, torch: autograd and float32, with ±1
+    through `kernels.reals` or all by torch. On a CPU $REPRODUCE_PRODUCTS chooses between fixed16, where there are
+    compiled kernels the default, and float32. Raises VariableError for anything else.
+    On a GPU "tensor cores", with the parts that are left out ($REPRODUCE_WITHOUT).
+    """
+    if device == "cuda":
+        return " without ".join(["tensor cores", *filter(None, [", ".join(ways.left_out())])])
+    able = ternary.available()
+    chosen = variable("REPRODUCE_PRODUCTS") or ("fixed16" if able else "float32")
+    if chosen not in ("fixed16", "float32"):
+        raise VariableError(f"REPRODUCE_PRODUCTS is fixed16 or float32, not {chosen!r}")
+    if chosen == "float32":
+        return "tables" if reals.available() else "torch"
+    if not able:
+        raise VariableError("REPRODUCE_PRODUCTS=fixed16 needs compiled kernels")
     return chosen
 
 
 def fallback() -> str | None:
     """Why products that were to go through `kernels` on this CPU cannot, in a line; None if they can or need not.
 
-    Raises ValueError for another $REPRODUCE_PRODUCTS.
+    Raises VariableError for another $REPRODUCE_PRODUCTS.
     """
-    if _chosen() == "torch":
-        return None
+    mode()
     library = cpu._library()
-    if not isinstance(library, build.BuildError):
+    if variable("REPRODUCE_PRODUCTS") or not isinstance(library, build.BuildError):
         return None
     return f"no compiled kernels: {str(library).splitlines()[0]}"
+
+
+def threads_matter(device: str) -> bool:
+    """Whether a run's numbers depend on the number of CPU threads.
+
+    On a CPU they do in every mode: torch cuts sums into one part a thread, and they round otherwise. (Products by
+    `kernels` do not depend on it.)
+    """
+    return device == "cpu"
 
 
 def binary_linear(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:

@@ -1,29 +1,35 @@
 """One training step, ready to be recorded: everything it reads and writes stays where it is, on the data's device.
 
-On a GPU the first steps of a run are made one operation after another, then one more is recorded as a CUDA graph,
-and all others replay it: a step costs the host one launch and never waits for it. On a CPU every step goes the
-same way without the recording.
+On a CPU `engine.Engine` makes the step where the products' mode is fixed16 and it knows the net. On a GPU the
+first steps of a run are made one operation after another, then one more is recorded as a CUDA graph, and all
+others replay it: a step costs the host one launch and never waits for it. Any other step goes one operation after
+another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 
 import torch
 from torch import Tensor, nn
 
-from reproduce.training import ways
+from reproduce.training import products, ways
+from reproduce.training.engine import Engine, unknown
 from reproduce.training.optim import Rule
 from reproduce.training.preprocess import DeviceData
 
 EAGER_STEPS = 3  # before the recording: moments are made, libraries choose their ways
 
 
-class Step:
-    """Forward, cost, backward, update with clipping, and the cost's sum, on a batch of `data`.
+def squared_hinge(scores: Tensor, targets: Tensor) -> Tensor:
+    """L2-SVM cost: mean over batch and classes of max(0, 1 - t·y)²; scores and ±1 targets (N, 10)."""
+    return (1 - targets * scores).clamp(min=0).square().mean()
 
-    `loss_of(scores, targets)` is the cost; targets (10, 10) holds a row of ±1 for each class; loss_sum is a scalar
-    that each step's cost is added to.
+
+class Step:
+    """Forward, squared hinge, backward, update with clipping, and the cost's sum, on a batch of `data`.
+
+    targets (10, 10) holds a row of ±1 for each class; loss_sum is a scalar that each step's cost is added to.
     """
 
     def __init__(
@@ -33,17 +39,37 @@ class Step:
         data: DeviceData,
         targets: Tensor,
         loss_sum: Tensor,
-        loss_of: Callable[[Tensor, Tensor], Tensor],
         batch: int,
     ) -> None:
         self.net, self.rule, self.data, self.targets = net, rule, data, targets
-        self.loss_sum, self.loss_of = loss_sum, loss_of
+        self.loss_sum = loss_sum
         self.index = torch.zeros(batch, dtype=torch.int64, device=data.labels.device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self._made = 0
+        self.engine: Engine | None = None
+        self._seed = self._number = 0
+        if not self.index.is_cuda and products.mode() == "fixed16":
+            if reason := unknown(net):
+                warnings.warn(f"steps go through autograd: {reason}", RuntimeWarning, stacklevel=2)
+            else:
+                self.engine = Engine(net, rule, batch)  # type: ignore[arg-type]
+
+    def start(self, seed: int) -> None:
+        """Before an epoch's first step; the seed is that of the engine's noise."""
+        self._seed, self._number = seed, 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes net and optimizer as they now are, in case that others changed them."""
+        if self.engine is not None:
+            self.engine.refresh()
 
     def __call__(self, index: Tensor) -> None:
         """A step on the images at `index` (B,); one of another size than the others is made eagerly."""
+        if self.engine is not None:
+            self.loss_sum += self.engine.step(self.data, index, self._seed, self._number)
+            self._number += 1
+            return
         if len(index) != len(self.index):
             self.eager(index)
             return
@@ -61,7 +87,7 @@ class Step:
 
     def eager(self, index: Tensor) -> None:
         """The step, operation by operation."""
-        loss = self.loss_of(self.net(self.data.images(index)), self.targets[self.data.labels[index]])
+        loss = squared_hinge(self.net(self.data.images(index)), self.targets[self.data.labels[index]])
         self.rule.zero_grad()
         loss.backward()
         self.rule.step()

@@ -218,12 +218,6 @@ def full_precision() -> None:
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
-def prepare() -> None:
-    """`full_precision`, and cuDNN's fastest algorithms, which it finds by trying: batches are of one size."""
-    full_precision()
-    torch.backends.cudnn.benchmark = True
-
-
 def _holders() -> tuple[Any, Any]:
     return torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
 

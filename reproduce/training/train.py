@@ -8,7 +8,6 @@ end goes on exactly as if it had never stopped.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import logging
 import math
@@ -17,7 +16,6 @@ import signal
 import threading
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +27,11 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
-from reproduce import spec
+from reproduce import outcomes, spec
+from reproduce.training import checkpoint as checkpoints
 from reproduce.training import nets, optim, tensorcores
 from reproduce.training.preprocess import DeviceData
-from reproduce.training.step import Step
+from reproduce.training.step import Step, squared_hinge
 
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
@@ -65,11 +64,6 @@ class OutOfTime(Exception):
     def __init__(self, epoch: int) -> None:
         super().__init__(f"out of time after epoch {epoch}")
         self.epoch = epoch
-
-
-def squared_hinge(scores: Tensor, targets: Tensor) -> Tensor:
-    """L2-SVM cost: mean over batch and classes of max(0, 1 - t·y)²; scores and ±1 targets (N, 10)."""
-    return (1 - targets * scores).clamp(min=0).square().mean()
 
 
 def seed_for(seed: int, purpose: str, epoch: int = 0) -> int:
@@ -105,7 +99,7 @@ class Classifier(L.LightningModule):
         settings: spec.Settings,
         data: dict[str, DeviceData],
         seed: int,
-        key: str | None = None,
+        run: dict[str, str] | None = None,
         call: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -116,13 +110,15 @@ class Classifier(L.LightningModule):
         self.rule = optim.optimizer(self.net, settings.train)
         self.register_buffer("targets", 2 * torch.eye(nets.CLASSES) - 1, persistent=False)
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
-        self.key, self.call = key, call or {}
+        self.run, self.call = run, call or {}
         self.calls = [self.call]
         self.curve: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
+        self.missed = ""
         self.seconds = 0.0
         self._since = time.perf_counter()
         self._step: Step | None = None
+        self._started = False
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.net(x)
@@ -143,14 +139,23 @@ class Classifier(L.LightningModule):
         train = self.settings.train
         self.rule.set_rate(optim.rate(train.rate, train.epochs, self.current_epoch))
         torch.manual_seed(seed_for(self.seed, "noise", self.current_epoch))
+        self._started = False
         self.loss_sum.zero_()
 
-    def training_step(self, block: list[Tensor], block_index: int) -> None:
+    @property
+    def step(self) -> Step:
+        """Made when it is first wanted: Lightning has then moved the net to its device."""
         if self._step is None:
-            buffers = (self.targets, self.loss_sum, squared_hinge)
+            buffers = (self.targets, self.loss_sum)
             self._step = Step(self.net, self.rule, self.data["train"], *buffers, self.settings.train.batch)
+        return self._step
+
+    def training_step(self, block: list[Tensor], block_index: int) -> None:
+        if not self._started:
+            self.step.start(seed_for(self.seed, "noise", self.current_epoch))
+            self._started = True
         for index in block:
-            self._step(index)
+            self.step(index)
 
     # --- evaluation ---
 
@@ -171,15 +176,21 @@ class Classifier(L.LightningModule):
         for name, tensor in self.net.state_dict().items():
             if not bool(tensor.isfinite().all()):
                 raise Diverged(epoch, name, self.curve)
-        row["valid_wrong"], row["valid_loss"] = self.evaluate("valid")
+        wrong, row["valid_loss"] = self.evaluate("valid")
+        row["valid_wrong"] = int(wrong.sum())
         improved = not self.best or row["valid_wrong"] <= self.best["valid_wrong"]
         if improved or epoch == train.epochs:
-            row["test_wrong"], row["test_loss"] = self.evaluate("test")
+            wrong, row["test_loss"] = self.evaluate("test")
+            row["test_wrong"] = int(wrong.sum())
+            self.missed = outcomes.pack(wrong.cpu().numpy())
         for name in ("valid_loss", "test_loss"):
             if not math.isfinite(row.get(name, 0.0)):
                 raise Diverged(epoch, name, self.curve)
         if improved:  # ties go to the later epoch
-            self.best = row | {"net": {k: v.clone() for k, v in self.net.state_dict().items()}}
+            self.best = row | {
+                "missed": self.missed,
+                "net": {k: v.clone() for k, v in self.net.state_dict().items()},
+            }
         now = time.perf_counter()
         row["seconds"] = now - self._since
         self.seconds += row["seconds"]
@@ -193,19 +204,31 @@ class Classifier(L.LightningModule):
         return n - n % batch if self.settings.data.drop_incomplete else n
 
     @torch.no_grad()
-    def evaluate(self, split: str) -> tuple[int, float]:
-        """Wrongly classified images and mean squared hinge of a split, with the moving averages."""
+    def evaluate(self, split: str) -> tuple[Tensor, float]:
+        """Which images of a split are wrong (bool (n,), on its device) and its mean squared hinge.
+
+        Batch norm uses its moving averages.
+        """
         data, n = self.data[split], self.scored(split)
+        if self._step is not None:
+            self._step.refresh()
         was_training = self.net.training
         self.net.eval()
-        wrong = torch.zeros((), dtype=torch.int64, device=data.labels.device)
+        wrong = torch.zeros(n, dtype=torch.bool, device=data.labels.device)
         loss = torch.zeros((), dtype=torch.float64, device=data.labels.device)
         for index in torch.arange(n, device=data.labels.device).split(EVAL_BATCH):
-            scores, labels = self.net(data.images(index)), data.labels[index]
-            wrong += (scores.argmax(1) != labels).sum()
+            scores, labels = self._scores(data, index), data.labels[index]
+            wrong[index] = scores.argmax(1) != labels
             loss += squared_hinge(scores, self.targets[labels]) * len(index)
         self.net.train(was_training)
-        return int(wrong), float(loss) / n
+        return wrong, float(loss) / n
+
+    def _scores(self, data: DeviceData, index: Tensor) -> Tensor:
+        """By the way that the steps go, if there were any."""
+        if self._step is not None and self._step.engine is not None:
+            return torch.from_numpy(self._step.engine.scores(data, index))
+        scores: Tensor = self.net(data.images(index))
+        return scores
 
     # --- what a checkpoint holds beside Lightning's own ---
 
@@ -218,9 +241,9 @@ class Classifier(L.LightningModule):
             "of": self.identity(),
         }
 
-    def identity(self) -> str:
-        """What a checkpoint must be of to be gone on from: the run's key, or, without one, settings and seed."""
-        return self.key if self.key is not None else f"{self.settings.digest()}/{self.seed}"
+    def identity(self) -> dict[str, str]:
+        """What tells this run from others (`records.PARTS`): a checkpoint is resumed if it holds the same."""
+        return self.run or {"settings": self.settings.digest(), "seed": str(self.seed)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
@@ -274,6 +297,8 @@ class Outcome:
 
     curve: list[dict[str, Any]]
     best: dict[str, Any]
+    missed: str
+    """Test images that are wrong at the last epoch, as `outcomes.pack` writes them; `best` holds its own."""
     scored: dict[str, int]
     seconds: float
     weights: int
@@ -295,21 +320,22 @@ def fit(
     say: Callable[[str], None] = lambda _: None,
     checkpoint_seconds: float | None = None,
     deadline: float | None = None,
-    key: str | None = None,
+    run: dict[str, str] | None = None,
     call: dict[str, Any] | None = None,
 ) -> Outcome:
     """Train to the end, from `checkpoint` if it is there and sound; by default saved each CHECKPOINT_SECONDS.
 
-    A checkpoint is gone on from if its run's `key` is this one's (settings and seed, where none is given). `call`
-    says by what code and where this call trains.
+    `run` tells this run from others (`records.PARTS`; settings and seed where it is not given): a checkpoint of
+    another run is set aside. `call` says by what code and where this call trains.
     Raises Diverged, OutOfTime where the next epoch would not end before `deadline` (of time.monotonic), and
     KeyboardInterrupt where Ctrl-C, SIGTERM or a callback stopped it early.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if device.type == "cuda":
-        tensorcores.prepare()
-    module = Classifier(settings, data, seed, key, call)
-    resume = checkpoint if checkpoint.exists() and _sound(checkpoint, module.identity(), say) else None
+        tensorcores.full_precision()
+    module = Classifier(settings, data, seed, run, call)
+    sound = checkpoint.exists() and checkpoints.sound(checkpoint, module.identity(), say)
+    resume = checkpoint if sound else None
     every = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
     saver = EpochCheckpoint(checkpoint, every, deadline)
     with warnings.catch_warnings():
@@ -338,6 +364,7 @@ def fit(
     return Outcome(
         curve=module.curve,
         best={k: v for k, v in module.best.items() if k != "net"},
+        missed=module.missed,
         scored={part: module.scored(part) for part in ("valid", "test")},
         seconds=module.seconds,
         weights=nets.weight_count(module.net),
@@ -358,54 +385,3 @@ def _own_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _sound(path: Path, identity: str, say: Callable[[str], None]) -> bool:
-    """Whether the checkpoint is whole and this run's; one that is not is removed, and the run starts again."""
-    try:
-        run = saved(path)["run"]
-        if run["of"] == identity and run["curve"] and run["calls"]:
-            return True
-        reason = "of another run"
-    except Exception as error:  # a file cut or changed at any byte can fail in any way
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # the machine failed, not the file
-        if out_of_memory(error) and _whole(path):
-            raise
-        reason = f"damaged ({type(error).__name__})"
-    say(f"checkpoint {path.name} is {reason}; starting this run again")
-    path.unlink()
-    return False
-
-
-def _whole(path: Path) -> bool:
-    """Whether the sums in an archive fit; in little memory."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except MemoryError:
-        return True
-    except Exception:  # as above
-        return False
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory was not enough: Python's, NumPy's, CuPy's (MemoryError), torch's on a GPU or on a CPU.
-
-    What torch says when a file cannot be written to its end hides the reason, which stands in its context.
-    """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    words = ("can't allocate memory", "not enough memory", "CUDA error: out of memory")
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
-        return True
-    before = error.__cause__ or error.__context__
-    return isinstance(error, RuntimeError) and before is not None and out_of_memory(before)
-
-
-def saved(path: Path) -> Any:
-    """What torch.save wrote, on the CPU; no code in the file is run. Any exception if a byte is not as written."""
-    with zipfile.ZipFile(path) as file:  # torch writes sums of all parts, but does not look at them when it reads
-        if (damaged := file.testzip()) is not None:
-            raise zipfile.BadZipFile(damaged)
-    return torch.load(path, map_location="cpu", weights_only=True)

@@ -33,4 +33,4 @@ def uses(part: str) -> bool:
 
 def leave_out(part: str) -> None:
     """Use this one of PARTS no more, in this process and in those it starts."""
-    os.environ["REPRODUCE_WITHOUT"] = " ".join([*left_out(), part])
+    os.environ["REPRODUCE_WITHOUT"] = " ".join({*left_out(), part})

@@ -34,8 +34,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from made import made_images, settings  # noqa: E402
 
-from reproduce import campaign, cli, data, fetch, files, machine, report, runs, spec  # noqa: E402, F401
+from reproduce import campaign, cli, data, fetch, files, machine, report, runs, spec, weights  # noqa: E402, F401
 from reproduce.records import read_record  # noqa: E402
+from reproduce.training import checkpoint as checkpoint_file  # noqa: E402
 from reproduce.training import train  # noqa: E402
 
 torch.set_num_threads(1)
@@ -142,8 +143,10 @@ def whole(store: Path, before: dict[str, bytes]) -> dict[str, bytes]:
     for name in now:
         demand(files.read_sealed(store / "runs" / name)[1], f"record {name} has no checksum")
         read_record(store / "runs" / name)
-    for path in [*store.glob("work/*.ckpt"), *store.glob("nets/*.pt")]:
-        train.saved(path)
+    for path in store.glob("work/*.ckpt"):
+        checkpoint_file.saved(path)
+    for path in store.glob("nets/*.safetensors"):
+        weights.load(path)
     return now
 
 
@@ -157,7 +160,7 @@ def same(store: Path, reference: Path) -> None:
         one, other = without_times(store / "runs" / name), without_times(reference / "runs" / name)
         demand(one == other, f"{name} differs from the undisturbed run's")
     for path in (reference / "nets").iterdir():
-        one, other = train.saved(store / "nets" / path.name), train.saved(path)
+        one, other = weights.load(store / "nets" / path.name), weights.load(path)
         demand(
             one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one), f"{path.name} differs"
         )

@@ -1,14 +1,17 @@
 """The CPU backend's own ground: building and caching, no compiler, threads, forks."""
 
 import copy
+import ctypes
 import errno
 import os
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,12 +56,45 @@ def fake_compiler(folder, body):
     return str(script)
 
 
+@pytest.fixture
+def quick(tmp_path):
+    """A compiler that copies the library which this session has compiled."""
+    build.load()
+    made = build.find(f"kernels-{build._digest(*build._compiler())}", ".so")
+    return fake_compiler(tmp_path, f'for target; do :; done; cp {shlex.quote(str(made))} "$target"')
+
+
 @pytest.mark.parametrize("body", ["echo boom >&2; exit 3", "exit 0"])
 def test_a_compiler_that_fails_is_told_of_once_and_numpy_takes_over(tmp_path, body):
     compiler = fake_compiler(tmp_path, body)
     _, err = run("check(1); check(2); print(cpu.describe())", CC=compiler, KERNELS_CACHE=str(tmp_path / "cache"))
     assert err.count("RuntimeWarning") == 1 and "1-bit kernels run in NumPy" in err
     assert ("boom" in err) == ("boom" in body)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "words"),
+    [
+        ('gcc "', "CC='gcc \"' is no command: No closing quotation"),
+        ("/dev", "/dev: Permission denied"),
+        ("hangs", "was not done after 1 seconds"),
+        ("babbles", "boom \ufffd\ufffd"),
+    ],
+)
+def test_a_compiler_that_cannot_be_used_is_a_line_and_numpy_takes_over(tmp_path, compiler, words):
+    bodies = {"hangs": "exec sleep 60", "babbles": "printf 'boom \\377\\376\\n' >&2; exit 1"}
+    if body := bodies.get(compiler):
+        compiler = fake_compiler(tmp_path, body)
+    script = "from kernels import build; build.COMPILES = 1; check(1); print(cpu.isas())"
+    out, err = run(script, CC=compiler, KERNELS_CACHE=str(tmp_path / "cache"), PYTHONIOENCODING="utf-8")
+    assert "('numpy',)" in out and err.count("RuntimeWarning") == 1 and words in err
+
+
+def test_a_compiler_whose_version_is_not_utf_8_is_used(tmp_path, quick):
+    script = Path(quick)
+    script.write_text(script.read_text().replace("echo fake", "printf 'fake \\377'"))
+    out, err = run("check(1); print(cpu.isas())", CC=quick, KERNELS_CACHE=str(tmp_path / "cache"))
+    assert "portable" in out and "Warning" not in err
 
 
 def test_no_compiler_at_all(tmp_path):
@@ -70,7 +106,7 @@ def test_a_forced_instruction_set_is_not_silently_replaced(monkeypatch):
     with pytest.raises(ValueError, match="'avx9' does not run here"):
         cpu.matmul(pack(np.ones((1, 1))), pack(np.ones((1, 1))), isa="avx9")
     monkeypatch.setenv("KERNELS_ISA", "avx9")
-    with pytest.raises(ValueError, match="'avx9' does not run here"):
+    with pytest.raises(ValueError, match="KERNELS_ISA='avx9' does not run here"):
         xnor_matmul(np.ones((1, 1)), np.ones((1, 1)))
 
 
@@ -90,16 +126,56 @@ def test_other_flags_make_another_library(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_damaged_library_is_built_anew(tmp_path, monkeypatch):
+def changed(content):
+    """One bit changed, in the middle of the code."""
+    return (
+        content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 16]) + content[len(content) // 2 + 1 :]
+    )
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[: len(c) // 2], lambda c: c[:5000], changed, lambda c: b""])
+def test_a_damaged_library_is_not_loaded_but_built_anew(tmp_path, quick, damage):
+    """In a process of its own: a library cut short can end it with SIGBUS."""
+    cache = tmp_path / "cache"
+    run("check(1)", KERNELS_CACHE=str(cache), CC=quick)
+    (path,) = cache.iterdir()
+    sound = path.read_bytes()
+    path.write_bytes(damage(sound))
+    out, err = run("check(1); print(cpu.isas())", KERNELS_CACHE=str(cache), CC=quick)
+    assert "portable" in out and "Warning" not in err
+    assert [path.read_bytes() for path in cache.iterdir()] == [sound]
+
+
+def test_a_cache_that_cannot_be_executed_from(tmp_path, monkeypatch):
+    """As on a file system mounted with noexec: the system refuses to load what lies there."""
     monkeypatch.setenv("KERNELS_CACHE", str(tmp_path))
-    compiler, version = build._compiler()
-    target = tmp_path / f"kernels-{build._digest(compiler, version)}.so"
-    target.write_bytes(b"\x7fELF and no more")
+    build.load()
+    load = ctypes.CDLL
+
+    def refuse(path):
+        if str(tmp_path) in str(path):
+            raise OSError(f"{path}: failed to map segment from shared object")
+        return load(path)
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    monkeypatch.setattr(build, "_compile", lambda *_: pytest.fail("compiled again"))
     assert build.load().kernels_level() >= 0
-    assert target.stat().st_size > 10_000
 
 
-def test_a_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
+@pytest.mark.skipif(not hasattr(os, "umask"), reason="no umask here")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_permissions_follow_the_umask_so_that_others_can_use_a_shared_cache(tmp_path, quick, mask, mode):
+    before = os.umask(mask)
+    try:
+        run("check(1)", KERNELS_CACHE=str(tmp_path / "shared"), CC=quick)
+    finally:
+        os.umask(before)
+    (path,) = (tmp_path / "shared").iterdir()
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_cache_folder_that_cannot_be_made(tmp_path, quick, monkeypatch):
+    monkeypatch.setenv("CC", quick)
     (tmp_path / "file").write_text("")  # a folder below a file can be made by nobody, root included
     monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.warns(RuntimeWarning, match="cannot be kept in .*file/cache"):
@@ -108,17 +184,20 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_a_full_or_read_only_cache_folder(tmp_path, monkeypatch, code):
-    monkeypatch.setenv("KERNELS_CACHE", str(tmp_path))
+def test_a_full_or_read_only_cache_folder(tmp_path, quick, monkeypatch, code):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setenv("KERNELS_CACHE", str(cache))
+    monkeypatch.setenv("CC", quick)
 
     def refuse(*_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(shutil, "copyfileobj", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.warns(RuntimeWarning, match=os.strerror(code)):
         library = build.load()
     assert library.kernels_level() >= 0
-    assert list(tmp_path.iterdir()) == []  # no half-written file is left
+    assert list(cache.iterdir()) == []  # no half-written file is left
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):

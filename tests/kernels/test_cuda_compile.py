@@ -77,6 +77,9 @@ def test_cubins_are_kept_by_content(tmp_path, monkeypatch):
     assert nvrtc.cubin_path(tiles.NAIVE.source, "naive", "80") == first and first.stat().st_mtime_ns == written
     assert nvrtc.cubin_path(tiles.NAIVE.source + "\n", "naive", "80") != first
     assert nvrtc.cubin_path(tiles.NAIVE.source, "naive", "86") != first
+    sound = first.read_bytes()
+    first.write_bytes(sound[:-9])
+    assert nvrtc.cubin_path(tiles.NAIVE.source, "naive", "80").read_bytes() == sound
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
@@ -84,14 +87,14 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
         raise OSError("read-only")
 
     monkeypatch.setenv("KERNELS_CACHE", str(tmp_path))
-    monkeypatch.setattr(build, "_install", refuse)
+    monkeypatch.setattr(build, "keep", refuse)
     path = nvrtc.cubin_path(tiles.NAIVE.source, "naive", "89")
     assert path.read_bytes()[:4] == b"\x7fELF" and not os.listdir(tmp_path)
 
 
 def test_a_missing_nvrtc_is_named(monkeypatch):
     monkeypatch.setenv("KERNELS_NVRTC", "/nowhere/libnvrtc.so")
-    with pytest.raises(nvrtc.CompileError, match="nowhere"):
+    with pytest.raises(nvrtc.CompileError, match=r"\(KERNELS_NVRTC\); tried /nowhere"):
         nvrtc.compiler.__wrapped__()
 
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import Packed, pack, unpack
+from kernels import Packed, Thresholds, pack, pixels, reals, unpack, updates, xnor_matmul
+from kernels.pixels import LocalThresholds
 
 LENGTHS = [1, 31, 32, 33, 63, 64, 65, 127, 1000, 100003]
 FLOATS = ["float64", "float32", "float16"]
@@ -156,6 +157,55 @@ def test_other_objects_are_refused(x):
         pack(x)
 
 
+class Quantity(np.ndarray):
+    """An array with a unit."""
+
+
+CARRYING = {
+    "a masked array": lambda: np.ma.array([[1.0, -2.0, np.nan]], mask=[[0, 0, 1]]),
+    "a masked array without NaN": lambda: np.ma.array([[1.0, -2.0]], mask=[[0, 1]]),
+    "an array with a unit": lambda: np.ones((2, 3)).view(Quantity),
+    "a masked tensor": lambda: torch.masked.masked_tensor(torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)),
+    "a quantized tensor": lambda: torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 3, torch.qint8),
+    "a nested tensor": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+}
+
+
+@pytest.mark.parametrize("what", CARRYING)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_arrays_that_carry_more_than_numbers_are_refused(way, what):
+    x = CARRYING[what]()
+    with pytest.raises(TypeError, match="not taken"):
+        pack(x, way)
+
+
+def test_every_front_door_refuses_a_mask():
+    one = np.ma.array(np.ones((1, 1, 1, 1)), mask=True)
+    w, floats, integers = pack(np.ones((1, 1, 1, 1))), one.astype(np.float32), one.astype(np.int64)[0, 0, 0]
+    calls = [
+        lambda: Packed(one.astype(np.uint64), 64),
+        lambda: Thresholds(integers),
+        lambda: Thresholds([1], integers == 1),
+        lambda: LocalThresholds(one.astype(np.int64)[0], np.zeros(1, bool), np.zeros(1, int), np.zeros(1, int)),
+        lambda: pixels.pixel_conv2d(one.astype(np.uint8), w),
+        lambda: pixels.planes(one.astype(np.uint8), w),
+        lambda: reals.signs(floats[0]),
+        lambda: reals.real_matmul(floats[0, 0], reals.signs(np.ones((1, 1), np.float32))),
+        lambda: updates.adam(*[floats] * 4, rate=1, beta1=0, beta2=0, eps=1),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"not taken|MaskedArray"):
+            call()
+
+
+def test_plain_kinds_of_array_are_taken(tmp_path, way):
+    np.save(tmp_path / "x.npy", np.array([[1.0, -1.0]]))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert isinstance(mapped, np.memmap)
+    for x in (mapped, torch.nn.Parameter(torch.tensor([[1.0, -1.0]]))):
+        assert np.array_equal(unpack(pack(x, way)), [[1, -1]])
+
+
 @pytest.mark.parametrize("x", [np.ones((3, 0)), np.ones(0), np.array(1.0)])
 def test_k_of_zero_and_scalars_are_refused(x):
     with pytest.raises(ValueError):
@@ -171,6 +221,40 @@ def test_a_packed_array_is_fixed():
     p = pack(np.ones((2, 3)))
     with pytest.raises(ValueError, match="read-only"):
         p.words[0, 0] = 0
+
+
+def words_and_writer(kind):
+    """Words for a packed array (3, 64), all +1, and an array over the same memory that can be written to."""
+    base = np.full((4, 1), 2**64 - 1, np.uint64)
+    if kind == "a view":
+        return base[1:], base[1:]
+    if kind == "a read-only view":
+        view = base[1:]
+        view.flags.writeable = False
+        return view, base[1:]
+    if kind == "an array with a view":
+        return base, base[:]
+    buffer = bytearray(base.tobytes())
+    return np.frombuffer(buffer, np.uint64).reshape(4, 1), np.frombuffer(buffer, np.uint64).reshape(4, 1)
+
+
+@pytest.mark.parametrize("kind", ["a view", "a read-only view", "an array with a view", "a buffer"])
+def test_writing_through_what_words_were_taken_from_changes_no_packed_array(way, kind):
+    words, writer = words_and_writer(kind)
+    p, other = Packed(words, 64), pack(np.ones((1, 64)))
+    before = xnor_matmul(p, other, way)
+    assert (before == 64).all() and (p.counts == 64).all()
+    writer[:] = 0
+    assert (xnor_matmul(p, other, way) == 64).all() and (unpack(p) == 1).all()
+
+
+def test_words_that_nobody_can_write_to_are_not_copied(way):
+    own = np.zeros((3, 1), np.uint64)
+    own.flags.writeable = False
+    for words in (own, own[1:], np.frombuffer(bytes(24), np.uint64).reshape(3, 1)):
+        assert Packed(words, 64).words is words
+    if way == "cpu":
+        assert pack(np.ones((5, 70)), way).words.base.base is None  # what a backend made is not copied either
 
 
 @pytest.mark.parametrize(

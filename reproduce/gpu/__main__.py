@@ -18,8 +18,9 @@ from kernels.cuda import trial as kernel_trial
 from reproduce import campaign, files, machine, plan, spec
 from reproduce.records import read_record
 from reproduce.terminal import say
-from reproduce.training import trial, ways
-from reproduce.training.train import saved
+from reproduce.gpu import trial
+from reproduce.training import ways
+from reproduce.training.checkpoint import saved
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 BACKENDS = ("cuda-wgmma", "cuda-bmma", "cuda-xnor", "cuda-naive")

@@ -49,7 +49,7 @@ def settled(
     `seconds`: for the parts, all at once, then for recorded steps by what passed.
     """
     os.environ["REPRODUCE_WITHOUT"] = ""
-    name = "reproduce.training.trial"
+    name = "reproduce.gpu.trial"
     first = {part: [name, part, device, scale] for part in ("bf16", "fp16", "tf32")}
     found = trial.broken({trial.UPDATES: ["kernels.cuda.trial", trial.UPDATES], **first, **others}, seconds[0])
     for part in found:
@@ -64,9 +64,15 @@ def settled(
     return found
 
 
+def prepare() -> None:
+    """Full float32 unless said otherwise, and cuDNN's fastest algorithms, found by trying: batches are of one size."""
+    tensorcores.full_precision()
+    torch.backends.cudnn.benchmark = True
+
+
 def check(part: str, cells: Sequence[spec.Settings], device: torch.device) -> None:
     """Try one part on these nets, but "updates", which `kernels.cuda.trial` tries. RuntimeError if it fails."""
-    tensorcores.prepare()
+    prepare()
     torch.manual_seed(0)
     if part == "graph":
         for settings in cells:
@@ -87,7 +93,7 @@ def settle_here(cells: Sequence[spec.Settings], device: torch.device, say: Calla
 
     Whether they are exact depends on the algorithm that cuDNN picks, anew in each process, by trying them.
     """
-    tensorcores.prepare()
+    prepare()
     for settings in {each.digest(): each for each in cells}.values():
         while failed := inexact(settings, device):
             say(f"left out: {failed[0]}: {failed[1]}")

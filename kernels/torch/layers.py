@@ -1,0 +1,176 @@
+"""Layers with ±1 weights and, but for a first one, ±1 inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from kernels.torch.operators import operators, pack, signs_of
+
+
+class _Sign(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return signs_of(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        found: Tensor = grads[0] * (x.abs() <= 1)
+        return found
+
+
+def sign(x: Tensor) -> Tensor:
+    """±1, +1 where x >= 0; backward the straight-through estimator g · 1[|x| <= 1] (equation 4). NaN gives -1."""
+    made: Tensor = _Sign.apply(x)
+    return made
+
+
+def _pack_again(module: nn.Module, _: Any) -> None:
+    module.train(module.training)
+
+
+class _Binary(nn.Module):
+    """What the layers share: latent weights, and their bits after `eval()`."""
+
+    packed: Tensor | None
+    real_inputs: bool
+
+    def _begin(self, real_inputs: bool) -> None:
+        self.real_inputs, self._version = real_inputs, -1
+        self.register_buffer("packed", None, persistent=False)
+        self.register_load_state_dict_post_hook(_pack_again)  # type: ignore[no-untyped-call]
+
+    def _latent(self) -> Tensor:
+        """The latent weights with the axis that is to be packed last."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Any:
+        """As of any module; `eval()` packs the weights as they are now."""
+        super().train(mode)
+        self.packed = None
+        if not mode and not self.real_inputs:
+            self.packed, self._version = pack(self._latent().detach()), self._latent()._version
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self.train(self.training)  # bits lie otherwise on another device
+
+    def _bits(self) -> Tensor | None:
+        """The packed weights, if this call is to use them."""
+        if self.packed is None or torch.is_grad_enabled():
+            return None
+        if not torch.compiler.is_compiling() and self._version != self._latent()._version:
+            self.train(False)
+        return self.packed
+
+    def _given(self, x: Tensor) -> Tensor:
+        return x if self.real_inputs else sign(x)
+
+
+class BinaryLinear(_Binary, nn.Linear):
+    """y = sign(x) · sign(W)ᵀ + b, or x · sign(W)ᵀ + b with `real_inputs` (a first layer): (*, in) to (*, out).
+
+    Gradients: W's is passed on as it is, x's where |x| <= 1 (Algorithm 1): clip the weights after each step
+    (`clip_weights`). In `eval()` without gradients, weights and inputs are bits; a NaN is then a ValueError.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, real_inputs: bool = False, **kind: Any
+    ) -> None:
+        super().__init__(in_features, out_features, bias, **kind)
+        self._begin(real_inputs)
+
+    def _latent(self) -> Tensor:
+        return self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.in_features)
+        bits = self._bits()
+        if bits is None:
+            y: Tensor = operators.real_linear(self._given(rows), self.weight.to(x.dtype))
+        else:
+            y = operators.xnor_linear(pack(rows), bits, self.in_features).to(x.dtype)
+        y = y if self.bias is None else y + self.bias
+        return y.view(*x.shape[:-1], self.out_features)
+
+
+class BinaryConv2d(_Binary, nn.Conv2d):
+    """sign(x), or x with `real_inputs`, convolved with sign(W), plus b: (N, C, H, W) to (N, Cout, H', W').
+
+    `kernel_size` a number or a pair, `stride` and `padding` numbers. The border is 0 behind the sign: taps outside
+    add nothing. Gradients and `eval()` as of BinaryLinear. The result is channels-last in memory.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        real_inputs: bool = False,
+        **kind: Any,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias, **kind)
+        self.how = (padding, stride)
+        self._begin(real_inputs)
+
+    def _latent(self) -> Tensor:
+        return self.weight.permute(0, 2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bits = self._bits()
+        if bits is None:
+            y: Tensor = operators.real_conv2d(self._given(x), self.weight.to(x.dtype), *self.how)
+            return y if self.bias is None else y + self.bias[:, None, None]
+        y = operators.xnor_conv2d(pack(x.permute(0, 2, 3, 1)), bits, self.in_channels, *self.how).to(x.dtype)
+        y = y if self.bias is None else y + self.bias
+        return y.permute(0, 3, 1, 2)
+
+
+def make_binary(model: nn.Module, real_inputs: Collection[str]) -> nn.Module:
+    """Replace every Linear and Conv2d inside `model` by its binary layer over the same parameters; gives `model`.
+
+    `real_inputs`: names (as of `named_modules`) of the layers whose inputs stay real, as a first layer's should.
+    ValueError for other names, and for convolutions with groups, dilation, other than zero padding, or a stride
+    or padding that differs between the axes.
+    """
+    found = {name: layer for name, layer in model.named_modules() if type(layer) in (nn.Linear, nn.Conv2d)}
+    if wrong := sorted(set(real_inputs) - set(found)):
+        raise ValueError(f"no Linear or Conv2d of the name {wrong[0]!r}: there are {', '.join(found)}")
+    for name, layer in found.items():
+        model.set_submodule(name, _binary_of(name, layer, name in real_inputs))
+    return model
+
+
+def _binary_of(name: str, layer: nn.Linear | nn.Conv2d, real_inputs: bool) -> BinaryLinear | BinaryConv2d:
+    bias = layer.bias is not None
+    made: BinaryLinear | BinaryConv2d
+    if isinstance(layer, nn.Linear):
+        made = BinaryLinear(layer.in_features, layer.out_features, bias, real_inputs, device="meta")
+    else:
+        stride, padding = layer.stride, layer.padding
+        fits = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+        if not fits or isinstance(padding, str) or stride[0] != stride[1] or padding[0] != padding[1]:
+            raise ValueError(f"{name}: {layer} has no binary layer")
+        sizes = (layer.in_channels, layer.out_channels, (layer.kernel_size[0], layer.kernel_size[1]))
+        made = BinaryConv2d(*sizes, stride[0], padding[0], bias, real_inputs, device="meta")
+    made.weight, made.bias = layer.weight, layer.bias
+    made.train(layer.training)
+    return made
+
+
+@torch.no_grad()
+def clip_weights(model: nn.Module) -> None:
+    """Clip the latent weights of all binary layers in `model` to [-1, 1], as Algorithm 1 does after each step."""
+    for layer in model.modules():
+        if isinstance(layer, BinaryLinear | BinaryConv2d):
+            layer.weight.clamp_(-1, 1)

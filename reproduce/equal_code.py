@@ -1,0 +1,109 @@
+"""`results/equal_code.yaml`: training digests shown to give the same numbers, with the records that prove it.
+
+    equal:
+      - digests: [sha256, sha256]
+        why: what was changed in the code
+        proof: [runs/STEM.json, runs/STEM.json]
+
+`proof` names records by their paths below `results`. For each digest it has a record of a run that a record of
+another digest repeats: same settings, scale, seed, data and image order, and the same curve and weights, bit for
+bit. Code that the proof's nets do not use is not shown equal: give a pair for each kind of net. An entry that its
+records do not prove is an error.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reproduce import yamlfile
+from reproduce.records import Record, explained, read_record
+from reproduce.yamlfile import SpecError
+
+FOLDER = yamlfile.ROOT / "results"
+NAME = "equal_code.yaml"
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    digests: list[Digest] = Field(min_length=2)
+    why: str = Field(min_length=1)
+    proof: list[str] = Field(min_length=2)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    equal: list[_Entry]
+
+
+@cache
+def known() -> dict[str, str]:
+    """The committed file: for each digest in it, the one that stands for it and its equals."""
+    return read(FOLDER)
+
+
+def read(folder: Path) -> dict[str, str]:
+    """`folder`/equal_code.yaml, every entry held against its records; nothing is equal where there is no file.
+
+    Raises SpecError, one line, for an entry that is not proved.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return {}
+    try:
+        entries = _File.model_validate(yamlfile.read_yaml(path)).equal
+    except ValidationError as error:
+        raise SpecError(f"{yamlfile.shown(path)}: {explained(error)}") from None
+    groups: list[set[str]] = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            shown = _classes([_record(folder / name) for name in entry.proof])
+        except ValueError as error:
+            raise SpecError(f"{yamlfile.shown(path)}: entry {number}: {error}") from None
+        if not any(set(entry.digests) <= equal for equal in shown):
+            raise SpecError(f"{yamlfile.shown(path)}: entry {number}: its records do not show these digests equal")
+        groups.append(set(entry.digests))
+    return {digest: min(equal) for equal in _joined(groups) for digest in equal}
+
+
+def _record(path: Path) -> Record:
+    try:
+        record = read_record(path)
+    except OSError as error:
+        raise ValueError(f"{path.name}: {error.strerror}") from None
+    if record.status != "finished" or record.weights_sha256 is None:
+        raise ValueError(f"{path.name}: no finished run with a digest of its weights")
+    return record
+
+
+def _classes(records: list[Record]) -> list[set[str]]:
+    """Digests of the training code that gave equal numbers. ValueError where records of one run differ."""
+    runs: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        run = (record.settings_digest, record.scale, record.seed, record.data.digest, record.data.order)
+        runs.setdefault(run, []).append(record)
+    for first, *others in runs.values():
+        for other in others:
+            if _numbers(first) != _numbers(other):
+                raise ValueError(f"{first.stem} and {other.stem} have other numbers")
+    return _joined([{str(record.code["source"]) for record in group} for group in runs.values()])
+
+
+def _numbers(record: Record) -> tuple[Any, ...]:
+    curve = [row.model_dump(exclude={"seconds"}) for row in record.curve]
+    return record.weights_sha256, record.result, curve
+
+
+def _joined(groups: list[set[str]]) -> list[set[str]]:
+    """Groups that share a member as one."""
+    found: list[set[str]] = []
+    for group in groups:
+        apart = [other for other in found if not other & group]
+        found = [*apart, group.union(*(other for other in found if other & group))]
+    return found

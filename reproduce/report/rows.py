@@ -1,0 +1,72 @@
+"""Which runs of a cell may share a row: those made by one training code, on one kind of device, in one mode.
+
+Runs that differ in what changes numbers are never pooled: they have rows of their own, each with a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from reproduce import equal_code
+from reproduce.records import Record
+
+
+class MadeBy(NamedTuple):
+    """What makes a run's numbers beside its settings, seed and data.
+
+    `code`: training digest, or the one that stands for it and its equals; `mode`: how products are computed ("" in
+    records that do not say); `threads`: the CPU threads of its calls, where numbers depend on them.
+    """
+
+    code: str
+    device: str
+    mode: str
+    threads: tuple[int, ...]
+
+
+def made_by(record: Record) -> MadeBy:
+    """What made a run's numbers; records made before `identity` count as depending on torch's threads on a CPU."""
+    code = record.code
+    source = str(code["source"])
+    device = code.get("device") or ("cuda" if "gpu" in record.machine else "cpu")
+    if "threads" in code:
+        threads = tuple(code["threads"])
+    else:
+        calls = record.machine.get("calls") or [record.machine]
+        threads = tuple(sorted({call["threads"] for call in calls})) if device == "cpu" else ()
+    return MadeBy(equal_code.known().get(source, source), device, code.get("mode") or "", threads)
+
+
+def apart(records: Iterable[Record]) -> list[list[Record]]:
+    """The records in groups that may be pooled, the one with the newest run first."""
+    groups: dict[MadeBy, list[Record]] = {}
+    for record in records:
+        groups.setdefault(made_by(record), []).append(record)
+    order = sorted(groups, key=lambda made: (max(r.started for r in groups[made]), made), reverse=True)
+    return [groups[made] for made in order]
+
+
+def same(record: Record, group: Sequence[Record]) -> bool:
+    """Whether a record is of a group's cell, scale and image order and may be pooled with it."""
+
+    def key(r: Record) -> tuple[str, str, str, MadeBy]:
+        return r.cell, r.scale, r.data.order, made_by(r)
+
+    return any(key(r) == key(record) for r in group[:1])
+
+
+def main(records: Iterable[Record]) -> list[Record]:
+    """Of the groups the one with the most runs, of these the newest: what stands for a cell where one must."""
+    return max(apart(records), key=len, default=[])
+
+
+def label(group: Sequence[Record]) -> str:
+    """What made the runs of one group, in words: the first digits of its digests, mode, device, threads."""
+    if not group:
+        return ""
+    made = made_by(group[0])
+    digests = " = ".join(sorted({str(r.code["source"])[:8] for r in group}))
+    words = [digests, made.mode, made.device, " and ".join(map(str, made.threads))]
+    words[3] += f" thread{'s' * (made.threads != (1,))}" if made.threads else ""
+    return ", ".join(filter(None, words))

@@ -1,0 +1,66 @@
+"""`reproduce bench --layers` at tiny sizes, and what it says of where 1 bit pays."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_bench import run
+
+from kernels.torch import BinaryConv2d, BinaryLinear
+from reproduce.benchmarks import layers, peer_onnx
+
+ORT = pytest.mark.skipif(peer_onnx.missing() is not None, reason=str(peer_onnx.missing()))
+
+
+def test_a_run_gives_one_record_and_a_table(tmp_path):
+    done = run("--layers", "--quick", "--to", tmp_path)
+    assert done.exit_code == 0, done.output
+    (path,) = tmp_path.iterdir()
+    record = json.loads(path.read_text())
+    assert record["kind"] == "layers" and record["quick"] is True and record["backend"].startswith("cpu (")
+    candidates = {}
+    for row in record["rows"]:
+        candidates.setdefault(row["what"], set()).add(row["candidate"])
+        assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
+    wanted = {layers.BITS, layers.ALONE, layers.FP32} | (set() if peer_onnx.missing() else {layers.INT8})
+    assert len(candidates) == 3 and all(found == wanted for found in candidates.values())
+    assert layers.BITS in done.output and "row(s): faster than torch float32" in done.output
+
+
+def test_what_cannot_be_measured_together():
+    assert run("--layers", "--gpu").exit_code == 2
+    assert run("--layers", "--train").exit_code == 2
+
+
+@ORT
+def test_the_int8_layers_compute_what_the_1_bit_ones_do():
+    torch.manual_seed(0)
+    for layer, shape in ((BinaryLinear(65, 33), (5, 65)), (BinaryConv2d(10, 7, 3, padding=1), (2, 10, 6, 5))):
+        x = torch.where(torch.randn(*shape) >= 0, 1.0, -1.0)
+        with torch.no_grad():
+            layer.weight.copy_(torch.where(layer.weight >= 0, 1.0, -1.0))
+            layer.bias.zero_()
+        right = layer(x).detach().numpy()
+        step = 0.0 if len(shape) == 2 else 2.0
+        found = layers.int8_layer(layer, x, step)()
+        assert np.abs(found - right).max() <= 0.501 * step and np.abs(right).max() > 10
+
+
+def test_1_bit_pays_from_the_width_from_which_on_it_is_always_faster():
+    def row(batch, width, ratio):
+        faster = {layers.FP32: {"ratio": ratio}}
+        what = f"linear, {batch} × {width}"
+        return {
+            "what": what,
+            "candidate": layers.BITS,
+            "batch": batch,
+            "width": width,
+            "times_faster_than": faster,
+        }
+
+    rows = [row(1, 256, 1.5), row(1, 512, 0.9), row(1, 1024, 1.2), row(1, 2048, 3.0), row(8, 256, 0.5)]
+    assert layers.pays_from(rows) == [
+        "1 row(s): faster than torch float32 from width 1024 on",
+        "8 row(s): faster than torch float32 at none of these widths",
+    ]

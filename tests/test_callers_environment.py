@@ -1,0 +1,174 @@
+"""What a command inherits from its caller: a notebook's backend, ASCII terminals, no home, another `kernels`."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from test_campaign import command, experiments
+from test_report_cli import records
+from test_report_evidence import store_of
+
+from reproduce import __main__ as begin
+from reproduce import check, data, fetch, spec, yamlfile
+from reproduce.training import products
+
+NO_HOME = """
+import os, pwd, runpy, sys
+def unknown(*_): raise KeyError("uid not found")
+pwd.getpwuid = unknown
+sys.argv = ["reproduce", *sys.argv[1:]]
+runpy.run_module("reproduce", run_name="__main__", alter_sys=True)
+"""
+
+
+def reproduce(*words, without=(), program=("-m", "reproduce"), cwd=yamlfile.ROOT, **environment):
+    """The command in a process of its own: exit code and what it said."""
+    kept = {k: v for k, v in os.environ.items() if k not in without}
+    done = subprocess.run(
+        [sys.executable, *program, *map(str, words)],
+        capture_output=True,
+        cwd=cwd,
+        env={**kept, **environment},
+        timeout=200,
+    )
+    return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return store_of(tmp_path / "mine", records([2.0, 2.1, 2.2]))
+
+
+BACKEND = "module://matplotlib_inline.backend_inline"  # what `!reproduce …` in a notebook inherits
+
+
+@pytest.mark.parametrize("backend", [BACKEND, "nonsense", ""])
+def test_a_notebooks_backend_is_not_needed(backend):
+    code, said = reproduce("list", "table1/float-mnist", MPLBACKEND=backend)
+    assert code == 0 and "Traceback" not in said, said
+
+
+def test_a_users_matplotlibrc_changes_no_figure(store, tmp_path):
+    """TeX for all text needs LaTeX; a backend of theirs may need a window."""
+    lines = ("text.usetex: True", "backend: module://nothing", "font.size: 30", "savefig.bbox: tight")
+    (tmp_path / "matplotlibrc").write_text("\n".join(lines))
+    for name, environment in (("plain", {}), ("theirs", {"MATPLOTLIBRC": str(tmp_path), "MPLBACKEND": BACKEND})):
+        code, said = reproduce("report", "--results", store, "--to", tmp_path / name, **environment)
+        assert code == 0 and "Traceback" not in said, said
+    plain, theirs = ({p.name: p.read_bytes() for p in (tmp_path / n).glob("*.svg")} for n in ("plain", "theirs"))
+    assert plain == theirs and "figure3.svg" in plain
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("words", [["run", "--help"], ["list", "table1/float-mnist"], ["bench", "--help"]])
+def test_any_terminal_can_be_written_to(words, encoding):
+    code, said = reproduce(*words, PYTHONIOENCODING=encoding)
+    assert code == 0 and "UnicodeEncodeError" not in said, said
+
+
+def test_a_row_with_an_umlaut_on_an_ascii_terminal(tmp_path, data_folder):
+    """Processes beside the first print, too."""
+    program = f"""
+import sys
+from reproduce import cli, spec
+if __name__ == "__main__":
+    spec.cells.__defaults__ = (None, __import__("pathlib").Path({str(tmp_path / "experiments")!r}))
+    cli.main()
+"""
+    path = experiments(tmp_path / "experiments") / "table1" / "made.yaml"
+    path.write_text(path.read_text().replace("BNN (Theano)", "Gr\\u00f6\\u00dfe"))
+    (tmp_path / "program.py").write_text(program)
+    given = ["run", "--scale", "small", "--seeds", "2", "--jobs", "2", "--threads", "1"]
+    given += ["--data", data_folder, "--results", tmp_path / "r"]
+    environment = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(yamlfile.ROOT)}
+    code, said = reproduce(*given, program=(str(tmp_path / "program.py"),), **environment)
+    assert code == 0 and "Gr\\xf6\\xdfe" in said and "UnicodeEncodeError" not in said, said
+
+
+def test_without_a_home_folder_data_says_what_to_set_and_a_given_folder_is_enough(tmp_path):
+    without = ("HOME", "XDG_CACHE_HOME", "REPRODUCE_DATA")
+    program = ("-c", NO_HOME)
+    code, said = reproduce("data", "mnist", without=without, program=program)
+    assert code == 1 and "give --data FOLDER or set REPRODUCE_DATA" in said and "Traceback" not in said, said
+    code, said = reproduce("submit", "table1/float-mnist", without=without, program=program)
+    line = said.splitlines()[-1]  # before it, matplotlib may tell of its own cache
+    assert code == 3 and line.startswith("reproduce: no data folder") and "set REPRODUCE_DATA" in line, said
+    words = ["run", "table1/float-mnist", "--scale", "small", "--data", tmp_path, "--results", tmp_path / "r"]
+    offline = {"HTTPS_PROXY": "http://127.0.0.1:9", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    code, said = reproduce(*words, without=without, program=program, **offline)
+    assert code == 3 and "mnist is not at hand" in said and "Traceback" not in said, said
+
+
+def test_blank_variables_of_ours_count_as_unset(monkeypatch, tmp_path):
+    monkeypatch.setenv("REPRODUCE_PRODUCTS", "")
+    assert products.mode() in ("fixed16", "torch")
+    monkeypatch.setenv("REPRODUCE_DATA", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert fetch.folder() == tmp_path / "bnn-reproduce"
+
+
+@pytest.mark.parametrize("words", [["run", "--scale", "small"], ["run", "--scale", "small", "--plan"], ["check"]])
+@pytest.mark.parametrize(("name", "value"), [("KERNELS_ISA", "AVX2"), ("REPRODUCE_PRODUCTS", "numpy")])
+def test_a_wrong_value_is_one_line_that_names_the_variable(
+    tmp_path, data_folder, monkeypatch, capsys, name, value, words
+):
+    experiments(tmp_path / "experiments")
+    shutil.copytree(spec.EXPERIMENTS / "check", tmp_path / "experiments" / "check")
+    monkeypatch.setattr(check, "OWN_STORE", tmp_path / "check-local")
+    monkeypatch.setenv(name, value)
+    given = [] if words == ["check"] else ["table1", "--results", str(tmp_path / "r")]
+    code = command(monkeypatch, tmp_path, *words, *given, "--data", str(data_folder))
+    error = capsys.readouterr().err
+    assert code == 2 and error.count("\n") == 1 and name in error and value in error, error
+
+
+# --- another package named kernels ----------------------------------------------------------------------------
+
+OTHER = {
+    "another package": "import huggingface_hub\n\ndef get_kernel(name): ...\n",
+    "a module of one's own": "x = 1\n",
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_another_package_named_kernels_is_a_line_and_code_2(tmp_path, what):
+    if what == "another package":
+        (tmp_path / "kernels").mkdir()
+        (tmp_path / "kernels" / "__init__.py").write_text(OTHER[what])
+    else:
+        (tmp_path / "kernels.py").write_text(OTHER[what])
+    before = os.pathsep.join([str(tmp_path), str(yamlfile.ROOT)])
+    code, said = reproduce("list", cwd=tmp_path, PYTHONPATH=before)
+    assert code == 2 and said.count("\n") == 1, said
+    assert str(tmp_path / "kernels") in said and "pip uninstall kernels" in said
+
+
+def test_what_uninstalling_the_other_leaves_is_told(tmp_path):
+    """The two shared `kernels/__init__.py`, and it went with the other. An editable install of this checkout would
+    still be found behind the folder, so the command is started without it."""
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        f"sys.path[:] = [place for place in sys.path if place != {str(yamlfile.ROOT)!r}]\n"
+        "sys.meta_path[:] = [finder for finder in sys.meta_path if 'editable' not in finder.__module__]\n"
+    )
+    (tmp_path / "reproduce").symlink_to(yamlfile.ROOT / "reproduce")
+    code, said = reproduce("list", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert code == 2 and said.count("\n") == 1 and "what is left of `kernels`" in said, said
+
+
+def test_our_own_kernels_are_known():
+    assert begin.foreign_kernels() is None
+    assert "PyPI" in (yamlfile.ROOT / "README.md").read_text()
+
+
+def test_what_data_needs_is_an_error_of_one_line(tmp_path, monkeypatch, capsys):
+    def nothing(*_):
+        raise data.DataError("no data folder")
+
+    experiments(tmp_path / "experiments")
+    monkeypatch.setattr(fetch, "folder", nothing)
+    assert command(monkeypatch, tmp_path, "submit", "--scale", "small") == 3
+    assert capsys.readouterr().err == "reproduce: no data folder\n"
