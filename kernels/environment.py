@@ -2,6 +2,7 @@
 
 import math
 import os
+from functools import cache
 from pathlib import Path
 
 
@@ -31,12 +32,18 @@ def user_cache(name: str) -> Path | None:
 def cores() -> int:
     """CPU cores this process may use: its affinity (where the system says), and no more than its cgroup's quota.
 
-    A quota of 2.5 cores counts as 3.
+    A quota of 2.5 cores counts as 3. It is read once a process: every product asks for the cores.
     """
     allowed = getattr(os, "sched_getaffinity", None)
     count = len(allowed(0)) if allowed else os.cpu_count() or 1
-    quota = cpu_quota()
+    quota = own_quota()
     return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+@cache
+def own_quota() -> float | None:
+    """`cpu_quota` of this process when it was first asked for."""
+    return cpu_quota()
 
 
 def cpu_quota(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:

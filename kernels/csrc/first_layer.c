@@ -71,26 +71,34 @@ __attribute__((target("avx2"))) static void tile_avx2(const int16_t *const *g, c
 }
 #endif
 
-/* a row's gradients of one block of images as 16-bit multiples of the step that is returned; `spare` images of zeros follow */
-static float quantize(const first_t *j, size_t row, size_t from, size_t n, size_t spare, int16_t *q)
+/* Gradients of PANEL rows and a block of images as 16-bit multiples of a step for each row; what a step is worth goes to
+ * `factor`. An image of zeros follows. */
+static void quantize(const first_t *j, size_t row, size_t from, size_t n, int16_t q[PANEL][BLOCK], float factor[PANEL])
 {
-    const float *g = j->g + from * (size_t)j->rows + row;
-    float most = 0;
-    int broken = 0;
+    const size_t count = least(PANEL, (size_t)j->rows - row);
+    float block[BLOCK][PANEL], most[PANEL] = {0}, inverse[PANEL]; /* columns of g lie in one set of the caches */
+    uint32_t broken[PANEL] = {0};
+    memset(block, 0, sizeof block);
     for (size_t b = 0; b < n; b++) {
-        const float size = fabsf(g[b * (size_t)j->rows]);
-        broken |= !(size <= 3e38f);
-        most = size > most ? size : most;
+        memcpy(block[b], j->g + (from + b) * (size_t)j->rows + row, count * sizeof(float));
+        for (size_t r = 0; r < PANEL; r++) {
+            const float size = fabsf(block[b][r]);
+            broken[r] |= !(size <= 3e38f);
+            most[r] = size > most[r] ? size : most[r];
+        }
     }
-    const float inverse = most > 1e-30f ? 32767 / most : 0;
-    for (size_t b = 0; b < n; b++) {
-        const float value = (broken ? 0 : g[b * (size_t)j->rows] * inverse) + ROUND;
-        uint32_t bits;
-        memcpy(&bits, &value, sizeof bits);
-        q[b] = (int16_t)bits;
+    for (size_t r = 0; r < PANEL; r++) {
+        inverse[r] = most[r] > 1e-30f && !broken[r] ? 32767 / most[r] : 0;
+        factor[r] = broken[r] ? NAN : (float)j->scale * (most[r] / 32767);
     }
-    memset(q + n, 0, spare * sizeof *q);
-    return broken ? NAN : most / 32767;
+    memset(q, 0, sizeof(int16_t[PANEL][BLOCK]));
+    for (size_t b = 0; b < n; b++)
+        for (size_t r = 0; r < PANEL; r++) {
+            const float value = (broken[r] ? 0 : block[b][r] * inverse[r]) + ROUND;
+            uint32_t bits;
+            memcpy(&bits, &value, sizeof bits);
+            q[r][b] = (int16_t)bits;
+        }
 }
 
 static void rows_task(void *context, size_t task)
@@ -104,24 +112,23 @@ static void rows_task(void *context, size_t task)
     if (j->isa > 0) tile = tile_avx2;
 #endif
     rule_fn *update = rule_row(j->rule, j->isa);
-    float *sums = malloc(TILE * p->width * sizeof *sums);
+    const size_t blocks = (batch + BLOCK - 1) / BLOCK;
+    float *sums = malloc(TILE * p->width * sizeof *sums), *factor = malloc(blocks * PANEL * sizeof *factor);
+    int16_t(*q)[BLOCK] = malloc(blocks * PANEL * sizeof *q);
     uint8_t(*bits)[EIGHT] = calloc(octets, sizeof *bits);
-    if (!sums || !bits) {
+    if (!sums || !bits || !factor || !q) {
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
-        free(sums), free(bits);
+        free(sums), free(bits), free(factor), free(q);
         return;
     }
+    for (size_t b = 0; b < blocks; b++)
+        quantize(j, top, b * BLOCK, least(BLOCK, batch - b * BLOCK), q + b * PANEL, factor + b * PANEL);
     for (size_t row = top; row < end; row += TILE) {
         const size_t count = least(TILE, end - row);
         for (size_t from = 0; from < batch; from += BLOCK) {
-            int16_t q[TILE][BLOCK];
             const int16_t *g[TILE];
-            float factor[TILE];
-            const size_t n = least(BLOCK, batch - from);
-            for (size_t r = 0; r < TILE; r++) {
-                g[r] = q[r];
-                factor[r] = (float)j->scale * quantize(j, row + least(r, count - 1), from, n, n % 2, q[r]);
-            }
+            const size_t n = least(BLOCK, batch - from), place = from / BLOCK * PANEL + row - top;
+            for (size_t r = 0; r < TILE; r++) g[r] = q[place + r];
             for (size_t col = 0; col < p->width; col += WIDTH) {
                 int32_t whole[TILE][WIDTH];
                 if (from == 0)
@@ -135,7 +142,7 @@ static void rows_task(void *context, size_t task)
                 for (size_t r = 0; r < TILE; r++)
                     for (size_t c = 0; c < WIDTH; c++) {
                         float *sum = sums + r * p->width + col + c;
-                        *sum = (from ? *sum : 0) + (float)whole[r][c] * factor[r];
+                        *sum = (from ? *sum : 0) + (float)whole[r][c] * factor[place + r];
                     }
             }
         }
@@ -151,7 +158,7 @@ static void rows_task(void *context, size_t task)
             memset(bits, 0, octets * sizeof *bits);
         }
     }
-    free(sums), free(bits);
+    free(sums), free(bits), free(factor), free(q);
 }
 
 static void pairs_task(void *context, size_t pair)

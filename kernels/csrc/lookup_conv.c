@@ -8,7 +8,7 @@
 #define TAPS 9
 #define BAND_PIXELS 128 /* rows of results of a task, about: their tables stay in the second-level cache */
 
-/* kernels/lookup.py holds the same fields in the same order, every one 64 bits wide. */
+/* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
 typedef struct {
     const float *x; /* [images][height][width][channels] */
     int64_t images, height, width, channels;

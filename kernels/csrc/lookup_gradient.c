@@ -7,9 +7,12 @@
 #include "lookup.h"
 
 #define TAPS 9
-#define TABLE_BYTES 400000 /* tables made between two passes over the columns, about: they stay in the second-level cache */
+#define STRIPS 3      /* of columns that are summed together */
+#define SUM_ROWS 16   /* of one of them */
+#define TABLE_ROWS 16 /* whose tables are made together: a cache line of them */
+#define AT_ONCE 8     /* blocks of a pass over the rows and columns */
 
-/* kernels/lookup.py holds the same fields in the same order, every one 64 bits wide. */
+/* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
 typedef struct {
     const float *g; /* [images][height][width][m] */
     int64_t images, height, width, m;
@@ -25,15 +28,17 @@ typedef struct {
     const lookup_isa_t *isa;
     size_t pixels, image, rows, strips, groups; /* pixels of all images, of one */
     size_t from, blocks, at_once; /* first pixel and number of blocks of this pass, and of any pass at most */
-    int16_t *tables;              /* [row][at_once][groups][entries] */
+    int16_t *tables;              /* [block][row][groups][entries] */
     int16_t *start;               /* [tap][at_once][row] */
     float *factor;                /* [at_once][row] */
     float *rest;                  /* [tap][row]: what halves of odd sums leave over, all passes so far */
     float *sums;                  /* [tap][strip][row][PANEL] */
     uint16_t *outside;            /* [height][width], see find_borders */
+    int failed;
 } plan_t;
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+static size_t block_size(const plan_t *p, size_t b) { return least(BLOCK, p->pixels - p->from - b * BLOCK); }
 
 /* bit t: tap t's neighbour of this pixel of an image lies outside */
 static void find_borders(const gradient_t *j, uint16_t *outside)
@@ -48,76 +53,95 @@ static void find_borders(const gradient_t *j, uint16_t *outside)
         }
 }
 
-static void tables_task(void *context, size_t task)
+/* tables of PREPARED rows for a block, whose n numbers from pixel `first` on are x[k][row] */
+static void prepare(plan_t *p, size_t row, size_t b, size_t first, size_t n, float x[][PREPARED])
 {
-    plan_t *p = context;
     const gradient_t *j = p->j;
-    const size_t row = task * PREPARED, m = (size_t)j->m, entries = p->isa->entries;
-    const size_t next = p->at_once * p->groups * entries;
-    int32_t q[BLOCK + 8][PREPARED];
-    _Alignas(64) float copy[BLOCK][PREPARED];
-    for (size_t b = 0; b < p->blocks; b++) {
-        const size_t first = p->from + b * BLOCK, n = least(BLOCK, p->pixels - first);
-        const float *x = j->g + first * m + row;
-        size_t stride = m;
-        if (row + PREPARED > m) {
-            memset(copy, 0, sizeof copy);
-            for (size_t k = 0; k < n; k++) memcpy(copy[k], x + k * m, (m - row) * sizeof *x);
-            x = copy[0], stride = PREPARED;
-        }
-        float step[PREPARED];
-        int32_t all[PREPARED], total[TAPS][PREPARED];
-        p->isa->quantize(x, stride, n, LIMIT, q, step, all);
-        p->isa->tables(q, n, p->tables + row * next + b * p->groups * entries, next);
-        for (size_t t = 0; t < TAPS; t++) memcpy(total[t], all, sizeof all);
-        for (size_t k = 0, place = first % p->image; k < n; k++) {
-            const unsigned outside = p->outside[place];
-            if (++place == p->image) place = 0;
-            if (!outside) continue;
-            for (size_t t = 0; t < TAPS; t++)
-                if (outside >> t & 1)
-                    for (size_t r = 0; r < PREPARED; r++) total[t][r] -= q[k][r];
-        }
-        for (size_t r = 0; r < PREPARED; r++) {
-            const float factor = (float)(2 * j->scale) * step[r];
-            p->factor[b * p->rows + row + r] = factor;
-            for (size_t t = 0; t < TAPS; t++) {
-                p->start[(t * p->at_once + b) * p->rows + row + r] = (int16_t)-(total[t][r] >> 1);
-                p->rest[t * p->rows + row + r] -= 0.5f * factor * (float)(total[t][r] & 1);
-            }
+    const size_t next = p->groups * p->isa->entries;
+    float step[PREPARED];
+    int32_t q[BLOCK + 8][PREPARED], all[PREPARED], total[TAPS][PREPARED];
+    p->isa->quantize(x[0], PREPARED, n, LIMIT, q, step, all);
+    p->isa->tables(q, n, p->tables + (b * p->rows + row) * next, next);
+    for (size_t t = 0; t < TAPS; t++) memcpy(total[t], all, sizeof all);
+    for (size_t k = 0, place = first % p->image; k < n; k++) {
+        const unsigned outside = p->outside[place];
+        if (++place == p->image) place = 0;
+        if (!outside) continue;
+        for (size_t t = 0; t < TAPS; t++)
+            if (outside >> t & 1)
+                for (size_t r = 0; r < PREPARED; r++) total[t][r] -= q[k][r];
+    }
+    for (size_t r = 0; r < PREPARED; r++) {
+        const float factor = (float)(2 * j->scale) * step[r];
+        p->factor[b * p->rows + row + r] = factor;
+        for (size_t t = 0; t < TAPS; t++) {
+            p->start[(t * p->at_once + b) * p->rows + row + r] = (int16_t)-(total[t][r] >> 1);
+            p->rest[t * p->rows + row + r] -= 0.5f * factor * (float)(total[t][r] & 1);
         }
     }
 }
 
-static void sums_task(void *context, size_t task)
+static void tables_task(void *context, size_t task)
 {
-    const plan_t *p = context;
+    plan_t *p = context;
+    const size_t m = (size_t)p->j->m, row = task * TABLE_ROWS;
+    _Alignas(64) float copy[TABLE_ROWS / PREPARED][BLOCK][PREPARED]; /* rows may be as far apart as the sets of a cache */
+    memset(copy, 0, sizeof copy);
+    for (size_t b = 0; b < p->blocks; b++) {
+        const size_t first = p->from + b * BLOCK, n = block_size(p, b);
+        for (size_t k = 0; k < n; k++)
+            for (size_t r = 0; r < TABLE_ROWS && row + r < m; r += PREPARED)
+                memcpy(copy[r / PREPARED][k], p->j->g + (first + k) * m + row + r, least(PREPARED, m - row - r) * sizeof(float));
+        for (size_t r = 0; r < TABLE_ROWS && row + r < p->rows; r += PREPARED) prepare(p, row + r, b, first, n, copy[r / PREPARED]);
+    }
+}
+
+/* signs that tap's neighbours of a block's pixels have in a strip of columns */
+static void find_codes(const plan_t *p, size_t tap, size_t strip, size_t first, size_t count, uint16_t *codes)
+{
     const gradient_t *j = p->j;
-    const size_t tap = task / p->strips, strip = task % p->strips, n = (size_t)j->n, entries = p->isa->entries;
-    const size_t next = p->at_once * p->groups * entries;
+    const size_t n = (size_t)j->n, groups = lookup_groups(p->isa, count);
     const ptrdiff_t aside = ((ptrdiff_t)(tap / 3) - 1) * (ptrdiff_t)j->width + (ptrdiff_t)(tap % 3) - 1;
-    float(*sums)[PANEL] = (float(*)[PANEL])(p->sums + task * p->rows * PANEL);
-    _Alignas(64) uint16_t codes[BLOCK][PANEL];
+    const int8_t *rows[BLOCK + 8];
     _Alignas(64) int8_t none[PANEL];
     memset(none, -1, sizeof none);
-    for (size_t b = 0; b < p->blocks; b++) {
-        const size_t first = p->from + b * BLOCK, count = least(BLOCK, p->pixels - first);
-        const size_t groups = lookup_groups(p->isa, count);
-        const int8_t *rows[BLOCK + 8];
-        for (size_t k = 0, place = first % p->image; k < count; k++) {
-            const int there = !(p->outside[place] >> tap & 1);
-            rows[k] = there ? j->a + (size_t)((ptrdiff_t)(first + k) + aside) * n + strip * PANEL : none;
-            if (++place == p->image) place = 0;
-        }
-        for (size_t k = count; k < groups * p->isa->group; k++) rows[k] = none;
-        p->isa->codes_of(rows, groups, codes[0]);
-        for (size_t r = 0; r < p->rows; r += TILE) {
-            const int16_t *from[TILE];
-            for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (r + i) * next + b * p->groups * entries;
-            p->isa->tile(from, p->start + (tap * p->at_once + b) * p->rows + r, p->factor + b * p->rows + r, codes[0],
-                         groups, 1, first == 0, sums[r], PANEL);
-        }
+    for (size_t k = 0, place = first % p->image; k < count; k++) {
+        const int there = !(p->outside[place] >> tap & 1);
+        rows[k] = there ? j->a + (size_t)((ptrdiff_t)(first + k) + aside) * n + strip * PANEL : none;
+        if (++place == p->image) place = 0;
     }
+    for (size_t k = count; k < groups * p->isa->group; k++) rows[k] = none;
+    p->isa->codes_of(rows, groups, codes);
+}
+
+/* Strips of columns, of one tap or of several. A group of rows takes all blocks of the pass one after the other, while its sums are
+ * in the first-level cache; its tables are fetched once for all strips. */
+static void sums_task(void *context, size_t task)
+{
+    plan_t *p = context;
+    const size_t next = p->groups * p->isa->entries, size = p->groups * PANEL;
+    const size_t from_strip = task * STRIPS, strips = least(STRIPS, TAPS * p->strips - from_strip);
+    uint16_t *codes = lookup_scratch(p->blocks * strips * size * sizeof *codes); /* [block][strip][groups][PANEL] */
+    if (!codes) {
+        __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    for (size_t b = 0; b < p->blocks; b++)
+        for (size_t s = 0; s < strips; s++)
+            find_codes(p, (from_strip + s) / p->strips, (from_strip + s) % p->strips, p->from + b * BLOCK, block_size(p, b),
+                       codes + (b * strips + s) * size);
+    for (size_t top = 0; top < p->rows; top += SUM_ROWS)
+        for (size_t b = 0; b < p->blocks; b++)
+            for (size_t r = top; r < least(p->rows, top + SUM_ROWS); r += TILE) {
+                const int16_t *from[TILE];
+                for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (b * p->rows + r + i) * next;
+                for (size_t s = 0; s < strips; s++) {
+                    const size_t at = b * p->rows + r, tap = (from_strip + s) / p->strips;
+                    p->isa->tile(from, p->start + tap * p->at_once * p->rows + at, p->factor + at, codes + (b * strips + s) * size,
+                                 lookup_groups(p->isa, block_size(p, b)), 1, p->from + b == 0,
+                                 p->sums + ((from_strip + s) * p->rows + r) * PANEL, PANEL);
+                }
+            }
 }
 
 static void out_task(void *context, size_t row)
@@ -142,8 +166,7 @@ int kernels_lookup_gradient(const gradient_t *j)
     p.strips = (size_t)j->n / PANEL;
     p.groups = lookup_groups(p.isa, BLOCK);
     const size_t table = p.groups * p.isa->entries * sizeof(int16_t), all = (p.pixels + BLOCK - 1) / BLOCK;
-    p.at_once = 1 + TABLE_BYTES / (p.rows * table);
-    if (p.at_once > all) p.at_once = all;
+    p.at_once = least(AT_ONCE, all);
     const size_t sums = TAPS * p.strips * p.rows * PANEL, values = p.rows * p.at_once;
     p.tables = aligned_alloc(64, p.rows * p.at_once * table);
     p.sums = aligned_alloc(64, sums * sizeof *p.sums);
@@ -155,12 +178,12 @@ int kernels_lookup_gradient(const gradient_t *j)
     if (there) {
         find_borders(j, p.outside);
         for (; p.from < p.pixels; p.from += p.at_once * BLOCK) {
-            p.blocks = least(p.at_once, (p.pixels - p.from + BLOCK - 1) / BLOCK);
-            parallel(tables_task, &p, p.rows / PREPARED, (int)j->threads);
-            parallel(sums_task, &p, TAPS * p.strips, (int)j->threads);
+            p.blocks = least(p.at_once, all - p.from / BLOCK);
+            parallel(tables_task, &p, (p.rows + TABLE_ROWS - 1) / TABLE_ROWS, (int)j->threads);
+            parallel(sums_task, &p, (TAPS * p.strips + STRIPS - 1) / STRIPS, (int)j->threads);
         }
         parallel(out_task, &p, (size_t)j->m, (int)j->threads);
     }
     free(p.tables), free(p.sums), free(p.start), free(p.factor), free(p.rest), free(p.outside);
-    return !there;
+    return !there || p.failed;
 }

@@ -24,7 +24,7 @@ typedef struct {
     const lookup_isa_t *isa;
     size_t from, rows;     /* of this pass */
     size_t blocks, groups; /* of a row; of a block at most */
-    int16_t *tables;       /* [row][block][groups][entries] */
+    int16_t *tables;       /* [block][ROWS][groups][entries] */
     int16_t *start;        /* [block][row] */
     float *factor;         /* [block][row] */
     int failed;
@@ -49,7 +49,7 @@ static void tables_task(void *context, size_t task)
 {
     plan_t *p = context;
     const matmul_t *j = p->j;
-    const size_t row = task * PREPARED, count = least(PREPARED, p->rows - row), next = p->blocks * p->groups * p->isa->entries;
+    const size_t row = task * PREPARED, count = least(PREPARED, p->rows - row), next = p->groups * p->isa->entries;
     _Alignas(64) float block[BLOCK][PREPARED];
     int32_t q[BLOCK + 8][PREPARED];
     memset(block, 0, sizeof block);
@@ -68,7 +68,7 @@ static void tables_task(void *context, size_t task)
             for (size_t k = 0; k < n; k++)
                 for (size_t i = 0; i < count; i++) block[k][i] = x[(int64_t)i * j->x_row + (int64_t)k * j->x_k];
         if (!j->whole) p->isa->quantize(block[0], PREPARED, n, LIMIT, q, step, total);
-        p->isa->tables(q, n, p->tables + row * next + b * p->groups * p->isa->entries, next);
+        p->isa->tables(q, n, p->tables + (b * ROWS + row) * next, next);
         for (size_t i = 0; i < PREPARED; i++) {
             p->start[b * ROWS + row + i] = (int16_t)(-total[i] / 2);
             p->factor[b * ROWS + row + i] = (float)(2 * j->scale) * step[i];
@@ -80,7 +80,7 @@ static void sums_task(void *context, size_t task)
 {
     plan_t *p = context;
     const matmul_t *j = p->j;
-    const size_t next = p->blocks * p->groups * p->isa->entries, n = (size_t)j->n, bytes = ((size_t)j->k + 7) / 8;
+    const size_t next = p->groups * p->isa->entries, n = (size_t)j->n, bytes = ((size_t)j->k + 7) / 8;
     const size_t first = task * STRIPS, strips = least(STRIPS, (n + PANEL - 1) / PANEL - first);
     _Alignas(64) uint16_t codes[STRIPS][BLOCK][PANEL];
     float(*sums)[ROWS][PANEL] = lookup_scratch(sizeof(float[STRIPS][ROWS][PANEL]));
@@ -94,7 +94,7 @@ static void sums_task(void *context, size_t task)
             p->isa->codes(j->panels + ((first + s) * bytes + b * (BLOCK / 8)) * PANEL, count, codes[s][0]);
         for (size_t r = 0; r < p->rows; r += TILE) {
             const int16_t *from[TILE];
-            for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (r + i) * next + b * p->groups * p->isa->entries;
+            for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (b * ROWS + r + i) * next;
             for (size_t s = 0; s < strips; s++)
                 p->isa->tile(from, p->start + b * ROWS + r, p->factor + b * ROWS + r, codes[s][0], groups, 1,
                              b == 0, sums[s][r], PANEL);

@@ -119,6 +119,6 @@ def test_without_cgroups_there_is_no_quota(tmp_path):
 @pytest.mark.parametrize(("quota", "count"), [(None, 8), (16.0, 8), (8.0, 8), (2.5, 3), (2.0, 2), (0.1, 1)])
 def test_threads_are_no_more_than_the_quota_allows(monkeypatch, quota, count):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr("kernels.environment.cpu_quota", lambda: quota)
+    monkeypatch.setattr("kernels.environment.own_quota", lambda: quota)
     monkeypatch.delenv("KERNELS_THREADS", raising=False)
     assert cores() == count == cpu.thread_count()
