@@ -17,6 +17,7 @@ from reproduce import checkpoints, files, freeze, spec, submit, yamlfile
 from reproduce.benchmarks.command import bench
 from reproduce.data import DataError
 from reproduce.export.command import export
+from reproduce.gpu.command import app as gpu
 from reproduce.terminal import (
     LAST_SEED,
     MOST_JOBS,
@@ -365,6 +366,7 @@ app.command()(export)
 app.command()(bench)
 app.command()(checkpoints.clean)
 app.command()(submit.submit)
+app.add_typer(gpu, name="gpu", hidden=True)
 
 
 def main() -> None:

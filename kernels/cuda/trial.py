@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def broken(commands: Mapping[str, Sequence[str]], seconds: float = SECONDS) -> d
             output, _ = process.communicate(timeout=max(0.1, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.communicate()
+            with suppress(subprocess.TimeoutExpired):  # one that hangs in the driver may not end
+                process.communicate(timeout=2)
             found[name] = f"not done after {seconds:.0f} s: hangs, or is compiled very slowly"
             continue
         if process.returncode:

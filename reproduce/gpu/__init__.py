@@ -1,1 +1,1 @@
-"""Evidence from a rented GPU: trials, preflight, curves; gpu-evidence.sh calls them (python -m reproduce.gpu)."""
+"""Evidence from a rented GPU: trials of a training step's parts, and the steps of gpu-evidence.sh."""

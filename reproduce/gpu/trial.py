@@ -17,7 +17,7 @@ from torch import Tensor
 from kernels.cuda import trial
 from kernels.timing import said
 from reproduce import spec
-from reproduce.training import tensorcores, train, ways
+from reproduce.training import tensorcores, ways
 from reproduce.training.binarize import sign
 
 CELLS = ("table1/bnn-theano-mnist", "table1/bnn-theano-cifar10")
@@ -27,11 +27,12 @@ CLOSE = 0.05
 """Relative difference of the mean cost of STEPS steps that were recorded and that were not."""
 
 
-def settle(say: Callable[[str], None], device: str = "cuda", scale: spec.Scale = "paper") -> dict[str, str]:
+def settle(say: Callable[[str], None], device: str = "cuda", scale: str = "paper") -> dict[str, str]:
     """Try every part and leave out those that fail, in this process and those it starts; what is wrong with each.
 
     Nothing is tried where $REPRODUCE_WITHOUT is set: then it has been settled.
     """
+    prepare()
     if "REPRODUCE_WITHOUT" in os.environ:
         return {}
     return settled(say, device, scale, {})
@@ -40,7 +41,7 @@ def settle(say: Callable[[str], None], device: str = "cuda", scale: spec.Scale =
 def settled(
     say: Callable[[str], None],
     device: str,
-    scale: spec.Scale,
+    scale: str,
     others: dict[str, list[str]],
     seconds: tuple[float, float] = (trial.SECONDS, trial.SECONDS),
 ) -> dict[str, str]:
@@ -65,7 +66,7 @@ def settled(
 
 
 def prepare() -> None:
-    """Full float32 unless said otherwise, and cuDNN's fastest algorithms, found by trying: batches are of one size."""
+    """Full float32 by default; cuDNN's fastest algorithms, found by trying: batches are of one size."""
     tensorcores.full_precision()
     torch.backends.cudnn.benchmark = True
 
@@ -105,6 +106,8 @@ def inexact(settings: spec.Settings, device: torch.device) -> tuple[str, str] | 
 
     In the net's own sizes and layout, for batches in training and in evaluation.
     """
+    from reproduce.training.train import EVAL_BATCH
+
     net = settings.net
     if not isinstance(net, spec.ConvNet) or net.weights != "binary" or net.activation == "relu":
         return None
@@ -112,7 +115,7 @@ def inexact(settings: spec.Settings, device: torch.device) -> tuple[str, str] | 
     for width in net.channels:
         for channels in (inputs, width):
             part = "fp16" if ways.uses("fp16") and tensorcores.exact_in_fp16(channels) else "tf32"
-            for batch in (settings.train.batch, train.EVAL_BATCH) if channels != 3 and ways.uses(part) else ():
+            for batch in (settings.train.batch, EVAL_BATCH) if channels != 3 and ways.uses(part) else ():
                 if wrong := _wrong_convolution(batch, width, channels, size, device):
                     return part, wrong
         inputs, size = width, size // 2
