@@ -96,8 +96,8 @@ def test_the_second_call_goes_on_with_the_training(evidence):
 
 @pytest.mark.parametrize(
     ("fails", "named"),
-    [("gpu trials", "trials"), ("gpu preflight", "preflight"), (" bench ", "figure3"), ("reproduce run", "training"),
-     ("gpu curves", "curves"), (" predict ", "predict"), ("-m pytest", "tests")],
+    [("gpu trials", "trials"), ("gpu preflight", "preflight"), (" bench ", "figure3"),
+     ("reproduce run", "training"), ("gpu curves", "curves"), (" predict ", "predict"), ("-m pytest", "tests")],
 )  # fmt: skip
 def test_a_step_that_fails_ends_nothing(evidence, fails, named):
     code, said, asked = evidence(FAILS=fails)
