@@ -40,7 +40,7 @@ bench-train: $(ENV) ## training steps on this machine's CPU, ours against a plai
 bench-layers: $(ENV) ## single 1-bit layers of PyTorch beside float32 and int8: from which size on 1 bit pays (1 minute; wants a quiet machine)
 	$(PY) -m reproduce bench --layers
 
-bench-gpu: $(ENV) ## figure 3 on an NVIDIA GPU, every CUDA backend (4 minutes; wants CuPy)
+bench-gpu: $(ENV) ## figure 3 on an NVIDIA GPU, every CUDA backend (minutes; wants CuPy)
 	@$(PY) -m reproduce bench --gpu $(data_option)
 
 test: $(ENV) ## the test suite (MARK=… selects other tests by their markers)

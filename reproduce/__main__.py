@@ -11,7 +11,10 @@ from typing import Any
 
 
 def main() -> None:
-    """The command. A missing package is one line; Ctrl-C and SIGTERM during the imports end it with a word."""
+    """The command. A missing package is one line, whenever it is first wanted.
+
+    Ctrl-C and SIGTERM during the first imports end it with a word.
+    """
     ends = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, _end) for number in ends}
     if place := foreign_kernels():
@@ -24,15 +27,18 @@ def main() -> None:
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend may not be installed here
     try:
         from reproduce.cli import main as command
-    except ModuleNotFoundError as error:
-        package = {"yaml": "pyyaml"}.get(error.name or "", error.name)
-        how = f"`pip install {package}` brings it; without a network see README, On a GPU"
-        print(f"reproduce: {error.name} is missing; {how}", file=sys.stderr)
-        sys.exit(2)
 
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    command()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        command()
+    except ModuleNotFoundError as error:
+        name = (error.name or "").split(".")[0]
+        if name in ("reproduce", "kernels"):
+            raise
+        package = {"yaml": "pyyaml"}.get(name, name)
+        how = f"`pip install {package}` brings it; without a network see README, On a GPU"
+        print(f"reproduce: {name} is missing; {how}", file=sys.stderr)
+        sys.exit(2)
 
 
 def foreign_kernels() -> str | None:

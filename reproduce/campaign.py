@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
 from reproduce import checkpoints, data, fetch, filters, machine, runs, spec, weights
+from reproduce.gpu import trial
 from reproduce.identity import Device
 from reproduce.records import EpochRow, Filters, Record, Result
 from reproduce.training import nets, preprocess, products, train
@@ -114,14 +115,14 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-def time_limit(text: str) -> float:
+def time_limit(text: str, option: str = "--time-limit") -> float:
     """Seconds of "90s", "9m", "2h" or "1h30m". ValueError for anything else, and for no time at all."""
     found = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text)
     seconds = (
         sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
     )
     if not seconds:
-        raise ValueError(f"--time-limit takes 90s, 9m, 2h or 1h30m, not {text!r}")
+        raise ValueError(f"{option} takes 90s, 9m, 2h or 1h30m, not {text!r}")
     return float(seconds)
 
 
@@ -170,16 +171,20 @@ def carry_out(
     say: Say,
     bar: bool | None = None,
     deadline: float | None = None,
+    checkpoint_seconds: float | None = None,
 ) -> Summary:
     """Train what is not yet in the store, one run after another; report what is missing or fails, and go on.
 
     Several processes may work on one store: a run that another one is at is left for the end, then waited for, and
     not made again if it broke off there.
+    `checkpoint_seconds`: how much work of a run may be at stake, by default the run's own choice.
     `deadline` (of time.monotonic): no run or epoch is begun that would not end before it; `stopped` says where.
     """
     store.prepare()
     if device.type == "cpu" and (reason := products.fallback()):
         say(f"note: {reason}; products are torch's, and give other numbers, under other names")
+    if device.type == "cuda":
+        trial.settle_here([item.settings for item in plan], device, say)
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
     machine.code(kind)  # what runs is what lies here now, not when the first record is written
     call = machine.call(kind)
@@ -242,7 +247,9 @@ def carry_out(
             say(f"{title}: {progress.left()}" if number else title)
             checkpoints.make_way(run, store, say)
             try:
-                record = _train(run, store, prepared, device, progress, say, bar, deadline, call)
+                record = _train(
+                    run, store, prepared, device, progress, say, bar, deadline, call, checkpoint_seconds
+                )
             except spec.SpecError as error:
                 if item.cell.name not in summary.refused:
                     say(f"    not run: {error}")
@@ -329,6 +336,7 @@ def _train(
     bar: bool | None,
     deadline: float | None,
     call: dict[str, Any],
+    checkpoint_seconds: float | None,
 ) -> Record:
     started, clock = runs.now(), time.perf_counter()
     checkpoint = store.checkpoint(run)
@@ -343,6 +351,7 @@ def _train(
             [progress],
             show_bar,
             say,
+            checkpoint_seconds,
             deadline=deadline,
             run=run.parts,
             call=call,

@@ -17,6 +17,7 @@ from reproduce import checkpoints, files, freeze, spec, submit, yamlfile
 from reproduce.benchmarks.command import bench
 from reproduce.data import DataError
 from reproduce.export.command import export
+from reproduce.gpu.command import app as gpu
 from reproduce.terminal import (
     LAST_SEED,
     MOST_JOBS,
@@ -143,6 +144,9 @@ def run(
         str | None,
         typer.Option(help="90s, 9m, 2h, 1h30m: stop at the end of an epoch when the next would not fit."),
     ] = None,
+    checkpoint_every: Annotated[
+        str | None, typer.Option(help="As --time-limit: how much work may be lost.", show_default="1m")
+    ] = None,
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Only time a few steps, and say how long and how large it will be.")
     ] = False,
@@ -168,9 +172,14 @@ def run(
         plan = campaign.wanted(found, size, range(first_seed, first_seed + seeds), say)
         plan = campaign.shard(plan, shard)
         deadline = None if time_limit is None else began + campaign.time_limit(time_limit)
+        every = None if checkpoint_every is None else campaign.time_limit(checkpoint_every, "--checkpoint-every")
     except ValueError as error:
         raise stop(str(error), 2) from None
     store = runs.Store(results or runs.LOCAL)
+    if chosen.type == "cuda":
+        from reproduce.gpu import trial
+
+        trial.settle(say)
     each = beside.threads_each(jobs, threads, chosen.type)
     if plan_only:
         from reproduce import plan as planning
@@ -180,9 +189,9 @@ def run(
         return
     beside.use_threads(each)
     say(f"{len(plan)} run(s) at {size} scale on {chosen.type}; results in {yamlfile.shown(store.root)}")
-    shared = (plan, store.root, data, chosen.type, each, deadline)
+    shared = (plan, store.root, data, chosen.type, each, deadline, every)
     with beside.beside(jobs - 1, beside.train, *shared):
-        summary = campaign.carry_out(plan, store, data, chosen, say, False if jobs > 1 else None, deadline)
+        summary = campaign.carry_out(plan, store, data, chosen, say, False if jobs > 1 else None, deadline, every)
     evidence = report.gather(store.root, known, say)
     wanted = {c.name for c in found}
     frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
@@ -376,6 +385,7 @@ app.command()(export)
 app.command()(bench)
 app.command()(checkpoints.clean)
 app.command()(submit.submit)
+app.add_typer(gpu, name="gpu", hidden=True)
 
 
 def main() -> None:

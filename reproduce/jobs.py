@@ -131,13 +131,16 @@ def train(
     device: str,
     threads: int | None,
     deadline: float | None,
+    checkpoint_seconds: float | None,
 ) -> None:
     """A process beside: the campaign of the others, on the same store."""
     use_threads(threads)
     tell = functools.partial(_tell, number)
     store = runs.Store(root)
     try:
-        campaign.carry_out(plan, store, data_folder, torch.device(device), tell, bar=False, deadline=deadline)
+        campaign.carry_out(
+            plan, store, data_folder, torch.device(device), tell, False, deadline, checkpoint_seconds
+        )
     except OSError as error:  # a full disk, say: the first process meets it, too, and tells how to go on
         tell(f"{error.filename or store.root}: {error.strerror or error}")
         sys.exit(1)

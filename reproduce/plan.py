@@ -77,7 +77,7 @@ def estimates(
     for name, items in cells.items():
         settings = items[0].settings
         say(f"{name}: a few steps")
-        step, epoch, memory = _measured(settings, device)
+        step, epoch, memory = measured(settings, device)
         at_once = _at_once(settings, device, number, threads, say) if number > 1 else None
         epochs = settings.train.epochs
         made = [_epochs_made(item, store, data_folder, datasets, device.type) for item in items]
@@ -133,7 +133,7 @@ def _at_once(
         return None
 
 
-def _measured(settings: spec.Settings, device: torch.device) -> tuple[float, float, int | None]:
+def measured(settings: spec.Settings, device: torch.device) -> tuple[float, float, int | None]:
     """Seconds a step, seconds an epoch with its evaluation of both splits, and peak memory in bytes."""
     parts = settings.data
     batch = settings.train.batch

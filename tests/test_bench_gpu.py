@@ -227,9 +227,9 @@ def test_a_tiny_run_on_a_gpu_fails_nowhere(tmp_path):
     assert len(packed) == 6 * len(usable) and all(row["differing"] == 0 for row in packed)
 
 
-@pytest.mark.parametrize("name", [*products.BACKENDS, "cuda-naive", trial.PIXELS])
+@pytest.mark.parametrize("name", [*products.BACKENDS, "cuda-naive", trial.PIXELS, trial.UPDATES])
 def test_a_trial_holds_a_backend_against_the_host(cp, name):
-    if name != trial.PIXELS and kernels._BACKENDS[name].unavailable():
+    if name not in (trial.PIXELS, trial.UPDATES) and kernels._BACKENDS[name].unavailable():
         pytest.skip("not on this GPU")
     trial.check(name, quick=True)
 
@@ -248,6 +248,14 @@ def test_a_trial_finds_what_is_wrong(host, monkeypatch):
     monkeypatch.setattr(kernels.cuda.between.launch, "rows", lambda *_: None)
     with pytest.raises(RuntimeError, match="pixels"):
         trial.check(trial.PIXELS, quick=True)
+    update = kernels.cuda.updates.update
+    for wrong, said in (
+        ({"beta1": 0.8}, "update_adam: .* results are wrong"),
+        ({"one": 0xBF80}, "update_adam, signs: "),
+    ):
+        monkeypatch.setattr(trial.updates, "update", lambda *a, _w=wrong, **named: update(*a, **named | _w))
+        with pytest.raises(RuntimeError, match=said):
+            trial.check(trial.UPDATES, quick=True)
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,6 @@ def test_storage_that_fails_beside_is_one_line(tmp_path, capsys):
     store.write_text("no folder")
     plan = campaign.wanted([made_cell()], "small", [0], print)
     with pytest.raises(SystemExit) as stop:
-        jobs.train(None, 2, plan, store, None, "cpu", None, None)
+        jobs.train(None, 2, plan, store, None, "cpu", None, None, None)
     out = capsys.readouterr().out
     assert stop.value.code == 1 and out.startswith("(2) ") and out.count("\n") == 1 and str(store) in out

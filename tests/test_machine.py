@@ -50,9 +50,13 @@ def test_what_git_prints_is_what_is_taken():
         assert len(machine._told_revision()["revision"]) == 40
 
 
-@pytest.mark.parametrize(("module", "package"), [("pydantic", "pydantic"), ("yaml", "pyyaml")])
+@pytest.mark.parametrize(
+    ("module", "package"), [("pydantic", "pydantic"), ("yaml", "pyyaml"), ("safetensors", "safetensors")]
+)
 def test_a_missing_package_is_one_line(module, package):
+    """Also one that a command imports later, as safetensors."""
     code = f"import sys; sys.modules['{module}'] = None; from reproduce.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=yamlfile.ROOT)
+    command = [sys.executable, "-c", code, "gpu", "versions", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=yamlfile.ROOT)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert f"{module} is missing; `pip install {package}` brings it" in done.stderr

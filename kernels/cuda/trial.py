@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,20 @@ import numpy as np
 
 import kernels
 from kernels import Thresholds, pack, pixels, unpack
-from kernels.cuda import launch
+from kernels.cuda import launch, updates
 from kernels.cuda.arrays import moved, to_gpu
 from kernels.timing import said
 
 PIXELS = "pixels"
-SECONDS = 150.0  # for all trials together, the compiler's time included
+UPDATES = "updates"
+SECONDS = 60.0  # for all trials together, the compiler's time included
 SHAPES = ((1, 1, 1), (131, 257, 1000), (4096, 4096, 8192))
 QUICK = ((1, 1, 1), (35, 129, 300))
 ROWS = 16  # of a product that are held against the host's
 
 
 def check(name: str, quick: bool = False) -> None:
-    """Products, thresholds and convolutions of a backend (or `PIXELS`) against the host.
+    """Products, thresholds and convolutions of a backend (or `PIXELS`, or `UPDATES`) against the host.
 
     `quick`: small ones only, for tests. RuntimeError if they differ.
     """
@@ -43,6 +45,10 @@ def check(name: str, quick: bool = False) -> None:
         x = rng.integers(0, 256, (9, 8, 8, 3)).astype(np.uint8)
         w = pack(signs(70, 3, 3, 3))
         _same(pixels.pixel_conv2d(moved(x), w, 1), pixels.planes(x, w, 1), "pixels")
+        return
+    if name == UPDATES:
+        for entry in updates.ENTRIES:
+            _check_update(entry, rng)
         return
     for m, n, k in QUICK if quick else SHAPES:
         a, b = pack(signs(m, k)), pack(signs(n, k))
@@ -58,6 +64,28 @@ def check(name: str, quick: bool = False) -> None:
     _same(kernels.xnor_conv2d(to_gpu(images), to_gpu(filters), 1, 1, name), want, "convolution")
 
 
+def _check_update(entry: str, rng: np.random.Generator) -> None:
+    """One step of an update rule, and the signs beside it, against NumPy's float64."""
+    w, g = (rng.uniform(-0.02, 0.02, 100003).astype(np.float32) for _ in range(2))
+    there = [moved(x) for x in (w, np.zeros_like(w), np.zeros_like(w), g, np.zeros(len(w), np.uint16))]
+    rate = moved(np.array(0.01))
+    at_w, at_m, at_v, at_g, at_signs, at_rate = (int(x.data.ptr) for x in (*there, rate))
+    updates.update(
+        entry, at_w, at_m, at_v, at_g, len(w), rate=at_rate, beta1=0.9, beta2=0.999, eps=1e-8, bound=1.0,
+        signs=at_signs, one=0x3F80,
+    )  # fmt: skip
+    size = np.abs(g.astype(np.float64))
+    with np.errstate(divide="ignore"):
+        power = np.where(size > 0, 2.0 ** np.rint(np.log2(size)), 0.0)
+    under = np.sqrt(0.001 * size**2) if entry == "update_adam" else power
+    want = w - 0.01 * 0.1 * g / (under + 1e-8)
+    new = there[0].get()
+    far = np.abs(new - want) > 1e-6
+    if far.mean() > (0 if entry == "update_adam" else 1e-4):  # either power is right beside sqrt(2) 2^n
+        raise RuntimeError(f"{entry}: {int(far.sum())} of {far.size} results are wrong")
+    _same(there[4].get(), np.where(new >= 0, 0x3F80, 0xBF80).astype(np.uint16), f"{entry}, signs")
+
+
 def _same(found: Any, want: Any, what: str) -> None:
     found = found.get() if hasattr(found, "get") else found  # CuPy's
     if not np.array_equal(found, want):
@@ -66,15 +94,22 @@ def _same(found: Any, want: Any, what: str) -> None:
 
 def failures(names: Sequence[str], seconds: float = SECONDS) -> dict[str, str]:
     """What is wrong with each of `names`, by name: none of those that passed. All run at once."""
+    return broken({name: ["kernels.cuda.trial", name] for name in names}, seconds)
+
+
+def broken(commands: Mapping[str, Sequence[str]], seconds: float = SECONDS) -> dict[str, str]:
+    """What is wrong with each of these modules, each with its arguments, run at once in processes of their own.
+
+    One that ends with exit code 0 is left out; of another the last line it printed tells what is wrong.
+    """
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "kernels.cuda.trial"]
     started = {
         name: subprocess.Popen(
-            [*command, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "PYTHONPATH": path},
         )
-        for name in names
+        for name, command in commands.items()
     }  # fmt: skip
     end, found = time.monotonic() + seconds, {}
     for name, process in started.items():
@@ -82,7 +117,8 @@ def failures(names: Sequence[str], seconds: float = SECONDS) -> dict[str, str]:
             output, _ = process.communicate(timeout=max(0.1, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.communicate()
+            with suppress(subprocess.TimeoutExpired):  # one that hangs in the driver may not end
+                process.communicate(timeout=2)
             found[name] = f"not done after {seconds:.0f} s: hangs, or is compiled very slowly"
             continue
         if process.returncode:

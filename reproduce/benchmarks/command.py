@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,10 @@ def bench(
         typer.Option(help="Folder of the record.", show_default="in results: kernels, train or layers"),
     ] = None,
     data: DataOption = None,
+    broken: Annotated[
+        Path | None,
+        typer.Option(help="With --gpu: what failed in `reproduce gpu trials`, instead of new trials."),
+    ] = None,
 ) -> None:
     """Measure Figure 3 on this machine: products, MLP and ConvNet; or training, or layers. A table and a record.
 
@@ -61,7 +66,8 @@ def bench(
 
     try:
         if gpu:
-            found = on_gpu.measure(say, data, quick, keep)
+            known = None if broken is None else json.loads(broken.read_text())
+            found = on_gpu.measure(say, data, quick, keep, known)
         else:
             found = measure(say, data, quick)
             keep(found)

@@ -59,9 +59,11 @@ def measure(
     data_folder: Path | None,
     quick: bool = False,
     keep: Keep = lambda _: None,
+    broken: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The record of one run on this machine's GPU. `quick`: tiny sizes, for tests.
 
+    broken: backends that failed earlier trials, and why; by default each is tried now.
     `keep` is given the record after the products and after each net, so that nothing done is lost.
     """
     started = runs.now()
@@ -70,9 +72,10 @@ def measure(
     names = (*products.BACKENDS, "cuda-naive")
     said = kernels.backends()
     usable = [name for name in names if not said[name].startswith("unavailable")]
-    say("each kernel once, in a process of its own")
-    broken = trial.failures([*usable, trial.PIXELS])
-    broken |= {name: said[name] for name in names if name not in usable}
+    if broken is None:
+        say("each kernel once, in a process of its own")
+        broken = trial.failures([*usable, trial.PIXELS])
+    broken = broken | {name: said[name] for name in names if name not in usable}
     for name, reason in broken.items():
         say(f"left out: {name}: {reason}")
     before = clock.readings()
@@ -160,9 +163,9 @@ def _net_rows(
     rows, failed = [], []
     rest = f"{len(images)} images in batches of {batch}"
     for where, few, size, most in (
-        (f"{name}, {rest}", there, batch, 25.0),
-        (f"{name} from the host, {rest}", images, batch, 8.0),
-        (f"{name}, one image alone", images[:1], 1, 6.0),
+        (f"{name}, {rest}", there, batch, 10.0),
+        (f"{name} from the host, {rest}", images, batch, 5.0),
+        (f"{name}, one image alone", images[:1], 1, 3.0),
     ):
         whole = few is there
         calls = _candidates(net, plain, few, size, usable)

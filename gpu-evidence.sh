@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# What a GPU rented by the minute can show: Figure 3 by every backend, and a net trained at the paper's scale.
+#
+#   ./gpu-evidence.sh        works for SLICE seconds (590) at most; a second call on the same machine goes on
+#
+# After each step $OUT (results/local/gpu) holds what there is: log.txt, records.tar.gz, curves.csv and packed nets, at
+# most eight files of at most 16 MiB. A step that fails does not end the script; each but the training is tried once.
+# Exit code 0: all is done; 1: a step failed; 2: a package is missing; 75: the time came first.
+#
+# NET=cifar10   trains that ConvNet instead of MNIST's MLP
+# PYTHON        the interpreter (.venv/bin/python)
+# WHEELS        a folder with wheels of the packages that it lacks; they are installed below the store
+# RESULTS       the store (results/local)
+# REHEARSE=1    the same steps on a CPU in 170 s: the small net, the tiny benchmark
+set -uo pipefail
+cd "$(dirname "$0")" || exit
+
+python=${PYTHON:-.venv/bin/python}
+net=bnn-theano-${NET:-mnist}
+seed=100
+gpu_tests="tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py tests/kernels/test_cuda_pixels.py tests/kernels/test_torch.py
+  tests/kernels/test_updates.py tests/test_bench_gpu.py tests/test_freeze.py tests/test_gpu.py tests/test_packed_gpu.py"
+store=${RESULTS:-results/local${REHEARSE:+/rehearsal}}
+work=$store/gpu-evidence
+if [ -n "${REHEARSE:-}" ]; then
+  device=cpu scale=small end=${SLICE:-170} bench=--quick gpu_tests=tests/test_gpu.py
+else
+  device=cuda scale=paper end=${SLICE:-590} bench="--gpu --broken $work/broken.json"
+fi
+out=${OUT:-$store/gpu}
+mkdir -p "$out" "$work/records/kernels" "$work/records/runs"
+failed="" late=""
+
+left() { echo $((end - 10 - SECONDS)); }
+
+# step NAME LIMIT COMMAND...: for at most LIMIT seconds, its output in the log; then $OUT is refreshed
+step() {
+  local name=$1 limit=$2 begin=$SECONDS lines code
+  shift 2
+  [ "$(left)" -ge "$limit" ] || limit=$(left)
+  [ "$limit" -ge 5 ] || { late="$late $name" && return 75; }
+  echo "== $name, at most $limit s" | tee -a "$work/log.txt"
+  lines=$(wc -l <"$work/log.txt")
+  timeout -k 3 "$limit" "$@" >>"$work/log.txt" 2>&1
+  code=$?
+  tail -n "+$((lines + 1))" "$work/log.txt" | tail -n 40
+  echo "== $name: exit code $code after $((SECONDS - begin)) s" | tee -a "$work/log.txt"
+  case $code in
+    0) ;;
+    75) late="$late $name" ;;
+    *) failed="$failed $name" ;;
+  esac
+  deliver
+  return "$code"
+}
+
+# once NAME LIMIT COMMAND...: a step that no later call repeats
+once() {
+  [ -e "$work/$1.tried" ] && return
+  step "$@"
+  local code=$?
+  [ "$code" -eq 75 ] || touch "$work/$1.tried"
+  return "$code"
+}
+
+# deliver: what there is so far, to $OUT
+deliver() {
+  cp "$store"/runs/*-seed$seed-*.json "$work/records/runs" 2>/dev/null
+  tail -c 16000000 "$work/log.txt" >"$work/log.part" && mv "$work/log.part" "$out/log.txt"
+  tar -czf "$work/records.part" -C "$work/records" . && mv "$work/records.part" "$out/records.tar.gz"
+  [ ! -e "$work/curves.csv" ] || cp "$work/curves.csv" "$out"
+  find "$store/packed" -name "*-seed$seed-*.bnn" -size -16M 2>/dev/null | head -n 5 | xargs -r cp -t "$out"
+}
+
+if [ -n "${WHEELS:-}" ]; then
+  [ -d "$work/site" ] ||
+    "$python" -m pip install -q --no-index --no-deps --no-compile --target "$work/site" "$WHEELS"/*.whl || exit 2
+  PYTHONPATH=$(realpath "$work/site")${PYTHONPATH:+:$PYTHONPATH}
+  export PYTHONPATH
+fi
+export PYTHONUNBUFFERED=1
+
+once versions 30 "$python" -m reproduce gpu versions --device $device
+[ $? -ne 2 ] || { rm "$work/versions.tried" && exit 2; }
+once trials 60 "$python" -m reproduce gpu trials "$work" --device $device --scale $scale
+REPRODUCE_WITHOUT=$(cat "$work/without.txt" 2>/dev/null || echo updates bf16 fp16 tf32 graph)
+export REPRODUCE_WITHOUT
+once "preflight-$net" 40 "$python" -m reproduce gpu preflight "table1/$net" $(($(left) > 160 ? $(left) - 160 : 0)) \
+  --device $device --scale $scale
+# shellcheck disable=SC2086 # several words
+once figure3 120 "$python" -m reproduce bench $bench --to "$work/records/kernels"
+
+trained=75
+if [ "$(left)" -gt 60 ]; then
+  step "training-$net" "$(left)" "$python" -m reproduce run "table1/$net" --device $device --scale $scale \
+    --first-seed $seed --results "$store" --time-limit $(($(left) - 30))s --checkpoint-every 1h
+  trained=$?
+else
+  late="$late training-$net"
+fi
+step curves 25 "$python" -m reproduce gpu curves "$store" $seed "$work/curves.csv"
+
+backends=$(cat "$work/backends.txt" 2>/dev/null)
+for record in "$store/runs/table1-$net-$scale-seed$seed"-*.json; do
+  [ -e "$record" ] || continue
+  stem=$(basename "$record" .json)
+  once "freeze-$stem" 60 "$python" -m reproduce freeze "$record"
+  for backend in ${REHEARSE:+cpu} $backends; do
+    once "predict-$stem-$backend" 60 "$python" -m reproduce predict "$store/packed/$stem.bnn" --backend "$backend" \
+      --against "$store/nets/$stem.safetensors" --record "$work/records/kernels"
+  done
+done
+for file in $gpu_tests; do
+  [ $trained -ne 75 ] || break
+  once "tests-$(basename "$file" .py)" 120 env -u REPRODUCE_WITHOUT \
+    "$python" -m pytest -q -m gpu -o timeout=60 -o timeout_method=thread "$file"
+done
+
+[ -z "$late" ] || echo "gpu-evidence: the time came first; left:$late; the same command goes on here"
+[ -z "$failed" ] || echo "gpu-evidence: failed:$failed; see $out/log.txt"
+[ -z "$failed" ] || exit 1
+[ -z "$late" ] || exit 75
+echo "gpu-evidence: done; what there is lies in $out"

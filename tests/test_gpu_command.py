@@ -1,0 +1,81 @@
+"""`reproduce gpu`: the steps of gpu-evidence.sh, on a CPU."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from made import convnet_settings, made_record, made_run, settings
+
+from reproduce import plan, runs, spec
+from reproduce.gpu import command, trial
+from reproduce.training import ways
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_out(monkeypatch):
+    monkeypatch.setenv("REPRODUCE_WITHOUT", "")
+    yield monkeypatch
+    torch.backends.cudnn.benchmark = False
+
+
+def files_in(folder):
+    return (
+        json.loads((folder / "broken.json").read_text()),
+        (folder / "backends.txt").read_text().split(),
+        (folder / "without.txt").read_text().split(),
+    )
+
+
+def test_trials_say_that_nothing_passed_until_they_are_over(tmp_path, nothing_left_out):
+    here = dict.fromkeys(command.BACKENDS, "there") | {"cuda-wgmma": "unavailable: another GPU"}
+    nothing_left_out.setattr("kernels.backends", lambda: here)
+
+    def settled(say, device, scale, others, seconds):
+        assert sum(seconds) < 60 and "cuda-wgmma" not in others
+        assert others["cuda-bmma"] == ["kernels.cuda.trial", "cuda-bmma"]
+        broken, backends, without = files_in(tmp_path)
+        assert set(broken) == {*command.BACKENDS, "pixels"} and not backends and without == list(ways.PARTS)
+        ways.leave_out("bf16")
+        return {"cuda-xnor": "3 of 9 results are wrong", "bf16": "hangs"}
+
+    nothing_left_out.setattr(trial, "settled", settled)
+    command.trials(tmp_path, "cuda", "paper")
+    broken, backends, without = files_in(tmp_path)
+    assert broken == {"cuda-wgmma": "unavailable: another GPU", "cuda-xnor": "3 of 9 results are wrong"}
+    assert backends == ["cuda-bmma", "cuda-naive"] and without == ["bf16"]
+
+
+@pytest.mark.parametrize(("left", "said"), [(1e9, "training will end"), (0.0, "training will not end")])
+def test_preflight_times_both_nets_and_says_whether_training_ends(nothing_left_out, capsys, left, said):
+    made = {"a": settings(), "b": convnet_settings(train={"batch": 10})}
+
+    class Cell:
+        def __init__(self, name):
+            self.at = lambda scale: made[name]
+
+    nothing_left_out.setattr(spec, "cells", lambda names: [Cell(names[0])])
+    nothing_left_out.setattr(trial, "CELLS", ("a", "b"))
+    nothing_left_out.setattr(plan, "SECONDS", 0.1)
+    nothing_left_out.setattr("reproduce.training.train.EVAL_BATCH", 12)
+    command.preflight("a", left, "cpu", "small", steps=3)
+    out = capsys.readouterr().out
+    assert out.count(" ms a step over 3 steps; left out: nothing") == 2 and out.count(said) == 1
+    assert "b: its forward convolutions of ±1 by ±1 are exact" in out and "a: its forward" not in out
+    assert out.count("Self CPU %") == 2
+
+
+def test_curves_are_of_finished_runs_and_of_checkpoints(tmp_path):
+    store = runs.Store(tmp_path)
+    store.prepare()
+    done, begun, other = (
+        made_run(seed=seed, scale=scale) for seed, scale in ((100, "small"), (100, "paper"), (1, "small"))
+    )
+    store.write(made_record(done))
+    store.write(made_record(other))
+    rows = [{"epoch": n, "valid_wrong": 10 - n, "train_loss": 0.5} for n in (1, 2)]
+    torch.save({"run": {"curve": rows}, "state": torch.zeros(1000)}, store.checkpoint(begun))
+    command.curves(tmp_path, 100, tmp_path / "curves.csv")
+    found = pd.read_csv(tmp_path / "curves.csv")
+    assert list(found["run"]) == [done.stem, begun.stem, begun.stem]
+    assert list(found["epoch"]) == [1, 1, 2] and list(found["valid_wrong"]) == [4, 9, 8]

@@ -1,0 +1,201 @@
+"""gpu-evidence.sh: its order, limits and files, with an interpreter that only notes; once for real, on a CPU."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+
+from reproduce import yamlfile
+from reproduce.training import ways
+
+SCRIPT = yamlfile.ROOT / "gpu-evidence.sh"
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+STEM = "table1-bnn-theano-mnist-paper-seed100-abc"
+MOST = 16 * 2**20  # bytes of a file
+NOTES = """#!/usr/bin/env bash
+echo "$* | ${REPRODUCE_WITHOUT-unset} | ${PYTHONPATH-}" >> "$NOTED"
+case "$*" in *"${HANGS:-none}"*) sleep 60 ;; esac
+case "$*" in *"${FAILS:-none}"*) echo "$PRINTS" && exit "${CODE:-1}" ;; esac
+case "$2 $3 $4" in
+  "pip install"*) exec "$REAL" "$@" ;;
+  "reproduce gpu trials") echo "fp16 graph" > "$5/without.txt"; echo "cuda-wgmma cuda-naive" > "$5/backends.txt" ;;
+  "reproduce gpu curves") echo "run,epoch" > "$7" ;;
+  "reproduce bench"*) echo "{}" > "${@: -1}/gpu-1.json" ;;
+  "reproduce run"*) mkdir -p "$RESULTS/runs" && echo "{}" > "$RESULTS/runs/$STEM.json" ;;
+  "reproduce freeze"*) mkdir -p "$RESULTS/packed" && echo bits > "$RESULTS/packed/$STEM.bnn" ;;
+esac
+"""
+
+
+@pytest.fixture
+def evidence(tmp_path):
+    """evidence(**environment) -> exit code, what it printed, what the interpreter was asked for."""
+    python, noted = tmp_path / "python", tmp_path / "noted"
+    python.write_text(NOTES)
+    python.chmod(0o755)
+
+    def run(**environment):
+        noted.write_text("")
+        own = {"PYTHON": python, "NOTED": noted, "RESULTS": tmp_path / "store", "OUT": tmp_path / "out"}
+        own |= {"STEM": STEM, "REAL": sys.executable, "PRINTS": "a reason", "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            [SCRIPT], capture_output=True, text=True, timeout=120,
+            env={k: str(v) for k, v in (own | environment).items()},
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr, noted.read_text().splitlines()
+
+    run.store, run.out = tmp_path / "store", tmp_path / "out"
+    return run
+
+
+def kinds(asked):
+    return [re.match(r"-m (?:pytest|reproduce (?:gpu )?)?(\S*)", line)[1] or "pytest" for line in asked]
+
+
+def limits(said):
+    return dict(re.findall(r"^== (\S+), at most (\d+) s$", said, re.M))
+
+
+def test_its_steps_in_their_order_and_within_their_limits(evidence):
+    code, said, asked = evidence()
+    assert code == 0, said
+    before = ["versions", "trials", "preflight", "bench", "run", "curves", "freeze", "predict", "predict"]
+    assert kinds(asked)[:9] == before and all(" -m gpu " in line for line in asked[9:])
+    given = limits(said)
+    assert [given[k] for k in ("trials", "preflight-bnn-theano-mnist", "figure3")] == ["60", "40", "120"]
+    assert int(given["training-bnn-theano-mnist"]) > 540  # nothing here takes time: the rest is its own
+    train = asked[4]
+    assert "table1/bnn-theano-mnist --device cuda --scale paper --first-seed 100" in train
+    assert re.search(r"--time-limit 5\d\ds --checkpoint-every 1h", train)
+    assert [re.search(r"--backend (\S+)", line)[1] for line in asked[7:9]] == ["cuda-wgmma", "cuda-naive"]
+    assert "--gpu" in asked[3] and "--broken" in asked[3]
+    assert all("-o timeout=60 -o timeout_method=thread tests/" in line for line in asked[9:])
+
+
+def test_what_failed_its_trial_is_left_out_of_all_that_follows_but_the_tests(evidence):
+    _, _, asked = evidence()
+    assert [line.split(" | ")[1] for line in asked[:9]] == ["unset"] * 2 + ["fp16 graph"] * 7
+    assert {line.split(" | ")[1] for line in asked[9:]} == {"unset"}
+
+
+def test_the_second_call_goes_on_with_the_training(evidence):
+    code, said, asked = evidence(FAILS="reproduce run", CODE="75")
+    assert code == 75 and kinds(asked) == ["versions", "trials", "preflight", "bench", "run", "curves"]
+    assert "left: training-bnn-theano-mnist" in said
+    code, _, asked = evidence()
+    assert code == 0 and kinds(asked)[:5] == ["run", "curves", "freeze", "predict", "predict"]
+    assert asked[0].split(" | ")[1] == "fp16 graph"  # or it would be another run
+    code, _, asked = evidence()
+    assert code == 0 and kinds(asked) == ["run", "curves"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "named"),
+    [("gpu trials", "trials"), ("gpu preflight", "preflight"), (" bench ", "figure3"),
+     ("reproduce run", "training"), ("gpu curves", "curves"), (" predict ", "predict"), ("-m pytest", "tests")],
+)  # fmt: skip
+def test_a_step_that_fails_ends_nothing(evidence, fails, named):
+    code, said, asked = evidence(FAILS=fails)
+    assert code == 1 and "a reason" in said and f"gpu-evidence: failed: {named}" in said
+    assert "run" in kinds(asked) and any("-m gpu" in line for line in asked)
+
+
+def test_trials_that_never_began_leave_every_part_out(evidence):
+    _, _, asked = evidence(FAILS="gpu trials")
+    assert asked[2].split(" | ")[1] == " ".join(ways.PARTS)
+    assert not any("predict" in line for line in asked)
+
+
+def test_a_step_that_hangs_is_cut_and_its_successors_still_deliver(evidence):
+    code, said, asked = evidence(HANGS="gpu preflight", SLICE="18")
+    assert code == 1 and re.search(r"== preflight\S+ exit code 124 after \d s", said)
+    assert kinds(asked) == ["versions", "trials", "preflight"] and "left: figure3 training" in said
+    assert (evidence.out / "log.txt").read_text().count("exit code 124") == 1
+
+
+def test_a_missing_package_ends_it_at_once(evidence):
+    code, said, asked = evidence(FAILS="gpu versions", CODE="2", PRINTS="reproduce: pydantic is missing")
+    assert code == 2 and kinds(asked) == ["versions"] and "reproduce: pydantic is missing" in said
+    assert evidence()[0] == 0  # once it is there
+
+
+def test_out_holds_few_small_files(evidence):
+    assert evidence()[0] == 0
+    found = {path.name for path in evidence.out.iterdir()}
+    assert found == {"log.txt", "records.tar.gz", "curves.csv", f"{STEM}.bnn"}
+    with tarfile.open(evidence.out / "records.tar.gz") as tar:
+        names = {name.removeprefix("./") for name in tar.getnames() if name.endswith(".json")}
+    assert names == {"kernels/gpu-1.json", f"runs/{STEM}.json"}
+    for number in range(9):
+        (evidence.store / "packed" / f"table1-a-paper-seed100-{number}.bnn").write_bytes(bytes(100))
+    with (evidence.store / "packed" / "table1-b-paper-seed100-0.bnn").open("wb") as file:
+        file.truncate(MOST + 1)
+    with (evidence.store / "gpu-evidence" / "log.txt").open("a") as file:
+        file.write(f"{'long ' * 20}\n" * 200_000)
+    assert evidence()[0] == 0
+    sizes = [path.stat().st_size for path in evidence.out.iterdir()]
+    assert len(sizes) == 8 and max(sizes) <= MOST
+    assert (evidence.out / "log.txt").read_text().rstrip().splitlines()[-1].startswith("== curves: exit code 0")
+
+
+def test_a_variable_chooses_the_other_net(evidence):
+    code, _, asked = evidence(NET="cifar10")
+    assert code == 0
+    for line in asked[2], asked[4]:
+        assert "table1/bnn-theano-cifar10" in line and "mnist" not in line
+
+
+def test_wheels_from_a_folder_are_installed_without_a_network(evidence, tmp_path):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "carried-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("carried.py", "THERE = True\n")
+        info = "carried-1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", f"carried.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    code, said, asked = evidence(WHEELS=wheels)
+    assert code == 0, said
+    paths = {line.split(" | ")[2] for line in asked[1:]}
+    assert len(paths) == 1
+    subprocess.run([sys.executable, "-c", "import carried"], check=True, env={"PYTHONPATH": paths.pop()})
+    assert not any("pip" in line for line in evidence(WHEELS=wheels)[2])
+
+
+def test_it_names_every_file_with_tests_for_a_gpu():
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "gpu", "tests"]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=yamlfile.ROOT, timeout=240).stdout
+    files = {line.split("::")[0] for line in out.splitlines() if "::" in line}
+    listed = re.search(r'gpu_tests="(.*?)"', SCRIPT.read_text(), re.S)[1].split()
+    assert files == set(listed) and listed == sorted(listed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_rehearsal(tmp_path):
+    """Every step for real, on a CPU, within three minutes; a second call, a short one, goes on."""
+    own = {
+        "REHEARSE": "1",
+        "PYTHON": sys.executable,
+        "RESULTS": str(tmp_path / "store"),
+        "OUT": str(tmp_path / "out"),
+    }
+    done = subprocess.run([SCRIPT], capture_output=True, text=True, timeout=180, env={**os.environ, **own})
+    said = done.stdout
+    for name in ("versions", "trials", "preflight-bnn-theano-mnist", "figure3"):
+        assert f"== {name}: exit code 0" in said, said
+    assert "passed: bf16, fp16, tf32, graph" in said and "left out: updates: " in said
+    assert said.count(" ms a step over 200 steps") == 2 and "training will " in said
+    with tarfile.open(tmp_path / "out" / "records.tar.gz") as tar:
+        assert any(re.search(r"kernels/\S*quick-\S+\.json$", name) for name in tar.getnames())
+    if "is not there" not in said and done.returncode == 75:
+        assert (tmp_path / "out" / "curves.csv").read_text().count("\n") > 1
+        again = subprocess.run([SCRIPT], capture_output=True, text=True, timeout=180, env={**os.environ, **own})
+        assert "== trials" not in again.stdout and "resum" in again.stdout

@@ -1,0 +1,140 @@
+"""Trials of a GPU step's parts, made on the CPU: they pass, they find what is wrong, and it is left out."""
+
+import dataclasses
+import os
+
+import pytest
+import torch
+from made import convnet_settings, made_run, settings
+
+from kernels.cuda import trial as kernel_trial
+from reproduce import machine
+from reproduce.gpu import trial
+from reproduce.training import step, tensorcores, train, ways
+
+CPU = torch.device("cpu")
+NETS = [settings(), convnet_settings(train={"batch": 10})]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_out(monkeypatch):
+    monkeypatch.setenv("REPRODUCE_WITHOUT", "")
+    monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
+    monkeypatch.setattr(train, "EVAL_BATCH", 12)
+    yield monkeypatch
+    torch.backends.cudnn.benchmark = False
+
+
+@pytest.mark.parametrize("part", ["bf16", "fp16", "tf32", "graph"])
+def test_a_sound_part_passes(part):
+    trial.check(part, NETS, CPU)
+
+
+def test_a_gradient_of_too_few_bits_is_found(nothing_left_out):
+    real = tensorcores.parts
+    nothing_left_out.setattr(tensorcores, "parts", lambda x, count: real(x, 1).repeat(count, 1) / count)
+    with pytest.raises(
+        RuntimeError, match=r"linear layer of \d+ to \d+, batch 10+: .* gradients of inputs are wrong"
+    ):
+        trial.check("bf16", NETS, CPU)
+
+
+def inexact_where(dtype, monkeypatch):
+    """Convolutions by cuDNN are off where a result is large, as an algorithm of Winograd's kind is."""
+    real = torch.nn.functional.conv2d
+
+    def off(x, w, *rest, **named):
+        y = real(x, w, *rest, **named)
+        return y + (y.abs() > 20) * 0.25 if x.dtype == dtype else y
+
+    monkeypatch.setattr(tensorcores.F, "conv2d", off)
+
+
+@pytest.mark.parametrize(("dtype", "part"), [(torch.float16, "fp16"), (torch.float32, "tf32")])
+def test_an_inexact_convolution_is_found_and_left_out(nothing_left_out, dtype, part):
+    inexact_where(dtype, nothing_left_out)
+    said = []
+    if part == "tf32":
+        ways.leave_out("fp16")
+    with pytest.raises(RuntimeError, match=r"convolution of 10 images 32×32, 4 to 4 channels: .* are wrong"):
+        trial.check(part, NETS, CPU)
+    trial.settle_here(NETS, CPU, said.append)
+    assert not ways.uses(part) and len(said) == 1 and said[0].startswith(f"left out: {part}: convolution of 10")
+    assert trial.inexact(NETS[1], CPU) is None  # what is left is exact
+    trial.settle_here(NETS, CPU, said.append)
+    assert len(said) == 1
+
+
+def test_recorded_steps_that_do_something_else_are_found(nothing_left_out):
+    real = step.Step.__call__
+
+    def other(self, index):
+        if ways.uses("graph"):
+            self.rule.set_rate(1.0)
+        real(self, index)
+
+    nothing_left_out.setattr(step.Step, "__call__", other)
+    with pytest.raises(RuntimeError, match="8 recorded steps cost"):
+        trial.check("graph", NETS[:1], CPU)
+
+
+def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
+    """The graph is tried with what the first trials have left."""
+    asked = []
+
+    def broken(commands, seconds=0):
+        asked.append((sorted(commands), os.environ["REPRODUCE_WITHOUT"]))
+        return {"updates": "RuntimeError: 3 of 9"} if "updates" in commands else {"graph of b": "hangs"}
+
+    nothing_left_out.setattr(kernel_trial, "broken", broken)
+    nothing_left_out.setattr(trial, "CELLS", ("a", "b"))
+    nothing_left_out.delenv("REPRODUCE_WITHOUT")
+    said = []
+    found = trial.settle(said.append)
+    assert found == {"updates": "RuntimeError: 3 of 9", "graph of b": "hangs"}
+    assert asked == [
+        (["bf16", "fp16", "tf32", "updates"], ""),
+        (["graph of a", "graph of b"], "updates"),
+    ]
+    assert ways.left_out() == ("updates", "graph")
+    assert said == ["left out: updates: RuntimeError: 3 of 9", "left out: graph of b: hangs"]
+    assert trial.settle(said.append) == {} and len(asked) == 2
+
+
+def test_a_trial_in_a_process_of_its_own_tells_what_is_wrong(nothing_left_out):
+    found = kernel_trial.broken(
+        {
+            "bf16": ["reproduce.gpu.trial", "bf16", "cpu", "small"],
+            "graph": ["reproduce.gpu.trial", "graph", "nowhere", "small"],
+        },
+        300,
+    )
+    assert list(found) == ["graph"] and "nowhere" in found["graph"]
+
+
+def test_a_gpu_runs_key_and_record_tell_of_what_is_left_out(nothing_left_out):
+    run = dataclasses.replace(made_run(), device="cuda")
+    keys = set()
+    for without in ("", "updates", "graph updates"):
+        nothing_left_out.setenv("REPRODUCE_WITHOUT", without)
+        keys.add(run.key)
+    assert len(keys) == 3
+    nothing_left_out.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    nothing_left_out.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    machine.machine.cache_clear()
+    assert machine.machine("cuda")["without"] == ["updates", "graph"]
+    machine.machine.cache_clear()
+
+
+def test_without_the_kernel_updates_are_torchs(nothing_left_out):
+    """`on_gpu` is what sends a parameter to the kernels."""
+    from kernels.cuda import launch
+    from reproduce.training import optim
+
+    class There:
+        is_cuda, dtype = True, torch.float32
+
+    nothing_left_out.setattr(launch, "no_gpu", lambda: None)
+    assert optim.on_gpu(There())
+    ways.leave_out("updates")
+    assert not optim.on_gpu(There())
