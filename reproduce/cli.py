@@ -196,7 +196,12 @@ def run(
     wanted = {c.name for c in found}
     frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
     _show(frame[frame["cell"].isin(wanted)], size)
-    report.folder.add(report.tables(evidence), store.root / "report")
+    folder = yamlfile.shown(store.root)
+    try:
+        report.folder.add(report.tables(evidence), store.root / "report")
+        written = f"written: {folder}/report/table1.md and table1.csv"
+    except files.Foreign as error:
+        written = f"Table 1 was not written: {error}"
     for cell, reason in summary.missing.items():
         say(f"not run: {cell}: {reason}")
     for cell, reason in summary.refused.items():
@@ -205,8 +210,7 @@ def run(
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
     for title, reason in summary.starved.items():
         say(f"not made: {title}: {reason}; the same command tries again")
-    folder = yamlfile.shown(store.root)
-    say(f"written: {folder}/report/table1.md and table1.csv; the whole page: reproduce report --results {folder}")
+    say(f"{written}; the whole page: reproduce report --results {folder}")
     if summary.stopped:
         left = len(plan) - len(summary.records) - len(summary.broken)
         raise stop(

@@ -300,7 +300,7 @@ def _alone(name: str, where: Path, say: Callable[[str], None]) -> Iterator[None]
         say(f"{name}: another process is fetching it")
         lock.acquire()
     try:
-        for left in where.glob(f".{name}-*"):  # by a process that was killed: none is at it now
+        for left in where.glob(f"{_scratch(name)}*"):  # by a process that was killed: none is at it now
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
@@ -341,8 +341,13 @@ def _replaced(name: str, path: Path, say: Callable[[str], None]) -> Dataset:
     raise DataError(_missing(name, path, problems))
 
 
+def _scratch(name: str) -> str:
+    """How the name of a folder begins that a data set is fetched into; what begins so is ours to remove."""
+    return f".bnn-reproduce-{name}-"
+
+
 def _fetch(name: str, source: Callable[[Path], Arrays], path: Path) -> Dataset:
-    scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=path.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=_scratch(name), dir=path.parent))
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)
     try:

@@ -44,7 +44,8 @@ def seal(content: dict[str, Any]) -> str:
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Write a record with the checksum of its content, whole or not at all."""
+    """Write a record with the checksum of its content, whole or not at all. The key SEAL is not the content's."""
+    assert SEAL not in content
     write_whole(path, json.dumps(content | {SEAL: seal(content)}, indent=1, allow_nan=False) + "\n")
 
 

@@ -1,5 +1,6 @@
 """Exported nets against a float64 evaluation written on its own, and the command that writes them."""
 
+import hashlib
 import io
 import json
 import re
@@ -170,6 +171,7 @@ def test_a_run_is_exported_and_proven_on_its_test_set(tmp_path, data_folder, kin
     found = json.loads(kept.read_text())
     assert (found["images"], found["differing"], found["wrong"]) == (200, [], round(2 * rate))
     assert found["about"]["key"] == record.key and found["file_format"] == kind and found["file"] == file.name
+    assert found["file_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert record.key.encode() in (file.read_bytes() if kind != "npz" else np.load(file)["about"].item().encode())
 
 

@@ -3,7 +3,7 @@
 import pytest
 from test_campaign import command, experiments
 
-from reproduce import check, runs, yamlfile
+from reproduce import check, paper, runs, yamlfile
 
 COMMANDS = [["list"], ["run"], ["submit"], ["check"], ["check", "--mutants"], ["check", "--calibrate"], ["report"]]
 
@@ -42,6 +42,26 @@ def test_publish_outside_a_checkout_makes_no_folder_there(installed, tmp_path, m
     assert command(monkeypatch, tmp_path, "publish", "--results", str(tmp_path / "mine")) == 2
     assert "no experiment files in" in capsys.readouterr().err
     assert everything(installed) == ["reproduce"]
+
+
+@pytest.mark.parametrize("words", [["bench"], ["bench", "--layers"], ["bench", "--train"]], ids=" ".join)
+def test_a_benchmark_outside_a_checkout_measures_nothing_before_it_knows_a_folder(
+    installed, tmp_path, monkeypatch, capsys, words
+):
+    assert command(monkeypatch, tmp_path, *words, "--quick") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "(--to)" in said.err
+    assert everything(installed) == ["reproduce"]
+
+
+def test_a_benchmark_without_the_papers_figures_measures_nothing(installed, tmp_path, monkeypatch, capsys):
+    def none():
+        raise yamlfile.SpecError("no paper.yaml")
+
+    monkeypatch.setattr(paper, "read", none)
+    assert command(monkeypatch, tmp_path, "bench", "--quick", "--to", str(tmp_path / "r")) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == "reproduce: no paper.yaml\n" and not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize("words", [["check"], ["check", "--mutants"], ["check", "--calibrate"]], ids=" ".join)

@@ -67,6 +67,17 @@ def test_run_and_then_report_need_no_force(tmp_path, data_folder, monkeypatch):
     assert (tmp_path / "r" / "report" / folder.LIST).read_text() == "table1.csv\ntable1.md\ntable1.tex\n"
 
 
+def test_a_run_leaves_a_table_of_somebody_else_as_it_is_and_says_so(tmp_path, data_folder, monkeypatch, capsys):
+    experiments(tmp_path / "experiments")
+    theirs = tmp_path / "r" / "report" / "table1.md"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("my table")
+    words = ["run", "--scale", "small", "--data", str(data_folder), "--results", str(tmp_path / "r")]
+    assert command(monkeypatch, tmp_path, *words) == 0
+    assert "Table 1 was not written:" in (out := capsys.readouterr().out) and "a table1.md that no report wrote" in out
+    assert [p.name for p in theirs.parent.iterdir()] == ["table1.md"] and theirs.read_text() == "my table"
+
+
 def test_parts_that_are_gone_are_removed_and_nothing_else(tmp_path):
     place = tmp_path / "report"
     folder.write({"data/old.csv": "a", "old.svg": "b", "index.html": "c"}, place)

@@ -37,6 +37,7 @@ def bench(
 
     Exit code 2: the GPU was asked for and cannot be measured, or a packed net is damaged; 3: a data set's file is.
     """
+    from reproduce import paper
     from reproduce.benchmarks import cpu, record
     from reproduce.benchmarks import gpu as on_gpu
     from reproduce.benchmarks import layers as of_layers
@@ -57,6 +58,10 @@ def bench(
         if layers
         else (cpu.measure, record.show, "kernels")
     )
+    if to is None and not (yamlfile.ROOT / "results").is_dir():
+        raise stop(f"no folder {yamlfile.ROOT / 'results'}, as a checkout has it: name one for the record (--to)", 2)
+    if folder == "kernels":
+        paper.read()  # as the table at the end needs it
     path: Path | None = None
 
     def keep(state: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ def record_of(target: Path, kind: str, content: bytes, net: PackedNet, proof: Pr
         "file": target.name,
         "file_format": kind,
         "opset": None if kind == "npz" else OPSET,
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "file_sha256": hashlib.sha256(content).hexdigest(),
         "weights": net.weights,
         "bytes": len(content),
         **asdict(proof),

@@ -20,14 +20,23 @@ def write(content: Mapping[str, str], folder: Path, force: bool = False) -> None
     if others and not force:
         named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         raise files.Foreign(f"{folder} holds what no report wrote ({named}): name another folder, or add --force")
-    add(content, folder)
+    _put(content, folder)
     for name in (written & _there(folder)) - set(content):
         (folder / name).unlink()
     _list(folder, set(content))
 
 
 def add(content: Mapping[str, str], folder: Path) -> None:
-    """Write these files into the folder of a report, and leave the others there."""
+    """Write these files into the folder of a report, and leave the others there.
+
+    Raises files.Foreign where one of these names is taken by a file that no report wrote.
+    """
+    if taken := sorted(_there(folder) & set(content) - _written(folder)):
+        raise files.Foreign(f"{folder} holds a {taken[0]} that no report wrote")
+    _put(content, folder)
+
+
+def _put(content: Mapping[str, str], folder: Path) -> None:
     _list(folder, _written(folder) | set(content))
     for name, text in content.items():
         files.write_whole(folder / name, text)
