@@ -39,7 +39,9 @@ def test_matmul_large_enough_for_threads_and_chunks(way, signs, m, n, k):
     assert np.array_equal(xnor_matmul(a, b, way), (a.astype(float) @ b.T.astype(float)).astype(int))
 
 
-@pytest.mark.parametrize(("n", "k"), [(2944, 5), (2912, 8200), (2905, 65)])
+@pytest.mark.parametrize(
+    ("n", "k"), [(2944, 5), pytest.param(2912, 8200, marks=pytest.mark.exhaustive), (2905, 65)]
+)
 @pytest.mark.parametrize("skip", [0, 4, 1])
 def test_results_too_large_for_the_caches(signs, n, k, skip):
     """Those that begin on a cache line, in rows of whole lines, are stored another way (csrc/drive.c)."""
