@@ -106,6 +106,7 @@ def only_products(monkeypatch):
     return products.products(print, {}, quick=True)
 
 
+@pytest.mark.exhaustive
 def test_a_kernel_that_does_not_launch_is_named_and_the_rest_go_on(host, monkeypatch):
     real = cuda.CudaBackend.matmul_threshold
 
@@ -124,7 +125,7 @@ def test_a_kernel_that_does_not_launch_is_named_and_the_rest_go_on(host, monkeyp
     assert "xnor cuda-bmma, to bits by thresholds" not in left
 
 
-@pytest.mark.parametrize("form", ["integers", "bits"])
+@pytest.mark.parametrize("form", ["integers", pytest.param("bits", marks=pytest.mark.exhaustive)])
 def test_wrong_results_have_no_time(host, monkeypatch, form):
     if form == "integers":
         real = cuda.CudaBackend.matmul

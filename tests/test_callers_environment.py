@@ -96,6 +96,7 @@ if __name__ == "__main__":
     assert code == 0 and "Gr\\xf6\\xdfe" in said and "UnicodeEncodeError" not in said, said
 
 
+@EXHAUSTIVE
 def test_without_a_home_folder_data_says_what_to_set_and_a_given_folder_is_enough(tmp_path):
     without = ("HOME", "XDG_CACHE_HOME", "REPRODUCE_DATA")
     program = ("-c", NO_HOME)

@@ -123,7 +123,8 @@ def test_the_digest_of_weights_is_that_of_every_name_shape_and_number():
     assert len({weights.digest(each) for each in [state, *others]}) == 4
 
 
-@pytest.mark.parametrize("backend", ["cuda-xnor", pytest.param("cuda-bmma", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("backend", ["cuda-xnor", "cuda-bmma"])
 def test_a_file_predicts_through_a_cuda_backend(tmp_path, data_folder, cp, monkeypatch, backend):
     """As a person types it; the record names the GPU."""
     if launch.gpu_name() == "host":  # emulated

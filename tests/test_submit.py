@@ -133,7 +133,8 @@ def test_bad_choices_are_one_line_and_code_2(tmp_path, data_folder, monkeypatch,
 # --- shards ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("shared", [True, False])
 def test_two_shards_give_one_report(tmp_path, data_folder, monkeypatch, shared):
     """In one folder, or in two that are published into one: the same runs as from one machine, in one table."""
     experiments(tmp_path / "experiments", epochs=2)

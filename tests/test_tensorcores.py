@@ -76,12 +76,12 @@ PAPER = (128, 256, 512)
 """Channels of the paper's ConvNet: every layer but the first has one of these as its inputs."""
 
 
-@pytest.mark.parametrize("channels", [*range(1, 700), 1000])
-def test_the_bound_of_fp16_is_that_of_every_possible_result(channels):
+def test_the_bound_of_fp16_is_that_of_every_possible_result():
     """A sum of n terms ±1 is one of -n, -n + 2, …, n: each is looked up in fp16."""
-    results = [np.arange(-t * channels, t * channels + 1, 2) for t in range(1, 10)]
-    held = all((each.astype(np.float16) == each).all() for each in results)
-    assert tensorcores.exact_in_fp16(channels) == held
+    for channels in (*range(1, 700), 1000):
+        results = [np.arange(-t * channels, t * channels + 1, 2) for t in range(1, 10)]
+        held = all((each.astype(np.float16) == each).all() for each in results)
+        assert tensorcores.exact_in_fp16(channels) == held, channels
 
 
 def test_fp16_serves_the_papers_layers_but_the_last_convolution():

@@ -75,6 +75,7 @@ def test_extreme_products(name, cp, k):
     assert numpy(xnor_matmul(a, a, name)).tolist() == [[k, -k], [-k, k]]
 
 
+@pytest.mark.exhaustive
 def test_many_tiles_and_stages(name, cp, signs):
     """Persistent blocks take several tiles, every pipeline goes round, L2 groups are cut off."""
     m, n, k = {"cuda-wgmma": (600, 530, 4700), "cuda-naive": (40, 50, 600)}.get(name, (260, 300, 2600))
@@ -91,7 +92,9 @@ def test_no_rows(name, cp, signs, m, n):
 
 
 @pytest.mark.parametrize("k", [1, 65, 1000])
-@pytest.mark.parametrize(("m", "n"), [(1, 1), (5, 31), (67, 129), (131, 257)])
+@pytest.mark.parametrize(
+    ("m", "n"), [(1, 1), (5, 31), (67, 129), pytest.param(131, 257, marks=pytest.mark.exhaustive)]
+)
 def test_fused_thresholds(name, cp, signs, m, n, k):
     a, b, rule = signs(m, k), signs(n, k, seed=1), random_rule(k, n)
     bits = xnor_matmul_threshold(cp.asarray(a), cp.asarray(b), rule, name)

@@ -61,12 +61,12 @@ def test_signs_of_strided_views(rng):
     np.testing.assert_array_equal(reals.signs(tap.T).unpack()[0], signed(tap).T)
 
 
-@pytest.mark.parametrize("m", [0, 1, 3, 4, 5, 9])
 @pytest.mark.parametrize("n", [1, 16, 17, 63, 64, 65, 130])
 @pytest.mark.parametrize("k", [1, 3, 4, 31, 33, 511, 512, 513, 1100])
-def test_a_matrix_product_is_the_float64_one(m, n, k, rng):
-    x, b = normal(rng, m, k), normal(rng, k, n)
-    close(reals.real_matmul(x, reals.signs(b)), x.astype(np.float64) @ signed(b), k)
+def test_a_matrix_product_is_the_float64_one(n, k, rng):
+    for m in (0, 1, 3, 4, 5, 9):
+        x, b = normal(rng, m, k), normal(rng, k, n)
+        close(reals.real_matmul(x, reals.signs(b)), x.astype(np.float64) @ signed(b), k)
 
 
 def test_any_strides_a_scale_and_an_output(rng):
