@@ -65,11 +65,14 @@ once() {
 
 # deliver: what there is so far, to $OUT
 deliver() {
+  local file
   cp "$store"/runs/*-seed$seed-*.json "$work/records/runs" 2>/dev/null
   tail -c 16000000 "$work/log.txt" >"$work/log.part" && mv "$work/log.part" "$out/log.txt"
   tar -czf "$work/records.part" -C "$work/records" . && mv "$work/records.part" "$out/records.tar.gz"
   [ ! -e "$work/curves.csv" ] || cp "$work/curves.csv" "$out"
-  find "$store/packed" -name "*-seed$seed-*.bnn" -size -16M 2>/dev/null | head -n 5 | xargs -r cp -t "$out"
+  for file in $(find "$store/packed" -name "*-seed$seed-*.bnn" -size -16M 2>/dev/null); do
+    [ ! -e "$out/${file##*/}" ] && [ "$(find "$out" -type f | wc -l)" -ge 8 ] || cp "$file" "$out"
+  done
 }
 
 if [ -n "${WHEELS:-}" ]; then

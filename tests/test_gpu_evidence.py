@@ -19,8 +19,8 @@ STEM = "table1-bnn-theano-mnist-paper-seed100-abc"
 MOST = 16 * 2**20  # bytes of a file
 NOTES = """#!/usr/bin/env bash
 echo "$* | ${REPRODUCE_WITHOUT-unset} | ${PYTHONPATH-}" >> "$NOTED"
-case "$*" in *"${HANGS:-none}"*) sleep 60 ;; esac
-case "$*" in *"${FAILS:-none}"*) echo "$PRINTS" && exit "${CODE:-1}" ;; esac
+case "$*" in *"${HANGS:-nothing hangs}"*) sleep 60 ;; esac
+case "$*" in *"${FAILS:-nothing fails}"*) echo "$PRINTS" && exit "${CODE:-1}" ;; esac
 case "$2 $3 $4" in
   "pip install"*) exec "$REAL" "$@" ;;
   "reproduce gpu trials") echo "fp16 graph" > "$5/without.txt"; echo "cuda-wgmma cuda-naive" > "$5/backends.txt" ;;
