@@ -11,12 +11,12 @@
 # PYTHON        the interpreter (.venv/bin/python)
 # WHEELS        a folder with wheels of the packages that it lacks; they are installed below the store
 # RESULTS       the store (results/local)
-# REHEARSE=1    the same steps on a CPU in 170 s: the small net, the tiny benchmark
+# REHEARSE=1    the same steps on a CPU in 170 s: a small net, the tiny benchmark
 set -uo pipefail
 cd "$(dirname "$0")" || exit
 
 python=${PYTHON:-.venv/bin/python}
-net=bnn-theano-${NET:-mnist}
+cell=table1/bnn-theano-${NET:-mnist}
 seed=100
 gpu_tests="tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py tests/kernels/test_cuda_pixels.py tests/kernels/test_torch.py
   tests/kernels/test_updates.py tests/test_bench_gpu.py tests/test_freeze.py tests/test_gpu.py tests/test_packed_gpu.py"
@@ -24,10 +24,11 @@ store=${RESULTS:-results/local${REHEARSE:+/rehearsal}}
 work=$store/gpu-evidence
 if [ -n "${REHEARSE:-}" ]; then
   device=cpu scale=small end=${SLICE:-170} bench=--quick gpu_tests=tests/test_gpu.py
+  [ "${NET:-mnist}" = mnist ] && cell=check/mlp || cell=check/convnet
 else
   device=cuda scale=paper end=${SLICE:-590} bench="--gpu --broken $work/broken.json"
 fi
-out=${OUT:-$store/gpu}
+out=${OUT:-$store/gpu} net=${cell#*/}
 mkdir -p "$out" "$work/records/kernels" "$work/records/runs"
 failed="" late=""
 
@@ -65,11 +66,14 @@ once() {
 
 # deliver: what there is so far, to $OUT
 deliver() {
+  local file
   cp "$store"/runs/*-seed$seed-*.json "$work/records/runs" 2>/dev/null
   tail -c 16000000 "$work/log.txt" >"$work/log.part" && mv "$work/log.part" "$out/log.txt"
   tar -czf "$work/records.part" -C "$work/records" . && mv "$work/records.part" "$out/records.tar.gz"
   [ ! -e "$work/curves.csv" ] || cp "$work/curves.csv" "$out"
-  find "$store/packed" -name "*-seed$seed-*.bnn" -size -16M 2>/dev/null | head -n 5 | xargs -r cp -t "$out"
+  for file in $(find "$store/packed" -name "*-seed$seed-*.bnn" -size -16M 2>/dev/null); do
+    [ ! -e "$out/${file##*/}" ] && [ "$(find "$out" -type f | wc -l)" -ge 8 ] || cp "$file" "$out"
+  done
 }
 
 if [ -n "${WHEELS:-}" ]; then
@@ -85,14 +89,14 @@ once versions 30 "$python" -m reproduce gpu versions --device $device
 once trials 60 "$python" -m reproduce gpu trials "$work" --device $device --scale $scale
 REPRODUCE_WITHOUT=$(cat "$work/without.txt" 2>/dev/null || echo updates bf16 fp16 tf32 graph)
 export REPRODUCE_WITHOUT
-once "preflight-$net" 40 "$python" -m reproduce gpu preflight "table1/$net" $(($(left) > 160 ? $(left) - 160 : 0)) \
+once "preflight-$net" 40 "$python" -m reproduce gpu preflight "$cell" $(($(left) > 160 ? $(left) - 160 : 0)) \
   --device $device --scale $scale
 # shellcheck disable=SC2086 # several words
 once figure3 120 "$python" -m reproduce bench $bench --to "$work/records/kernels"
 
 trained=75
 if [ "$(left)" -gt 60 ]; then
-  step "training-$net" "$(left)" "$python" -m reproduce run "table1/$net" --device $device --scale $scale \
+  step "training-$net" "$(left)" "$python" -m reproduce run "$cell" --device $device --scale $scale \
     --first-seed $seed --results "$store" --time-limit $(($(left) - 30))s --checkpoint-every 1h
   trained=$?
 else
@@ -101,7 +105,7 @@ fi
 step curves 25 "$python" -m reproduce gpu curves "$store" $seed "$work/curves.csv"
 
 backends=$(cat "$work/backends.txt" 2>/dev/null)
-for record in "$store/runs/table1-$net-$scale-seed$seed"-*.json; do
+for record in "$store/runs/${cell/\//-}-$scale-seed$seed"-*.json; do
   [ -e "$record" ] || continue
   stem=$(basename "$record" .json)
   once "freeze-$stem" 60 "$python" -m reproduce freeze "$record"

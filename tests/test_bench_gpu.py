@@ -171,6 +171,18 @@ def test_wrong_predictions_have_no_time(host, monkeypatch):
     assert {"packed cuda-xnor, end to end", bench_gpu.NAIVE} <= {row["candidate"] for row in rows}
 
 
+def test_what_failed_earlier_trials_is_not_tried_again(tmp_path, host, monkeypatch):
+    monkeypatch.setattr(bench_gpu, "CELLS", {})
+    monkeypatch.setattr(trial, "failures", lambda names: pytest.fail("a trial"))
+    (tmp_path / "broken.json").write_text('{"cuda-bmma": "hangs"}')
+    done = run("--gpu", "--quick", "--to", tmp_path / "kernels", "--broken", tmp_path / "broken.json")
+    assert done.exit_code == 0, done.output
+    (path,) = (tmp_path / "kernels").iterdir()
+    found = json.loads(path.read_text())
+    assert {one["candidate"]: one["error"] for one in found["failed"]} == {"xnor cuda-bmma": "hangs"}
+    assert not any("cuda-bmma" in row["candidate"] for row in found["rows"])
+
+
 @pytest.mark.exhaustive
 def test_what_failed_its_trial_is_left_out_and_named(host, monkeypatch):
     monkeypatch.setattr(products, "BACKENDS", ("cuda-bmma", "cuda-xnor"))

@@ -55,7 +55,7 @@ def test_preflight_times_both_nets_and_says_whether_training_ends(nothing_left_o
             self.at = lambda scale: made[name]
 
     nothing_left_out.setattr(spec, "cells", lambda names: [Cell(names[0])])
-    nothing_left_out.setattr(trial, "CELLS", ("a", "b"))
+    nothing_left_out.setattr(trial, "CELLS", {"small": ("a", "b")})
     nothing_left_out.setattr(plan, "SECONDS", 0.1)
     nothing_left_out.setattr("reproduce.training.train.EVAL_BATCH", 12)
     command.preflight("a", left, "cpu", "small", steps=3)

@@ -19,8 +19,8 @@ STEM = "table1-bnn-theano-mnist-paper-seed100-abc"
 MOST = 16 * 2**20  # bytes of a file
 NOTES = """#!/usr/bin/env bash
 echo "$* | ${REPRODUCE_WITHOUT-unset} | ${PYTHONPATH-}" >> "$NOTED"
-case "$*" in *"${HANGS:-none}"*) sleep 60 ;; esac
-case "$*" in *"${FAILS:-none}"*) echo "$PRINTS" && exit "${CODE:-1}" ;; esac
+case "$*" in *"${HANGS:-nothing hangs}"*) sleep 60 ;; esac
+case "$*" in *"${FAILS:-nothing fails}"*) echo "$PRINTS" && exit "${CODE:-1}" ;; esac
 case "$2 $3 $4" in
   "pip install"*) exec "$REAL" "$@" ;;
   "reproduce gpu trials") echo "fp16 graph" > "$5/without.txt"; echo "cuda-wgmma cuda-naive" > "$5/backends.txt" ;;
@@ -180,7 +180,7 @@ def test_it_names_every_file_with_tests_for_a_gpu():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_rehearsal(tmp_path):
-    """Every step for real, on a CPU, within three minutes; a second call, a short one, goes on."""
+    """Every step for real, on a CPU, within three minutes."""
     own = {
         "REHEARSE": "1",
         "PYTHON": sys.executable,
@@ -189,13 +189,14 @@ def test_the_rehearsal(tmp_path):
     }
     done = subprocess.run([SCRIPT], capture_output=True, text=True, timeout=180, env={**os.environ, **own})
     said = done.stdout
-    for name in ("versions", "trials", "preflight-bnn-theano-mnist", "figure3"):
+    for name in ("versions", "trials", "preflight-mlp", "figure3"):
         assert f"== {name}: exit code 0" in said, said
     assert "passed: bf16, fp16, tf32, graph" in said and "left out: updates: " in said
     assert said.count(" ms a step over 200 steps") == 2 and "training will " in said
     with tarfile.open(tmp_path / "out" / "records.tar.gz") as tar:
         assert any(re.search(r"kernels/\S*quick-\S+\.json$", name) for name in tar.getnames())
-    if "is not there" not in said and done.returncode == 75:
-        assert (tmp_path / "out" / "curves.csv").read_text().count("\n") > 1
-        again = subprocess.run([SCRIPT], capture_output=True, text=True, timeout=180, env={**os.environ, **own})
-        assert "== trials" not in again.stdout and "resum" in again.stdout
+    if "== training-mlp: exit code 3" in said:
+        pytest.skip("the rest wants MNIST")
+    assert done.returncode == 0 and "on 0 of 10,000 images" in said, said
+    assert len((tmp_path / "out" / "curves.csv").read_text().splitlines()) == 7
+    assert len(list((tmp_path / "out").glob("check-mlp-small-seed100-*.bnn"))) == 1

@@ -87,7 +87,7 @@ def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
         return {"updates": "RuntimeError: 3 of 9"} if "updates" in commands else {"graph of b": "hangs"}
 
     nothing_left_out.setattr(kernel_trial, "broken", broken)
-    nothing_left_out.setattr(trial, "CELLS", ("a", "b"))
+    nothing_left_out.setattr(trial, "CELLS", {"paper": ("a", "b")})
     nothing_left_out.delenv("REPRODUCE_WITHOUT")
     said = []
     found = trial.settle(said.append)

@@ -94,7 +94,7 @@ def preflight(
     from reproduce.training import ways
 
     place = torch.device(device)
-    for name in dict.fromkeys([cell, *trial.CELLS]):
+    for name in dict.fromkeys([cell, *trial.CELLS[scale]]):
         settings = spec.cells([name])[0].at(scale)  # type: ignore[arg-type]
         assert settings is not None
         trial.settle_here([settings], place, say)

@@ -20,7 +20,11 @@ from reproduce import spec
 from reproduce.training import tensorcores, ways
 from reproduce.training.binarize import sign
 
-CELLS = ("table1/bnn-theano-mnist", "table1/bnn-theano-cifar10")
+CELLS = {
+    "paper": ("table1/bnn-theano-mnist", "table1/bnn-theano-cifar10"),
+    "small": ("check/mlp", "check/convnet"),
+}
+"""The nets that are tried, by scale."""
 STEPS = 8
 """Of each kind: more than are made before one is recorded."""
 CLOSE = 0.05
@@ -56,7 +60,7 @@ def settled(
     for part in found:
         if part in ways.PARTS:
             ways.leave_out(part)
-    nets = {f"graph of {cell}": [name, "graph", device, scale, cell] for cell in CELLS}
+    nets = {f"graph of {cell}": [name, "graph", device, scale, cell] for cell in CELLS[scale]}
     found |= trial.broken(nets, seconds[1])
     if any(net in found for net in nets):
         ways.leave_out("graph")
@@ -202,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     """One trial: PART DEVICE SCALE [CELL]; see the module."""
     part, device, scale, *names = sys.argv[1:] if arguments is None else arguments
     try:
-        cells = [cell.at(scale) for cell in spec.cells(names or list(CELLS))]  # type: ignore[arg-type]
+        cells = [cell.at(scale) for cell in spec.cells(names or list(CELLS[scale]))]  # type: ignore[arg-type]
         check(part, [settings for settings in cells if settings is not None], torch.device(device))
     except Exception as error:  # whatever a driver has to say
         print(said(error))
