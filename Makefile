@@ -7,6 +7,7 @@ DATA ?=
 RESULTS ?= results/local
 MARK ?=
 LIMIT ?=
+RUN ?=
 
 ifdef PYTHON
 PY := $(PYTHON)
@@ -22,7 +23,7 @@ options := --results "$(RESULTS)" $(data_option)
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 FUZZED := tests/test_spec_mutants.py tests/test_foreign_files.py tests/test_data_damage.py tests/test_storage.py
 
-.PHONY: chaos fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test test-all check-small check-small-mutants lint report simulate compare-products publish data clean
+.PHONY: chaos export-proofs fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test test-all check-small check-small-mutants lint report simulate compare-products publish data clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
@@ -82,6 +83,10 @@ compare-products: $(ENV) ## do 16-bit products change what nets learn? three sma
 
 publish: $(ENV) ## copy your runs into the committed evidence, refresh the report and README's table
 	$(PY) -m reproduce publish $(options)
+
+export-proofs: $(ENV) ## prove the exports of RUN=name, a published run whose net is in your store: results/exports
+	for kind in onnx qonnx npz; do \
+	  $(PY) -m reproduce export "$(RUN)" --format $$kind $(options) --record results/exports || exit; done
 
 data: $(ENV) ## fetch and check the data sets
 	$(PY) -m reproduce data $(data_option)

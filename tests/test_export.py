@@ -13,11 +13,29 @@ from test_campaign import go
 from test_freeze import run
 from test_packed import SHIFT, evaluate, images_for, of_kind, preprocessed, random_state, shift_of
 
+from reproduce import files, runs
 from reproduce.export import formats, npz, qonnx
 from reproduce.packed import freeze_net
+from reproduce.records import read_records
 
 onnx = pytest.importorskip("onnx")
 KINDS = ["onnx", "npz", pytest.param("qonnx", marks=pytest.mark.skipif(bool(qonnx.missing()), reason="no qonnx"))]
+
+
+def lacks(proof, published):
+    """What a proof lacks to stand for one of the published runs; nothing if it is whole."""
+    of = {record.key: record for record in published}.get(proof["about"]["key"])
+    if of is None:
+        return "a published run"
+    right = {
+        "the run's weights": proof["about"]["weights_sha256"] == of.weights_sha256,
+        "every test image": proof["images"] == of.result.test_images,
+        "equal predictions": proof["differing"] == [],
+        "the run's errors": proof["wrong"] == round(of.result.test_error * of.result.test_images / 100),
+        "the file's digest": bool(re.fullmatch("[0-9a-f]{64}", str(proof.get("file_sha256")))),
+        "the run's hash in the file's name": proof["file"].startswith(of.stem),
+    }
+    return ", ".join(what for what, there in right.items() if not there)
 
 
 def scored(kind, net, images):
@@ -171,8 +189,27 @@ def test_a_run_is_exported_and_proven_on_its_test_set(tmp_path, data_folder, kin
     found = json.loads(kept.read_text())
     assert (found["images"], found["differing"], found["wrong"]) == (200, [], round(2 * rate))
     assert found["about"]["key"] == record.key and found["file_format"] == kind and found["file"] == file.name
+    assert lacks(found, [record]) == "" and lacks(found, []) == "a published run"
+    about = {"about": found["about"] | {"weights_sha256": "0" * 64}}
+    wrong = [about, {"images": 199}, {"differing": [3]}, {"wrong": 201}, {"file_sha256": None}]
+    said = [lacks(found | change, [record]) for change in wrong]
+    assert all(said) and len(set(said)) == len(wrong)  # each tells of one thing, its own
     assert found["file_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert record.key.encode() in (file.read_bytes() if kind != "npz" else np.load(file)["about"].item().encode())
+
+
+PROOFS = sorted((runs.PUBLISHED / "exports").glob("*.json"))
+
+
+@pytest.mark.skipif(not PROOFS, reason="no proofs are committed: make export-proofs RUN=… after publishing")
+def test_every_committed_proof_is_whole_and_of_a_published_run():
+    published, _ = read_records(runs.PUBLISHED / "runs")
+    kinds = {}
+    for path in PROOFS:
+        proof, sealed = files.read_sealed(path)
+        assert sealed and lacks(proof, published) == "", path.name
+        kinds.setdefault(proof["about"]["key"], set()).add(proof["file_format"])
+    assert all(found == set(formats.FORMATS) for found in kinds.values())
 
 
 def test_a_file_that_predicts_otherwise_is_not_kept(tmp_path, data_folder, monkeypatch):

@@ -8,6 +8,7 @@ import subprocess
 import tomllib
 
 import pytest
+import yaml
 
 from reproduce import yamlfile
 
@@ -25,6 +26,7 @@ VERBS = (
     "lint",
     "report",
     "publish",
+    "export-proofs",
     "data",
 )
 
@@ -60,6 +62,13 @@ def test_help_names_every_verb():
     done = subprocess.run([MAKE, "help"], capture_output=True, text=True, cwd=yamlfile.ROOT, timeout=60)
     for verb in VERBS:
         assert f"make {verb} " in done.stdout
+
+
+def test_citation_names_this_version_and_no_persons_of_its_own():
+    cited = yaml.safe_load((yamlfile.ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((yamlfile.ROOT / "pyproject.toml").read_text())["project"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert cited["authors"] == [{"name": project["name"]}]
 
 
 def test_ci_runs_what_readme_tells_people_to_run():

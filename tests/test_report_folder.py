@@ -74,10 +74,8 @@ def test_a_run_leaves_a_table_of_somebody_else_as_it_is_and_says_so(tmp_path, da
     theirs.write_text("my table")
     words = ["run", "--scale", "small", "--data", str(data_folder), "--results", str(tmp_path / "r")]
     assert command(monkeypatch, tmp_path, *words) == 0
-    assert (
-        "Table 1 was not written:" in (out := capsys.readouterr().out)
-        and "a table1.md that no report wrote" in out
-    )
+    out = capsys.readouterr().out
+    assert "Table 1 was not written:" in out and "a table1.md that no report wrote" in out
     assert [p.name for p in theirs.parent.iterdir()] == ["table1.md"] and theirs.read_text() == "my table"
 
 

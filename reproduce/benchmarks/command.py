@@ -58,10 +58,8 @@ def bench(
         if layers
         else (cpu.measure, record.show, "kernels")
     )
-    if to is None and not (yamlfile.ROOT / "results").is_dir():
-        raise stop(
-            f"no folder {yamlfile.ROOT / 'results'}, as a checkout has it: name one for the record (--to)", 2
-        )
+    if to is None and not (kept := yamlfile.ROOT / "results").is_dir():
+        raise stop(f"no folder {kept}, as a checkout has it: name one for the record (--to)", 2)
     if folder == "kernels":
         paper.read()  # as the table at the end needs it
     path: Path | None = None
