@@ -23,10 +23,10 @@ gpu_tests="tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py tests/kerne
 store=${RESULTS:-results/local${REHEARSE:+/rehearsal}}
 work=$store/gpu-evidence
 if [ -n "${REHEARSE:-}" ]; then
-  device=cpu scale=small end=${SLICE:-170} bench=--quick gpu_tests=tests/test_gpu.py
+  device=cpu scale=small end=${SLICE:-170} figure=40 bench=--quick gpu_tests=tests/test_gpu.py
   [ "${NET:-mnist}" = mnist ] && cell=check/mlp || cell=check/convnet
 else
-  device=cuda scale=paper end=${SLICE:-590} bench="--gpu --broken $work/broken.json"
+  device=cuda scale=paper end=${SLICE:-590} figure=120 bench="--gpu --broken $work/broken.json"
 fi
 out=${OUT:-$store/gpu} net=${cell#*/}
 mkdir -p "$out" "$work/records/kernels" "$work/records/runs"
@@ -89,10 +89,10 @@ once versions 30 "$python" -m reproduce gpu versions --device $device
 once trials 60 "$python" -m reproduce gpu trials "$work" --device $device --scale $scale
 REPRODUCE_WITHOUT=$(cat "$work/without.txt" 2>/dev/null || echo updates bf16 fp16 tf32 graph)
 export REPRODUCE_WITHOUT
-once "preflight-$net" 40 "$python" -m reproduce gpu preflight "$cell" $(($(left) > 160 ? $(left) - 160 : 0)) \
+once "preflight-$net" 40 "$python" -m reproduce gpu preflight "$cell" $(($(left) > figure + 30 ? $(left) - figure - 30 : 0)) \
   --device $device --scale $scale
 # shellcheck disable=SC2086 # several words
-once figure3 120 "$python" -m reproduce bench $bench --to "$work/records/kernels"
+once figure3 $figure "$python" -m reproduce bench $bench --to "$work/records/kernels"
 
 trained=75
 if [ "$(left)" -gt 60 ]; then
