@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from reproduce import checkpoints, data, fetch, filters, machine, runs, spec, weights
 from reproduce.identity import Device
 from reproduce.records import EpochRow, Filters, Record, Result
-from reproduce.training import nets, preprocess, products, train
+from reproduce.training import nets, preprocess, products, step, train
 from reproduce.training.checkpoint import out_of_memory
 
 Say = Callable[[str], None]
@@ -57,7 +57,7 @@ def cost(settings: spec.Settings) -> float:
     """Multiply-adds of a whole run; a backward pass counts as two forward ones."""
     images = settings.train.epochs * (3 * settings.data.train + settings.data.valid)
     overhead = 2e6  # of a pass over one image, in the same unit: small nets do not reach the machine's rate
-    return images * (nets.macs(settings.net) + overhead)
+    return images * (nets.macs(settings) + overhead)
 
 
 class Progress(Callback):
@@ -240,6 +240,8 @@ def carry_out(
             if problem := store.unusable(run):
                 say(f"{title}: its record does not count and is replaced: {problem}")
             say(f"{title}: {progress.left()}" if number else title)
+            if device.type == "cpu" and products.mode() != run.mode:
+                say(f"    steps go through autograd: {step.why_autograd(run.settings)}")
             checkpoints.make_way(run, store, say)
             try:
                 record = _train(run, store, prepared, device, progress, say, bar, deadline, call)
@@ -310,7 +312,7 @@ class _Prepared:
             torch.cuda.empty_cache()
 
     def __call__(self, run: runs.Run) -> dict[str, preprocess.DeviceData]:
-        flat = run.settings.net.kind == "mlp"
+        flat = run.settings.net.flat
         key = (run.settings.data, flat)
         if self._last is None or self._last[0] != key:
             self._last = None
@@ -396,5 +398,6 @@ def _by_all(record: Record, calls: Sequence[dict[str, Any]]) -> Record:
 
 def kept_filters(settings: spec.Settings, state: dict[str, torch.Tensor]) -> Filters | None:
     """The counts of a net's binary convolutions for its record; None for another net."""
-    found = filters.of_net(state) if settings.net.weights == "binary" else None
+    net = settings.net
+    found = filters.of_net(state) if isinstance(net, spec.PaperNet) and net.weights == "binary" else None
     return None if found is None else Filters.model_validate(found)

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from kernels.environment import VariableError
-from reproduce import checkpoints, files, freeze, spec, submit, yamlfile
+from reproduce import checkpoints, extensions, files, freeze, spec, submit, yamlfile
 from reproduce.benchmarks.command import bench
 from reproduce.data import DataError
 from reproduce.export.command import export
@@ -23,7 +23,9 @@ from reproduce.terminal import (
     MOST_SEEDS,
     MOST_THREADS,
     DataOption,
+    ExperimentsOption,
     ResultsOption,
+    UseOption,
     any_text,
     console,
     say,
@@ -44,7 +46,8 @@ app = typer.Typer(
 Cells = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Cells (`table1/bnn-theano-mnist`), groups (`table1`) or patterns (`*/*-mnist`).",
+        help="Cells (`table1/bnn-theano-mnist`), groups (`table1`), patterns (`*/*-mnist`), or your own files "
+        "and folders (`mine.yaml`).",
         show_default="all",
     ),
 ]
@@ -58,6 +61,11 @@ def _scale(scale: str, device: str) -> spec.Scale:
     return scale  # type: ignore[return-value]
 
 
+def _cells(patterns: list[str] | None, experiments: Path | None) -> list[spec.Cell]:
+    """The cells that a command names, of the project's experiments or of another folder."""
+    return spec.cells(patterns) if experiments is None else spec.cells(patterns, experiments)
+
+
 def _folder(store: Path | None) -> None:
     """Ends the command where a store is named that is no folder."""
     if store is not None and not store.is_dir():
@@ -65,15 +73,21 @@ def _folder(store: Path | None) -> None:
 
 
 @app.command("list")
-def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
+def list_cells(
+    cells: Cells = None,
+    results: ResultsOption = None,
+    experiments: ExperimentsOption = None,
+    use: UseOption = None,
+) -> None:
     """Show every cell's state: what the paper prints, what was run (yours, published), its figures and verdict."""
     from reproduce import report, runs
     from reproduce.report import evidence, rows, table1
 
-    found = spec.cells(cells)
+    extensions.use(use or [])
+    found = _cells(cells, experiments)
     _folder(results)
     stores = [(results or runs.LOCAL), runs.PUBLISHED]
-    yours, public = (report.gather(store, spec.cells(), say) for store in stores)
+    yours, public = (report.gather(store, found, say) for store in stores)
     published = evidence.usable([*public.runs, *public.checks], found)
     pooled = evidence.usable([*published, *yours.runs], found)
     heads = ("cell", "row", "data set", "scale", "epochs", "yours", "published", "paper %", "ours %", "state")
@@ -136,6 +150,8 @@ def run(
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Only time a few steps, and say how long and how large it will be.")
     ] = False,
+    experiments: ExperimentsOption = None,
+    use: UseOption = None,
 ) -> None:
     """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
 
@@ -150,7 +166,8 @@ def run(
 
     if device not in ("auto", "cpu", "cuda"):
         raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
-    found, known = spec.cells(cells), report.cells()
+    extensions.use(use or [])
+    found = _cells(cells, experiments)
     paper.read(), equal_code.known()  # as the table at the end needs them
     try:
         chosen = campaign.pick_device(device)
@@ -173,10 +190,9 @@ def run(
     shared = (plan, store.root, data, chosen.type, each, deadline)
     with beside.beside(jobs - 1, beside.train, *shared):
         summary = campaign.carry_out(plan, store, data, chosen, say, False if jobs > 1 else None, deadline)
-    evidence = report.gather(store.root, known, say)
-    wanted = {c.name for c in found}
-    frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
-    _show(frame[frame["cell"].isin(wanted)], size)
+    known = {c.name: c for c in [*report.cells(), *found]}
+    evidence = report.gather(store.root, list(known.values()), say)
+    _show(table1.frame(evidence.runs, found, quoted=False, groups=None), size)
     report.folder.add(report.tables(evidence), store.root / "report")
     for cell, reason in summary.missing.items():
         say(f"not run: {cell}: {reason}")
@@ -232,16 +248,19 @@ def fetch(
         list[str] | None, typer.Argument(help="mnist, cifar10, svhn, svhn_test10k.", show_default="all")
     ] = None,
     data: DataOption = None,
+    use: UseOption = None,
 ) -> None:
     """Fetch and check data sets; say where each stands and, if it cannot be had, how to get it."""
     from reproduce import data as sets
+    from reproduce.datasets import DATASETS
     from reproduce.fetch import folder, load
 
+    extensions.use(use or [])
     missing = False
-    for name in names or sets.SHAPES:
-        if name not in sets.SHAPES:
-            near = difflib.get_close_matches(name, sets.SHAPES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sets.SHAPES)}"
+    for name in names or DATASETS:
+        if name not in DATASETS:
+            near = difflib.get_close_matches(name, DATASETS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(DATASETS)}"
             raise stop(f"no data set {name!r}{hint}", 2)
         try:
             found = load(name, data, say)
@@ -271,15 +290,18 @@ def make_report(
     force: Annotated[
         bool, typer.Option("--force", help="Write into a folder that also holds other files; they stay.")
     ] = False,
+    experiments: ExperimentsOption = None,
+    use: UseOption = None,
 ) -> None:
     """Write the report of the committed records, with README's table; or of your own store; or compare stores."""
     from reproduce import report
     from reproduce.runs import PUBLISHED
 
-    both = spec.cells(cell) if cell else []
+    extensions.use(use or [])
+    both = _cells(cell, experiments) if cell else []
     if cell and (len(both) != 2 or len(results or []) > 1):
         raise stop("--cell names two cells of one store", 2)
-    if results is None and to is None and not cell:
+    if results is None and to is None and not cell and experiments is None:
         report.refresh(say, force)
         return
     stores = results or [PUBLISHED]
@@ -289,7 +311,8 @@ def make_report(
     target = to or stores[0] / ("report" if len(stores) == 1 and not cell else "compare")
     names = [Path(os.path.relpath(store.resolve(), base)).as_posix() for store in stores]
     home = Path(os.path.relpath(target.resolve(), base)).as_posix()
-    found = [report.gather(s, report.cells(), say, name) for s, name in zip(stores, names, strict=True)]
+    known = report.cells(experiments)
+    found = [report.gather(s, known, say, name) for s, name in zip(stores, names, strict=True)]
     for store, evidence in zip(stores, found, strict=True):
         if evidence.empty:
             raise stop(f"no records in {yamlfile.shown(store)}: nothing to report", 2)

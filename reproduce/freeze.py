@@ -95,7 +95,7 @@ def _affine(
     if any(step.step not in AFFINE for step in settings.data.preprocess):
         return None
     splits = data.splits(fetch.load(settings.data.name, data_folder, say), settings.data)
-    train = preprocess.prepare(splits, settings.data, settings.net.kind == "mlp", torch.device("cpu"))["train"]
+    train = preprocess.prepare(splits, settings.data, settings.net.flat, torch.device("cpu"))["train"]
     return train.scale, train.shift.numpy()
 
 
@@ -178,7 +178,7 @@ def predict_net(
     wrong = int((scores.argmax(1) != splits["test"][1]).sum())
     differing = None
     if state is not None:
-        prepared = preprocess.prepare(splits, settings.data, settings.net.kind == "mlp", torch.device("cpu"))
+        prepared = preprocess.prepare(splits, settings.data, settings.net.flat, torch.device("cpu"))
         differing = _differing(scores, _float_classes(settings, state, prepared["test"]))
     seconds = _median(lambda: net.predict(images, backend))
     latency = _median(lambda: net.predict(images[:1], backend))
@@ -192,7 +192,7 @@ def _float_classes(settings: spec.Settings, state: dict[str, Tensor], test: Devi
     from reproduce.training import nets
     from reproduce.training.train import EVAL_BATCH
 
-    module = nets.build(settings.net)
+    module = nets.build(settings)
     sizes, given = ({name: tuple(v.shape) for name, v in s.items()} for s in (module.state_dict(), state))
     if wrong := sorted(dict(sizes.items() ^ given.items())):
         name = wrong[0]

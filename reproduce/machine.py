@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -15,15 +16,23 @@ import torch
 
 from kernels.cpu import thread_count
 from kernels.environment import VariableError, variable
-from reproduce import identity
+from reproduce import extensions, identity
 from reproduce.training import products, ways
 from reproduce.yamlfile import ROOT
 
 
 @cache
-def source_digest(device: identity.Device) -> str:
-    """Digest of the training code for this kind of device, as it lies here when first asked for."""
+def _project_digest(device: identity.Device) -> str:
     return identity.digest(device)
+
+
+def source_digest(device: identity.Device) -> str:
+    """Digest of the training code for this kind of device, as it lies here when first asked for.
+
+    The code of modules in use (`extensions`) is part of it.
+    """
+    own, others = _project_digest(device), extensions.digests()
+    return hashlib.sha256("\n".join([own, *others]).encode()).hexdigest() if others else own
 
 
 def code(device: identity.Device = "cpu") -> dict[str, Any]:

@@ -18,13 +18,15 @@ from typing import Annotated, Any
 
 import typer
 
-from reproduce import spec, yamlfile
+from reproduce import extensions, spec, yamlfile
 from reproduce.terminal import (
     LAST_SEED,
     MOST_SEEDS,
     MOST_THREADS,
     DataOption,
+    ExperimentsOption,
     ResultsOption,
+    UseOption,
     last_line,
     say,
     stop,
@@ -102,6 +104,12 @@ def hand_over(
     return list(jobs)
 
 
+def _named(cell: spec.Cell) -> str:
+    """How a task names a cell: those from elsewhere by their file."""
+    own = cell.path is None or cell.path.is_relative_to(spec.EXPERIMENTS)
+    return cell.name if own else str(cell.path.absolute())  # type: ignore[union-attr]
+
+
 def submit(
     cells: Annotated[list[str] | None, typer.Argument(help="As for `run`.", show_default="all")] = None,
     scale: Annotated[str, typer.Option(help="paper, short or small.")] = "paper",
@@ -116,6 +124,8 @@ def submit(
     cluster: Annotated[
         str, typer.Option(help="slurm, or local: as processes on this machine, all at once.")
     ] = "slurm",
+    experiments: ExperimentsOption = None,
+    use: UseOption = None,
 ) -> None:
     """Train cells on a SLURM cluster: an array with one task for each run that is not in your store yet.
 
@@ -134,9 +144,10 @@ def submit(
     for option, (given, allowed) in choices.items():
         if given not in allowed:
             raise stop(f"{option} takes {', '.join(allowed)}, not {given!r}", 2)
+    extensions.use(use or [])
+    found = spec.cells(cells) if experiments is None else spec.cells(cells, experiments)
     try:
         limit = campaign.time_limit(time_limit)
-        found = spec.cells(cells)
         plan = campaign.wanted(found, scale, range(first_seed, first_seed + seeds), say)  # type: ignore[arg-type]
     except ValueError as error:
         raise stop(error, 2) from None
@@ -147,7 +158,9 @@ def submit(
     missing = planning.unfinished(plan, store, where, device)
     common = ["--scale", scale, "--seeds", "1", "--results", str(store.root), "--data", str(where)]
     common += ["--device", device, "--threads", str(cpus), "--time-limit", f"{int(limit - spare(limit))}s"]
-    tasks = [Task(("run", item.cell.name, "--first-seed", str(item.seed), *common)) for item in missing]
+    for module in extensions.used():
+        common += ["--use", str(module)]
+    tasks = [Task(("run", _named(item.cell), "--first-seed", str(item.seed), *common)) for item in missing]
     if not tasks:
         say(f"all {len(plan)} run(s) are in {yamlfile.shown(store.root)} already")
         return

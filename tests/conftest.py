@@ -7,7 +7,7 @@ import mutants
 import numpy as np
 import pytest
 import torch
-from made import made_images
+from made import change, made_images
 
 import kernels
 from kernels import reals, ternary
@@ -26,7 +26,7 @@ def data_folder(tmp_path, monkeypatch):
     folder = tmp_path / "data"
     folder.mkdir()
     np.savez(folder / "mnist.npz", **arrays)
-    monkeypatch.setitem(data.DIGESTS, "mnist", data.content_digest(arrays))
+    change(monkeypatch, "mnist", digest=data.content_digest(arrays))
     return folder
 
 

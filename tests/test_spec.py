@@ -18,7 +18,7 @@ THEANO = spec.EXPERIMENTS / "table1" / "bnn-theano-mnist.yaml"
 def test_committed_file_loads_and_builds_at_every_scale(path):
     cell = spec.load(path)
     for settings in [*cell.scales.values(), *cell.mutants.values()]:
-        nets.build(settings.net)
+        nets.build(settings)
 
 
 def test_table1_has_the_twelve_cells_with_the_papers_values():

@@ -66,7 +66,7 @@ def means(cell, tree):
 def runs(settings):
     """The net can be laid out and its update rule made, with rates that are numbers."""
     with torch.device("meta"):
-        net = nets.build(settings.net)
+        net = nets.build(settings)
         optim.optimizer(net, settings.train)
     train = settings.train
     rates = [optim.rate(train.rate, train.epochs, epoch) for epoch in (0, train.epochs - 1)]

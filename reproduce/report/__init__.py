@@ -18,6 +18,7 @@ from reproduce.report import (
     exports,
     filters,
     folder,
+    groups,
     page,
     simulation,
     speed,
@@ -35,8 +36,8 @@ Say = Callable[[str], None]
 def sections(evidence: Evidence) -> list[Section]:
     """The report's parts in the order of the page."""
     parts = (table1, claims, curves, filters, speed, energy, simulation)
-    found = [part.section(evidence) for part in parts]
-    return [*found[:-1], speed.training(evidence), found[-1]]
+    first, *rest, last = (part.section(evidence) for part in parts)
+    return [first, *groups.sections(evidence), *rest, speed.training(evidence), last]
 
 
 def summary(evidence: Evidence) -> str:
