@@ -36,6 +36,7 @@ from reproduce.settings import (
     Data,
     DivideByMax,
     ExponentialRate,
+    Fraction,
     HalvingRate,
     Image,
     Layer,
@@ -83,6 +84,7 @@ __all__ = [
     "DivideByMax",
     "Experiment",
     "ExponentialRate",
+    "Fraction",
     "HalvingRate",
     "Image",
     "Layer",
@@ -216,7 +218,8 @@ def load(path: Path) -> Cell:
         try:
             return model.model_validate(tree)
         except ValidationError as error:
-            found.extend(problems(error, model, tree, prefix, override))
+            told = problems(error, model, tree, prefix, override)
+            found.extend(line for line in told if line.removeprefix(prefix) not in found)
         except RecursionError:
             found.append("nested too deeply")
         return None
@@ -314,8 +317,8 @@ def _matching(pattern: str, folder: Path) -> list[Path]:
 def _files(folder: Path) -> list[Path]:
     """The experiment files in a folder and in the folders in it, without the paper's numbers (paper.yaml).
 
-    A file with a module of its own beside it (x.yaml, x.py) is one of them only while that module is in use.
+    A file with a module of its own beside it (x.py beside x.yaml or x-y.yaml) is one only while that is in use.
     """
     found = sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")])
-    own = {p: p.with_suffix(".py") for p in found if p.name != "paper.yaml"}
+    own = {p: p.with_name(f"{p.stem.partition('-')[0]}.py") for p in found if p.name != "paper.yaml"}
     return [p for p, module in own.items() if not module.exists() or extensions.used(module)]

@@ -11,7 +11,7 @@ from test_layers import np_ap2
 from kernels import cpu
 from reproduce import spec
 from reproduce.training import nets, optim
-from reproduce.training.train import squared_hinge
+from reproduce.training.step import squared_hinge
 
 
 def np_adam(w, grads, rate, b1=0.9, b2=0.999, eps=1e-8):
