@@ -10,7 +10,7 @@ from reproduce.datasets.description import last_validate
 
 FOLDER = spec.EXPERIMENTS / "examples"
 REGISTRIES = (spec.NETS, spec.ACTIVATIONS, spec.WEIGHTS, spec.NORMS, spec.OPTIMIZERS, spec.RATES, spec.LOSSES)
-SIZES = {"train": 600, "valid": 200, "test": 200}
+SIZES = {"train": 1200, "valid": 200, "test": 200}
 
 
 def registered():
@@ -26,7 +26,7 @@ def made_data(monkeypatch, folder, name, image=(28, 28), classes=10):
         arrays[f"x_{part}"], y = made_images(n, image, seed)
         arrays[f"y_{part}"] = y % classes
     digest = data.content_digest(arrays)
-    change(monkeypatch, name, files=files, splits=SIZES, split=last_validate(200), digest=digest, sources=())
+    change(monkeypatch, name, files=files, split=last_validate(200), digest=digest, sources=())
     folder.mkdir(exist_ok=True)
     np.savez(folder / f"{name}.npz", **arrays)
 

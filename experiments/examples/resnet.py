@@ -52,10 +52,6 @@ class ResNet(nn.Sequential):
             for block in range(net.blocks):
                 layers.append(RealShortcut(width, wider, norm(wider), pool=number > 0 and block == 0))
                 width = wider
-        layers += [
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            BinaryLinear(width, classes, binary=False),
-            norm(classes),
-        ]
+        layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten()]
+        layers += [BinaryLinear(16 * width, classes, binary=False), norm(classes)]
         super().__init__(*layers)
