@@ -1,15 +1,25 @@
 """The examples and made data sets of their kinds, for a test that trains them."""
 
+import json
+
 import numpy as np
-import yaml
 from made import change, made_images
 
-from reproduce import data, extensions, spec
+from reproduce import data, extensions, spec, yamlfile
 from reproduce.datasets import DATASETS
 from reproduce.datasets.description import last_validate
 
 FOLDER = spec.EXPERIMENTS / "examples"
-REGISTRIES = (spec.NETS, spec.ACTIVATIONS, spec.WEIGHTS, spec.NORMS, spec.OPTIMIZERS, spec.RATES, spec.LOSSES)
+REGISTRIES = (
+    spec.NETS,
+    spec.ACTIVATIONS,
+    spec.WEIGHTS,
+    spec.NORMS,
+    spec.OPTIMIZERS,
+    spec.RATES,
+    spec.LOSSES,
+    spec.PREPROCESSING,
+)
 SIZES = {"train": 1200, "valid": 200, "test": 200}
 
 
@@ -33,7 +43,7 @@ def made_data(monkeypatch, folder, name, image=(28, 28), classes=10):
 
 def shortened(source, folder):
     """An example's file for so few images, one epoch."""
-    content = yaml.safe_load(source.read_text(encoding="utf-8"))
+    content = yamlfile.read_yaml(source)
     content["data"] |= SIZES
     content["train"] |= {"epochs": 1, "batch": 20}
     for key, value in {"hidden": [64, 64], "channels": [16, 32], "dense": [32], "widths": [16, 32]}.items():
@@ -41,6 +51,5 @@ def shortened(source, folder):
             content["net"][key] = value
     folder.mkdir(exist_ok=True)
     path = folder / source.name
-    text = yaml.safe_dump(content)
-    path.write_text(text.replace("1.0e-", "1e-"))
+    path.write_text(json.dumps(content))
     return path

@@ -1,5 +1,6 @@
-"""Experiments of one's own: files anywhere, what is wrong with them, registered pieces, data sets of other sizes."""
+"""Own experiments: files anywhere, what is wrong with them, registered pieces, data sets of other sizes."""
 
+import json
 from typing import Literal
 
 import pytest
@@ -38,7 +39,7 @@ def write(path, change=lambda content: None):
     content = yaml.load(MNIST.read_text(encoding="utf-8"), Loader=yamlfile._Loader)
     change(content)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False).replace("e-0", ".0e-0"), encoding="utf-8")
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
@@ -78,7 +79,7 @@ def test_files_and_folders_anywhere_and_a_broken_one_stops_no_other(tmp_path):
     for words in ([str(broken)], [str(good), str(broken)]):
         with pytest.raises(spec.SpecError, match=r"broken.yaml: train.epocs"):
             spec.cells(words)
-    with pytest.raises(spec.SpecError, match="broken.yaml"):
+    with pytest.raises(spec.SpecError, match=r"broken\.yaml"):
         spec.cells(["mine/broken"], tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "nothing").mkdir()
@@ -167,14 +168,13 @@ def test_loss_rate_norm_and_preprocessing_of_ones_own(own, monkeypatch):
 
     spec.PREPROCESSING.add(Invert)(lambda step, rows, image: {k: -r for k, r in rows.items()})
     spec.NORMS.add("mine")(type("Mine", (layers.BatchNorm,), {}))
-    wanted = settings(
+    content = settings(
         data={"preprocess": [{"step": "range", "low": -1, "high": 1}, {"step": "invert"}]},
         net={"norm": {"kind": "mine", "eps": 1e-4, "alpha": 0.1}},
-        train={"loss": "cross_entropy", "rate": {"kind": "constant", "value": 0.01}},
-    )
-    wanted = spec.Settings.model_validate(
-        wanted.model_dump() | {"train": wanted.train.model_dump() | {"rate": {"kind": "constant", "value": 0.01}}}
-    )
+        train={"loss": "cross_entropy"},
+    ).model_dump()
+    content["train"]["rate"] = {"kind": "constant", "value": 0.01}
+    wanted = spec.Settings.model_validate(content)
     splits = made_splits()
     module = classifier(wanted, splits)
     image = module.data["train"].images(torch.arange(1))
@@ -251,13 +251,12 @@ def test_nothing_assumes_the_sizes_of_the_papers_data_sets(monkeypatch, kind, im
         module = classifier(wanted, splits)
         assert (module.step.engine is not None) == (way == "fixed16") == (step.mode(wanted, "cpu") == "fixed16")
         module.on_train_epoch_start()
-        module.training_step(list(torch.arange(400).split(50)), 0)
-        found[way] = module
-        wrong, _ = module.evaluate("test")
-        assert wrong.float().mean() < 0.75  # of seven classes; chance leaves 86 %
-    if len(found) == 2:  # two steps of the engine are autograd's but for rounding: the whole epoch is near
-        one, two = (m.net.blocks[-1].norm.mean for m in found.values())
-        torch.testing.assert_close(one, two, atol=0.15 * float(one.abs().max()), rtol=0)
+        found[way] = []
+        for index in torch.arange(200).split(100):
+            module.training_step([index], 0)
+            found[way].append(float(module.loss_sum))
+    first, *other = found.values()
+    assert all(costs == pytest.approx(first, rel=0.03) for costs in other)  # the engine's steps are autograd's
     assert module.net.blocks[-1].layer.out_features == 7
     if image[0] != image[1]:
         with pytest.raises(PackedError, match="not square"):
