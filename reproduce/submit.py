@@ -104,12 +104,6 @@ def hand_over(
     return list(jobs)
 
 
-def _named(cell: spec.Cell) -> str:
-    """How a task names a cell: those from elsewhere by their file."""
-    own = cell.path is None or cell.path.is_relative_to(spec.EXPERIMENTS)
-    return cell.name if own else str(cell.path.absolute())  # type: ignore[union-attr]
-
-
 def submit(
     cells: Annotated[list[str] | None, typer.Argument(help="As for `run`.", show_default="all")] = None,
     scale: Annotated[str, typer.Option(help="paper, short or small.")] = "paper",
@@ -160,7 +154,12 @@ def submit(
     common += ["--device", device, "--threads", str(cpus), "--time-limit", f"{int(limit - spare(limit))}s"]
     for module in extensions.used():
         common += ["--use", str(module)]
-    tasks = [Task(("run", _named(item.cell), "--first-seed", str(item.seed), *common)) for item in missing]
+    elsewhere = experiments is not None or any(Path(given).exists() for given in cells or [])
+    tasks = []
+    for item in missing:
+        path = item.cell.path if elsewhere else None
+        named = str(path.absolute()) if path else item.cell.name
+        tasks.append(Task(("run", named, "--first-seed", str(item.seed), *common)))
     if not tasks:
         say(f"all {len(plan)} run(s) are in {yamlfile.shown(store.root)} already")
         return
