@@ -295,16 +295,16 @@ def make_report(
 ) -> None:
     """Write the report of the committed records, with README's table; or of your own store; or compare stores."""
     from reproduce import report
-    from reproduce.runs import PUBLISHED
+    from reproduce.runs import LOCAL, PUBLISHED
 
     extensions.use(use or [])
     both = _cells(cell, experiments) if cell else []
     if cell and (len(both) != 2 or len(results or []) > 1):
         raise stop("--cell names two cells of one store", 2)
-    if results is None and to is None and not cell and experiments is None:
+    if results is None and to is None and not cell and experiments is None and yamlfile.CHECKOUT:
         report.refresh(say, force)
         return
-    stores = results or [PUBLISHED]
+    stores = results or [PUBLISHED if yamlfile.CHECKOUT else LOCAL]
     for store in stores:
         _folder(store)
     base = stores[0].resolve().parent

@@ -59,7 +59,17 @@ from reproduce.settings import (
     Text,
     Train,
 )
-from reproduce.yamlfile import ROOT, SpecError, merged, problems, read_yaml, refusal, shown
+from reproduce.yamlfile import (
+    CHECKOUT,
+    PACKAGE,
+    ROOT,
+    SpecError,
+    merged,
+    problems,
+    read_yaml,
+    refusal,
+    shown,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -113,7 +123,7 @@ __all__ = [
     "name_of",
 ]
 
-EXPERIMENTS = ROOT / "experiments"
+EXPERIMENTS = (ROOT if CHECKOUT else PACKAGE) / "experiments"
 PARTS = ("data", "net", "train")
 
 
@@ -276,7 +286,7 @@ def cells(
         if patterns and len(found) == 1:
             asked.add(name_of(found[0]))
     if not chosen:
-        raise SpecError(f"no experiment files in {folder}; `pip install -e .` in a checkout has them")
+        raise SpecError(f"no experiment files in {folder}")
     loaded, broken = [], []
     for name, path in chosen.items():
         try:

@@ -14,7 +14,11 @@ from pydantic import BaseModel, ValidationError
 
 from reproduce.registry import Registry
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = (PACKAGE.parent / "experiments").is_dir()
+"""Whether this is a checkout; else the package is installed, and holds the experiments."""
+ROOT = PACKAGE.parent if CHECKOUT else Path.cwd()
+"""Where results lie: the checkout, else the working folder."""
 LONGEST = 2**20  # bytes of an experiment file
 MOST = 20  # problems of a file that are told
 
