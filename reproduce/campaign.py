@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from reproduce import checkpoints, data, fetch, filters, machine, runs, spec, weights
 from reproduce.identity import Device
 from reproduce.records import EpochRow, Filters, Record, Result
-from reproduce.training import nets, preprocess, products, step, train
+from reproduce.training import nets, preprocess, products, train
 from reproduce.training.checkpoint import out_of_memory
 
 Say = Callable[[str], None]
@@ -206,7 +206,13 @@ def carry_out(
             progress.skip(number)
             continue
         run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant, kind)
-        lock = FileLock(store.lock(run))
+        try:
+            lock = FileLock(store.lock(run))
+        except spec.SpecError as error:  # its key tells how it is computed, for which its net is looked at
+            say(f"{title}: not run: {error}")
+            summary.refused[item.cell.name] = str(error)
+            progress.skip(number)
+            continue
         wait = 0.0 if number not in postponed else -1.0 if deadline is None else deadline - time.monotonic()
         try:
             lock.acquire(timeout=wait if wait == -1.0 else max(wait, 0.0))
@@ -240,8 +246,8 @@ def carry_out(
             if problem := store.unusable(run):
                 say(f"{title}: its record does not count and is replaced: {problem}")
             say(f"{title}: {progress.left()}" if number else title)
-            if device.type == "cpu" and products.mode() != run.mode:
-                say(f"    steps go through autograd: {step.why_autograd(run.settings)}")
+            if run.mode != products.mode(kind):
+                say(f"    steps go through autograd: {run.why_autograd}")
             checkpoints.make_way(run, store, say)
             try:
                 record = _train(run, store, prepared, device, progress, say, bar, deadline, call)

@@ -17,7 +17,7 @@ from reproduce.data import Dataset
 from reproduce.files import write_sealed, write_whole
 from reproduce.identity import Device
 from reproduce.records import DataHash, Record, key_of, read_record, stem_of
-from reproduce.training import step
+from reproduce.training import products, step
 
 LOCAL = yamlfile.ROOT / "results" / "local"
 PUBLISHED = yamlfile.ROOT / "results"
@@ -49,10 +49,16 @@ class Run:
             "mode": self.mode,
         }
 
-    @cached_property
+    @property
     def mode(self) -> str:
-        """How its products are computed (`step.mode`)."""
-        return step.mode(self.settings, self.device)
+        """How its products are computed: `products.mode`, but by autograd where the engine does not know the net."""
+        found = products.mode(self.device)
+        return products.by_autograd() if found == "fixed16" and self.why_autograd else found
+
+    @cached_property
+    def why_autograd(self) -> str | None:
+        """Why its steps on a CPU must go through autograd, in a few words (`step.why_autograd`)."""
+        return step.why_autograd(self.settings)
 
     @property
     def key(self) -> str:

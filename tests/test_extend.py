@@ -16,7 +16,7 @@ from reproduce import data, extensions, machine, spec, yamlfile
 from reproduce.datasets import DATASETS, description
 from reproduce.packed import PackedError, freeze
 from reproduce.report import groups
-from reproduce.training import layers, nets, optim, preprocess, products, step, train
+from reproduce.training import layers, nets, optim, preprocess, step, train
 
 CPU = torch.device("cpu")
 MNIST = spec.EXPERIMENTS / "table1" / "bnn-theano-mnist.yaml"
@@ -181,7 +181,7 @@ def test_loss_rate_norm_and_preprocessing_of_ones_own(own, monkeypatch):
     expected = -(torch.from_numpy(splits["train"][0][:1].reshape(1, -1)).float() * (2 / 255) - 1)
     torch.testing.assert_close(image, expected, atol=1e-6, rtol=0)
     assert optim.rate(wanted.train.rate, 10, 7) == 0.01
-    assert step.mode(wanted, "cpu") == products.by_autograd() and module.step.engine is None
+    assert module.step.engine is None and "loss of the kind cross_entropy" in step.why_autograd(wanted)
     module.on_train_epoch_start()
     before = module.evaluate("valid")[1]
     for _ in range(3):
@@ -249,7 +249,7 @@ def test_nothing_assumes_the_sizes_of_the_papers_data_sets(monkeypatch, kind, im
     for way in ("float32", "fixed16") if ternary.available() else ("float32",):
         monkeypatch.setenv("REPRODUCE_PRODUCTS", way)
         module = classifier(wanted, splits)
-        assert (module.step.engine is not None) == (way == "fixed16") == (step.mode(wanted, "cpu") == "fixed16")
+        assert (module.step.engine is not None) == (way == "fixed16")
         module.on_train_epoch_start()
         found[way] = []
         for index in torch.arange(200).split(100):

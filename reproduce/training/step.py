@@ -34,12 +34,6 @@ def unknown(net: nn.Module, rule: Rule, loss: str) -> str | None:
     return engine.unknown(net)
 
 
-def mode(settings: spec.Settings, device: str) -> str:
-    """How the products of a run are computed (`products.mode`): as a rule of the engine's, else of autograd's."""
-    found = products.mode(device)
-    return products.by_autograd() if found == "fixed16" and why_autograd(settings) else found
-
-
 def why_autograd(settings: spec.Settings) -> str | None:
     """Why a run's steps on a CPU must go through autograd, in a few words; None if the engine knows its net."""
     with torch.device("meta"):  # nothing is allocated, and no random number drawn
