@@ -71,7 +71,7 @@ def _revision() -> dict[str, Any]:
     top = git("rev-parse", "--show-toplevel")
     if (
         top is None or not CHECKOUT or Path(top).resolve() != ROOT.resolve()
-    ):  # no repository, or one of something else around it
+    ):
         return _told_revision()
     changed = git("status", "--porcelain", "--", "reproduce", "kernels", "experiments", "pyproject.toml")
     return {"revision": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}

@@ -51,7 +51,7 @@ class Run:
 
     @property
     def mode(self) -> str:
-        """How its products are computed: `products.mode`, but by autograd where the engine does not know the net."""
+        """How its products are computed: `products.mode`, but by autograd where the engine knows not all of it."""
         found = products.mode(self.device)
         return products.by_autograd() if found == "fixed16" and self.why_autograd else found
 
