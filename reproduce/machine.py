@@ -69,9 +69,7 @@ def _revision() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     top = git("rev-parse", "--show-toplevel")
-    if (
-        top is None or not CHECKOUT or Path(top).resolve() != ROOT.resolve()
-    ):
+    if top is None or not CHECKOUT or Path(top).resolve() != ROOT.resolve():
         return _told_revision()
     changed = git("status", "--porcelain", "--", "reproduce", "kernels", "experiments", "pyproject.toml")
     return {"revision": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}

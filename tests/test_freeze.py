@@ -153,7 +153,7 @@ def test_what_cannot_be_packed_is_one_line(tmp_path, data_folder):
         assert done.exit_code == code and done.stderr.count("\n") == 1 and words in done.stderr, done.output
 
     options = ("--results", store, "--data", data_folder)
-    refused(2, "float weights and sign activations: only ±1 can be packed", "freeze", record.stem, *options)
+    refused(2, "blocks.0.layer: float weights: only ±1", "freeze", record.stem, *options)
     refused(2, f"did you mean '{record.stem}'?", "freeze", record.stem[:-3], *options)
     weights = runs.Store(store).net(record.stem)
     weights.write_bytes(b"no weights")

@@ -399,7 +399,8 @@ def packable(settings: spec.Settings) -> spec.PaperNet:
         raise PackedError(f"{name} ({type(layer).__name__}): only a chain of the paper's blocks can be packed")
     if settings.dataset.planes[0] != settings.dataset.planes[1]:
         raise PackedError(f"blocks.0: images of {settings.data.name} are not square")
-    if net.weights != "binary" and not hasattr(spec.WEIGHTS[net.weights], "scales"):
+    plain = net.weights == "binary"
+    if net.weights == "float" or not (plain or hasattr(spec.WEIGHTS[net.weights], "scales")):
         raise PackedError(f"blocks.0.layer: {net.weights} weights: only ±1, times a scale a unit, can be packed")
     if not issubclass(spec.ACTIVATIONS[net.activation], nets.Sign):
         raise PackedError(f"blocks.0.act: {net.activation} activations: only ±1 can be packed")
