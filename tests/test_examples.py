@@ -2,13 +2,15 @@
 
 import re
 
+import numpy as np
 import pytest
+import torch
 from made_examples import FOLDER, made_data, registered, shortened
 
 from kernels import ternary
 from reproduce import cli, extensions, runs, spec
-from reproduce.packed import PackedNet
-from reproduce.training import products
+from reproduce.packed import PackedNet, freeze_net
+from reproduce.training import nets, products
 
 FILES = sorted(FOLDER.glob("*.yaml"))
 
@@ -73,3 +75,26 @@ def test_an_example_trains_is_shown_and_freezes_or_says_which_layer_does_not(
     assert called(monkeypatch, "predict", packed, "--data", tmp_path / "data", "--against", weights) == 0
     assert "another class on 0 of 200 images" in capsys.readouterr().out
     assert PackedNet.load(packed).image == (28, 28)
+
+
+def test_shifts_and_scales_are_folded_into_the_thresholds(own):
+    """Every class and score of the packed net is the float32 net's; without either it would be another."""
+    extensions.use([FOLDER / "reactnet.py"])
+    content = spec.load(FOLDER / "reactnet.yaml").scales["small"].model_dump()
+    content["net"] |= {"channels": [8, 12], "dense": [16]}
+    wanted = spec.Settings.model_validate(content)
+    torch.manual_seed(0)
+    net = nets.build(wanted).eval()
+    with torch.no_grad():
+        for name, value in [*net.named_parameters(), *net.named_buffers()]:
+            if name.endswith("layer.weight"):
+                value.mul_(torch.rand(len(value), *[1] * (value.dim() - 1)) + 0.1)
+            elif name.endswith("inv_std"):
+                value.uniform_(0.05, 0.3)
+            else:
+                value.uniform_(-1, 1)
+        images = np.random.default_rng(0).integers(0, 256, (100, 28, 28)).astype(np.uint8)
+        scores = net(torch.from_numpy(images).float()[:, None] * (2 / 255) - 1).numpy()
+    packed = freeze_net(wanted, net.state_dict(), (2 / 255, np.float32(-1).reshape(()))).scores(images)
+    np.testing.assert_allclose(packed, scores, atol=1e-4)
+    assert np.array_equal(packed.argmax(1), scores.argmax(1)) and len(np.unique(packed.argmax(1))) > 2
