@@ -97,4 +97,5 @@ def test_shifts_and_scales_are_folded_into_the_thresholds(own):
         scores = net(torch.from_numpy(images).float()[:, None] * (2 / 255) - 1).numpy()
     packed = freeze_net(wanted, net.state_dict(), (2 / 255, np.float32(-1).reshape(()))).scores(images)
     np.testing.assert_allclose(packed, scores, atol=1e-4)
-    assert np.array_equal(packed.argmax(1), scores.argmax(1)) and len(np.unique(packed.argmax(1))) > 2
+    assert np.array_equal(packed.argmax(1), scores.argmax(1))
+    assert len(np.unique(packed.round(3), axis=0)) > 50
