@@ -77,8 +77,8 @@ def test_an_example_trains_is_shown_and_freezes_or_says_which_layer_does_not(
     assert PackedNet.load(packed).image == (28, 28)
 
 
-def test_shifts_and_scales_are_folded_into_the_thresholds(own):
-    """Every class and score of the packed net is the float32 net's; without either it would be another."""
+def test_shifts_and_scales_are_folded_into_the_thresholds(own, monkeypatch):
+    """Every class and score of the packed net is the float32 net's; with either left out they are not."""
     extensions.use([FOLDER / "reactnet.py"])
     content = spec.load(FOLDER / "reactnet.yaml").scales["small"].model_dump()
     content["net"] |= {"channels": [8, 12], "dense": [16]}
@@ -91,11 +91,20 @@ def test_shifts_and_scales_are_folded_into_the_thresholds(own):
                 value.mul_(torch.rand(len(value), *[1] * (value.dim() - 1)) + 0.1)
             elif name.endswith("inv_std"):
                 value.uniform_(0.05, 0.3)
-            else:
+            elif name.endswith(("act.shift", "norm.mean")):
                 value.uniform_(-1, 1)
+            elif name.endswith("bias"):
+                value.uniform_(-0.2, 0.2)
         images = np.random.default_rng(0).integers(0, 256, (100, 28, 28)).astype(np.uint8)
         scores = net(torch.from_numpy(images).float()[:, None] * (2 / 255) - 1).numpy()
-    packed = freeze_net(wanted, net.state_dict(), (2 / 255, np.float32(-1).reshape(()))).scores(images)
-    np.testing.assert_allclose(packed, scores, atol=1e-4)
-    assert np.array_equal(packed.argmax(1), scores.argmax(1))
-    assert len(np.unique(packed.round(3), axis=0)) > 50
+
+    def packed():
+        return freeze_net(wanted, net.state_dict(), (2 / 255, np.float32(-1).reshape(()))).scores(images)
+
+    np.testing.assert_allclose(packed(), scores, atol=1e-4)
+    assert np.array_equal(packed().argmax(1), scores.argmax(1))
+    monkeypatch.setattr(spec.ACTIVATIONS["shifted_sign"], "added", None)
+    assert not np.allclose(packed(), scores, atol=0.1)
+    monkeypatch.undo()
+    monkeypatch.setattr(type(spec.WEIGHTS["scaled"]), "scales", lambda self, weight: torch.ones(len(weight)))
+    assert not np.allclose(packed(), scores, atol=0.1)

@@ -58,6 +58,7 @@ def means(cell, tree):
         wanted[f"mutant {name}"] = laid_over(small, over)
         found[f"mutant {name}"] = cell.mutants[name].model_dump()
     for one in wanted.values():
+        one["train"] = {"loss": "squared_hinge"} | one["train"]
         if one["net"]["activation"] == "relu" and "ste_mask" not in one["net"]:
             one["net"] = one["net"] | {"ste_mask": True}  # without meaning there
     return None if same(found, wanted) else "a scale's settings are not what the file says"
