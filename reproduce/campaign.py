@@ -58,7 +58,7 @@ def cost(settings: spec.Settings) -> float:
     """Multiply-adds of a whole run; a backward pass counts as two forward ones."""
     images = settings.train.epochs * (3 * settings.data.train + settings.data.valid)
     overhead = 2e6  # of a pass over one image, in the same unit: small nets do not reach the machine's rate
-    return images * (nets.macs(settings.net) + overhead)
+    return images * (nets.macs(settings) + overhead)
 
 
 class Progress(Callback):
@@ -211,7 +211,13 @@ def carry_out(
             progress.skip(number)
             continue
         run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant, kind)
-        lock = FileLock(store.lock(run))
+        try:
+            lock = FileLock(store.lock(run))
+        except spec.SpecError as error:  # its key tells how it is computed, for which its net is looked at
+            say(f"{title}: not run: {error}")
+            summary.refused[item.cell.name] = str(error)
+            progress.skip(number)
+            continue
         wait = 0.0 if number not in postponed else -1.0 if deadline is None else deadline - time.monotonic()
         try:
             lock.acquire(timeout=wait if wait == -1.0 else max(wait, 0.0))
@@ -245,6 +251,8 @@ def carry_out(
             if problem := store.unusable(run):
                 say(f"{title}: its record does not count and is replaced: {problem}")
             say(f"{title}: {progress.left()}" if number else title)
+            if run.mode != products.mode(kind):
+                say(f"    steps go through autograd: {run.why_autograd}")
             checkpoints.make_way(run, store, say)
             try:
                 record = _train(
@@ -317,7 +325,7 @@ class _Prepared:
             torch.cuda.empty_cache()
 
     def __call__(self, run: runs.Run) -> dict[str, preprocess.DeviceData]:
-        flat = run.settings.net.kind == "mlp"
+        flat = run.settings.net.flat
         key = (run.settings.data, flat)
         if self._last is None or self._last[0] != key:
             self._last = None
@@ -405,5 +413,6 @@ def _by_all(record: Record, calls: Sequence[dict[str, Any]]) -> Record:
 
 def kept_filters(settings: spec.Settings, state: dict[str, torch.Tensor]) -> Filters | None:
     """The counts of a net's binary convolutions for its record; None for another net."""
-    found = filters.of_net(state) if settings.net.weights == "binary" else None
+    net = settings.net
+    found = filters.of_net(state) if isinstance(net, spec.PaperNet) and net.weights == "binary" else None
     return None if found is None else Filters.model_validate(found)

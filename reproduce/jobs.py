@@ -10,6 +10,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ import torch
 
 from kernels.cpu import thread_count
 from kernels.environment import cores
-from reproduce import campaign, runs, spec
+from reproduce import campaign, extensions, runs, spec
 from reproduce.terminal import any_text, say
 
 Work = Callable[..., None]
@@ -72,11 +73,12 @@ def beside(count: int, work: Work, *arguments: Any) -> Iterator[list[Connection]
     this process ends, they end at once.
     """
     context = multiprocessing.get_context("spawn")
+    given = pickle.dumps((work, arguments))
     started = []
     try:
         for number in range(2, count + 2):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_child, args=(theirs, number, work, arguments), daemon=True)
+            process = context.Process(target=_child, args=(theirs, number, extensions.used(), given), daemon=True)
             with _without_ctrl_c():
                 process.start()
             theirs.close()
@@ -107,8 +109,10 @@ def _without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _child(pipe: Connection, number: int, work: Work, arguments: tuple[Any, ...]) -> None:
+def _child(pipe: Connection, number: int, used: Sequence[Path], given: bytes) -> None:
     any_text()
+    extensions.use(used)  # what is given may be made of their classes
+    work, arguments = pickle.loads(given)
     pipe.send("begun")
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     work(pipe, number, *arguments)

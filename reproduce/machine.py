@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -15,15 +16,23 @@ import torch
 
 from kernels.cpu import thread_count
 from kernels.environment import VariableError, variable
-from reproduce import identity
+from reproduce import extensions, identity
 from reproduce.training import products, ways
-from reproduce.yamlfile import ROOT
+from reproduce.yamlfile import CHECKOUT, ROOT
 
 
 @cache
-def source_digest(device: identity.Device) -> str:
-    """Digest of the training code for this kind of device, as it lies here when first asked for."""
+def _project_digest(device: identity.Device) -> str:
     return identity.digest(device)
+
+
+def source_digest(device: identity.Device) -> str:
+    """Digest of the training code for this kind of device, as it lies here when first asked for.
+
+    The code of modules in use (`extensions`) is part of it.
+    """
+    own, others = _project_digest(device), extensions.digests()
+    return hashlib.sha256("\n".join([own, *others]).encode()).hexdigest() if others else own
 
 
 def code(device: identity.Device = "cpu") -> dict[str, Any]:
@@ -60,7 +69,7 @@ def _revision() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     top = git("rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != ROOT.resolve():  # no repository, or one of something else around it
+    if top is None or not CHECKOUT or Path(top).resolve() != ROOT.resolve():
         return _told_revision()
     changed = git("status", "--porcelain", "--", "reproduce", "kernels", "experiments", "pyproject.toml")
     return {"revision": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}

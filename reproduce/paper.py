@@ -198,7 +198,7 @@ def read(path: Path = spec.EXPERIMENTS / "paper.yaml") -> dict[str, Any]:
     try:
         Paper.model_validate(content)
     except ValidationError as error:
-        raise SpecError(f"{yamlfile.shown(path)}: {yamlfile.explain(error, Paper, content)}") from None
+        raise yamlfile.refusal(path, yamlfile.problems(error, Paper, content)) from None
     except RecursionError:
         raise SpecError(f"{yamlfile.shown(path)}: nested too deeply") from None
     return content

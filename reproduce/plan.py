@@ -159,12 +159,11 @@ def measured(settings: spec.Settings, device: torch.device) -> tuple[float, floa
 
 def _random_data(settings: spec.Settings, count: int, device: torch.device) -> DeviceData:
     """Images as the cell's preprocessing leaves them on the device: bytes while it is affine, else floats."""
-    parts = settings.data
-    image = data.SHAPES[parts.name]["test"][1:]
+    parts, image = settings.data, settings.dataset.planes
     rows = torch.randint(0, 256, (count, math.prod(image)), dtype=torch.uint8, device=device)
     affine = all(isinstance(s, spec.Range | spec.Standardize | spec.Center) for s in parts.preprocess)
-    shape = image if settings.net.kind == "convnet" else ()
-    labels = torch.randint(10, (count,), device=device)
+    shape = () if settings.net.flat else image
+    labels = torch.randint(settings.dataset.classes, (count,), device=device)
     shift = torch.full((), -1.0, device=device)
     return DeviceData(rows if affine else rows / 127.5 - 1, labels, shape, 1 / 127.5, shift)
 

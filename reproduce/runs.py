@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from reproduce import machine, spec, yamlfile
+from reproduce import extensions, machine, spec, yamlfile
 from reproduce.data import Dataset
 from reproduce.files import write_sealed, write_whole
 from reproduce.identity import Device
 from reproduce.records import DataHash, Record, key_of, read_record, stem_of
-from reproduce.training import products
+from reproduce.training import products, step
 
 LOCAL = yamlfile.ROOT / "results" / "local"
 PUBLISHED = yamlfile.ROOT / "results"
@@ -45,8 +46,19 @@ class Run:
             "order": self.dataset.order,
             "source": machine.source_digest(self.device),
             "device": self.device,
-            "mode": products.mode(self.device),
+            "mode": self.mode,
         }
+
+    @property
+    def mode(self) -> str:
+        """How its products are computed: `products.mode`, but by autograd where the engine knows not all of it."""
+        found = products.mode(self.device)
+        return products.by_autograd() if found == "fixed16" and self.why_autograd else found
+
+    @cached_property
+    def why_autograd(self) -> str | None:
+        """Why its steps on a CPU must go through autograd, in a few words (`step.why_autograd`)."""
+        return step.why_autograd(self.settings)
 
     @property
     def key(self) -> str:
@@ -68,13 +80,18 @@ class Run:
             settings=self.settings.model_dump(mode="json"),
             settings_digest=self.settings.digest(),
             data=DataHash(name=self.dataset.name, digest=self.dataset.digest, order=self.dataset.order),
-            code=machine.code(self.device),
+            code=machine.code(self.device) | {"mode": self.mode} | _uses(),
             machine=machine.machine(self.device),
             libraries=machine.libraries(),
             started=started,
             seconds=seconds,
             **rest,
         )
+
+
+def _uses() -> dict[str, Any]:
+    """Names of the modules in use, for the record; their content is in `source`."""
+    return {"uses": [path.name for path in extensions.used()]} if extensions.used() else {}
 
 
 class Store:

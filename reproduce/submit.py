@@ -18,13 +18,15 @@ from typing import Annotated, Any
 
 import typer
 
-from reproduce import spec, yamlfile
+from reproduce import extensions, spec, yamlfile
 from reproduce.terminal import (
     LAST_SEED,
     MOST_SEEDS,
     MOST_THREADS,
     DataOption,
+    ExperimentsOption,
     ResultsOption,
+    UseOption,
     last_line,
     say,
     stop,
@@ -116,6 +118,8 @@ def submit(
     cluster: Annotated[
         str, typer.Option(help="slurm, or local: as processes on this machine, all at once.")
     ] = "slurm",
+    experiments: ExperimentsOption = None,
+    use: UseOption = None,
 ) -> None:
     """Train cells on a SLURM cluster: an array with one task for each run that is not in your store yet.
 
@@ -134,9 +138,10 @@ def submit(
     for option, (given, allowed) in choices.items():
         if given not in allowed:
             raise stop(f"{option} takes {', '.join(allowed)}, not {given!r}", 2)
+    extensions.use(use or [])
+    found = spec.cells(cells) if experiments is None else spec.cells(cells, experiments)
     try:
         limit = campaign.time_limit(time_limit)
-        found = spec.cells(cells)
         plan = campaign.wanted(found, scale, range(first_seed, first_seed + seeds), say)  # type: ignore[arg-type]
     except ValueError as error:
         raise stop(error, 2) from None
@@ -147,7 +152,14 @@ def submit(
     missing = planning.unfinished(plan, store, where, device)
     common = ["--scale", scale, "--seeds", "1", "--results", str(store.root), "--data", str(where)]
     common += ["--device", device, "--threads", str(cpus), "--time-limit", f"{int(limit - spare(limit))}s"]
-    tasks = [Task(("run", item.cell.name, "--first-seed", str(item.seed), *common)) for item in missing]
+    for module in extensions.used():
+        common += ["--use", str(module)]
+    elsewhere = experiments is not None or any(Path(given).exists() for given in cells or [])
+    tasks = []
+    for item in missing:
+        path = item.cell.path if elsewhere else None
+        named = str(path.absolute()) if path else item.cell.name
+        tasks.append(Task(("run", named, "--first-seed", str(item.seed), *common)))
     if not tasks:
         say(f"all {len(plan)} run(s) are in {yamlfile.shown(store.root)} already")
         return

@@ -23,6 +23,14 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Folder of the data sets.", show_default="$REPRODUCE_DATA, else a user cache"),
 ]
+ExperimentsOption = Annotated[
+    Path | None,
+    typer.Option("--experiments", help="Folder of experiment files.", show_default="the project's"),
+]
+UseOption = Annotated[
+    list[Path] | None,
+    typer.Option("--use", help="A Python file that registers what experiment files name; as often as needed."),
+]
 
 
 def any_text() -> None:

@@ -7,17 +7,24 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-ROOT = Path(__file__).resolve().parent.parent
+from reproduce.registry import Registry
+
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = (PACKAGE.parent / "experiments").is_dir()
+"""Whether this is a checkout; else the package is installed, and holds the experiments."""
+ROOT = PACKAGE.parent if CHECKOUT else Path.cwd()
+"""Where results lie: the checkout, else the working folder."""
 LONGEST = 2**20  # bytes of an experiment file
+MOST = 20  # problems of a file that are told
 
 
 class SpecError(ValueError):
-    """An experiment file that cannot be used; the message is one line for the person who wrote it."""
+    """An experiment file that cannot be used; the message has a line for each problem, for who wrote it."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -164,78 +171,73 @@ def _key_path(error: Any, tree: Any) -> list[Any]:
     return path
 
 
-def _names(model: Any) -> list[str]:
-    """Field names valid where an unknown key was met, through unions."""
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return list(model.model_fields)
-    return [name for arg in get_args(model) for name in _names(arg)]
-
-
-def _names_at(model: Any, location: tuple[Any, ...]) -> list[str]:
-    """Field names valid at a location of a model."""
-    for part in location:
-        fields = _fields(model)
-        if isinstance(part, str) and part in fields:
-            model = fields[part]
-        elif isinstance(part, str) and (tagged := _tagged(model, part)):
-            model = tagged
-        elif isinstance(part, int):
-            model = get_args(model)[0] if get_args(model) else model
-    return _names(model)
-
-
 def _fields(model: Any) -> dict[str, Any]:
+    """The fields of a model, through unions, each with its type and annotations."""
     if isinstance(model, type) and issubclass(model, BaseModel):
-        return {k: f.annotation for k, f in model.model_fields.items()}
+        return {k: Annotated[(f.annotation, *f.metadata, None)] for k, f in model.model_fields.items()}
     return {k: v for arg in get_args(model) for k, v in _fields(arg).items()}
 
 
-def _tagged(model: Any, tag: str) -> Any:
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        for key in ("kind", "step"):
-            field = model.model_fields.get(key)
-            if field is not None and tag in get_args(field.annotation):
-                return model
-        return None
-    return next((m for arg in get_args(model) if (m := _tagged(arg, tag))), None)
+def _names_at(model: Any, tree: Any, location: tuple[Any, ...]) -> list[str]:
+    """Field names valid at a location of a model, where `tree` is what was to be read as one."""
+    for part in location:
+        if isinstance(part, str):
+            model = _fields(model).get(part, model)
+        else:
+            model = next((args[0] for arg in (model, *get_args(model)) if (args := get_args(arg))), model)
+        tree = tree[part] if isinstance(tree, list) or (isinstance(tree, dict) and part in tree) else tree
+        registry = next((one for one in getattr(model, "__metadata__", ()) if isinstance(one, Registry)), None)
+        model = (registry and registry.model(tree)) or model
+    return list(_fields(model))
 
 
-def explain(
+def problems(
     error: ValidationError, model: type[BaseModel], tree: Any, prefix: str = "", override: Any = None
-) -> str:
-    """The first problem as `key.path: what; nearest valid name`; `prefix` is for keys that an override holds."""
-    first = error.errors(include_url=False)[0]
-    location = tuple(first["loc"])
-    path = _key_path(first, tree)
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error" and (own := re.match(r"([a-z_.]+): (.*)", message)):
-        path, message = [*path, own[1]], own[2]  # a model's own check names the key inside the model
-    key = ".".join(str(p) for p in path)
-    if override is not None and _holds(override, ".".join(map(str, path)).split(".")):
-        key = prefix + key
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(
-            str(location[-1]), valid := _names_at(model, location[:-1]), n=1, cutoff=0.5
-        )
-        hint = f"; did you mean {near[0]!r}?" if near else f"; valid names: {', '.join(valid)}"
-        what = f"unknown key{hint}"
-    elif first["type"] == "missing":
-        what = "missing"
-    elif first["type"] == "literal_error":
-        expected = first["ctx"]["expected"]
-        words = re.findall(r"'([^']+)'", expected)
-        near = difflib.get_close_matches(str(first["input"]), words, n=1)
-        what = f"{short(first['input'])} is not one of {expected}" + (
-            f"; did you mean {near[0]!r}?" if near else ""
-        )
-    elif first["type"] == "union_tag_invalid":
-        words = re.findall(r"'([^']+)'", first["ctx"]["expected_tags"])
-        near = difflib.get_close_matches(str(first["ctx"]["tag"]), words, n=1)
-        what = f"{short(first['ctx']['tag'])} is not one of {', '.join(words)}"
-        what += f"; did you mean {near[0]!r}?" if near else ""
-    else:
-        given = first["input"]
-        scalar = isinstance(given, str | int | float | bool) or given is None
-        what = f"{message} (given: {short(given)})" if scalar else message
-        what = what[0].lower() + what[1:]
-    return f"{key}: {what}" if key else what
+) -> list[str]:
+    """Every problem as `key.path: what; nearest valid name`; `prefix` is for keys that an override holds.
+
+    A key that is missing because another is its misspelling is no problem of its own.
+    """
+    found, meant = [], set()
+    for one in error.errors(include_url=False):
+        location = tuple(one["loc"])
+        path = _key_path(one, tree)
+        message = one["msg"].removeprefix("Value error, ")
+        if one["type"] == "value_error" and (own := re.match(r"([a-z_.]+): (.*)", message)):
+            path, message = [*path, own[1]], own[2]  # a model's own check names the key inside the model
+        key = ".".join(str(p) for p in path)
+        if override is not None and _holds(override, key.split(".")):
+            key = prefix + key
+        if one["type"] == "extra_forbidden":
+            valid = _names_at(model, tree, location[:-1])
+            near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
+            what = "unknown key" + (
+                f"; did you mean {near[0]!r}?" if near else f"; valid names: {', '.join(valid)}"
+            )
+            meant |= {(*location[:-1], name) for name in near}
+        elif one["type"] == "missing":
+            what = "missing"
+        elif one["type"] == "literal_error":
+            what = _no_such(one["input"], one["ctx"]["expected"])
+        elif one["type"] == "union_tag_invalid":
+            what = _no_such(one["ctx"]["tag"], one["ctx"]["expected_tags"])
+        else:
+            given = one["input"]
+            scalar = isinstance(given, str | int | float | bool) or given is None
+            what = f"{message} (given: {short(given)})" if scalar else message
+            what = what[0].lower() + what[1:]
+        found.append((one["type"], location, f"{key}: {what}" if key else what))
+    return [line for kind, location, line in found if kind != "missing" or location not in meant]
+
+
+def _no_such(given: Any, expected: str) -> str:
+    names = re.findall(r"'([^']+)'", expected)
+    near = difflib.get_close_matches(str(given), names, n=1)
+    return f"{short(given)} is not one of {', '.join(names)}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def refusal(path: Path, found: list[str]) -> SpecError:
+    """What is wrong with a file, a line each: misspelt keys first, each problem once, not too many."""
+    lines = sorted(dict.fromkeys(found), key=lambda line: ": unknown key" not in line)
+    shown_lines = lines[:MOST] + ([f"and {len(lines) - MOST} more problems"] if len(lines) > MOST else [])
+    return SpecError("\n".join(f"{shown(path)}: {line}" for line in shown_lines))

@@ -7,7 +7,7 @@ import mutants
 import numpy as np
 import pytest
 import torch
-from made import made_images
+from made import change, made_images
 
 import kernels
 from kernels import reals, ternary
@@ -45,7 +45,7 @@ def data_folder(tmp_path, monkeypatch, made_mnist):
     folder = tmp_path / "data"
     folder.mkdir()
     shutil.copyfile(path, folder / "mnist.npz")
-    monkeypatch.setitem(data.DIGESTS, "mnist", digest)
+    change(monkeypatch, "mnist", digest=digest)
     return folder
 
 

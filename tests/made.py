@@ -1,9 +1,13 @@
 """What tests make for themselves: settings, images, cells, runs and records."""
 
+import dataclasses
+
 import numpy as np
 
 from reproduce import outcomes, runs, spec, yamlfile
 from reproduce.data import Dataset
+from reproduce.datasets import DATASETS
+from reproduce.datasets.description import Source
 from reproduce.records import EpochRow, Result
 
 
@@ -44,6 +48,13 @@ def settings(**over):
         },
     }
     return spec.Settings.model_validate(yamlfile.merged(base, over))
+
+
+def change(monkeypatch, name, **fields):
+    """Let the data set `name` have other `fields`; `sources` may be plain functions of a folder."""
+    if "sources" in fields:
+        fields["sources"] = tuple(s if isinstance(s, Source) else Source(s) for s in fields["sources"])
+    monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], **fields))
 
 
 def by_sgd(s):

@@ -5,6 +5,7 @@
 FOLDER: data/mnist.npz and experiments/, as `tests/test_jobs.py` makes them.
 """
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from reproduce import cli, data, spec
+from reproduce.datasets import DATASETS
 
 folder = Path(os.environ.setdefault("SIDE_BY_SIDE", sys.argv[1]))  # started processes see argv as it is by then
 with np.load(folder / "data" / "mnist.npz") as arrays:
-    data.DIGESTS["mnist"] = data.content_digest(dict(arrays))
+    digest = data.content_digest(dict(arrays))
+DATASETS["mnist"] = dataclasses.replace(DATASETS["mnist"], digest=digest)
 spec.cells.__defaults__ = (None, folder / "experiments")
 
 if __name__ == "__main__":

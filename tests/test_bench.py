@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from made import change
 from typer.testing import CliRunner
 
 from kernels.cuda import launch
@@ -95,9 +96,8 @@ def test_training_is_not_measured_on_a_gpu():
 
 
 def test_a_damaged_data_set_is_one_line(tmp_path, monkeypatch):
-    from reproduce import fetch
 
     (tmp_path / "mnist.npz").write_bytes(b"no data")
-    monkeypatch.setitem(fetch.SOURCES, "mnist", [])
+    change(monkeypatch, "mnist", sources=[])
     done = run("--quick", "--to", tmp_path / "kernels", "--data", tmp_path)
     assert done.exit_code == 3 and done.stderr.count("\n") == 1 and "mnist is not at hand" in done.stderr

@@ -167,8 +167,8 @@ def test_a_void_ratio_is_marked_in_rows_and_table(capsys):
 def test_products_of_a_net_are_its_multiply_adds():
     for name in cells.CELLS:
         settings_ = cells.cell_settings(name, quick=False)
-        shapes = bench_train.products(settings_.net, 7)
-        assert sum(m * k * n for m, k, n in shapes) == 7 * nets.macs(settings_.net)
+        shapes = bench_train.products(settings_)
+        assert sum(m * k * n for m, k, n in shapes) == settings_.train.batch * nets.macs(settings_)
 
 
 @pytest.mark.timed
@@ -177,12 +177,12 @@ def test_parts_of_a_step_are_found_where_the_time_is_spent(monkeypatch):
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     slow = (
         (breakdown.OPTIMIZER, optim.Adam, "step", 0.05),
-        (breakdown.LOSS, step, "squared_hinge", 0.05),
+        (breakdown.LOSS, step.Step, "cost", 0.05),
         (breakdown.GATHER, preprocess.DeviceData, "images", 0.05),
         (breakdown.NORMS, layers.BatchNorm, "forward", 0.008),  # seven of them
     )
     slow_parts_show(slow, monkeypatch)
-    assert step.squared_hinge.__name__ == "squared_hinge"  # everything is put back
+    assert step.Step.cost.__name__ == "cost"  # everything is put back
 
 
 @pytest.mark.timed

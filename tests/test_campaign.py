@@ -12,11 +12,12 @@ import pytest
 import safetensors.torch
 import torch
 from filelock import FileLock
-from made import made_cell, made_record, settings
+from made import change, made_cell, made_record, settings
 
 from kernels import build, cpu, reals
 from reproduce import campaign, check, cli, data, fetch, machine, paper, runs, spec, yamlfile
 from reproduce import plan as planning
+from reproduce.datasets import DATASETS
 from reproduce.records import read_record, read_records
 from reproduce.report import rows
 from reproduce.training import checkpoint as checkpoint_file
@@ -38,7 +39,7 @@ def test_runs_are_recorded_and_skipped_the_next_time(tmp_path, data_folder):
     assert first.trained == 2 and len(first.records) == 2
     record = first.records[0]
     assert record.result.test_images == 200 and len(record.curve) == 2
-    assert record.data.digest == data.DIGESTS["mnist"]
+    assert record.data.digest == DATASETS["mnist"].digest
     said = []
     again = go(tmp_path / "s", data_folder, [cell], seeds=(0, 1, 2), said=said)
     assert again.trained == 1 and len(again.records) == 3
@@ -194,7 +195,7 @@ def test_missing_data_is_named_per_cell_and_the_rest_runs(tmp_path, data_folder,
     def unreachable(scratch):
         raise OSError("unreachable")
 
-    monkeypatch.setitem(fetch.SOURCES, "cifar10", [unreachable])
+    change(monkeypatch, "cifar10", sources=[unreachable])
     from made import convnet_settings
 
     content = convnet_settings(train={"epochs": 1})
@@ -428,7 +429,7 @@ def test_plan_is_near_what_training_takes(tmp_path, data_folder):
 
 def test_run_command_without_any_data_ends_with_code_3(tmp_path, monkeypatch, capsys):
     experiments(tmp_path / "experiments")
-    monkeypatch.setitem(fetch.SOURCES, "mnist", [])
+    change(monkeypatch, "mnist", sources=[])
     words = ["run", "--scale", "small", "--results", str(tmp_path / "r"), "--data", str(tmp_path / "d")]
     assert command(monkeypatch, tmp_path, *words) == 3
     assert "reproduce data mnist" in capsys.readouterr().out

@@ -13,9 +13,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from made import convnet_settings, made_images, settings
+from made import change, convnet_settings, made_images, settings
 
 from reproduce import data, fetch, spec
+from reproduce.datasets import DATASETS, mnist
+from reproduce.datasets.description import Source
 
 
 def nowhere(*_):
@@ -27,8 +29,8 @@ def offline(monkeypatch):
     def mirror(scratch):
         nowhere()
 
-    for name in fetch.SOURCES:
-        monkeypatch.setitem(fetch.SOURCES, name, [mirror])
+    for name in DATASETS:
+        change(monkeypatch, name, sources=[mirror])
 
 
 def test_digest_does_not_depend_on_the_order_but_on_every_pixel_and_label():
@@ -74,10 +76,10 @@ def test_damaged_cache_is_refused_with_the_reason_and_set_aside(data_folder, off
 
 def test_damaged_cache_is_replaced_when_a_source_has_it(data_folder, monkeypatch):
     good = fetch.load("mnist", data_folder)
-    monkeypatch.setitem(fetch.SOURCES, "mnist", [lambda scratch: dict(good.arrays)])
+    change(monkeypatch, "mnist", sources=[lambda scratch: dict(good.arrays)])
     (data_folder / "mnist.npz").write_bytes(b"broken")
     assert fetch.load("mnist", data_folder).digest == good.digest
-    monkeypatch.setitem(fetch.SOURCES, "mnist", [])
+    change(monkeypatch, "mnist", sources=[])
     assert fetch.load("mnist", data_folder).order == good.order
     assert not list(data_folder.glob(".mnist-*"))
 
@@ -89,25 +91,27 @@ def test_what_a_killed_fetch_left_is_removed_by_the_next(data_folder, monkeypatc
     for name in (".bnn-reproduce-mnist-killed", *kept):
         (data_folder / name).mkdir()
         (data_folder / name / "half").write_bytes(b"x")
-    monkeypatch.setitem(fetch.SOURCES, "mnist", [lambda scratch: dict(good.arrays)])
+    change(monkeypatch, "mnist", sources=[lambda scratch: dict(good.arrays)])
     assert fetch.load("mnist", data_folder).digest == good.digest
     assert {p.name for p in data_folder.glob(".*-*")} == kept
 
 
 FETCH = """
-import sys, time
+import dataclasses, sys, time
 from pathlib import Path
 import numpy as np
 from reproduce import data, fetch
+from reproduce.datasets import DATASETS
+from reproduce.datasets.description import Source
 folder = Path(sys.argv[1])
 arrays = dict(np.load(folder / "good.npz"))
-data.DIGESTS["mnist"] = data.content_digest(arrays)
+DATASETS["mnist"] = dataclasses.replace(DATASETS["mnist"], digest=data.content_digest(arrays))
 def source(scratch):
     print("fetched", flush=True)
     time.sleep(1)
     return arrays
-fetch.SOURCES["mnist"] = [source]
-print(fetch.load("mnist", folder).digest == data.DIGESTS["mnist"], flush=True)
+DATASETS["mnist"] = dataclasses.replace(DATASETS["mnist"], sources=(Source(source),))
+print(fetch.load("mnist", folder).digest == DATASETS["mnist"].digest, flush=True)
 """
 
 
@@ -137,27 +141,27 @@ def test_wrong_arrays_under_the_right_name(change, reason, data_folder):
         arrays = dict(file)
     change(arrays)
     with pytest.raises(data.DataError, match=reason):
-        data.checked("mnist", arrays, data.DIGESTS["mnist"])
+        data.checked("mnist", arrays, DATASETS["mnist"].digest)
 
 
 def test_a_source_with_other_content_is_not_accepted(tmp_path, monkeypatch):
     x, y = made_images(60000)
     arrays = {"x_train": x, "y_train": y, "x_test": x[:10000], "y_test": y[:10000]}
-    monkeypatch.setitem(fetch.SOURCES, "mnist", [lambda scratch: arrays])
+    change(monkeypatch, "mnist", sources=[lambda scratch: arrays])
     with pytest.raises(data.DataError, match="content is not mnist's"):
         fetch.load("mnist", tmp_path)
     assert not (tmp_path / "mnist.npz").exists()
 
 
 def test_without_sources_the_line_says_how_to_get_it(tmp_path, offline):
-    for name in data.SHAPES:
+    for name in DATASETS:
         with pytest.raises(data.DataError) as error:
             fetch.load(name, tmp_path)
         assert f"reproduce data {name}" in str(error.value) and "no network" in str(error.value)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(fetch.SOURCES, "mnist", [lambda scratch: {}])
+    change(monkeypatch, "mnist", sources=[lambda scratch: {}])
     (tmp_path / "file").write_text("")
     with pytest.raises(data.DataError, match="cannot be written"):
         fetch.load("mnist", tmp_path / "file" / "below")
@@ -169,10 +173,10 @@ def test_pickles_from_the_wheel_cannot_run_code():
             return (print, ("ran",))
 
     with pytest.raises(pickle.UnpicklingError, match="not allowed"):
-        fetch._ArraysOnly(io.BytesIO(pickle.dumps(Evil()))).load()
+        mnist.ArraysOnly(io.BytesIO(pickle.dumps(Evil()))).load()
     for protocol in (2, 4):
         array = np.arange(6, dtype=np.float32).reshape(2, 3)
-        back = fetch._ArraysOnly(io.BytesIO(pickle.dumps((array, [1]), protocol))).load()
+        back = mnist.ArraysOnly(io.BytesIO(pickle.dumps((array, [1]), protocol))).load()
         np.testing.assert_array_equal(back[0], array)
 
 
@@ -250,12 +254,12 @@ def test_asking_for_more_than_there_is():
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn_test10k"])
 def test_the_sizes_that_experiment_files_are_held_against_are_those_of_the_splits(name):
-    shapes = {part: shape[0] for part, shape in data.SHAPES[name].items()}
+    shapes, sizes = DATASETS[name].files, DATASETS[name].splits
     dataset = numbered(name, shapes.get("train", 0), shapes["test"])
     base = settings if name == "mnist" else convnet_settings
-    content = base(data={"name": name, **spec.SPLITS[name]}).data
-    assert {part: len(y) for part, (_, y) in data.splits(dataset, content).items()} == spec.SPLITS[name]
-    for part, there in spec.SPLITS[name].items():
+    content = base(data={"name": name, **sizes}).data
+    assert {part: len(y) for part, (_, y) in data.splits(dataset, content).items()} == sizes
+    for part, there in sizes.items():
         with pytest.raises(ValueError, match=f"{part}: {name} has {there} such images, not {there + 1}"):
             base(data={"name": name, part: there + 1})
 
@@ -280,7 +284,7 @@ def test_a_cache_that_the_machine_cannot_read_stays(data_folder, monkeypatch, er
             with pytest.raises(data.DataError, match=words):
                 fetch.load("mnist", data_folder)
         assert [p.name for p in data_folder.iterdir()] == ["mnist.npz"]
-    assert fetch.load("mnist", data_folder).digest == data.DIGESTS["mnist"]
+    assert fetch.load("mnist", data_folder).digest == DATASETS["mnist"].digest
 
 
 def test_a_damaged_cache_that_asks_for_much_memory_is_set_aside(data_folder, offline):
@@ -307,7 +311,7 @@ def test_a_cache_that_is_no_file_or_too_large_is_not_read(data_folder, offline, 
         file.truncate(10 * 2**40)
     with pytest.raises(data.DataError, match=r"10,995,116,277,760 bytes, more than the \d{3},\d{3},\d{3} that"):
         fetch.load("mnist", data_folder)
-    monkeypatch.setitem(data.SHAPES, "mnist", {"train": (10, 28, 28), "test": (10, 28, 28)})
+    change(monkeypatch, "mnist", files={"train": 10, "test": 10})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("x_train.npy", bytes(2**22))
     with pytest.raises(data.DataError, match="unpacks to more than"):
@@ -343,8 +347,7 @@ def test_servers_that_answer_and_proxies_are_not_called_silent(mute_server, monk
         closed = socket.create_server(("127.0.0.1", 0))
         gone = f"http://127.0.0.1:{closed.getsockname()[1]}"
         closed.close()
-        source, other = fetch.SOURCES["cifar10"][0], fetch.SOURCES["svhn"][0]
-        monkeypatch.setattr(fetch, "PLACES", {source: here, other: gone})
+        source, other = (Source(lambda _: {}, place) for place in (here, gone))
         monkeypatch.setattr(urllib.request, "getproxies", lambda: {})
         monkeypatch.setattr(fetch, "ANSWER_SECONDS", 2.0)
         assert fetch._silent([source, other]) == {other: "127.0.0.1"}

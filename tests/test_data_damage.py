@@ -3,6 +3,7 @@
 Small data sets under the real names, through torchvision's own downloads (from a folder) and our cache.
 """
 
+import dataclasses
 import gzip
 import hashlib
 import http.server
@@ -18,11 +19,14 @@ from functools import partial
 import numpy as np
 import pytest
 import scipy.io
-from made import made_images
+from made import change, made_images
 from mutants import FRACTIONS, count, tell
 from torchvision import datasets
 
 from reproduce import data, fetch
+from reproduce.datasets import DATASETS
+from reproduce.datasets import svhn as svhn_module
+from reproduce.datasets.description import as_bytes
 
 TRAIN, TEST = 120, 40
 SHAPE = {"mnist": (28, 28), "cifar10": (32, 32, 3), "svhn": (32, 32, 3)}
@@ -69,12 +73,13 @@ def origin(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(fetch, "PLACES", dict.fromkeys(fetch.PLACES, url))
-    monkeypatch.setattr(data, "SHAPES", {n: {"train": (TRAIN, *s), "test": (TEST, *s)} for n, s in SHAPE.items()})
     arrays = {name: made(name) for name in SHAPE}
-    monkeypatch.setattr(data, "DIGESTS", {n: data.content_digest(a) for n, a in arrays.items() if n != "svhn"})
+    for name, found in arrays.items():
+        sources = [dataclasses.replace(s, place=url) for s in DATASETS[name].sources]
+        digest = None if name == "svhn" else data.content_digest(found)
+        change(monkeypatch, name, files={"train": TRAIN, "test": TEST}, sources=sources, digest=digest)
     known = {key: arrays["svhn"][key][:10000] for key in ("x_test", "y_test")}
-    data.DIGESTS["svhn_test10k"] = data.content_digest(known)
+    monkeypatch.setattr(svhn_module, "TEST10K", data.content_digest(known))
     files = {}
     a = arrays["mnist"]
     kinds = {"x": "images-idx3", "y": "labels-idx1"}
@@ -109,7 +114,7 @@ def origin(tmp_path, monkeypatch):
     for found in files.values():
         for name, content in found.items():
             (folder / name).write_bytes(content)
-    monkeypatch.setitem(fetch.SOURCES, "mnist", fetch.SOURCES["mnist"][:1])  # no pip in tests
+    change(monkeypatch, "mnist", sources=DATASETS["mnist"].sources[:1])  # no pip in tests
     yield folder, files, arrays
     server.shutdown()
     server.server_close()
@@ -123,7 +128,7 @@ def equal(dataset, arrays):
 def test_the_undamaged_download_is_taken_and_cached(tmp_path, origin, name, monkeypatch):
     _, _, arrays = origin
     assert equal(fetch.load(name, tmp_path / "cache"), arrays[name])
-    monkeypatch.setitem(fetch.SOURCES, name, [])
+    change(monkeypatch, name, sources=[])
     assert equal(fetch.load(name, tmp_path / "cache"), arrays[name])
 
 
@@ -131,7 +136,7 @@ def test_the_undamaged_download_is_taken_and_cached(tmp_path, origin, name, monk
 @pytest.mark.timeout(3600)
 def test_every_changed_byte_is_caught(tmp_path, origin, monkeypatch, fraction):
     folder, files, arrays = origin
-    sources = dict(fetch.SOURCES)
+    sources = {name: found.sources for name, found in DATASETS.items()}
     cached = {}
     for name in SHAPE:
         fetch.load(name, tmp_path / "cache")
@@ -146,11 +151,11 @@ def test_every_changed_byte_is_caught(tmp_path, origin, monkeypatch, fraction):
         if seed % 2:
             what, path = "cache", where / f"{name}.npz"
             good = cached[name]
-            monkeypatch.setitem(fetch.SOURCES, name, [])
+            change(monkeypatch, name, sources=[])
         else:
             file = rng.choice(list(files[name]))
             what, path, good = "download", folder / file, files[name][file]
-            monkeypatch.setitem(fetch.SOURCES, name, sources[name])
+            change(monkeypatch, name, sources=sources[name])
         raw = bytearray(good)
         raw[rng.randrange(len(raw))] ^= rng.randrange(1, 256)
         path.parent.mkdir(exist_ok=True)
@@ -192,7 +197,7 @@ def test_another_data_set_under_the_right_name_is_refused_with_the_reason(tmp_pa
         where = tmp_path / name
         where.mkdir()
         np.savez(where / f"{name}.npz", **arrays[other], digest=np.array(digest))
-        monkeypatch.setitem(fetch.SOURCES, name, [])
+        change(monkeypatch, name, sources=[])
         with pytest.raises(data.DataError, match=f"content is not {name}'s|not uint8"):
             fetch.load(name, where)
 
@@ -202,12 +207,12 @@ def test_labels_and_pixels_out_of_range_are_refused_before_they_are_narrowed():
     for key, wrong in (("y", y.astype(np.int64) + 256), ("x", x.astype(np.int16) - 1), ("x", x + 0.5)):
         given = {"x": x, "y": y} | {key: wrong}
         with pytest.raises(data.DataError, match=f"{key}_train holds other numbers"):
-            fetch._arrays(given["x"], given["y"], x, y)
-    assert fetch._arrays(x.astype(np.float32), y.astype(np.int64), x, y)["y_train"].dtype == np.uint8
+            as_bytes(given["x"], given["y"], x, y)
+    assert as_bytes(x.astype(np.float32), y.astype(np.int64), x, y)["y_train"].dtype == np.uint8
 
 
 def test_a_file_with_something_else_in_the_arrays_place(tmp_path, origin, monkeypatch):
-    monkeypatch.setitem(fetch.SOURCES, "mnist", [])
+    change(monkeypatch, "mnist", sources=[])
     path = tmp_path / "mnist.npz"
     huge = b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000,)}"
     for content in (b"text", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(huge)) + huge):

@@ -8,7 +8,7 @@ import torch
 from made import by_sgd, convnet_settings, made_splits, settings
 
 from kernels import cpu, norm, ternary
-from reproduce.training import preprocess, train
+from reproduce.training import preprocess, step, train
 
 pytestmark = pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here")
 
@@ -169,9 +169,9 @@ def test_a_batch_of_another_size_is_no_other_case(monkeypatch):
     assert all(p.isfinite().all() for p in module.net.parameters())
 
 
-def test_a_net_that_the_engine_does_not_know_goes_through_autograd_and_it_is_said(monkeypatch):
+def test_a_net_that_the_engine_does_not_know_goes_through_autograd_and_says_why(monkeypatch):
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "fixed16")
     s = settings()
     module = train.Classifier(s, preprocess.prepare(made_splits(), s.data, True, CPU), 0).double()
-    with pytest.warns(RuntimeWarning, match="through autograd: weights that are not float32"):
-        assert module.step.engine is None
+    assert module.step.engine is None
+    assert step.unknown(module.net, module.rule, "squared_hinge") == "weights that are not float32"

@@ -236,7 +236,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, data_folder, monkeypatch)
         done = run("export", *arguments, "--results", store, "--data", data_folder)
         assert done.exit_code == code and done.stderr.count("\n") == 1 and words in done.stderr, done.output
 
-    refused(2, "float weights and sign activations: only ±1 can be packed", record.stem)
+    refused(2, "blocks.0.layer: float weights: only ±1", record.stem)
     refused(2, "--format takes onnx, qonnx, npz, not 'tflite'", record.stem, "--format", "tflite")
     refused(2, "no run 'x'", "x", "--format", "npz")
     monkeypatch.setattr(qonnx, "missing", lambda: "qonnx")

@@ -46,7 +46,7 @@ def test_random_share_is_what_random_signs_give(maps_out, classes):
 
 def test_record_of_a_net_holds_its_layers_and_its_first_filters():
     settings = convnet_settings()
-    net = nets.build(settings.net)
+    net = nets.build(settings)
     found = filters.of_net(net.state_dict())
     assert [(f["maps_in"], f["maps_out"]) for f in found["layers"]] == [(3, 4), (4, 4), (4, 8), (8, 8)]
     kept = Filters.model_validate(found)
@@ -58,7 +58,7 @@ def test_record_of_a_net_holds_its_layers_and_its_first_filters():
 
 def test_only_binary_nets_have_filters_to_count():
     settings = convnet_settings()
-    state = nets.build(settings.net).state_dict()
+    state = nets.build(settings).state_dict()
     assert campaign.kept_filters(settings, state) is not None
     plain = settings.model_copy(update={"net": settings.net.model_copy(update={"weights": "float"})})
     assert campaign.kept_filters(plain, state) is None

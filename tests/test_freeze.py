@@ -9,13 +9,13 @@ import struct
 import pytest
 import safetensors.torch
 import torch
-from made import convnet_settings, made_cell, settings
+from made import change, convnet_settings, made_cell, settings
 from test_campaign import go
 from test_packed import random_state
 from typer.testing import CliRunner
 
 from kernels.cuda import launch
-from reproduce import cli, fetch, files, freeze, machine, runs, weights
+from reproduce import cli, files, freeze, machine, runs, weights
 from reproduce.packed import PackedNet, freeze_net
 
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_packed_is_one_line(tmp_path, data_folder):
         assert done.exit_code == code and done.stderr.count("\n") == 1 and words in done.stderr, done.output
 
     options = ("--results", store, "--data", data_folder)
-    refused(2, "float weights and sign activations: only ±1 can be packed", "freeze", record.stem, *options)
+    refused(2, "blocks.0.layer: float weights: only ±1", "freeze", record.stem, *options)
     refused(2, f"did you mean '{record.stem}'?", "freeze", record.stem[:-3], *options)
     weights = runs.Store(store).net(record.stem)
     weights.write_bytes(b"no weights")
@@ -173,7 +173,7 @@ def test_an_unknown_backend_and_missing_data_are_one_line(tmp_path, data_folder,
     def unreachable(scratch):
         raise OSError("unreachable")
 
-    monkeypatch.setitem(fetch.SOURCES, "cifar10", [unreachable])
+    change(monkeypatch, "cifar10", sources=[unreachable])
     wanted = convnet_settings()
     file = tmp_path / "net.bnn"
     freeze_net(wanted, random_state(wanted), None).save(file)
@@ -205,8 +205,8 @@ def test_weights_that_will_not_do_are_one_line_and_code_2(tmp_path, data_folder)
     state = weights.load(own)
     older(store, record)
     forget_where_from(path)
-    for about, change in WRONG.items():
-        weights.save(own, change(state))
+    for about, altered in WRONG.items():
+        weights.save(own, altered(state))
         for words in (("predict", path, "--against", own), ("freeze", record.stem, "--results", store.root)):
             done = run(*words, "--data", data_folder)
             assert done.exit_code == 2 and done.stderr.count("\n") == 1, f"{about}: {done.output}"

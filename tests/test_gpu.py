@@ -44,7 +44,7 @@ def test_first_loss_and_gradients_agree(tmp_path):
         data = preprocess.prepare(made_splits(), s.data, True, torch.device(name))
         module = train.Classifier(s, data, 0).to(name)
         index = torch.arange(100, device=name)
-        loss = train.squared_hinge(
+        loss = step.squared_hinge(
             module.net(data["train"].images(index)), module.targets[data["train"].labels[index]]
         )
         loss.backward()

@@ -226,7 +226,7 @@ def test_precision_is_put_back_also_after_an_error():
 
 def test_inputs_that_tensor_cores_multiply_exactly():
     def marks(s):
-        return [block.layer.signs_in for block in nets.build(s.net).blocks]
+        return [block.layer.signs_in for block in nets.build(s).blocks]
 
     assert marks(settings(net={"dropout_hidden": 0.5})) == [False, True, True]
     assert marks(settings(net={"dropout_hidden": 0.3})) == [False, False, False]  # 1 / 0.7 is rounded

@@ -25,7 +25,7 @@ COUNTS = {
 @pytest.mark.parametrize("name", COUNTS)
 def test_weights_and_parameters_are_the_papers(name):
     (cell,) = spec.cells([f"table1/{name}"])
-    net = nets.build(cell.scales["paper"].net)
+    net = nets.build(cell.scales["paper"])
     weights, parameters = COUNTS[name]
     assert nets.weight_count(net) == weights
     if parameters:
@@ -34,13 +34,13 @@ def test_weights_and_parameters_are_the_papers(name):
 
 def test_multiply_adds():
     (mnist,), (cifar,) = spec.cells(["table1/bnn-theano-mnist"]), spec.cells(["table1/bnn-theano-cifar10"])
-    assert nets.macs(mnist.scales["paper"].net) == 36_806_656
-    assert 616e6 < nets.macs(cifar.scales["paper"].net) < 618e6
+    assert nets.macs(mnist.scales["paper"]) == 36_806_656
+    assert 616e6 < nets.macs(cifar.scales["paper"]) < 618e6
 
 
 def test_binary_activations_between_layers_and_none_at_the_output():
     torch.manual_seed(0)
-    net = nets.build(settings(net={"dropout_in": 0.0, "dropout_hidden": 0.0}).net)
+    net = nets.build(settings(net={"dropout_in": 0.0, "dropout_hidden": 0.0}))
     seen = []
     for block in net.blocks:
         block.register_forward_hook(lambda _, __, out: seen.append(out.detach()))
@@ -51,7 +51,7 @@ def test_binary_activations_between_layers_and_none_at_the_output():
 
 def test_dropout_is_inverted_so_kept_units_become_plus_or_minus_two():
     torch.manual_seed(0)
-    net = nets.build(settings(net={"dropout_in": 0.0, "dropout_hidden": 0.5}).net)
+    net = nets.build(settings(net={"dropout_in": 0.0, "dropout_hidden": 0.5}))
     out = net.blocks[0](torch.rand(200, 784))
     assert set(out.unique().tolist()) == {-2.0, 0.0, 2.0}
     net.eval()
@@ -60,7 +60,7 @@ def test_dropout_is_inverted_so_kept_units_become_plus_or_minus_two():
 
 def test_stochastic_activation_is_deterministic_in_evaluation():
     torch.manual_seed(0)
-    net = nets.build(settings(net={"activation": "stochastic_sign", "dropout_in": 0.0}).net)
+    net = nets.build(settings(net={"activation": "stochastic_sign", "dropout_in": 0.0}))
     x = torch.rand(20, 784)
     assert not torch.equal(net.blocks[0](x), net.blocks[0](x))
     net.eval()
@@ -68,7 +68,7 @@ def test_stochastic_activation_is_deterministic_in_evaluation():
 
 
 def test_convnet_pools_before_the_norm_and_in_every_second_convolution():
-    net = nets.build(convnet_settings().net)
+    net = nets.build(convnet_settings())
     assert [b.pool for b in net.blocks] == [False, True, False, True, False, False]
     block = net.blocks[1]
     torch.manual_seed(0)
@@ -85,12 +85,12 @@ def test_convnet_pools_before_the_norm_and_in_every_second_convolution():
 @pytest.mark.parametrize("init", ["uniform", "uniform_2", "glorot"])
 def test_initial_weights_and_biases(init):
     torch.manual_seed(0)
-    net = nets.build(settings(net={"init": init, "bias_init": "uniform", "hidden": [64]}).net)
+    net = nets.build(settings(net={"init": init, "bias_init": "uniform", "hidden": [64]}))
     layer = net.blocks[0].layer
     bound = {"uniform": 1.0, "uniform_2": 2.0, "glorot": math.sqrt(6 / (784 + 64))}[init]
     assert layer.weight.abs().max() >= 0.99 * bound
     assert layer.weight.abs().max() <= bound
     assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
     assert layer.bias.abs().max() <= 1 / 28 and layer.bias.std() > 0
-    zero = nets.build(settings().net)
+    zero = nets.build(settings())
     assert zero.blocks[0].layer.bias.abs().max() == 0

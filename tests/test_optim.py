@@ -11,7 +11,7 @@ from test_layers import np_ap2
 from kernels import cpu
 from reproduce import spec
 from reproduce.training import nets, optim
-from reproduce.training.train import squared_hinge
+from reproduce.training.step import squared_hinge
 
 
 def np_adam(w, grads, rate, b1=0.9, b2=0.999, eps=1e-8):
@@ -163,7 +163,7 @@ def clipped(rule):
 
 def test_theano_multipliers_reach_the_weights_only_and_only_weights_are_clipped():
     s = settings()
-    net = nets.build(s.net)
+    net = nets.build(s)
     rule = optim.optimizer(net, s.train)
     found = multipliers(net, rule)
     for block, fans in zip(("0", "1", "2"), (784 + 32, 64, 42), strict=True):
@@ -175,7 +175,7 @@ def test_theano_multipliers_reach_the_weights_only_and_only_weights_are_clipped(
 
 def test_articles_multipliers_are_squared():
     s = by_sgd(settings(train={"weight_rate": "glorot_squared"}))
-    net = nets.build(s.net)
+    net = nets.build(s)
     rule = optim.optimizer(net, s.train)
     found = multipliers(net, rule)
     assert isinstance(rule, optim.SGD)
@@ -189,7 +189,7 @@ def test_torch7_multipliers_are_powers_of_two_and_everything_is_clipped():
         net={"norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.125}},
         train={"optimizer": rule, "weight_rate": "glorot_power_of_2", "bias_rate": "as_weight", "clip": "all"},
     )
-    net = nets.build(s.net)
+    net = nets.build(s)
     made = optim.optimizer(net, s.train)
     found = multipliers(net, made)
     exact = math.sqrt(9 * (3 + 4) / 1.5)
@@ -203,7 +203,7 @@ def test_torch7_mnist_every_gamma_has_its_own_multiplier_the_outputs_too():
         net={"norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.125}},
         train={"norm_rate": "glorot_gamma", "bias_rate": "as_weight"},
     )
-    net = nets.build(s.net)
+    net = nets.build(s)
     found = multipliers(net, optim.optimizer(net, s.train))
     assert found["blocks.0.norm.weight"] == pytest.approx(math.sqrt(32 / 1.5))
     assert found["blocks.2.norm.weight"] == pytest.approx(2.5820, abs=5e-5)  # sqrt(10 / 1.5)
@@ -215,7 +215,7 @@ def test_torch7_mnist_cannot_learn_much_after_its_400_epochs():
     (cell,) = spec.cells(["table1/bnn-torch7-mnist"])
     s = cell.scales["paper"]
     steps = s.data.train // s.train.batch
-    largest = max(optim.lr_multiplier(block.layer) for block in nets.build(s.net).blocks)
+    largest = max(optim.lr_multiplier(block.layer) for block in nets.build(s).blocks)
 
     def reach(epochs):
         """The farthest that a weight can go in these epochs, were every gradient as large and of one sign."""
@@ -259,7 +259,7 @@ def test_binaryconnect_mnist_trains_as_the_articles_script():
     (cell,) = spec.cells(["table1/binaryconnect-mnist"])
     s = cell.scales["paper"]
     torch.manual_seed(0)
-    net = nets.build(s.net.model_copy(update={"hidden": [40, 30, 20]})).double()
+    net = nets.build(s.model_copy(update={"net": s.net.model_copy(update={"hidden": [40, 30, 20]})})).double()
     for block in net.blocks:
         block.norm.eps = 0.0  # the script's eps is in other units, and small beside the variances in both
     rule = optim.optimizer(net, s.train)

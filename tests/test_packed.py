@@ -35,13 +35,13 @@ def of_kind(kind, norm=VANILLA, **net):
 def random_state(wanted, seed=0, wild=True):
     """Weights and BN parameters of every kind: negative, zero and tiny gamma, exact ties, means out of reach."""
     rng = np.random.default_rng(seed)
-    state = nets.build(wanted.net).state_dict()
+    state = nets.build(wanted).state_dict()
     for name, value in state.items():
         if name.endswith("layer.weight"):
             made = rng.uniform(-1, 1, value.shape)
             made.reshape(-1)[:2] = [0.0, -0.0]
             state[name] = torch.tensor(made, dtype=torch.float32)
-    blocks = len(net_module.shapes(wanted.net))
+    blocks = len(net_module.shapes(wanted))
     for i in range(blocks):
         units = len(state[f"blocks.{i}.norm.mean"])
         reach = state[f"blocks.{i}.layer.weight"][0].numel()
@@ -269,7 +269,7 @@ def test_fast_first_layer_gives_what_bit_planes_give(kind):
 
 
 def float_net(wanted, state):
-    net = nets.build(wanted.net)
+    net = nets.build(wanted)
     net.load_state_dict(state)
     return net.eval()
 
@@ -327,12 +327,12 @@ def test_freezing_a_trained_module(preprocess_steps, is_affine, activation):
 
 def test_float_nets_are_refused():
     wanted = of_kind("mlp", weights="float")
-    with pytest.raises(PackedError, match="float weights and sign activations: only ±1 can be packed"):
-        freeze_net(wanted, nets.build(wanted.net).state_dict(), None)
+    with pytest.raises(PackedError, match=r"blocks\.0\.layer: float weights: only ±1"):
+        freeze_net(wanted, nets.build(wanted).state_dict(), None)
     wanted = of_kind("mlp", activation="relu")
-    with pytest.raises(PackedError, match="binary weights and relu"):
-        freeze_net(wanted, nets.build(wanted.net).state_dict(), None)
-    other = nets.build(of_kind("mlp", hidden=[32, 32]).net).state_dict()
+    with pytest.raises(PackedError, match=r"blocks\.0\.act: relu activations: only ±1"):
+        freeze_net(wanted, nets.build(wanted).state_dict(), None)
+    other = nets.build(of_kind("mlp", hidden=[32, 32])).state_dict()
     with pytest.raises(PackedError, match=r"weights of another net: blocks\.0\.layer\.weight should be 54880"):
         freeze_net(of_kind("mlp"), other, None)
 
@@ -502,9 +502,9 @@ def test_a_paper_size_net_takes_at_most_a_thirtieth_of_its_float_weights(tmp_pat
     convnet = convnet_settings(net={"channels": [128, 256, 512], "dense": [1024, 1024]})
     one = np.zeros((), np.float32)
     for wanted, affine in ((mlp, (1, np.zeros(784, np.float32))), (convnet, (1, one)), (convnet, None)):
-        state = nets.build(wanted.net).state_dict()
+        state = nets.build(wanted).state_dict()
         path = tmp_path / "net.bnn"
         net = freeze_net(wanted, state, affine)
         net.save(path)
-        assert net.weights == nets.weight_count(nets.build(wanted.net))
+        assert net.weights == nets.weight_count(nets.build(wanted))
         assert path.stat().st_size * 30 <= 4 * net.weights

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from made import made_cell, made_record, made_run
 
-from reproduce import data, machine, report, runs, spec, verdict, yamlfile
+from reproduce import machine, report, runs, spec, verdict, yamlfile
+from reproduce.datasets import DATASETS
 from reproduce.records import read_records
 from reproduce.report import claims, evidence, exports, table1
 from reproduce.report.evidence import Evidence
@@ -82,7 +83,7 @@ def test_of_two_records_of_one_seed_the_later_counts():
 )
 def test_dirty_code_and_other_data_are_marked_in_every_table(dirty, digest, words):
     found = []
-    for record in records("paper", [1.0], digest=digest or data.DIGESTS["mnist"]):
+    for record in records("paper", [1.0], digest=digest or DATASETS["mnist"].digest):
         found.append(record.model_copy(update={"code": record.code | {"dirty": dirty}}))
     frame = table1.frame(found, [cell_with_paper()], quoted=False)
     (line,) = (line for _, line in frame.iterrows() if line["seeds"])

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from made import made_cell, made_record, made_run
 from matplotlib.text import Text
 from scipy import stats
@@ -271,20 +272,32 @@ def test_a_smaller_product_does_not_stand_in_unsaid(tmp_path, low, high, words):
 @pytest.mark.parametrize("name", energy.NETS.values())
 def test_the_models_layers_are_the_nets(name):
     (cell,) = spec.cells([name])
-    net = cell.scales["paper"].net
-    shape = energy.layers(net)
-    assert sum(layer.macs for layer in shape) == nets.macs(net)
+    settings = cell.scales["paper"]
+    net, taken = settings.net, {}
     smaller = net.model_copy(
         update={"hidden": [64, 32]} if net.kind == "mlp" else {"channels": [4, 8], "dense": [16]}
     )
-    assert sum(layer.weights for layer in energy.layers(smaller)) == nets.weight_count(nets.build(smaller))
+    settings = settings.model_copy(update={"net": smaller})
+    made = nets.build(settings).eval()
+
+    def look(layer, given, out):
+        taken[layer] = layer.weight.numel(), given[0][0].numel(), out[0].numel()
+
+    for block in made.blocks:
+        block.layer.register_forward_hook(look)
+    made(torch.zeros(1, 784) if net.kind == "mlp" else torch.zeros(1, 3, 32, 32))
+    listed = settings.layers()
+    assert [(y.weights, y.values_in, y.outputs * y.height * y.width) for y in listed] == list(taken.values())
+    macs = [weights * out // len(layer.weight) for layer, (weights, _, out) in taken.items()]
+    assert [y.macs for y in listed] == macs and sum(macs) == nets.macs(settings)
+    assert [y.values_out for y in listed[:-1]] == [y.values_in for y in listed[1:]]
 
 
 def test_energy_of_a_small_mlp_by_hand():
     cell = made_cell(net={"hidden": [64]})
-    net = cell.scales["paper"].net
+    settings = cell.scales["paper"]
     macs = 784 * 64 + 64 * 10
-    plain, binary = energy.model(net, "float"), energy.model(net, "binary")
+    plain, binary = energy.model(settings, "float"), energy.model(settings, "binary")
     assert plain["compute_uj"] == pytest.approx(macs * 4.6e-6)
     assert binary["compute_uj"] == pytest.approx((784 * 64 * 0.1 + 640 * 0.3 / 32) * 1e-6)
     assert (plain["bytes"], binary["bytes"]) == (4 * macs, macs // 8)
@@ -298,7 +311,7 @@ def test_energy_of_a_small_mlp_by_hand():
 
 def test_what_fits_no_cache_is_read_from_dram_at_the_low_end():
     (cell,) = spec.cells(["table1/bnn-torch7-mnist"])
-    found = energy.model(cell.scales["paper"].net, "float")
+    found = energy.model(cell.scales["paper"], "float")
     assert (
         found["held_in"] == "DRAM"
     )  # values: 784 + 2048 and 2048 + 2048 floats lie in 32K, 2048 + 10 in 32K, too

@@ -90,14 +90,16 @@ def test_the_defaults_of_settings_are_these_and_never_change():
 
     A new field goes in here with its default, which stands for what runs did before there was the field.
     """
-    found, todo = {}, [spec.Settings]
+    registries = (spec.NETS, spec.OPTIMIZERS, spec.RATES, spec.PREPROCESSING)
+    found, todo = {}, [spec.Settings, *(model for registry in registries for model in registry.schemas.values())]
     while todo:
         model = todo.pop()
         for name, field in model.model_fields.items():
             if not field.is_required():
                 found[f"{model.__name__}.{name}"] = field.default
             todo += models_in(field.annotation)
-    assert found == {"MLPNet.ste_mask": True, "ConvNet.ste_mask": True}
+    known = {f"{net}.ste_mask": True for net in ("MLPNet", "ConvNet")} | {"Train.loss": "squared_hinge"}
+    assert found == known
 
 
 def models_in(annotation):

@@ -13,10 +13,10 @@ import yaml
 from made import made_splits
 from mutants import FRACTIONS, SHORT, Refused, at, count, mutant, paths, stated, tell
 
-from reproduce import cli, paper, spec
+from reproduce import cli, paper, spec, yamlfile
 from reproduce.training import nets, optim, preprocess
 
-FILES = sorted(spec.EXPERIMENTS.glob("*/*.yaml"))
+FILES = spec._files(spec.EXPERIMENTS)
 OPTIONAL = {"published", "margin", "small", "check", "plus_minus"}
 WHERE = r"(line \d+|the top level|not valid YAML: .*(line \d+|position \d+|decode)|not valid YAML: \S+|\S.*?: )"
 
@@ -58,19 +58,31 @@ def means(cell, tree):
         wanted[f"mutant {name}"] = laid_over(small, over)
         found[f"mutant {name}"] = cell.mutants[name].model_dump()
     for one in wanted.values():
+        one["train"] = {"loss": "squared_hinge"} | one["train"]
         if one["net"]["activation"] == "relu" and "ste_mask" not in one["net"]:
             one["net"] = one["net"] | {"ste_mask": True}  # without meaning there
     return None if same(found, wanted) else "a scale's settings are not what the file says"
 
 
+def told(message, path, about):
+    """A refusal has a line for each problem, not too many, that names the file and the place."""
+    lines = message.split("\n")
+    if lines[yamlfile.MOST :]:
+        assert re.fullmatch(r".*: and \d+ more problems", lines.pop())
+    assert len(lines) <= yamlfile.MOST and len(set(lines)) == len(lines), f"{about}: {message}"
+    for line in lines:
+        assert line.isprintable() and len(line) < 500, f"{about}: {line!r}"
+        assert re.fullmatch(re.escape(str(path)) + ": " + WHERE + ".*", line), f"{about}: {line}"
+
+
 def runs(settings):
     """The net can be laid out and its update rule made, with rates that are numbers."""
     with torch.device("meta"):
-        net = nets.build(settings.net)
+        net = nets.build(settings)
         optim.optimizer(net, settings.train)
     train = settings.train
     rates = [optim.rate(train.rate, train.epochs, epoch) for epoch in (0, train.epochs - 1)]
-    shape = (8, 8) if settings.data.name == "mnist" else (8, 8, 3)
+    shape = (8, 8, 3)[: len(settings.dataset.image)]
     splits = made_splits(shape, train=200, valid=20, test=20)
     data = preprocess.prepare(splits, settings.data, settings.net.kind == "mlp", torch.device("cpu"))
     finite = all(bool(part.images(torch.arange(20)).isfinite().all()) for part in data.values())
@@ -106,8 +118,7 @@ def test_mutants_of_experiment_files(tmp_path, command, fraction):
         except spec.SpecError as error:
             refused += 1
             message = str(error)
-            assert message.isprintable() and len(message) < 500, f"{about}: {message!r}"
-            assert re.fullmatch(re.escape(str(path)) + ": " + WHERE + ".*", message), f"{about}: {message}"
+            told(message, path, about)
             code, out = command()
             assert (code, out.out, out.err) == (2, "", f"reproduce: {message}\n"), about
             continue
@@ -170,8 +181,7 @@ def test_mutants_of_the_papers_numbers(tmp_path, fraction):
         except spec.SpecError as error:
             refused += 1
             message = str(error)
-            assert message.isprintable() and len(message) < 500, message
-            assert re.fullmatch(re.escape(str(path)) + ": " + WHERE + ".*", message), f"mutant {seed}: {message}"
+            told(message, path, f"mutant {seed}")
             continue
         loaded += 1
         assert same(found, stated(raw.decode("utf-8"))), f"mutant {seed}"

@@ -17,7 +17,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from made import made_splits, settings
+from made import change, made_splits, settings
 from mutants import FRACTIONS, count, tell
 from test_campaign import command, experiments
 
@@ -175,7 +175,7 @@ def test_a_folder_that_can_only_be_read(tmp_path, call, monkeypatch):
         is_one_line(code, out, ["Read-only file system"])
         assert record_of(store) == record
     with mounted(tmp_path / "data-disk", "ro"):
-        monkeypatch.setitem(fetch.SOURCES, "mnist", [lambda scratch: {}])
+        change(monkeypatch, "mnist", sources=[lambda scratch: {}])
         with pytest.raises(data.DataError, match="cannot be written: Read-only"):
             fetch.load("mnist", tmp_path / "data-disk")
 

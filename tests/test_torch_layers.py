@@ -60,8 +60,8 @@ def test_they_train_as_the_harness_own_layers(kind):
     x = torch.from_numpy(images / 127.5 - 1)
     x = x.flatten(1) if kind == "mlp" else x.permute(0, 3, 1, 2)
     torch.manual_seed(0)
-    harness = nets.build(wanted.net).double()
-    twin = nets.build(wanted.net).double()
+    harness = nets.build(wanted).double()
+    twin = nets.build(wanted).double()
     twin.load_state_dict(harness.state_dict())
     mine = of_user_layers(twin, convolutions).double()
     before = [p.detach().clone() for p in mine.parameters()]

@@ -14,7 +14,7 @@ import torch
 from made import convnet_settings, made_splits, settings
 
 from reproduce import outcomes, yamlfile
-from reproduce.training import preprocess, train
+from reproduce.training import preprocess, step, train
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def same_net(a, b):
 def test_squared_hinge_by_hand():
     y = torch.tensor([[0.5, -2.0], [3.0, 1.0]])
     t = torch.tensor([[1.0, -1.0], [1.0, -1.0]])
-    assert train.squared_hinge(y, t).item() == pytest.approx((0.25 + 0 + 0 + 4) / 4)
+    assert step.squared_hinge(y, t).item() == pytest.approx((0.25 + 0 + 0 + 4) / 4)
 
 
 def test_it_learns_made_images(tmp_path):

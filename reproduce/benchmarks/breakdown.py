@@ -119,7 +119,7 @@ def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
     with contextlib.ExitStack() as stack:
         for place, name, part in (
             (preprocess.DeviceData, "images", GATHER),
-            (step, "squared_hinge", LOSS),
+            (step.Step, "cost", LOSS),
             (products, "binarize_weight", BINARIZATION),
             (reals, "signs", BINARIZATION),
             (reals, "ternary", BINARIZATION),

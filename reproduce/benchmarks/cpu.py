@@ -73,7 +73,7 @@ def _net_rows(
     say(f"{name}: {len(images)} images, batches of {batch}")
     rows, notes = [], [f"{name}: {whose}, {source}"]
     budget, least = (0.05, 3) if quick else (25.0, ROUNDS[name])
-    whole = nets.macs(settings.net)
+    whole = nets.macs(settings)
     first = int(np.prod(net.first.weights.shape)) * net.first.shape.size**2
     for what, part, size in (
         (f"{name}, {len(images)} images in batches of {batch}", images, batch),
@@ -128,7 +128,7 @@ def _torch_classes(net: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.int6
 def _naive_products(settings: spec.Settings, images: int) -> Callable[[], None]:
     """The MLP's products for so many images by the naive kernel; the 10 outputs are filled up to 16."""
     assert isinstance(settings.net, spec.MLPNet)
-    sizes = [784, *settings.net.hidden, 16]
+    sizes = [layer.inputs for layer in settings.layers()] + [16]
     rng = np.random.default_rng(0)
     rows = -(-images // 16) * 16
     parts = []

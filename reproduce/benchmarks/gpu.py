@@ -182,7 +182,7 @@ def _net_rows(
         if whole and NAIVE in times:
             times[NAIVE] = times[NAIVE] * share
         failed += [{"what": where, "candidate": key, "error": error} for key, error in errors.items()]
-        macs, readings = nets.macs(settings.net), clock.readings()
+        macs, readings = nets.macs(settings), clock.readings()
         for key in times:
             row = timing.row(where, key, times, 2.0 * macs * len(few), batch=size, images=len(few))
             row |= {"images_per_second": len(few) / row["seconds"], "differing": differing[key]}
@@ -306,7 +306,7 @@ class NaiveProducts(TorchFunctionMode):
 def _naive(plain: nn.Module, images: Any, settings: spec.Settings) -> Callable[[], Classes]:
     batch = len(images) if settings.net.kind == "mlp" else NAIVE_BATCH
     mode = NaiveProducts()
-    layers = len(nets.build(settings.net).blocks)
+    layers = len(settings.layers())
 
     def run() -> Classes:
         mode.products = 0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import kernels
-from reproduce import data, fetch, files, packing, runs, spec
+from reproduce import fetch, files, packing, runs, spec
 from reproduce.packed import PackedNet, freeze_net
 from reproduce.packed.net import Floats, Norm, PixelLayer, convolved, shapes
 from reproduce.training import binarize, nets
@@ -108,7 +108,7 @@ def _first_zero(first: PixelLayer) -> Floats:
 def random_net(settings: spec.Settings) -> tuple[PackedNet, nn.Module]:
     """A net of `settings` with random weights, BN of every slope: packed, and in torch float32 with ±1 weights."""
     torch.manual_seed(0)
-    state = nets.build(settings.net).state_dict()
+    state = nets.build(settings).state_dict()
     for key, value in state.items():
         if key.endswith("norm.inv_std"):
             value.fill_(state[key.replace("norm.inv_std", "layer.weight")][0].numel() ** -0.5)
@@ -118,7 +118,8 @@ def random_net(settings: spec.Settings) -> tuple[PackedNet, nn.Module]:
             value.uniform_(-0.1, 0.1)
     packed = freeze_net(settings, state, (SCALE, np.full((), SHIFT, np.float32)))
     signs = {k: binarize.sign(v) if k.endswith("layer.weight") else v for k, v in state.items()}
-    plain = nets.build(settings.net.model_copy(update={"weights": "float"}))  # ±1 as floats: no sign in each call
+    net = settings.net.model_copy(update={"weights": "float"})  # ±1 as floats: no sign in each call
+    plain = nets.build(settings.model_copy(update={"net": net}))
     plain.load_state_dict(signs)
     return packed, plain.eval()
 
@@ -141,6 +142,5 @@ def images_of(
     if file.exists():  # nothing is fetched for a measurement that any images will do for
         images = fetch.load(settings.data.name, data_folder).arrays["x_test"][:count]
         return np.ascontiguousarray(images), f"the first {count} test images"
-    shape = data.SHAPES[settings.data.name]["test"][1:]
-    found = np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
+    found = np.random.default_rng(0).integers(0, 256, (count, *settings.dataset.image)).astype(np.uint8)
     return found, f"{count} random images ({file.name} is not in the data folder)"

@@ -8,6 +8,7 @@ thresholds differ from place to place, and ONNX's convolutions have one bias a c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from importlib import import_module, util
 from typing import Any
@@ -38,7 +39,7 @@ def classifier(net: PackedNet, threads: int) -> Callable[[NDArray[np.uint8]], ND
     options.intra_op_num_threads = threads
     model = _Graph(net).model().SerializeToString()
     session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    channels_last = net.settings.net.kind == "convnet"
+    channels_last = not net.settings.net.flat
 
     def classes(images: NDArray[np.uint8]) -> NDArray[np.int64]:
         flat = images if channels_last else images.reshape(len(images), -1)
@@ -79,7 +80,8 @@ class _Graph:
         helper, kinds = self.onnx.helper, self.onnx.TensorProto
         first, output = self.net.first, self.net.output
         assert isinstance(first, PixelLayer)
-        shape: list[Any] = ["N", 784] if self.net.settings.net.kind == "mlp" else ["N", *self.net.image]
+        flat = self.net.settings.net.flat
+        shape: list[Any] = ["N", math.prod(self.net.image)] if flat else ["N", *self.net.image]
         flip = self.first(first)
         for layer in self.net.hidden:
             flip = self.hidden(layer, flip)

@@ -61,22 +61,22 @@ class Conv2d(nn.Conv2d):
         return F.conv2d(x, Sign.apply(self.weight, False), self.bias, padding=self.padding)
 
 
-def mlp(net: spec.MLPNet, inputs: int = 784) -> nn.Sequential:
-    """x (N, inputs) -> scores (N, 10)."""
+def mlp(net: spec.MLPNet, image: spec.Image, classes: int) -> nn.Sequential:
+    """x (N, pixels) -> scores (N, classes)."""
     eps, alpha = net.norm.eps, net.norm.alpha
     parts: list[nn.Module] = [nn.Dropout(net.dropout_in)]
-    for n_in, n_out in pairwise([inputs, *net.hidden]):
+    for n_in, n_out in pairwise([math.prod(image), *net.hidden]):
         parts += [Linear(n_in, n_out), nn.BatchNorm1d(n_out, eps, alpha), Activation()]
         parts.append(nn.Dropout(net.dropout_hidden))
-    parts += [Linear(net.hidden[-1], 10), nn.BatchNorm1d(10, eps, alpha)]
+    parts += [Linear(net.hidden[-1], classes), nn.BatchNorm1d(classes, eps, alpha)]
     return nn.Sequential(*parts)
 
 
-def convnet(net: spec.ConvNet, size: int = 32, colours: int = 3) -> nn.Sequential:
-    """x (N, colours, size, size) -> scores (N, 10)."""
+def convnet(net: spec.ConvNet, image: spec.Image, classes: int) -> nn.Sequential:
+    """x (N, C, H, W), square -> scores (N, classes)."""
     eps, alpha = net.norm.eps, net.norm.alpha
     parts: list[nn.Module] = []
-    channels = colours
+    size, _, channels = image
     for width in net.channels:
         parts += [Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width, eps, alpha), Activation()]
         parts += [Conv2d(width, width, 3, padding=1), nn.MaxPool2d(2)]
@@ -85,7 +85,7 @@ def convnet(net: spec.ConvNet, size: int = 32, colours: int = 3) -> nn.Sequentia
     parts.append(nn.Flatten())
     for n_in, n_out in pairwise([channels * size * size, *net.dense]):
         parts += [Linear(n_in, n_out), nn.BatchNorm1d(n_out, eps, alpha), Activation()]
-    parts += [Linear(net.dense[-1], 10), nn.BatchNorm1d(10, eps, alpha)]
+    parts += [Linear(net.dense[-1], classes), nn.BatchNorm1d(classes, eps, alpha)]
     return nn.Sequential(*parts)
 
 
@@ -94,11 +94,13 @@ class Peer:
 
     def __init__(self, settings: spec.Settings, rate: float, memory_format: torch.memory_format) -> None:
         net, rule = settings.net, settings.train.optimizer
+        assert isinstance(net, spec.MLPNet | spec.ConvNet)
         known = (net.weights, net.activation, net.norm.kind) == ("binary", "sign", "vanilla")
         if not known or not isinstance(rule, spec.AdamRule):
             raise ValueError("the peer knows BNN cells with deterministic signs, vanilla BN and Adam")
         self.memory_format = memory_format
-        self.net = mlp(net) if isinstance(net, spec.MLPNet) else convnet(net)
+        image = (settings.dataset.planes, settings.dataset.classes)
+        self.net = mlp(net, *image) if isinstance(net, spec.MLPNet) else convnet(net, *image)
         self.net.to(memory_format=memory_format)
         self.layers = [m for m in self.net if isinstance(m, Linear | Conv2d)]
         groups: list[dict[str, Any]] = []

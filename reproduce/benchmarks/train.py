@@ -11,7 +11,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from reproduce.benchmarks import breakdown, record
 from reproduce.benchmarks.nets import CELLS, SCALE, SHIFT, cell_settings, images_of
 from reproduce.benchmarks.peer_torch import Peer
 from reproduce.terminal import console
-from reproduce.training import nets, train
+from reproduce.training import train
 from reproduce.training.preprocess import DeviceData
 from reproduce.training.products import mode
 
@@ -94,8 +93,8 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
 def device_data(settings: spec.Settings, images: Any) -> DeviceData:
     """Images (N, H, W) or (N, H, W, C) uint8 as training has them on its device, with random labels."""
     rows = torch.from_numpy(images.reshape(len(images), -1))
-    labels = torch.from_numpy(np.random.default_rng(0).integers(0, nets.CLASSES, len(images)))
-    shape = images.shape[1:] if settings.net.kind == "convnet" else ()
+    labels = torch.from_numpy(np.random.default_rng(0).integers(0, settings.dataset.classes, len(images)))
+    shape = () if settings.net.flat else images.shape[1:]
     return DeviceData(rows, labels, shape, SCALE, torch.tensor(SHIFT))
 
 
@@ -137,9 +136,12 @@ def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) ->
     images = data.images(torch.arange(len(data)))
     images = images.contiguous() if images.dim() == 4 else images
 
+    assert isinstance(settings.train.rate, spec.ExponentialRate)
+    rate = settings.train.rate.start
+
     def plain(layout: str) -> Callable[[], None]:
         torch.manual_seed(0)
-        peer = Peer(settings, settings.train.rate.start, LAYOUTS[layout])
+        peer = Peer(settings, rate, LAYOUTS[layout])
         peer.net.train()
         held = images.contiguous(memory_format=peer.memory_format) if images.dim() == 4 else images
 
@@ -196,30 +198,23 @@ def void(name: str, cores: int, peer: float) -> str | None:
 # --- bounds ---------------------------------------------------------------------------------------------------
 
 
-def products(net: spec.MLPNet | spec.ConvNet, batch: int) -> list[tuple[int, int, int]]:
+def products(settings: spec.Settings) -> list[tuple[int, int, int]]:
     """Each layer's product as (rows, inputs, outputs); a convolution is the product over its 3×3 windows."""
-    if isinstance(net, spec.MLPNet):
-        return [(batch, a, b) for a, b in pairwise([784, *net.hidden, nets.CLASSES])]
-    found, channels, size = [], 3, 32
-    for width in net.channels:
-        found += [(batch * size * size, 9 * c, width) for c in (channels, width)]
-        channels, size = width, size // 2
-    sizes = [channels * size * size, *net.dense, nets.CLASSES]
-    return found + [(batch, a, b) for a, b in pairwise(sizes)]
+    batch = settings.train.batch
+    return [(batch * y.height * y.width, y.kernel**2 * y.inputs, y.outputs) for y in settings.layers()]
 
 
 def bound(settings: spec.Settings, peak: float | None, quick: bool) -> dict[str, Any]:
     """What float32 products alone allow: forward, dX (but of the first layer) and dW, by torch's matmul and by
     the peak (operations a second, 2 a multiply-add)."""
-    listed = products(settings.net, settings.train.batch)
+    listed = products(settings)
     operations = sum(2.0 * m * k * n * (2 if i == 0 else 3) for i, (m, k, n) in enumerate(listed))
     taken = {shape: _product_seconds(*shape, quick) for shape in dict.fromkeys(listed)}
     seconds = sum(sum(taken[shape][1 if i == 0 else 0 :]) for i, shape in enumerate(listed))
     fast = None
     if reals.available():
         fast = sum(
-            sum(_table_seconds(*shape, quick)[1 if i == 0 else 0 :])
-            for i, shape in enumerate(_shapes(settings.net, settings.train.batch))
+            sum(_table_seconds(*shape, quick)[1 if i == 0 else 0 :]) for i, shape in enumerate(_shapes(settings))
         )
     return {
         "operations": operations,
@@ -234,15 +229,10 @@ def bound(settings: spec.Settings, peak: float | None, quick: bool) -> dict[str,
     }
 
 
-def _shapes(net: spec.MLPNet | spec.ConvNet, batch: int) -> list[tuple[int, int, int, int]]:
+def _shapes(settings: spec.Settings) -> list[tuple[int, int, int, int]]:
     """Each layer as (images, side of its map, inputs, outputs); a linear layer has a map of side 0."""
-    if isinstance(net, spec.MLPNet):
-        return [(m, 0, a, b) for m, a, b in products(net, batch)]
-    found, channels, side = [], 3, 32
-    for width in net.channels:
-        found += [(batch, side, c, width) for c in (channels, width)]
-        channels, side = width, side // 2
-    return found + [(m, 0, a, b) for m, a, b in products(net, batch)[len(found) :]]
+    batch = settings.train.batch
+    return [(batch, y.height if y.kernel > 1 else 0, y.inputs, y.outputs) for y in settings.layers()]
 
 
 def _table_seconds(images: int, side: int, c_in: int, c_out: int, quick: bool) -> tuple[float, float, float]:

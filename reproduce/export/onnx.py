@@ -118,4 +118,7 @@ class _Plain(Graph):
         self.node("Identity", self.h, output="scores")
         self.node("ArgMax", "scores", output="classes", axis=1, keepdims=0)
         info = self.onnx.helper.make_tensor_value_info
-        return [info("scores", self.kinds.DOUBLE, ["N", 10]), info("classes", self.kinds.INT64, ["N"])]
+        return [
+            info("scores", self.kinds.DOUBLE, ["N", len(layer.norm.beta)]),
+            info("classes", self.kinds.INT64, ["N"]),
+        ]

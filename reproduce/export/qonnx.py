@@ -68,7 +68,9 @@ class _Qonnx(Graph):
         self.constant(np.float32(1), "one")
 
     def images(self) -> Any:
-        shape = [1, 784] if self.net.settings.net.kind == "mlp" else [1, 3, 32, 32]
+        height, width, colours = self.net.settings.dataset.planes
+        flat = self.net.settings.net.flat
+        shape = [1, height * width * colours] if flat else [1, colours, height, width]
         return self.onnx.helper.make_tensor_value_info("images", self.onnx.TensorProto.FLOAT, shape)
 
     def weights(self, signs: NDArray[np.int8]) -> str:
@@ -121,7 +123,8 @@ class _Qonnx(Graph):
         self.product(layer.weights, layer.shape)
         self.norm(layer.norm)
         self.nodes[-1].output[0] = "scores"
-        return [self.onnx.helper.make_tensor_value_info("scores", self.onnx.TensorProto.FLOAT, [1, 10])]
+        size = [1, len(layer.norm.beta)]
+        return [self.onnx.helper.make_tensor_value_info("scores", self.onnx.TensorProto.FLOAT, size)]
 
 
 def centre(settings: spec.Settings) -> tuple[int, int] | None:

@@ -65,7 +65,7 @@ class _Array(NamedTuple):
 
 def _arrays(header: _Header) -> list[_Array]:
     """The arrays in the order of the file: each block's weights, then what turns its products into its results."""
-    every, found = shapes(header.settings.net), []
+    every, found = shapes(header.settings), []
     for i, shape in enumerate(every):
         units = shape.weights[0]
         found.append(_Array("|u1", (*shape.weights[:-1], -(-shape.weights[-1] // 8))))
@@ -145,7 +145,7 @@ def _net(header: _Header, body: bytes) -> PackedNet:
         value = np.frombuffer(body, array.dtype, size // np.dtype(array.dtype).itemsize, at)
         values.append(value.reshape(array.shape).astype(value.dtype.newbyteorder("=")))
         at += size
-    first, *hidden, last = shapes(header.settings.net)
+    first, *hidden, last = shapes(header.settings)
     source = iter(values)
     try:
         weights = _packed(next(source), first)

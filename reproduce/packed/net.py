@@ -50,24 +50,27 @@ class Shape:
     pool: bool = False
 
 
-def shapes(net: spec.MLPNet | spec.ConvNet) -> list[Shape]:
-    """The blocks of `nets.build(net)`, first to last.
+def shapes(settings: spec.Settings) -> list[Shape]:
+    """The blocks of an MLP or a ConvNet, first to last.
 
     Dense layers after a convolution are filters as large as the image, so that bits need no new order.
     """
-    if isinstance(net, spec.MLPNet):
-        sizes = [784, *net.hidden, nets.CLASSES]
-        first, *rest = pairwise(sizes)
-        return [Shape((first[1], 1, 1, first[0])), *(Shape((n_out, n_in)) for n_in, n_out in rest)]
-    found, channels, size = [], 3, 32
-    for width in net.channels:
-        for pool in (False, True):
-            found.append(Shape((width, 3, 3, channels), size, 1, pool))
-            channels = width
-        size //= 2
-    sizes = [*net.dense, nets.CLASSES]
-    found.append(Shape((sizes[0], size, size, channels), size))
-    return [*found, *(Shape((n_out, n_in)) for n_in, n_out in pairwise(sizes))]
+    first, *rest = settings.layers()
+    found = [_shape(first) if first.kernel > 1 else Shape((first.outputs, 1, 1, first.inputs))]
+    for before, layer in pairwise([first, *rest]):
+        if before.kernel > 1 and layer.kernel == 1:
+            size = before.height // 2 if before.pool else before.height
+            found.append(Shape((layer.outputs, size, size, before.outputs), size))
+        else:
+            found.append(_shape(layer))
+    return found
+
+
+def _shape(layer: spec.Layer) -> Shape:
+    if layer.kernel == 1:
+        return Shape((layer.outputs, layer.inputs))
+    taps = layer.kernel
+    return Shape((layer.outputs, taps, taps, layer.inputs), layer.height, taps // 2, layer.pool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +233,7 @@ class OutputLayer:
         return between.affine_table(self.norm.bias, self.norm.mean, self.norm.factor, self.norm.beta)
 
     def _dot(self, x: Packed, backend: str) -> Any:
-        """The integers, int32 (N, 10), where x is."""
+        """The integers, int32 (N, classes), where x is."""
         weights = _beside(x, self.weights)
         if len(weights.shape) == 2:
             return kernels.xnor_matmul(_rows(x), weights, backend)
@@ -251,9 +254,9 @@ def _rows(x: Packed) -> Packed:
 class PackedNet:
     """A net of `settings` in bits; `about` says where it comes from.
 
-    Images are uint8 (N, 28, 28) or (N, 32, 32, 3), or, where `pixels` is False, real numbers of that shape,
-    preprocessed as `settings.data` says. `backend` is one of `kernels.backends()` or "auto". With a "cuda-"
-    backend, or images that are on a GPU already (CuPy, torch; 8-bit ones only), bits and integers stay on the GPU.
+    Images are uint8 (N, *image), or, where `pixels` is False, real numbers of that shape, preprocessed as
+    `settings.data` says. `backend` is one of `kernels.backends()` or "auto". With a "cuda-" backend, or images
+    that are on a GPU already (CuPy, torch; 8-bit ones only), bits and integers stay on the GPU.
     """
 
     settings: spec.Settings
@@ -270,7 +273,7 @@ class PackedNet:
     @property
     def image(self) -> tuple[int, ...]:
         """Shape of one image."""
-        return (28, 28) if self.settings.net.kind == "mlp" else (32, 32, 3)
+        return self.settings.dataset.image
 
     @property
     def weights(self) -> int:
@@ -290,10 +293,10 @@ class PackedNet:
         return np.concatenate([part.get() for part in found]) if found else np.empty(0, np.int64)
 
     def scores(self, images: Any, backend: str = "auto") -> Floats:
-        """What the last batch norm gives: NumPy float64 (N, 10). ValueError for other shapes or kinds of image."""
+        """What the last batch norm gives: float64 (N, classes). ValueError for other shapes or kinds of image."""
         images, there = self._placed(images, backend)
         found = [self.from_bits(h, backend) for h in self._first(images, backend, there)]
-        return np.concatenate(found) if found else np.empty((0, nets.CLASSES))
+        return np.concatenate(found) if found else np.empty((0, self.settings.dataset.classes))
 
     def _first(self, images: Any, backend: str, there: bool) -> Iterator[Packed]:
         """The first layer's bits, some images at a time."""
@@ -307,13 +310,13 @@ class PackedNet:
         return h
 
     def from_bits(self, h: Packed, backend: str = "auto") -> Floats:
-        """Scores float64 (N, 10) from the first layer's bits, packed (N, H, W, channels)."""
+        """Scores float64 (N, classes) from the first layer's bits, packed (N, H, W, channels)."""
         return self.output(self._hidden(h, backend), backend)
 
     def hidden_bits(self, images: Any, backend: str = "auto") -> Iterator[NDArray[np.int8]]:
         """Each hidden block's ±1, after its pooling: int8 (N, units) or (N, H, W, channels), block after block."""
         h = self.first(self._placed(images, backend)[0], backend)
-        yield kernels.unpack(_rows(h) if self.settings.net.kind == "mlp" else h)
+        yield kernels.unpack(_rows(h) if self.settings.net.flat else h)
         for layer in self.hidden:
             h = layer(h, backend)
             yield kernels.unpack(_rows(h) if h.shape[1:3] == (1, 1) else h)
@@ -366,14 +369,15 @@ def freeze_net(
     `affine`: scale and shift, () or (H · W · C,), that take 8-bit pixels to what the net was trained on, or None
     where that is not such a map. Raises PackedError.
     """
-    net = settings.net
-    if net.weights != "binary" or net.activation == "relu":
-        raise PackedError(f"{net.weights} weights and {net.activation} activations: only ±1 can be packed")
-    every = shapes(net)
-    blocks = [_Block(state, i) for i in range(len(every))]
+    net = packable(settings)
+    every = shapes(settings)
+    blocks = [_Block(state, i, net) for i in range(len(every))]
     kinds = [net.norm] * (len(every) - 1) + [net.output_norm]
     weights = [block.signs(shape) for block, shape in zip(blocks, every, strict=True)]
-    norms = [block.norm(kind, shape.weights[0]) for block, kind, shape in zip(blocks, kinds, every, strict=True)]
+    norms = [
+        block.norm(kind, shape.weights[0], block is not blocks[-1])
+        for block, kind, shape in zip(blocks, kinds, every, strict=True)
+    ]
     first: PixelLayer | RealLayer = RealLayer(every[0], weights[0], norms[0])
     if affine is not None:
         first = pixel_layer(every[0], weights[0], norms[0], *affine)
@@ -385,11 +389,32 @@ def freeze_net(
     return PackedNet(settings, first, tuple(hidden), output, about or {})
 
 
+def packable(settings: spec.Settings) -> spec.PaperNet:
+    """The net's settings. PackedError, which names the layer, if it is not the paper's chain of ±1 layers."""
+    net = settings.net
+    if not isinstance(net, spec.MLPNet | spec.ConvNet):
+        with torch.device("meta"):
+            layers = nets.build(settings).named_children()
+        name, layer = next(((n, m) for n, m in layers if not isinstance(m, nets.Block)), (net.kind, None))
+        raise PackedError(f"{name} ({type(layer).__name__}): only a chain of the paper's blocks can be packed")
+    if settings.dataset.planes[0] != settings.dataset.planes[1]:
+        raise PackedError(f"blocks.0: images of {settings.data.name} are not square")
+    plain = net.weights == "binary"
+    if net.weights == "float" or not (plain or hasattr(spec.WEIGHTS[net.weights], "scales")):
+        raise PackedError(f"blocks.0.layer: {net.weights} weights: only ±1, times a scale a unit, can be packed")
+    if not issubclass(spec.ACTIVATIONS[net.activation], nets.Sign):
+        raise PackedError(f"blocks.0.act: {net.activation} activations: only ±1 can be packed")
+    for where, norm in (("blocks.0", net.norm), ("the last block", net.output_norm)):
+        if norm.kind not in ("vanilla", "std", "shift"):
+            raise PackedError(f"{where}: a norm of the kind {norm.kind} cannot be packed")
+    return net
+
+
 class _Block:
     """The parameters of `blocks.<i>` in a state_dict, each checked for its size."""
 
-    def __init__(self, state: Mapping[str, Tensor], i: int) -> None:
-        self.state, self.prefix = state, f"blocks.{i}."
+    def __init__(self, state: Mapping[str, Tensor], i: int, net: spec.PaperNet) -> None:
+        self.state, self.prefix, self.net = state, f"blocks.{i}.", net
 
     def _get(self, name: str, count: int) -> Tensor:
         value = self.state.get(self.prefix + name)
@@ -406,7 +431,8 @@ class _Block:
             raise PackedError(f"{self.prefix}layer.weight has numbers that are not finite")
         return kernels.pack(weight)
 
-    def norm(self, kind: spec.Norm, units: int) -> Norm:
+    def norm(self, kind: spec.Norm, units: int, hidden: bool) -> Norm:
+        """Batch norm on the sums of ±1, with the weights' scale and what the activation adds before its sign."""
         gamma = self._get("norm.weight", units)
         if kind.kind == "std":
             factor = gamma.double() / (self._get("norm.std", units).double() + kind.eps)
@@ -416,5 +442,11 @@ class _Block:
                 inv_std, gamma = ap2(inv_std), ap2(gamma)
             factor = inv_std.double() * gamma.double()
         rest = [self._get(name, units) for name in ("layer.bias", "norm.mean", "norm.bias")]
-        bias, mean, beta = (value.double().numpy() for value in rest)
-        return Norm(bias, mean, factor.numpy(), beta)
+        bias, mean, beta = (value.double() for value in rest)
+        if hidden and (added := spec.ACTIVATIONS[self.net.activation].added):
+            beta = beta + self._get(f"act.{added}", units).double()
+        if self.net.weights != "binary":  # scale · s takes the place of s
+            weight = self.state[f"{self.prefix}layer.weight"]
+            scale = spec.WEIGHTS[self.net.weights].scales(weight).double().cpu()
+            bias, mean, factor = bias / scale, mean / scale, factor * scale
+        return Norm(*(value.numpy() for value in (bias, mean, factor, beta)))

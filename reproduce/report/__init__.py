@@ -18,6 +18,7 @@ from reproduce.report import (
     exports,
     filters,
     folder,
+    groups,
     page,
     running,
     simulation,
@@ -36,6 +37,7 @@ Say = Callable[[str], None]
 def sections(evidence: Evidence) -> list[Section]:
     """The report's parts in the order of the page."""
     found = [part.section(evidence) for part in (table1, claims, curves)]
+    found[1:1] = groups.sections(evidence)
     found += [running.section(evidence)] if evidence.running else []
     found += [part.section(evidence) for part in (filters, speed, energy)]
     return [*found, speed.training(evidence), simulation.section(evidence)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -15,7 +13,6 @@ from reproduce.report import charts
 from reproduce.report.evidence import Evidence, Packed, newest, note
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
-from reproduce.training.nets import CLASSES
 
 VARIANTS = ("float", "binary weights", "binary")
 NETS = {
@@ -28,30 +25,6 @@ WORD = 32  # 1-bit multiply-adds in one XNOR, one popcount, one accumulation
 WORD_OPERATIONS = 3
 ACCESS_BITS = 64
 SIZES = {"8K": 2**13, "32K": 2**15, "1M": 2**20}  # bytes; what does not fit lies in DRAM
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer's forward pass of one image: weights, multiply-adds, values read and written."""
-
-    weights: int
-    macs: int
-    values_in: int
-    values_out: int
-
-
-def layers(net: spec.MLPNet | spec.ConvNet) -> list[Layer]:
-    """The layers of a net at their sizes (3×3 convolutions on 32×32 images, pooling after each second one)."""
-    found, inputs = [], 784
-    if isinstance(net, spec.ConvNet):
-        channels, size = 3, 32
-        for number, width in enumerate(w for w in net.channels for _ in range(2)):
-            weights, after = 9 * channels * width, size // 2 if number % 2 else size
-            found.append(Layer(weights, weights * size**2, channels * size**2, width * after**2))
-            channels, size = width, after
-        inputs = channels * size**2
-    sizes = [inputs, *(net.dense if isinstance(net, spec.ConvNet) else net.hidden), CLASSES]
-    return found + [Layer(a * b, a * b, a, b) for a, b in pairwise(sizes)]
 
 
 @cache
@@ -87,9 +60,9 @@ def access(bits: float, held: float) -> float:
     return bits / ACCESS_BITS * table3[level(held)]["low"]
 
 
-def model(net: spec.MLPNet | spec.ConvNet, variant: str) -> dict[str, Any]:
+def model(settings: spec.Settings, variant: str) -> dict[str, Any]:
     """Microjoules of arithmetic and memory for one image, and the bytes of the weights."""
-    shape = layers(net)
+    shape = settings.layers()
     weight_bits = sum(layer.weights for layer in shape) * (32 if variant == "float" else 1)
     value_bits = 1 if variant == "binary" else 32
 
@@ -119,10 +92,10 @@ def frame() -> pd.DataFrame:
     lines = []
     for name, cell_name in NETS.items():
         (cell,) = spec.cells([cell_name])
-        net = cell.scales["paper"].net
-        whole = model(net, "float")
+        settings = cell.scales["paper"]
+        whole = model(settings, "float")
         for variant in VARIANTS:
-            found = model(net, variant)
+            found = model(settings, variant)
             found["energy_times"] = whole["total_uj"] / found["total_uj"]
             found["bytes_times"] = whole["bytes"] / found["bytes"]
             lines.append({"net": name, "variant": variant, **found})

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from reproduce import data, spec
+from reproduce import spec
+from reproduce.datasets import DATASETS
 from reproduce.files import read_sealed
 from reproduce.records import (
     Count,
@@ -29,7 +30,6 @@ from reproduce.records import (
 from reproduce.report.rows import apart, made_by
 
 Say = Callable[[str], None]
-GROUPS = ("table1", "short", "figure1")
 NO_CHECKSUM = "no checksum in the record"
 CURVES = "cifar10"  # the data set whose curves Figure 1 shows; others' are not kept in memory
 
@@ -167,9 +167,13 @@ class Evidence:
         return "; ".join(self.path(r) for r in records)
 
 
-def cells() -> list[spec.Cell]:
-    """The cells the report knows: Table 1's, those of a short schedule, Figure 1's."""
-    return [c for c in spec.cells() if c.name.split("/")[0] in GROUPS]
+def cells(own: Path | None = None) -> list[spec.Cell]:
+    """The cells the report knows: the project's, but for the checks', and those of the folder `own`.
+
+    Of two of one name that of `own` counts.
+    """
+    every = [*spec.cells(), *(spec.cells(None, own) if own is not None else [])]
+    return list({c.name: c for c in every if c.experiment.check is None}.values())
 
 
 def gather(
@@ -371,10 +375,10 @@ def newest(records: Sequence[T], key: Callable[[T], tuple[str, ...]]) -> list[T]
 def notes(record: Record | Running) -> list[str]:
     """What must be said wherever a figure rests on this run."""
     found = _of_code(record.code["dirty"])
-    known = data.DIGESTS.get(record.data.name)
-    if record.data.name not in data.SHAPES:
+    known = DATASETS.get(record.data.name)
+    if known is None:
         found.append("data of a name that is not known")
-    if known is not None and record.data.digest != known:
+    elif known.digest is not None and record.data.digest != known.digest:
         found.append("data differ from the known ones")
     if isinstance(record, Record) and record.unsealed:
         found.append(NO_CHECKSUM)

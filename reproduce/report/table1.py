@@ -64,22 +64,28 @@ def printed() -> tuple[dict[str, Any], ...]:
 
 
 def frame(
-    records: Sequence[Record], cells: Sequence[spec.Cell], store: str = "results", quoted: bool = True
+    records: Sequence[Record],
+    cells: Sequence[spec.Cell],
+    store: str = "results",
+    quoted: bool = True,
+    groups: Sequence[str] | None = ("table1", "short"),
 ) -> pd.DataFrame:
-    """One line per cell, scale, image order and code; a cell's own scale where not run, too; `quoted` rows.
+    """One line per cell of these groups (None: of all), scale, image order and code; `quoted` rows.
+
+    A cell's own scale has a line where it was not run, too.
 
     Columns as in FRAME: `images` are those of training, validation and test, `last` is the mean error at the last
     epoch, `seconds` a run's mean, `code` what made the numbers (`rows.label`); errors in percent.
     """
-    groups: dict[tuple[str, str], list[Record]] = {}
+    made: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        groups.setdefault((record.cell, record.scale), []).append(record)
+        made.setdefault((record.cell, record.scale), []).append(record)
     lines = []
     for cell in cells:
-        if cell.name.split("/")[0] not in ("table1", "short"):
+        if groups is not None and cell.group not in groups:
             continue
         for scale in cell.scales:
-            own = groups.get((cell.name, scale), [])
+            own = made.get((cell.name, scale), [])
             orders = sorted({r.data.order for r in own})
             if not own and scale == cell.experiment.scale:
                 lines.append(_line(cell, scale, [], "", store))
@@ -298,6 +304,11 @@ _VERDICT = Column("verdict", "verdict", hint="computed from the runs; the rule s
 _MACHINE = Column("machine", "machine")
 CODE = Column("code", "made by", hint="training code (first digits of its digest), mode, device, threads")
 _SECONDS = Column("seconds", "run takes", 0, "s", "mean seconds of one run")
+
+OWN = (
+    *(Column("cell", "cell"), *_WHAT, Column("scale", "scale"), _PAPER[0], *_MEASURED, _VERDICT, _SECONDS),
+    *(_MACHINE, CODE),
+)
 
 
 def with_note(frame: pd.DataFrame, *columns: Column) -> tuple[Column, ...]:

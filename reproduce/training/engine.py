@@ -23,7 +23,7 @@ from kernels.packed import aligned
 from kernels.reals import Floats
 from reproduce.training import nets
 from reproduce.training.fused import Convolution, Latent, Linear, Values
-from reproduce.training.layers import BatchNorm, BinaryLinear, ShiftBatchNorm, StdBatchNorm
+from reproduce.training.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, StdBatchNorm
 from reproduce.training.optim import Rule
 from reproduce.training.preprocess import DeviceData
 
@@ -32,14 +32,20 @@ def unknown(net: nn.Module) -> str | None:
     """Why a net cannot take this way, in a few words; None if it can."""
     if not ternary.available():
         return "no compiled kernels"
-    if not isinstance(net, nets.MLP | nets.ConvNet):
+    if not isinstance(net, nets.MLP | nets.ConvNet) or type(net) not in (nets.MLP, nets.ConvNet):
         return f"a net of the kind {type(net).__name__}"
     for block in net.blocks:
         assert isinstance(block, nets.Block)
+        if type(block) is not nets.Block or type(block.layer) not in (BinaryLinear, BinaryConv2d):
+            return f"a {type(block).__name__} with a {type(block.layer).__name__}"
         if type(block.norm) not in (BatchNorm, ShiftBatchNorm, StdBatchNorm):
             return f"a {type(block.norm).__name__}"
-        if block.layer.weight.dtype != torch.float32 or block.layer.weight.device.type != "cpu":
-            return "weights that are not float32 on the CPU"
+        if block.layer.binarize is not None:
+            return "weights that are not plain signs"
+        if block.activation not in (None, "sign", "stochastic_sign", "relu"):
+            return f"an activation of the kind {block.activation}"
+        if block.layer.weight.dtype != torch.float32:
+            return "weights that are not float32"
         if block.layer.weight[0].numel() > ternary.MAX_K:
             return f"more than {ternary.MAX_K} inputs of a unit"
     return None
@@ -198,6 +204,7 @@ class Engine:
     def step(self, data: DeviceData, index: Tensor, seed: int, number: int) -> float:
         """One step on the images at `index`, the `number`-th of an epoch with this seed; the cost before it."""
         rate = self.rule.advance()
+        assert self.rule.kernel is not None
         for parameter, held in self._latents:
             multiplier, bound = self._groups[parameter]
             held.rule = fixed.Rule(
@@ -211,7 +218,7 @@ class Engine:
         passes = self._of(len(index))
         scores = self._forward(passes, self._input(data, index, key("dropout", -1)), True, key)
         labels = data.labels[index].numpy()
-        targets = np.where(np.arange(nets.CLASSES) == labels[:, None], np.float32(1), np.float32(-1))
+        targets = np.where(np.arange(scores.shape[1]) == labels[:, None], np.float32(1), np.float32(-1))
         slack = np.maximum(1 - targets * scores, 0)
         grad: Floats = slack * targets * np.float32(-2 / slack.size)
         for k in range(len(passes) - 1, -1, -1):
@@ -221,8 +228,9 @@ class Engine:
         return float((slack.astype(np.float64) ** 2).mean())
 
     def scores(self, data: DeviceData, index: Tensor) -> Floats:
-        """Scores (N, 10) with the moving averages, dropout and noise switched off."""
-        found = np.empty((len(index), nets.CLASSES), np.float32)
+        """Scores (N, classes) with the moving averages, dropout and noise switched off."""
+        classes = int(self.net.blocks[-1].layer.out_features)  # type: ignore[union-attr, arg-type]
+        found = np.empty((len(index), classes), np.float32)
         for start in range(0, len(index), self.batch):
             part = index[start : start + self.batch]
             x = self._input(data, part, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,26 +11,33 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from reproduce import spec
 from reproduce.training.binarize import ap2
 from reproduce.training.products import binary_conv2d, binary_linear
 
+Binarizer = Callable[[Tensor], Tensor]
+"""Latent weights (out, …) -> the weights that are used, of the same shape, with a gradient of its own."""
+
 
 class BinaryLinear(nn.Linear):
-    """y = x · Wbᵀ + b with Wb = sign(W), or W itself if not `binary`. x (N, in) -> y (N, out).
+    """y = x · Wbᵀ + b with Wb = sign(W), or, if not `binary`, W or what `binarize` makes of it.
+
+    x (N, in) -> y (N, out).
 
     `signs_in` is to be set where every element of x is 0 or ± the same power of two: tensor cores multiply those
     exactly.
     """
 
-    def __init__(self, n_in: int, n_out: int, binary: bool = True) -> None:
+    def __init__(self, n_in: int, n_out: int, binary: bool = True, binarize: Binarizer | None = None) -> None:
         super().__init__(n_in, n_out)
-        self.binary, self.signs_in = binary, False
+        self.binary, self.binarize, self.signs_in = binary, binarize, False
         self.fans = (n_in, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.binary:
             return binary_linear(x, self.weight, self.bias, self.signs_in)
-        return F.linear(x, self.weight, self.bias)
+        weight = self.weight if self.binarize is None else self.binarize(self.weight)
+        return F.linear(x, weight, self.bias)
 
 
 class BinaryConv2d(nn.Conv2d):
@@ -38,16 +46,17 @@ class BinaryConv2d(nn.Conv2d):
     x (N, Cin, H, W) -> (N, Cout, H, W). `signs_in` as of BinaryLinear.
     """
 
-    def __init__(self, c_in: int, c_out: int, binary: bool = True) -> None:
+    def __init__(self, c_in: int, c_out: int, binary: bool = True, binarize: Binarizer | None = None) -> None:
         super().__init__(c_in, c_out, kernel_size=3, padding=1)
-        self.binary, self.signs_in = binary, False
+        self.binary, self.binarize, self.signs_in = binary, binarize, False
         self.fans = (9 * c_in, 9 * c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.binary:
             assert self.bias is not None
             return binary_conv2d(x, self.weight, self.bias, self.signs_in)
-        return F.conv2d(x, self.weight, self.bias, padding=1)
+        weight = self.weight if self.binarize is None else self.binarize(self.weight)
+        return F.conv2d(x, weight, self.bias, padding=1)
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
@@ -91,6 +100,7 @@ class Norm(nn.Module):
         return (x - self.mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
 
 
+@spec.NORMS.add("vanilla")
 class BatchNorm(Norm):
     """Vanilla batch normalization as in Lasagne: y = (x - mean) · (gamma / sqrt(var + eps)) + beta.
 
@@ -142,6 +152,7 @@ class _StdNorm(Function):
         return grad_x, grad_weight, total, None
 
 
+@spec.NORMS.add("std")
 class StdBatchNorm(Norm):
     """Batch normalization with eps added to the std: y = (x - mean) · gamma / (std + eps) + beta.
 
@@ -195,6 +206,7 @@ class _ShiftNorm(Function):
         return grad_x, grad_weight, total, None
 
 
+@spec.NORMS.add("shift")
 class ShiftBatchNorm(Norm):
     """Shift-based batch normalization: y = AP2(gamma) · C · AP2(1/sqrt(mean(C · AP2(C)) + eps)) + beta.
 

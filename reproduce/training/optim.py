@@ -18,6 +18,8 @@ from reproduce.training.binarize import ap2
 from reproduce.training.layers import BinaryConv2d, BinaryLinear, Norm, lr_multiplier
 from reproduce.training.products import by_kernels
 
+Groups = list[dict[str, Any]]
+
 
 class Rule(torch.optim.Optimizer):
     """What the rules share. A group's `multiplier` scales the rate of its parameters (it multiplies the *update*,
@@ -27,8 +29,10 @@ class Rule(torch.optim.Optimizer):
     Rate and number of steps live on the parameters' device, so that a step may be recorded in a CUDA graph.
     """
 
-    kernel: Literal["adam", "shift_adamax", "sgd"]
-    """Name of the rule in `kernels.updates` and `kernels.fixed`."""
+    kernel: Literal["adam", "shift_adamax", "sgd"] | None = None
+    """Name of the rule in `kernels.updates` and `kernels.fixed`; None: by its `formula` alone."""
+    binary: frozenset[Tensor] = frozenset()
+    """The latent weights of the net's binary layers."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], beta1: float, beta2: float, eps: float) -> None:
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
@@ -93,9 +97,9 @@ class Rule(torch.optim.Optimizer):
         m, v = self.moments(p)
         constants = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "bound": bound}
         same = g.stride() == p.stride() == m.stride() == v.stride()
-        if same and by_kernels(p):
+        if same and self.kernel and by_kernels(p):
             getattr(updates, self.kernel)(*map(_flat, (p, m, v, g)), rate=float(rate), **constants)
-        elif same and on_gpu(p):
+        elif same and self.kernel and on_gpu(p):
             w_at, m_at, v_at, g_at = (x.data_ptr() for x in (p, m, v, g))
             stream = torch.cuda.current_stream(p.device).cuda_stream if p.is_cuda else 0
             signs = tensorcores.follow(p)
@@ -188,16 +192,44 @@ def halving_lr(start: float, every: int, epoch: int) -> float:
     return float(start * 0.5 ** (epoch // every))
 
 
-def rate(rule: spec.ExponentialRate | spec.HalvingRate, epochs: int, epoch: int) -> float:
-    """The common learning rate during `epoch` (from 0) of `epochs`."""
-    if rule.kind == "exponential":
-        return exponential_lr(rule.start, rule.end, epochs, epoch)
+@spec.RATES.add(spec.ExponentialRate)
+def _exponential(rule: spec.ExponentialRate, epochs: int, epoch: int) -> float:
+    return exponential_lr(rule.start, rule.end, epochs, epoch)
+
+
+@spec.RATES.add(spec.HalvingRate)
+def _halving(rule: spec.HalvingRate, epochs: int, epoch: int) -> float:
     return halving_lr(rule.start, rule.every, epoch)
 
 
+def rate(rule: spec.Rate, epochs: int, epoch: int) -> float:
+    """The common learning rate during `epoch` (from 0) of `epochs`."""
+    return float(spec.RATES[rule.kind](rule, epochs, epoch))
+
+
+@spec.OPTIMIZERS.add(spec.AdamRule)
+def _adam(rule: spec.AdamRule, groups: Groups) -> Rule:
+    return Adam(groups, rule.beta1, rule.beta2, rule.eps)
+
+
+@spec.OPTIMIZERS.add(spec.ShiftAdaMaxRule)
+def _shift_adamax(rule: spec.ShiftAdaMaxRule, groups: Groups) -> Rule:
+    return ShiftAdaMax(groups, rule.beta1, rule.beta2, rule.eps)
+
+
+@spec.OPTIMIZERS.add(spec.SGDRule)
+def _sgd(rule: spec.SGDRule, groups: Groups) -> Rule:
+    return SGD(groups)
+
+
 def optimizer(net: nn.Module, train: spec.Train) -> Rule:
-    """The optimizer; its groups are by `multiplier` (of the rate) and `clip` (to [-1, 1] after each step)."""
+    """The optimizer; its groups are by `multiplier` (of the rate) and `clip` (to [-1, 1] after each step).
+
+    A module other than the project's own names its parameters, and each one's multiplier, by a method `rates()`.
+    Raises SpecError for a parameter that is in no group: it would never be trained.
+    """
     groups: dict[tuple[float, bool], list[Tensor]] = {}
+    binary = set()
 
     def add(parameter: Tensor, multiplier: float, clip: bool) -> None:
         groups.setdefault((multiplier, clip), []).append(parameter)
@@ -212,13 +244,21 @@ def optimizer(net: nn.Module, train: spec.Train) -> Rule:
             add(module.weight, factor, train.clip != "none")
             assert module.bias is not None
             add(module.bias, factor if train.bias_rate == "as_weight" else 1.0, train.clip == "all")
+            if module.binary or module.binarize is not None:
+                binary.add(module.weight)
         elif isinstance(module, Norm):
             factor = math.sqrt(len(module.weight) / 1.5) if train.norm_rate == "glorot_gamma" else 1.0
             add(module.weight, factor, train.clip == "all")
             add(module.bias, 1.0, train.clip == "all")
+        elif callable(rates := getattr(module, "rates", None)):
+            for name, factor in rates().items():
+                add(module.get_parameter(name), factor, train.clip == "all")
+    claimed = {p for group in groups.values() for p in group}
+    if lost := [name for name, p in net.named_parameters() if p not in claimed]:
+        raise spec.SpecError(
+            f"net: {lost[0]}: no optimizer group claims this parameter; its module has no rates()"
+        )
     listed = [{"params": params, "multiplier": factor, "clip": clip} for (factor, clip), params in groups.items()]
-    rule = train.optimizer
-    if rule.kind == "sgd":
-        return SGD(listed)
-    kind = Adam if rule.kind == "adam" else ShiftAdaMax
-    return kind(listed, rule.beta1, rule.beta2, rule.eps)
+    rule: Rule = spec.OPTIMIZERS[train.optimizer.kind](train.optimizer, listed)
+    rule.binary = frozenset(binary)
+    return rule

@@ -42,6 +42,8 @@ class DeviceData:
 def prepare(splits: dict[str, Split], data: spec.Data, flat: bool, device: torch.device) -> dict[str, DeviceData]:
     """Apply `data.preprocess`, fitted on the training split, and move every split to the device.
 
+    `flat`: images as rows of pixels; else as planes, gray ones as a single one.
+
     While the steps amount to an affine map per pixel, scale · (p - centre), the data stay uint8 and the map is
     applied per batch. SpecError where a step would divide by nothing.
     """
@@ -67,8 +69,8 @@ def prepare(splits: dict[str, Split], data: spec.Data, flat: bool, device: torch
             if rows["train"].dtype == torch.uint8:
                 rows = {k: _floats(r, scale, -scale * centre) for k, r in rows.items()}
                 scale, centre = 1.0, torch.zeros((), dtype=torch.float64, device=device)
-            rows = _apply(step, rows, image)
-    shape, shift = () if flat else image, (-scale * centre).float()
+            rows = spec.PREPROCESSING[step.step](step, rows, image)
+    shape, shift = () if flat else (*image, 1)[:3], (-scale * centre).float()
     return {k: DeviceData(r, labels[k], shape, scale, shift) for k, r in rows.items()}
 
 
@@ -92,28 +94,45 @@ def _floats(rows: Tensor, scale: float, shift: Tensor) -> Tensor:
     return rows.to(torch.float32).mul_(scale).add_(shift.float())
 
 
-def _apply(step: Any, rows: dict[str, Tensor], image: tuple[int, ...]) -> dict[str, Tensor]:
-    match step:
-        case spec.GCN():
-            return {k: gcn(r, step.scale, step.use_std, step.sqrt_bias) for k, r in rows.items()}
-        case spec.ZCA():
-            mean, matrix = zca(rows["train"], step.bias)
-            return {k: (r - mean) @ matrix for k, r in rows.items()}
-        case spec.LCN():
-            return {k: lcn(r, image, step.as_in, step.kernel, step.threshold) for k, r in rows.items()}
-        case spec.DivideByMax():
-            most = {k: r.max() for k, r in rows.items()}
-            for value in most.values():
-                _divisor(float(value), step)
-            return {k: r / most[k] for k, r in rows.items()}
-        case spec.Standardize():
-            mean, std = rows["train"].mean(), rows["train"].std()
-            _divisor(float(std), step)
-            return {k: (r - mean) / std for k, r in rows.items()}
-        case spec.Center():
-            mean = rows["train"].mean(0)
-            return {k: r - mean for k, r in rows.items()}
-    raise AssertionError(step)
+Rows = dict[str, Tensor]
+"""Split -> float32 rows (N, H · W · C). The code of a step takes its settings, rows and the images' shape."""
+
+
+@spec.PREPROCESSING.add(spec.GCN)
+def _gcn(step: spec.GCN, rows: Rows, image: tuple[int, ...]) -> Rows:
+    return {k: gcn(r, step.scale, step.use_std, step.sqrt_bias) for k, r in rows.items()}
+
+
+@spec.PREPROCESSING.add(spec.ZCA)
+def _zca(step: spec.ZCA, rows: Rows, image: tuple[int, ...]) -> Rows:
+    mean, matrix = zca(rows["train"], step.bias)
+    return {k: (r - mean) @ matrix for k, r in rows.items()}
+
+
+@spec.PREPROCESSING.add(spec.LCN)
+def _lcn(step: spec.LCN, rows: Rows, image: tuple[int, ...]) -> Rows:
+    return {k: lcn(r, image, step.as_in, step.kernel, step.threshold) for k, r in rows.items()}
+
+
+@spec.PREPROCESSING.add(spec.DivideByMax)
+def _divide_by_max(step: spec.DivideByMax, rows: Rows, image: tuple[int, ...]) -> Rows:
+    most = {k: r.max() for k, r in rows.items()}
+    for value in most.values():
+        _divisor(float(value), step)
+    return {k: r / most[k] for k, r in rows.items()}
+
+
+@spec.PREPROCESSING.add(spec.Standardize)
+def _standardize(step: spec.Standardize, rows: Rows, image: tuple[int, ...]) -> Rows:
+    mean, std = rows["train"].mean(), rows["train"].std()
+    _divisor(float(std), step)
+    return {k: (r - mean) / std for k, r in rows.items()}
+
+
+@spec.PREPROCESSING.add(spec.Center)
+def _center(step: spec.Center, rows: Rows, image: tuple[int, ...]) -> Rows:
+    mean = rows["train"].mean(0)
+    return {k: r - mean for k, r in rows.items()}
 
 
 def gcn(rows: Tensor, scale: float, use_std: bool, sqrt_bias: float) -> Tensor:

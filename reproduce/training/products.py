@@ -52,10 +52,15 @@ def mode(device: str = "cpu") -> str:
     if chosen not in ("fixed16", "float32"):
         raise VariableError(f"REPRODUCE_PRODUCTS is fixed16 or float32, not {chosen!r}")
     if chosen == "float32":
-        return "tables" if reals.available() else "torch"
+        return by_autograd()
     if not able:
         raise VariableError("REPRODUCE_PRODUCTS=fixed16 needs compiled kernels")
     return chosen
+
+
+def by_autograd() -> str:
+    """The mode of steps on a CPU that go through autograd."""
+    return "tables" if reals.available() else "torch"
 
 
 def fallback() -> str | None:

@@ -8,28 +8,44 @@ another.
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 
-from reproduce.training import products, ways
-from reproduce.training.engine import Engine, unknown
-from reproduce.training.optim import Rule
+from reproduce import spec
+from reproduce.training import engine, nets, optim, products, ways
+from reproduce.training.optim import SGD, Adam, Rule, ShiftAdaMax
 from reproduce.training.preprocess import DeviceData
 
 EAGER_STEPS = 3  # before the recording: moments are made, libraries choose their ways
 
 
+@spec.LOSSES.add("squared_hinge")
 def squared_hinge(scores: Tensor, targets: Tensor) -> Tensor:
-    """L2-SVM cost: mean over batch and classes of max(0, 1 - t·y)²; scores and ±1 targets (N, 10)."""
+    """L2-SVM cost: mean over batch and classes of max(0, 1 - t·y)²; scores and ±1 targets (N, classes)."""
     return (1 - targets * scores).clamp(min=0).square().mean()
 
 
-class Step:
-    """Forward, squared hinge, backward, update with clipping, and the cost's sum, on a batch of `data`.
+def unknown(net: nn.Module, rule: Rule, loss: str) -> str | None:
+    """Why the engine cannot make the steps of such a run, in a few words; None if it can."""
+    if rule.kernel is None or type(rule) not in (Adam, ShiftAdaMax, SGD):
+        return f"an optimizer of the kind {type(rule).__name__}"
+    if loss != "squared_hinge":
+        return f"a loss of the kind {loss}"
+    return engine.unknown(net)
 
-    targets (10, 10) holds a row of ±1 for each class; loss_sum is a scalar that each step's cost is added to.
+
+def why_autograd(settings: spec.Settings) -> str | None:
+    """Why a run's steps on a CPU must go through autograd, in a few words; None if the engine knows its net."""
+    with torch.device("meta"):  # nothing is allocated, and no random number drawn
+        net = nets.build(settings)
+        return unknown(net, optim.optimizer(net, settings.train), settings.train.loss)
+
+
+class Step:
+    """Forward, loss, backward, update with clipping, and the cost's sum, on a batch of `data`.
+
+    targets (classes, classes) holds a row of ±1 for each class; loss_sum is a scalar that each step's cost is
+    added to; `loss` names one of `spec.LOSSES`, whose code takes scores and ±1 targets (N, classes).
     """
 
     def __init__(
@@ -40,19 +56,19 @@ class Step:
         targets: Tensor,
         loss_sum: Tensor,
         batch: int,
+        loss: str = "squared_hinge",
     ) -> None:
         self.net, self.rule, self.data, self.targets = net, rule, data, targets
         self.loss_sum = loss_sum
+        self._loss = spec.LOSSES[loss]
         self.index = torch.zeros(batch, dtype=torch.int64, device=data.labels.device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self._made = 0
-        self.engine: Engine | None = None
+        self.engine: engine.Engine | None = None
         self._seed = self._number = 0
         if not self.index.is_cuda and products.mode() == "fixed16":
-            if reason := unknown(net):
-                warnings.warn(f"steps go through autograd: {reason}", RuntimeWarning, stacklevel=2)
-            else:
-                self.engine = Engine(net, rule, batch)  # type: ignore[arg-type]
+            if unknown(net, rule, loss) is None:
+                self.engine = engine.Engine(net, rule, batch)  # type: ignore[arg-type]
 
     def start(self, seed: int) -> None:
         """Before an epoch's first step; the seed is that of the engine's noise."""
@@ -85,9 +101,14 @@ class Step:
             self._record()
             self.graph.replay()  # type: ignore[attr-defined]
 
+    def cost(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """The loss (a scalar) of scores against rows of ±1 targets, both (N, classes)."""
+        found: Tensor = self._loss(scores, targets)
+        return found
+
     def eager(self, index: Tensor) -> None:
         """The step, operation by operation."""
-        loss = squared_hinge(self.net(self.data.images(index)), self.targets[self.data.labels[index]])
+        loss = self.cost(self.net(self.data.images(index)), self.targets[self.data.labels[index]])
         self.rule.zero_grad()
         loss.backward()
         self.rule.step()

@@ -31,7 +31,7 @@ from reproduce import outcomes, spec
 from reproduce.training import checkpoint as checkpoints
 from reproduce.training import nets, optim, tensorcores
 from reproduce.training.preprocess import DeviceData
-from reproduce.training.step import Step, squared_hinge
+from reproduce.training.step import Step
 
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
@@ -89,7 +89,7 @@ class Blocks:
 
 
 class Classifier(L.LightningModule):
-    """Trains `net` (an MLP or a ConvNet) as `settings` say; the per-epoch curve and the best epoch are kept."""
+    """Trains `net` as `settings` say; the per-epoch curve and the best epoch are kept."""
 
     targets: Tensor
     loss_sum: Tensor
@@ -106,9 +106,10 @@ class Classifier(L.LightningModule):
         self.automatic_optimization = False
         self.settings, self.data, self.seed = settings, data, seed
         torch.manual_seed(seed_for(seed, "init"))
-        self.net = nets.build(settings.net)
+        self.net = nets.build(settings)
         self.rule = optim.optimizer(self.net, settings.train)
-        self.register_buffer("targets", 2 * torch.eye(nets.CLASSES) - 1, persistent=False)
+        self.loss = spec.LOSSES[settings.train.loss]
+        self.register_buffer("targets", 2 * torch.eye(settings.dataset.classes) - 1, persistent=False)
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
         self.run, self.call = run, call or {}
         self.calls = [self.call]
@@ -147,7 +148,8 @@ class Classifier(L.LightningModule):
         """Made when it is first wanted: Lightning has then moved the net to its device."""
         if self._step is None:
             buffers = (self.targets, self.loss_sum)
-            self._step = Step(self.net, self.rule, self.data["train"], *buffers, self.settings.train.batch)
+            train = self.settings.train
+            self._step = Step(self.net, self.rule, self.data["train"], *buffers, train.batch, train.loss)
         return self._step
 
     def training_step(self, block: list[Tensor], block_index: int) -> None:
@@ -205,7 +207,7 @@ class Classifier(L.LightningModule):
 
     @torch.no_grad()
     def evaluate(self, split: str) -> tuple[Tensor, float]:
-        """Which images of a split are wrong (bool (n,), on its device) and its mean squared hinge.
+        """Which images of a split are wrong (bool (n,), on its device) and its mean cost.
 
         Batch norm uses its moving averages.
         """
@@ -219,7 +221,7 @@ class Classifier(L.LightningModule):
         for index in torch.arange(n, device=data.labels.device).split(EVAL_BATCH):
             scores, labels = self._scores(data, index), data.labels[index]
             wrong[index] = scores.argmax(1) != labels
-            loss += squared_hinge(scores, self.targets[labels]) * len(index)
+            loss += self.loss(scores, self.targets[labels]) * len(index)
         self.net.train(was_training)
         return wrong, float(loss) / n
 

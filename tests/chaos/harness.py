@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -35,6 +36,7 @@ import torch  # noqa: E402
 from made import made_images, settings  # noqa: E402
 
 from reproduce import campaign, cli, data, fetch, files, machine, report, runs, spec, weights  # noqa: E402, F401
+from reproduce.datasets import DATASETS  # noqa: E402
 from reproduce.records import read_record  # noqa: E402
 from reproduce.training import checkpoint as checkpoint_file  # noqa: E402
 from reproduce.training import train  # noqa: E402
@@ -72,8 +74,8 @@ def prepare(folder: Path) -> None:
     )
     content = {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a harness", "scale": "small"}
     path.write_text(json.dumps(content | over.model_dump(mode="json")))
-    data.DIGESTS["mnist"] = data.content_digest(arrays)
-    fetch.SOURCES["mnist"] = []
+    about = dataclasses.replace(DATASETS["mnist"], digest=data.content_digest(arrays), sources=())
+    DATASETS["mnist"] = about
     spec.cells.__defaults__ = (None, folder / "experiments")
     train.CHECKPOINT_SECONDS = 0.0
     vars(files)["open"] = SlowFile
