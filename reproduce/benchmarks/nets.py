@@ -45,7 +45,7 @@ def trained(name: str) -> Path | None:
         found = []
         for path in folder.glob(f"{cell.replace('/', '-')}-{scale}-seed0-*.bnn"):
             other = PackedNet.load(path).settings
-            if shapes(other.net) == shapes(settings.net) and other.data.preprocess == settings.data.preprocess:
+            if shapes(other) == shapes(settings) and other.data.preprocess == settings.data.preprocess:
                 found.append((files.read_sealed(path.with_suffix(".json"))[0]["started"], path))
         if found:
             return max(found)[1]
@@ -61,8 +61,8 @@ def float_twin(net: PackedNet) -> nn.Module:
     every = [net.first, *net.hidden, net.output]
     plain = {"kind": "vanilla", "eps": 1e-4, "alpha": 0.1}  # training's, not used
     over = {"weights": "float", "activation": "sign", "norm": plain, "output_norm": plain}
-    settings = type(net.settings.net).model_validate(net.settings.net.model_dump(mode="json") | over)
-    twin = nets.build(settings)
+    plain_net = type(net.settings.net).model_validate(net.settings.net.model_dump(mode="json") | over)
+    twin = nets.build(net.settings.model_copy(update={"net": plain_net}))
     state = twin.state_dict()
     for i, layer in enumerate(every):
         signs = torch.from_numpy(kernels.unpack(layer.weights)).float()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -115,14 +114,13 @@ def inexact(settings: spec.Settings, device: torch.device) -> tuple[str, str] | 
     net = settings.net
     if not isinstance(net, spec.ConvNet) or net.weights != "binary" or net.activation == "relu":
         return None
-    size, inputs = 32, 3
-    for width in net.channels:
-        for channels in (inputs, width):
-            part = "fp16" if ways.uses("fp16") and tensorcores.exact_in_fp16(channels) else "tf32"
-            for batch in (settings.train.batch, EVAL_BATCH) if channels != 3 and ways.uses(part) else ():
-                if wrong := _wrong_convolution(batch, width, channels, size, device):
-                    return part, wrong
-        inputs, size = width, size // 2
+    for layer in settings.layers()[1:]:  # images are real: the first layer's products need not be exact
+        if layer.kernel == 1:
+            continue
+        part = "fp16" if ways.uses("fp16") and tensorcores.exact_in_fp16(layer.inputs) else "tf32"
+        for batch in (settings.train.batch, EVAL_BATCH) if ways.uses(part) else ():
+            if wrong := _wrong_convolution(batch, layer.outputs, layer.inputs, layer.height, device):
+                return part, wrong
     return None
 
 
@@ -146,13 +144,8 @@ def _wrong_convolution(batch: int, units: int, inputs: int, size: int, device: t
 
 def _linear_shapes(settings: spec.Settings) -> list[tuple[int, int, int, bool]]:
     """Batch, outputs, inputs of a net's linear layers, and whether the inputs are real."""
-    net = settings.net
-    if isinstance(net, spec.MLPNet):
-        sizes, first = [784, *net.hidden, 10], True
-    else:
-        side = 32 >> len(net.channels)
-        sizes, first = [net.channels[-1] * side * side, *net.dense, 10], False
-    return [(settings.train.batch, b, a, first and i == 0) for i, (a, b) in enumerate(pairwise(sizes))]
+    batch = settings.train.batch
+    return [(batch, a.outputs, a.inputs, i == 0) for i, a in enumerate(settings.layers()) if a.kernel == 1]
 
 
 def _check_linear(batch: int, units: int, inputs: int, first: bool, device: torch.device) -> None:
@@ -181,6 +174,7 @@ def _check_graph(settings: spec.Settings, device: torch.device) -> None:
     from reproduce import plan
 
     net = settings.net
+    assert isinstance(net, spec.PaperNet)
     still: dict[str, object] = {"activation": "sign" if net.activation == "stochastic_sign" else net.activation}
     if isinstance(net, spec.MLPNet):
         still |= {"dropout_in": 0.0, "dropout_hidden": 0.0}
