@@ -214,7 +214,7 @@ def _matching(pattern: str, folder: Path) -> list[Path]:
         if Path(wanted).parts  # not "", "/", "."
         and (name == wanted or name.startswith(f"{wanted}/") or Path(name).match(wanted))
     ]
-    if not hits and path.is_dir():
+    if not hits and Path(wanted).parts and path.is_dir():
         hits = _files(path)
     elif not hits:
         near = difflib.get_close_matches(pattern, [*names, *{n.split("/")[0] for n in names}], n=1, cutoff=0.4)

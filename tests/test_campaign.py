@@ -180,9 +180,11 @@ def test_what_the_end_needs_is_looked_at_before_anything_is_trained(tmp_path, da
     bad.parent.mkdir()
     bad.write_text("row: [")
     words = ["run", "table1", "--scale", "small", "--results", str(tmp_path / "r"), "--data", str(data_folder)]
-    assert command(monkeypatch, tmp_path, *words) == 2
+    assert command(monkeypatch, tmp_path, *words, "short/bad") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "bad.yaml" in error and not (tmp_path / "r").exists()
+    assert command(monkeypatch, tmp_path, *words, "--plan") == 0  # nobody asked for the broken file
+    capsys.readouterr()
     bad.unlink()
     (tmp_path / "paper.yaml").write_text("title: x")
     monkeypatch.setattr(paper.read, "__defaults__", (tmp_path / "paper.yaml",))
