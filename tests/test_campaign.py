@@ -190,7 +190,8 @@ def test_what_the_end_needs_is_looked_at_before_anything_is_trained(tmp_path, da
     monkeypatch.setattr(paper.read, "__defaults__", (tmp_path / "paper.yaml",))
     assert command(monkeypatch, tmp_path, *words) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "paper.yaml" in error and not (tmp_path / "r").exists()
+    assert all("paper.yaml: " in line for line in error.splitlines()) and not (tmp_path / "r").exists()
+    assert "paper.yaml: arxiv: missing" in error
 
 
 def test_missing_data_is_named_per_cell_and_the_rest_runs(tmp_path, data_folder, monkeypatch):
