@@ -150,7 +150,9 @@ def load(path: Path) -> Cell:
     scales: dict[Any, Any] = {}
     mutants: dict[str, Any] = {}
     if len(base) == len(PARTS):
-        scales[content.get("scale")] = checked(Settings, base)
+        own = checked(Settings, base)
+        if experiment is not None:
+            scales[experiment.scale] = own
         small, check = base, content.get("check")
         if isinstance(content.get("small"), dict):
             small, scales["small"] = overridden(content["small"], base, "small.")

@@ -27,7 +27,7 @@ def go(store, epochs=None, seed=0, cell=CELL, scale="small"):
     data = preprocess.prepare(made_splits(), run.settings.data, True, CPU)
     for _ in range(epochs or 1):
         deadline = None if epochs is None else time.monotonic()
-        rest = (CPU, campaign.Progress([1.0], print), print, False, deadline, machine.call("cpu"))
+        rest = (CPU, campaign.Progress([1.0], print), print, False, deadline, machine.call("cpu"), None)
         with contextlib.suppress(train.OutOfTime):
             campaign._train(run, store, lambda _: data, *rest)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reproduce import freeze, yamlfile
-from reproduce.terminal import DataOption, ResultsOption, say, stop
+from reproduce import extensions, freeze, yamlfile
+from reproduce.terminal import DataOption, ResultsOption, UseOption, say, stop
 
 if TYPE_CHECKING:
     from reproduce.export.formats import Proof
@@ -24,6 +24,7 @@ def export(
     results: ResultsOption = None,
     data: DataOption = None,
     record: Annotated[Path | None, typer.Option(help="A folder to keep the proof in, as one JSON file.")] = None,
+    use: UseOption = None,
 ) -> None:
     """Write a trained net for other tools: ONNX, QONNX (FINN, hls4ml) or NumPy arrays.
 
@@ -36,6 +37,7 @@ def export(
     from reproduce.export import formats
     from reproduce.packed import PackedNet
 
+    extensions.use(use or [])
     if kind not in formats.FORMATS:
         raise stop(f"--format takes {', '.join(formats.FORMATS)}, not {kind!r}", 2)
     if missing := formats.FORMATS[kind].missing():
