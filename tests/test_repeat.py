@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from made import convnet_settings, made_splits, settings
+from made import convnet_settings, made_record, made_run, made_splits, settings
 
+from reproduce.report.rows import made_by
 from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
@@ -43,3 +44,29 @@ def test_the_same_run_twice_gives_the_same_numbers(tmp_path, threads, case, coun
     (rows, net), (again, other) = (fitted(s, flat, tmp_path) for _ in range(2))
     assert rows == again
     assert net.keys() == other.keys() and all(torch.equal(net[key], other[key]) for key in net)
+
+
+BY_KERNELS = {
+    "deterministic": settings(train={"epochs": 2}, net={"hidden": [256, 256], "dropout_in": 0.0}),
+    "stochastic, standardized": settings(
+        data={"preprocess": [{"step": "range", "low": 0, "high": 1}, {"step": "standardize"}]},
+        train={"epochs": 2},
+        net={"hidden": [250, 130], "dropout_in": 0.0, "dropout_hidden": 0.0, "activation": "stochastic_sign"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BY_KERNELS)
+def test_mlps_of_signs_on_bytes_are_the_same_for_every_number_of_threads(tmp_path, threads, case):
+    """What the report relies on where it pools such runs."""
+    s, found = BY_KERNELS[case], []
+    for count in (1, 2, 3):
+        threads(count)
+        found.append(fitted(s, True, tmp_path))
+    for rows, net in found[1:]:
+        assert rows == found[0][0]
+        assert all(torch.equal(net[key], found[0][1][key]) for key in net)
+    made = made_record(made_run()).model_copy(update={"settings": s.model_dump(mode="json")})
+    code = made.code | {"mode": "fixed16", "threads": [1, 2]}
+    assert made_by(made.model_copy(update={"code": code})).threads == ()
+    assert made_by(made.model_copy(update={"code": code | {"mode": "torch"}})).threads == (1, 2)
