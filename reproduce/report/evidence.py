@@ -228,7 +228,8 @@ def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[R
         if record.stem != path.stem:
             problems.append(f"{path.name}: not its own name, it holds {record.stem}")
             continue
-        unread: dict[str, Any] = {"settings": {}, "libraries": {}}
+        read = {part: record.settings[part] for part in ("data", "net") if part in record.settings}
+        unread: dict[str, Any] = {"settings": read, "libraries": {}}
         if not curves and record.data.name != CURVES:
             unread["curve"] = []
         yield record.model_copy(update=unread)
