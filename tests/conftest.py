@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made import change, made_images
+from made_examples import registered
 
 import kernels
 from kernels import reals, ternary
@@ -36,6 +37,16 @@ def made_mnist(tmp_path_factory):
     path = tmp_path_factory.mktemp("made") / "mnist.npz"
     np.savez(path, **arrays)
     return path, data.content_digest(arrays)
+
+
+@pytest.fixture
+def own():
+    """What is registered within a test is for that test only."""
+    before = [dict(part) for part in registered()]
+    yield
+    for part, kept in zip(registered(), before, strict=True):
+        part.clear()
+        part.update(kept)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from made_examples import FOLDER, made_data, registered, shortened
+from made_examples import FOLDER, made_data, shortened
 
 from kernels import ternary
 from reproduce import cli, extensions, runs, spec
@@ -13,16 +13,6 @@ from reproduce.packed import PackedNet, freeze_net
 from reproduce.training import nets, products
 
 FILES = sorted(FOLDER.glob("*.yaml"))
-
-
-@pytest.fixture
-def own():
-    """Own modules are in use for one test only."""
-    before = [dict(part) for part in registered()]
-    yield
-    for part, kept in zip(registered(), before, strict=True):
-        part.clear()
-        part.update(kept)
 
 
 def module(path):

@@ -7,7 +7,6 @@ import pytest
 import torch
 import yaml
 from made import made_splits, settings
-from made_examples import registered
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,16 +19,6 @@ from reproduce.training import layers, nets, optim, preprocess, step, train
 
 CPU = torch.device("cpu")
 MNIST = spec.EXPERIMENTS / "table1" / "bnn-theano-mnist.yaml"
-
-
-@pytest.fixture
-def own():
-    """What is registered here is for one test only."""
-    before = [dict(part) for part in registered()]
-    yield
-    for part, kept in zip(registered(), before, strict=True):
-        part.clear()
-        part.update(kept)
 
 
 # --- files ----------------------------------------------------------------------------------------------------

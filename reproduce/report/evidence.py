@@ -211,23 +211,30 @@ def gather(
     )
 
 
-def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[Record]:
-    """The sound records under their own names, without the parts that nothing here reads: thousands must fit."""
+R = TypeVar("R", Record, Running)
+
+
+def _sound(folder: Path, read: Callable[[Path], R], problems: list[str]) -> Iterator[R]:
+    """The records of a folder that can be read and lie under their own names; of the others, why not."""
     for path in sorted(folder.glob("*.json")):
         try:
-            record = read_record(path)
+            record = read(path)
         except OSError as error:
             problems.append(_unread(path, error))
-            continue
         except ValueError as error:
             problems.append(str(error))
-            continue
         except RecursionError:
             problems.append(f"{path.name}: nested too deeply")
-            continue
-        if record.stem != path.stem:
-            problems.append(f"{path.name}: not its own name, it holds {record.stem}")
-            continue
+        else:
+            if record.stem == path.stem:
+                yield record
+            else:
+                problems.append(f"{path.name}: not its own name, it holds {record.stem}")
+
+
+def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[Record]:
+    """The sound records without the parts that nothing here reads: thousands must fit."""
+    for record in _sound(folder, read_record, problems):
         read = {part: record.settings[part] for part in ("data", "net") if part in record.settings}
         unread: dict[str, Any] = {"settings": read, "libraries": {}}
         if not curves and record.data.name != CURVES:
@@ -239,27 +246,14 @@ def _running(folder: Path, ended: set[str], cells: Sequence[spec.Cell], problems
     """The sound records of runs of these cells that are under way; `ended`: names of runs that have a record."""
     settings = {(c.name, scale): s for c in cells for scale, s in c.scales.items()}
     found = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = read_running(path)
-        except OSError as error:
-            problems.append(_unread(path, error))
-            continue
-        except ValueError as error:
-            problems.append(str(error))
-            continue
-        except RecursionError:
-            problems.append(f"{path.name}: nested too deeply")
-            continue
-        current = settings.get((record.cell, record.scale))
-        if record.stem != path.stem:
-            problems.append(f"{path.name}: not its own name, it holds {record.stem}")
-        elif current is None:
-            problems.append(f"{path.name}: under way, of another cell than these")
+    for record in _sound(folder, read_running, problems):
+        name, current = f"{record.stem}.json", settings.get((record.cell, record.scale))
+        if current is None:
+            problems.append(f"{name}: under way, of another cell than these")
         elif (current.digest(), current.data.name) != (record.settings_digest, record.data.name):
-            problems.append(f"{path.name}: under way, of other settings than today's experiment files")
+            problems.append(f"{name}: under way, of other settings than today's experiment files")
         elif record.stem in ended:
-            problems.append(f"{path.name}: said to be under way, but there is a record of this run")
+            problems.append(f"{name}: said to be under way, but there is a record of this run")
         else:
             found.append(record)
     return found
