@@ -1,6 +1,8 @@
 """Table 1 from records, and that the committed table follows from the committed records."""
 
 import io
+import shutil
+import subprocess
 
 import pandas as pd
 import pytest
@@ -245,6 +247,26 @@ def test_quoted_rows_are_the_papers_other_ones_and_never_judged():
     maxout = quoted[quoted["row"] == "Maxout Networks"].set_index("dataset")["paper"]
     assert dict(maxout) == {"MNIST": 0.94, "SVHN": 2.47, "CIFAR-10": 11.68}
     assert len(frame[frame["scale"] == "paper"]) == len(quoted) + 12
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_latex_is_compiled_whatever_the_names(tmp_path):
+    row = r"a|b & c % d_e # $f$ {g} <h> [i] \j ~ ^ ü"
+    found = [
+        r.model_copy(update={"machine": r.machine | {"name": row}}) for r in records("paper", [0.95, 0.97, 0.96])
+    ]
+    cell = cell_with_paper()
+    cell = cell.model_copy(update={"experiment": cell.experiment.model_copy(update={"row": row})})
+    table = exports.latex(table1.frame(found, [cell]))
+    assert r"\%" in table and r"\&" in table
+    whole = "\n".join(
+        [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", table, r"\end{document}"]
+    )
+    (tmp_path / "table.tex").write_text(whole, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=60)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "table.pdf").stat().st_size > 1000
 
 
 def test_latex_is_whole_and_escaped():
