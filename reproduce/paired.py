@@ -1,0 +1,92 @@
+"""Does an arm of an ablation differ from the one it is compared with? Runs in pairs, by seed.
+
+Let d be the mean of the seeds' differences (arm minus reference, test error in points), s their standard deviation,
+and v the variance of one difference that the disagreement on single images would make if images were independent:
+with e_ij = +1, 0 or -1 where seed i's arm alone, both or neither, or the reference alone is wrong on image j of N,
+v = Σ_j var_i(e_ij) / N². As for Table 1 (`reproduce.verdict`), neither estimate replaces the other, and the larger
+scatter counts: t with n - 1 degrees of freedom for s, with n + 1 for √v.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from reproduce.verdict import FEWEST, TRUST
+
+ALPHA = 0.05
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Arm minus reference over n pairs, in points of test error.
+
+    `low` to `high`: 95 % interval; `p`: that there is no difference (two-sided); `p_loss`: that the arm loses
+    `effect` or more; `found`: the loss that n such pairs find in 80 % of cases (two-sided, alone in its family).
+    """
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_loss: float
+    found: float
+
+
+def difference(arm: NDArray[np.bool_], reference: NDArray[np.bool_], effect: float) -> Difference | None:
+    """The comparison of runs (n, N): which of N test images each seed's run got wrong, rows in the same order.
+
+    `effect`: the smallest loss that counts, in points. None for fewer than three pairs; ValueError where the
+    shapes differ.
+    """
+    if arm.shape != reference.shape:
+        raise ValueError(f"{arm.shape} and {reference.shape} are no pairs")
+    n, images = arm.shape
+    if n < FEWEST:
+        return None
+    apart = arm.astype(np.int8) - reference.astype(np.int8)
+    each = 100 * apart.mean(1)
+    mean, own = float(each.mean()), float(each.std(ddof=1))
+    of_images = 100 / images * math.sqrt(float(apart.var(0, ddof=1).sum()))
+    ways = [(scale / math.sqrt(n), dof) for scale, dof in ((own, n - 1), (of_images, n - 1 + TRUST))]
+
+    def least_sure(value: float) -> float:
+        """The larger P(T > value / standard error) of the two estimates."""
+        return max(float(stats.t.sf(value / error, dof)) if error else float(value <= 0) for error, dof in ways)
+
+    half = max(float(stats.t.ppf(1 - ALPHA / 2, dof)) * error for error, dof in ways)
+    found = max(float(stats.t.ppf(1 - ALPHA / 2, dof) + stats.t.ppf(POWER, dof)) * error for error, dof in ways)
+    p = min(1.0, 2 * least_sure(abs(mean)))
+    return Difference(n, mean, mean - half, mean + half, p, least_sure(effect - mean), found)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number by Holm's method, in the order given."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    adjusted, most = [0.0] * len(values), 0.0
+    for place, i in enumerate(order):
+        most = max(most, min(1.0, (len(values) - place) * values[i]))
+        adjusted[i] = most
+    return adjusted
+
+
+def verdict(found: Difference, p: float, p_loss: float) -> str:
+    """What a comparison says, by its two p-values adjusted for the whole family.
+
+    "better"; "no loss within the margin": a loss of the smallest effect that counts is excluded; "worse";
+    "cannot be told".
+    """
+    if p < ALPHA and found.mean < 0:
+        return "better"
+    if p_loss < ALPHA:
+        return "no loss within the margin"
+    if p < ALPHA:
+        return "worse"
+    return "cannot be told"
