@@ -96,7 +96,7 @@ def _classes(records: list[Record]) -> list[set[str]]:
 
 
 def _numbers(record: Record) -> tuple[Any, ...]:
-    curve = [row.model_dump(exclude={"seconds"}) for row in record.curve]
+    curve = [row.model_dump(exclude={"seconds", "flipped"}) for row in record.curve]
     return record.weights_sha256, record.result, curve
 
 

@@ -1,10 +1,10 @@
 """Does an arm of an ablation differ from the one it is compared with? Runs in pairs, by seed.
 
-Let d be the mean of the seeds' differences (arm minus reference, test error in points), s their standard deviation,
-and v the variance of one difference that the disagreement on single images would make if images were independent:
-with e_ij = +1, 0 or -1 where seed i's arm alone, both or neither, or the reference alone is wrong on image j of N,
-v = Σ_j var_i(e_ij) / N². As for Table 1 (`reproduce.verdict`), neither estimate replaces the other, and the larger
-scatter counts: t with n - 1 degrees of freedom for s, with n + 1 for √v.
+Let d be the mean of the seeds' differences (arm minus reference, test error in points), s their standard
+deviation, and v the variance of one difference that the disagreement on single images would make if images were
+independent: with e_ij = +1, 0 or -1 where seed i's arm alone, both or neither, or the reference alone is wrong on
+image j of N, v = Σ_j var_i(e_ij) / N². As for Table 1 (`reproduce.verdict`), neither estimate replaces the other,
+and the larger scatter counts: t with n - 1 degrees of freedom for s, with n + 1 for √v.
 """
 
 from __future__ import annotations

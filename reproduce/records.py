@@ -77,7 +77,11 @@ def _with(model: type[Known]) -> AfterValidator:
 
 
 class EpochRow(_Frozen):
-    """One epoch: rate, mean training cost, wrong images; test figures only where the protocol reads them."""
+    """One epoch: rate, mean training cost, wrong images; test figures only where the protocol reads them.
+
+    `flipped`: the share of binary weights whose sign at the epoch's end is not that of its start; None in nets
+    without any, and in older records.
+    """
 
     epoch: Count
     rate: float = Field(ge=0)
@@ -86,6 +90,7 @@ class EpochRow(_Frozen):
     valid_loss: Loss
     test_wrong: Wrong | None = None
     test_loss: Loss | None = None
+    flipped: float | None = Field(default=None, ge=0, le=1)
     seconds: Seconds
 
 

@@ -36,7 +36,7 @@ class Strict(BaseModel):
 
 
 NETS = Registry("net")
-ACTIVATIONS = Registry("activation", names=("sign", "stochastic_sign", "relu"))
+ACTIVATIONS = Registry("activation", names=("sign", "stochastic_sign", "sign_with_zero", "relu"))
 WEIGHTS = Registry("weight binarizer", names=("binary", "float"))
 NORMS = Registry("norm", names=("vanilla", "std", "shift"))
 OPTIMIZERS = Registry("optimizer")
@@ -113,6 +113,14 @@ class LCN(PreprocessingStep):
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel: {self.kernel} is even, a window has a pixel in its middle")
         return self
+
+
+@PREPROCESSING.schema
+class Threshold(PreprocessingStep):
+    """Pixels onto ±1: +1 from `at` on, which is in the unit of the steps before."""
+
+    step: Literal["threshold"]
+    at: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 
 
 @PREPROCESSING.schema
@@ -211,6 +219,8 @@ class PaperNet(Net):
     """What the paper's two nets have in common."""
 
     weights: Annotated[str, WEIGHTS.named]
+    first_weights: Literal["as_others", "float"] = "as_others"
+    """`float`: the first layer's weights are neither binarized nor clipped."""
     activation: Annotated[str, ACTIVATIONS.named]
     ste_mask: bool = True
     """Zero the gradient of the sign where |input| > 1; must be named but for relu, which has none."""
@@ -247,6 +257,8 @@ class ConvNet(PaperNet):
     kind: Literal["convnet"]
     channels: Annotated[list[Count], Field(min_length=1, max_length=3)]
     """Two 3×3 convolutions of so many channels a stage, then a 2×2 max pooling."""
+    border: Literal[0, 1] = 0
+    """What convolutions of activations are padded with; the first one, of pixels, always with zeros."""
     dense: Annotated[list[Count], Field(min_length=1, max_length=8)]
 
     def layers(self, image: Image, classes: int) -> list[Layer]:
@@ -290,6 +302,8 @@ class ShiftAdaMaxRule(Optimizer):
     beta1: Fraction
     beta2: Fraction
     eps: Positive
+    decays: bool = False
+    """Whether v decays, as the paper prints the rule, or never falls, as in the authors' code."""
 
 
 @OPTIMIZERS.schema

@@ -402,6 +402,10 @@ def packable(settings: spec.Settings) -> spec.PaperNet:
     plain = net.weights == "binary"
     if net.weights == "float" or not (plain or hasattr(spec.WEIGHTS[net.weights], "scales")):
         raise PackedError(f"blocks.0.layer: {net.weights} weights: only ±1, times a scale a unit, can be packed")
+    if net.first_weights == "float":
+        raise PackedError("blocks.0.layer: float weights: only ±1, times a scale a unit, can be packed")
+    if isinstance(net, spec.ConvNet) and net.border:
+        raise PackedError("blocks.1.layer: a border of ones: only convolutions padded with zeros can be packed")
     if not issubclass(spec.ACTIVATIONS[net.activation], nets.Sign):
         raise PackedError(f"blocks.0.act: {net.activation} activations: only ±1 can be packed")
     for where, norm in (("blocks.0", net.norm), ("the last block", net.output_norm)):

@@ -42,6 +42,8 @@ def unknown(net: nn.Module) -> str | None:
             return f"a {type(block.norm).__name__}"
         if block.layer.binarize is not None:
             return "weights that are not plain signs"
+        if isinstance(block.layer, BinaryConv2d) and block.layer.border:
+            return "a border of ones"
         if block.activation not in (None, "sign", "stochastic_sign", "relu"):
             return f"an activation of the kind {block.activation}"
         if block.layer.weight.dtype != torch.float32:

@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from reproduce import spec
-from reproduce.training.binarize import ap2
+from reproduce.training.binarize import ap2, binarize_weight
 from reproduce.training.products import binary_conv2d, binary_linear
 
 Binarizer = Callable[[Tensor], Tensor]
@@ -41,17 +41,23 @@ class BinaryLinear(nn.Linear):
 
 
 class BinaryConv2d(nn.Conv2d):
-    """3×3 convolution, stride 1, padded by one with *zeros*, so that a border's inputs are ternary.
+    """3×3 convolution, stride 1, padded by one: with *zeros*, so that a border's inputs are ternary, or with ones.
 
-    x (N, Cin, H, W) -> (N, Cout, H, W). `signs_in` as of BinaryLinear.
+    x (N, Cin, H, W) -> (N, Cout, H, W). `border`: 0 or 1. `signs_in` as of BinaryLinear.
     """
 
-    def __init__(self, c_in: int, c_out: int, binary: bool = True, binarize: Binarizer | None = None) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, binary: bool = True, binarize: Binarizer | None = None, border: int = 0
+    ) -> None:
         super().__init__(c_in, c_out, kernel_size=3, padding=1)
-        self.binary, self.binarize, self.signs_in = binary, binarize, False
+        self.binary, self.binarize, self.signs_in, self.border = binary, binarize, False, border
         self.fans = (9 * c_in, 9 * c_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.border:
+            weight = binarize_weight(self.weight) if self.binary else self.weight
+            weight = weight if self.binarize is None else self.binarize(weight)
+            return F.conv2d(F.pad(x, (1, 1, 1, 1), value=self.border), weight, self.bias)
         if self.binary:
             assert self.bias is not None
             return binary_conv2d(x, self.weight, self.bias, self.signs_in)

@@ -43,6 +43,14 @@ class StochasticSign(Sign):
         return stochastic_sign_ste(x, self.masked) if self.training else sign_ste(x, self.masked)
 
 
+@spec.ACTIVATIONS.add("sign_with_zero")
+class SignWithZero(Activation):
+    """The sign with sign(0) = 0, as Torch's own function has it; the gradient is the usual one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sign_ste(x, self.masked) - (x.detach() == 0).to(x.dtype)
+
+
 @spec.ACTIVATIONS.add("relu")
 class ReLU(Activation):
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +97,8 @@ class MLP(nn.Module):
         self.dropout_in = net.dropout_in
         sizes = [math.prod(image), *net.hidden]
         self.blocks = nn.ModuleList(
-            _dense(net, n_in, n_out, net.dropout_hidden) for n_in, n_out in pairwise(sizes)
+            _dense(net, n_in, n_out, net.dropout_hidden, first=n == 0)
+            for n, (n_in, n_out) in enumerate(pairwise(sizes))
         )
         self.blocks.append(_output(net, sizes[-1], classes))
         _init(self, net)
@@ -112,7 +121,8 @@ class ConvNet(nn.Module):
         height, width, channels = image
         for maps in net.channels:
             for pool in (False, True):
-                layer = BinaryConv2d(channels, maps, *_weights(net))
+                first = not self.blocks
+                layer = BinaryConv2d(channels, maps, *_weights(net, first), border=0 if first else net.border)
                 norm = _norm(net.norm, maps)
                 self.blocks.append(Block(layer, norm, net.activation, pool=pool, ste_mask=net.ste_mask))
                 channels = maps
@@ -145,8 +155,10 @@ def build(settings: spec.Settings) -> nn.Module:
     return made
 
 
-def _weights(net: spec.PaperNet) -> tuple[bool, Binarizer | None]:
-    """Whether the weights are plain signs, else what makes them of the latent ones, if anything does."""
+def _weights(net: spec.PaperNet, first: bool = False) -> tuple[bool, Binarizer | None]:
+    """Whether a layer's weights are plain signs, else what makes them of the latent ones, if anything does."""
+    if first and net.first_weights == "float":
+        return False, None
     return net.weights == "binary", None if net.weights in ("binary", "float") else spec.WEIGHTS[net.weights]
 
 
@@ -155,8 +167,8 @@ def _norm(norm: spec.Norm, n: int) -> Norm:
     return made
 
 
-def _dense(net: spec.PaperNet, n_in: int, n_out: int, dropout: float = 0.0) -> Block:
-    layer = BinaryLinear(n_in, n_out, *_weights(net))
+def _dense(net: spec.PaperNet, n_in: int, n_out: int, dropout: float = 0.0, first: bool = False) -> Block:
+    layer = BinaryLinear(n_in, n_out, *_weights(net, first))
     return Block(layer, _norm(net.norm, n_out), net.activation, dropout=dropout, ste_mask=net.ste_mask)
 
 

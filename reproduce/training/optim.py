@@ -154,6 +154,21 @@ class ShiftAdaMax(Rule):
         p.sub_((m / v).mul_(rate))
 
 
+class DecayingShiftAdaMax(ShiftAdaMax):
+    """Shift-based AdaMax as printed: v itself is not rounded, so that it decays.
+
+    m = b1 m + (1 - b1) g;  v = max(b2 v, |g|);  w -= AP2(lr / (1 - b1^t)) · multiplier · m / (AP2(v) + eps).
+    """
+
+    kernel = None
+
+    def formula(self, p: Tensor, m: Tensor, v: Tensor, rate: Tensor) -> None:
+        assert p.grad is not None
+        m.lerp_(p.grad, 1 - self.beta1)
+        torch.maximum(v.mul_(self.beta2), p.grad.abs(), out=v)
+        p.sub_((m / ap2(v).add_(self.eps)).mul_(rate))
+
+
 class SGD(Rule):
     """Plain stochastic gradient descent without momentum: w -= lr · multiplier · g."""
 
@@ -214,7 +229,8 @@ def _adam(rule: spec.AdamRule, groups: Groups) -> Rule:
 
 @spec.OPTIMIZERS.add(spec.ShiftAdaMaxRule)
 def _shift_adamax(rule: spec.ShiftAdaMaxRule, groups: Groups) -> Rule:
-    return ShiftAdaMax(groups, rule.beta1, rule.beta2, rule.eps)
+    kind = DecayingShiftAdaMax if rule.decays else ShiftAdaMax
+    return kind(groups, rule.beta1, rule.beta2, rule.eps)
 
 
 @spec.OPTIMIZERS.add(spec.SGDRule)
@@ -226,10 +242,12 @@ def optimizer(net: nn.Module, train: spec.Train) -> Rule:
     """The optimizer; its groups are by `multiplier` (of the rate) and `clip` (to [-1, 1] after each step).
 
     A module other than the project's own names its parameters, and each one's multiplier, by a method `rates()`.
+    Float weights among binary ones are not clipped.
     Raises SpecError for a parameter that is in no group: it would never be trained.
     """
     groups: dict[tuple[float, bool], list[Tensor]] = {}
-    binary = set()
+    layers = [m for m in net.modules() if isinstance(m, BinaryLinear | BinaryConv2d)]
+    binary = {m.weight for m in layers if m.binary or m.binarize is not None}
 
     def add(parameter: Tensor, multiplier: float, clip: bool) -> None:
         groups.setdefault((multiplier, clip), []).append(parameter)
@@ -241,11 +259,9 @@ def optimizer(net: nn.Module, train: spec.Train) -> Rule:
                 factor = 2.0 ** round(math.log2(factor))
             if train.weight_rate == "glorot_squared":
                 factor **= 2
-            add(module.weight, factor, train.clip != "none")
+            add(module.weight, factor, train.clip != "none" and (module.weight in binary or not binary))
             assert module.bias is not None
             add(module.bias, factor if train.bias_rate == "as_weight" else 1.0, train.clip == "all")
-            if module.binary or module.binarize is not None:
-                binary.add(module.weight)
         elif isinstance(module, Norm):
             factor = math.sqrt(len(module.weight) / 1.5) if train.norm_rate == "glorot_gamma" else 1.0
             add(module.weight, factor, train.clip == "all")

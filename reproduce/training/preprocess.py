@@ -114,6 +114,11 @@ def _lcn(step: spec.LCN, rows: Rows, image: tuple[int, ...]) -> Rows:
     return {k: lcn(r, image, step.as_in, step.kernel, step.threshold) for k, r in rows.items()}
 
 
+@spec.PREPROCESSING.add(spec.Threshold)
+def _threshold(step: spec.Threshold, rows: Rows, image: tuple[int, ...]) -> Rows:
+    return {k: (r >= step.at).to(r.dtype).mul_(2).sub_(1) for k, r in rows.items()}
+
+
 @spec.PREPROCESSING.add(spec.DivideByMax)
 def _divide_by_max(step: spec.DivideByMax, rows: Rows, image: tuple[int, ...]) -> Rows:
     most = {k: r.max() for k, r in rows.items()}

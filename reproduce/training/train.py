@@ -119,6 +119,7 @@ class Classifier(L.LightningModule):
         self.seconds = 0.0
         self._since = time.perf_counter()
         self._step: Step | None = None
+        self._signs: list[Tensor] = []
         self._started = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,6 +143,7 @@ class Classifier(L.LightningModule):
         torch.manual_seed(seed_for(self.seed, "noise", self.current_epoch))
         self._started = False
         self.loss_sum.zero_()
+        self._signs = [w.detach() >= 0 for w in self.rule.binary]
 
     @property
     def step(self) -> Step:
@@ -178,6 +180,9 @@ class Classifier(L.LightningModule):
         for name, tensor in self.net.state_dict().items():
             if not bool(tensor.isfinite().all()):
                 raise Diverged(epoch, name, self.curve)
+        if weights := sum(signs.numel() for signs in self._signs):
+            pairs = zip(self.rule.binary, self._signs, strict=True)
+            row["flipped"] = sum(int(((w >= 0) != signs).sum()) for w, signs in pairs) / weights
         wrong, row["valid_loss"] = self.evaluate("valid")
         row["valid_wrong"] = int(wrong.sum())
         improved = not self.best or row["valid_wrong"] <= self.best["valid_wrong"]
