@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from reproduce import extensions
 from reproduce.datasets import DATASETS
 from reproduce.settings import *  # noqa: F403  what is named `spec.…` elsewhere
-from reproduce.settings import NETS, Data, Net, Positive, Scale, Settings, Strict, Text, Train
+from reproduce.settings import NETS, Count, Data, Net, Positive, Scale, Settings, Strict, Text, Train
 from reproduce.yamlfile import CHECKOUT, PACKAGE, ROOT, merged, problems, read_yaml, refusal, shown
 from reproduce.yamlfile import SpecError as SpecError
 
@@ -75,6 +75,8 @@ class Experiment(Strict):
     small: dict[str, Any] | None = None
     """Overrides that give the CPU scale."""
     check: Check | None = None
+    seeds: Count = 1
+    """How many seeds `reproduce run` trains where none are asked for."""
 
     @model_validator(mode="after")
     def _possible(self) -> Experiment:
@@ -87,8 +89,62 @@ class Experiment(Strict):
         return self
 
 
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+
+
+class Arm(Strict):
+    """One way of training in an ablation: overrides of its settings, and its own learning rate."""
+
+    against: Name | None = None
+    """The arm it is compared with, by default the first one. The first, and one that names itself, with none."""
+    rates: Annotated[list[Positive], Field(min_length=2)] | None = None
+    """The rates that were tried for it, if not the ablation's."""
+    rate: Positive
+    """The rate at the start: of those tried the best on validation images (`make tune-ablations`)."""
+    data: dict[str, Any] = Field(default={})
+    net: dict[str, Any] = Field(default={})
+    train: dict[str, Any] = Field(default={})
+
+
+class Ablation(Strict):
+    """A file of arms that answer one question; all was declared before they were run."""
+
+    claim: Text
+    """What the paper says, or what is asked where it says nothing."""
+    source: Text
+    """Where it says so."""
+    effect: Positive
+    """The smallest loss that counts, in points of test error: the margin of "no loss"."""
+    seeds: Annotated[int, Field(ge=3, le=1000)]
+    rates: Annotated[list[Positive], Field(min_length=2)]
+    """The rates at the start that are tried for each arm."""
+    base: Text
+    """The cell whose settings the arms have, but for what is overridden."""
+    common: dict[str, Any] = Field(default={})
+    """Overrides of all arms."""
+    arms: Annotated[dict[Name, Arm], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Ablation:
+        for name, arm in self.arms.items():
+            if arm.against is not None and arm.against not in self.arms:
+                raise ValueError(f"arms.{name}.against: no arm {arm.against!r}")
+            if arm.rate not in self.tried(name):
+                raise ValueError(f"arms.{name}.rate: {arm.rate:g} is none of the rates")
+        return self
+
+    def against(self, name: str) -> str | None:
+        """The arm that an arm is compared with, if it is."""
+        other = self.arms[name].against or next(iter(self.arms))
+        return None if other == name else other
+
+    def tried(self, name: str) -> list[float]:
+        """The rates that are tried for an arm."""
+        return self.arms[name].rates or self.rates
+
+
 class Cell(Strict):
-    """One experiment file, validated at every scale it has."""
+    """One experiment file, or one arm of an ablation, validated at every scale it has."""
 
     name: str
     path: Path | None = None
@@ -96,6 +152,12 @@ class Cell(Strict):
     experiment: Experiment
     scales: dict[Scale, Settings]
     mutants: dict[str, Settings]
+    ablation: Ablation | None = None
+    """The file that it is an arm of, the last part of its name."""
+
+    @property
+    def arm(self) -> str:
+        return self.name.split("/")[-1]
 
     @property
     def group(self) -> str:
@@ -166,6 +228,55 @@ def load(path: Path) -> Cell:
     return Cell(name=name_of(path), path=path, experiment=experiment, scales=scales, mutants=mutants)
 
 
+def load_all(path: Path) -> list[Cell]:
+    """The cells of a file: that of an experiment, or the arms of an ablation. Raises SpecError as `load` does."""
+    content = read_yaml(path)
+    if "arms" not in content:
+        return [load(path)]
+    try:
+        ablation = Ablation.model_validate(content)
+    except ValidationError as error:
+        raise refusal(path, problems(error, Ablation, content)) from None
+    base = path.resolve().parent.parent / f"{ablation.base}.yaml"
+    if not base.is_file():
+        raise refusal(path, [f"base: no cell {ablation.base!r} in {shown(path.parent.parent)}"])
+    under = load(base).experiment
+    plain = merged(under.model_dump(mode="json", include=set(PARTS)), ablation.common)
+    cells, found = [], []
+    for name in ablation.arms:
+        tree = with_rate(_of_arm(ablation, name, plain), ablation.arms[name].rate)
+        try:
+            settings = Settings.model_validate(tree)
+        except ValidationError as error:
+            found += problems(error, Settings, tree, f"arms.{name}.", ablation.arms[name].model_dump())
+            continue
+        experiment = Experiment(
+            row=f"{path.stem}: {name}",
+            dataset=_about(settings.data),
+            follows=ablation.claim,
+            scale="small",
+            seeds=ablation.seeds,
+            **{part: getattr(settings, part) for part in PARTS},
+        )
+        about = {"path": path, "experiment": experiment, "scales": {"small": settings}, "mutants": {}}
+        cells.append(Cell(name=f"{name_of(path)}/{name}", ablation=ablation, **about))
+    if found:
+        raise refusal(path, found)
+    return cells
+
+
+def _of_arm(ablation: Ablation, name: str, plain: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = merged(plain, ablation.arms[name].model_dump(include=set(PARTS)))
+    return tree
+
+
+def with_rate(tree: dict[str, Any], start: float) -> dict[str, Any]:
+    """Settings whose rate starts at `start` and, if it has an end, ends lower by the same factor as before."""
+    rate = tree["train"]["rate"]
+    changed = {"start": start} | ({"end": rate["end"] * start / rate["start"]} if "end" in rate else {})
+    return {**tree, "train": {**tree["train"], "rate": {**rate, **changed}}}
+
+
 def _tell(problem: str) -> None:
     print(f"reproduce: left out: {problem}", file=sys.stderr)
 
@@ -178,20 +289,23 @@ def cells(
     A broken file is told and left out, unless it was asked for by itself or nothing else is left: SpecError.
     """
     chosen: dict[str, Path] = {}
+    arms: dict[str, set[str | None]] = {}
     asked = set()
-    matched = [_matching(pattern, folder) for pattern in patterns or []] or [_files(folder)]
-    for found in matched:
+    matched = [_matching(pattern, folder) for pattern in patterns or []] or [(_files(folder), None)]
+    for found, arm in matched:
         for path in found:
             if chosen.setdefault(name := name_of(path), path).resolve() != path.resolve():
                 raise SpecError(f"two files have the name {name}: {shown(chosen[name])} and {shown(path)}")
+            arms.setdefault(name, set()).add(arm)
         if patterns and len(found) == 1:
             asked.add(name_of(found[0]))
     if not chosen:
         raise SpecError(f"no experiment files in {folder}")
-    loaded, broken = [], []
+    loaded: list[Cell] = []
+    broken = []
     for name, path in chosen.items():
         try:
-            loaded.append(load(path))
+            loaded += _named(load_all(path), arms[name])
         except SpecError as error:
             if name in asked:
                 raise
@@ -203,11 +317,22 @@ def cells(
     return loaded
 
 
-def _matching(pattern: str, folder: Path) -> list[Path]:
-    """The files that a pattern names: a file or folder by its path, else cells and groups of `folder`."""
+def _named(cells: list[Cell], arms: set[str | None]) -> list[Cell]:
+    """Of a file's cells the arms that were asked for, or all if None is among them. SpecError for an unknown arm."""
+    if None in arms:
+        return cells
+    there = {cell.arm: cell for cell in cells}
+    for arm in sorted(filter(None, arms)):
+        if arm not in there:
+            raise SpecError(f"no arm {arm!r} in {shown(cells[0].path)}: {', '.join(there)}")  # type: ignore[arg-type]
+    return [cell for cell in cells if cell.arm in arms]
+
+
+def _matching(pattern: str, folder: Path) -> tuple[list[Path], str | None]:
+    """The files that a pattern names, and the arm of one: a file or folder by its path, else in `folder`."""
     path = Path(pattern)
     if path.suffix == ".yaml" and path.is_file():
-        return [path]
+        return [path], None
     names = {name_of(p): p for p in _files(folder)}
     wanted = pattern.strip("/").removesuffix(".yaml").removeprefix("experiments/")
     hits = [
@@ -216,13 +341,16 @@ def _matching(pattern: str, folder: Path) -> list[Path]:
         if Path(wanted).parts  # not "", "/", "."
         and (name == wanted or name.startswith(f"{wanted}/") or Path(name).match(wanted))
     ]
+    whole, _, arm = wanted.rpartition("/")
+    if not hits and whole in names:
+        return [names[whole]], arm
     if not hits and Path(wanted).parts and path.is_dir():
         hits = _files(path)
     elif not hits:
         near = difflib.get_close_matches(pattern, [*names, *{n.split("/")[0] for n in names}], n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise SpecError(f"no cell {pattern!r}{hint} (`reproduce list` shows them), and no such file or folder")
-    return hits
+    return hits, None
 
 
 def _files(folder: Path) -> list[Path]:
