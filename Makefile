@@ -23,7 +23,7 @@ options := --results "$(RESULTS)" $(data_option)
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 FUZZED := tests/test_spec_mutants.py tests/test_foreign_files.py tests/test_data_damage.py tests/test_storage.py
 
-.PHONY: chaos export-proofs fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test test-all check-small check-small-mutants lint report simulate compare-products publish data clean
+.PHONY: chaos export-proofs fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test test-all check-small check-small-mutants lint report simulate tune-ablations compare-products publish data clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
@@ -77,6 +77,9 @@ report: $(ENV) ## tables, figures, claims and verdicts from the committed record
 
 simulate: $(ENV) ## try the verdict's rule on made-up runs, image by image: results/verdict-simulation.csv (2 minutes)
 	$(PY) -c 'from reproduce.report import trials; trials.main()'
+
+tune-ablations: $(ENV) ## try the learning rates of the ablations' arms on validation images: results/tuning (hours; goes on where it stopped)
+	$(PY) -m reproduce.rates $(options)
 
 compare-products: $(ENV) ## do 16-bit products change what nets learn? three small cells, 8 seeds, both modes (hours; goes on where it stopped)
 	$(PY) -c 'from reproduce.report import products; products.main()'

@@ -137,18 +137,19 @@ class Wanted:
     variant: str | None = None
 
 
-def wanted(cells: Sequence[spec.Cell], scale: spec.Scale, seeds: Sequence[int], say: Say) -> list[Wanted]:
+def wanted(cells: Sequence[spec.Cell], scale: spec.Scale, first: int, seeds: int | None, say: Say) -> list[Wanted]:
     """Cells × seeds at a scale, seed by seed, so that a broken-off campaign still covers every cell.
 
-    Raises ValueError where no cell has that scale.
+    The seeds are `first` and those after it: so many as `seeds` says, else as each cell's file does. Raises
+    ValueError where no cell has that scale.
     """
     found = []
-    for seed in seeds:
+    for number in range(max(seeds or cell.experiment.seeds for cell in cells)):
         for cell in cells:
             settings = cell.at(scale)
-            if settings is not None:
-                found.append(Wanted(cell, scale, seed, settings))
-            elif seed == seeds[0]:
+            if settings is not None and number < (seeds or cell.experiment.seeds):
+                found.append(Wanted(cell, scale, first + number, settings))
+            elif settings is None and not number:
                 say(f"{cell.name} has no {scale} scale; left out")
     if not found:
         raise ValueError(f"no cell with a {scale} scale: nothing to run")

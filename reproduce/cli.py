@@ -138,8 +138,14 @@ def run(
         str, typer.Option(help="paper, short, small, or auto: paper with CUDA, else small.")
     ] = "auto",
     seeds: Annotated[
-        int, typer.Option(min=1, max=MOST_SEEDS, help="How many seeds: 0, 1, … one after another.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_SEEDS,
+            help="How many seeds: 0, 1, … one after another.",
+            show_default="as the file says",
+        ),
+    ] = None,
     first_seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="The first of them.")] = 0,
     results: ResultsOption = None,
     data: DataOption = None,
@@ -182,11 +188,13 @@ def run(
         raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
     extensions.use(use or [])
     found = _cells(cells, experiments)
+    if not cells:  # ablations take hours, and are run by name
+        found = [cell for cell in found if not cell.ablation]
     paper.read(), equal_code.known()  # as the table at the end needs them
     try:
         chosen = campaign.pick_device(device)
         size = _scale(scale, chosen.type)
-        plan = campaign.wanted(found, size, range(first_seed, first_seed + seeds), say)
+        plan = campaign.wanted(found, size, first_seed, seeds, say)
         plan = campaign.shard(plan, shard)
         deadline = None if time_limit is None else began + campaign.time_limit(time_limit)
         every = None if checkpoint_every is None else campaign.time_limit(checkpoint_every, "--checkpoint-every")

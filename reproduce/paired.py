@@ -40,17 +40,17 @@ class Difference:
     found: float
 
 
-def difference(arm: NDArray[np.bool_], reference: NDArray[np.bool_], effect: float) -> Difference | None:
+def difference(arm: NDArray[np.bool_], reference: NDArray[np.bool_], effect: float) -> Difference:
     """The comparison of runs (n, N): which of N test images each seed's run got wrong, rows in the same order.
 
-    `effect`: the smallest loss that counts, in points. None for fewer than three pairs; ValueError where the
-    shapes differ.
+    `effect`: the smallest loss that counts, in points. ValueError for fewer than three pairs, and where
+    the shapes differ.
     """
     if arm.shape != reference.shape:
         raise ValueError(f"{arm.shape} and {reference.shape} are no pairs")
     n, images = arm.shape
     if n < FEWEST:
-        return None
+        raise ValueError(f"{n} pairs are too few")
     apart = arm.astype(np.int8) - reference.astype(np.int8)
     each = 100 * apart.mean(1)
     mean, own = float(each.mean()), float(each.std(ddof=1))

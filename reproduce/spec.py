@@ -258,8 +258,15 @@ def load_all(path: Path) -> list[Cell]:
             seeds=ablation.seeds,
             **{part: getattr(settings, part) for part in PARTS},
         )
-        about = {"path": path, "experiment": experiment, "scales": {"small": settings}, "mutants": {}}
-        cells.append(Cell(name=f"{name_of(path)}/{name}", ablation=ablation, **about))
+        cell = Cell(
+            name=f"{name_of(path)}/{name}",
+            path=path,
+            experiment=experiment,
+            scales={"small": settings},
+            mutants={},
+            ablation=ablation,
+        )
+        cells.append(cell)
     if found:
         raise refusal(path, found)
     return cells
@@ -318,7 +325,7 @@ def cells(
 
 
 def _named(cells: list[Cell], arms: set[str | None]) -> list[Cell]:
-    """Of a file's cells the arms that were asked for, or all if None is among them. SpecError for an unknown arm."""
+    """Of a file's cells the arms that were asked for; all if None is among them. SpecError for an unknown arm."""
     if None in arms:
         return cells
     there = {cell.arm: cell for cell in cells}

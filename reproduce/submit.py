@@ -107,7 +107,10 @@ def hand_over(
 def submit(
     cells: Annotated[list[str] | None, typer.Argument(help="As for `run`.", show_default="all")] = None,
     scale: Annotated[str, typer.Option(help="paper, short or small.")] = "paper",
-    seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="How many seeds: 0, 1, …")] = 1,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_SEEDS, help="How many seeds: 0, 1, …", show_default="as the file says"),
+    ] = None,
     first_seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="The first of them.")] = 0,
     results: ResultsOption = None,
     data: DataOption = None,
@@ -140,9 +143,11 @@ def submit(
             raise stop(f"{option} takes {', '.join(allowed)}, not {given!r}", 2)
     extensions.use(use or [])
     found = spec.cells(cells) if experiments is None else spec.cells(cells, experiments)
+    if not cells:
+        found = [cell for cell in found if not cell.ablation]
     try:
         limit = campaign.time_limit(time_limit)
-        plan = campaign.wanted(found, scale, range(first_seed, first_seed + seeds), say)  # type: ignore[arg-type]
+        plan = campaign.wanted(found, scale, first_seed, seeds, say)  # type: ignore[arg-type]
     except ValueError as error:
         raise stop(error, 2) from None
     if limit < SHORTEST:

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def go(store, folder, cells, seeds=(0,), said=None):
-    plan = campaign.wanted(cells, "small", list(seeds), (said or []).append)
+    plan = campaign.wanted(cells, "small", seeds[0], len(seeds), (said or []).append)
     return campaign.carry_out(
         plan, runs.Store(store), folder, CPU, (said if said is not None else []).append, bar=False
     )
@@ -66,7 +66,7 @@ def test_a_run_that_another_process_is_at_is_left_for_the_end_and_not_made_twice
             store.write(made_record(first))
             other.release()
 
-    plan = campaign.wanted([cell], "small", [0, 1], say)
+    plan = campaign.wanted([cell], "small", 0, 2, say)
     summary = campaign.carry_out(plan, store, data_folder, CPU, say, bar=False)
     assert summary.trained == 1 and sorted(r.seed for r in summary.records) == [0, 1]
     assert "another process" in said[0] and "already there" in said[-1]
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_other_data_or_other_code_under_a_runs_name_is_set_aside
     tmp_path, data_folder, monkeypatch
 ):
     cell = made_cell(train={"epochs": 2})
-    plan = campaign.wanted([cell], "small", [0], print)
+    plan = campaign.wanted([cell], "small", 0, 1, print)
     store = runs.Store(tmp_path / "s")
     campaign.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=time.monotonic())
     (kept,) = (store.root / "work").glob("*.ckpt")
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_other_data_or_other_code_under_a_runs_name_is_set_aside
 
 def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data_folder, monkeypatch):
     def in_calls(store, *calls):
-        plan = campaign.wanted([made_cell(train={"epochs": len(calls)})], "small", [0], print)
+        plan = campaign.wanted([made_cell(train={"epochs": len(calls)})], "small", 0, 1, print)
         for dirty, name, *threads in calls:
             call = {"revision": "r", "dirty": dirty, "name": name, "threads": (threads or [1])[0]}
             monkeypatch.setattr(machine, "call", lambda _, call=call: call)
@@ -277,7 +277,7 @@ def test_a_diverged_run_is_recorded_as_failed_and_tried_again(tmp_path, data_fol
 
 
 def test_shards_cover_the_plan_once():
-    plan = campaign.wanted([made_cell()], "small", list(range(7)), print)
+    plan = campaign.wanted([made_cell()], "small", 0, 7, print)
     parts = [campaign.shard(plan, f"{i}/3") for i in (1, 2, 3)]
     assert sorted(item.seed for part in parts for item in part) == list(range(7))
     assert [len(part) for part in parts] == [3, 2, 2]
@@ -288,7 +288,7 @@ def test_shards_cover_the_plan_once():
 
 def test_a_time_limit_ends_between_epochs_and_between_runs_and_is_made_up_for_later(tmp_path, data_folder):
     cell = made_cell(train={"epochs": 2})
-    plan = campaign.wanted([cell], "small", [0, 1], print)
+    plan = campaign.wanted([cell], "small", 0, 2, print)
     whole = campaign.carry_out(plan, runs.Store(tmp_path / "whole"), data_folder, CPU, print, bar=False)
     store = runs.Store(tmp_path / "pieces")
 
@@ -312,7 +312,7 @@ def test_a_time_limit_ends_the_wait_for_another_process(tmp_path, data_folder):
     store = runs.Store(tmp_path / "s")
     store.prepare()
     run = runs.Run(cell, "small", 0, cell.scales["small"], fetch.load("mnist", data_folder))
-    plan = campaign.wanted([cell], "small", [0], print)
+    plan = campaign.wanted([cell], "small", 0, 1, print)
     with FileLock(store.lock(run), thread_local=False):
         deadline = time.monotonic() + 0.2
         summary = campaign.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=deadline)
@@ -402,7 +402,7 @@ def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_fold
     assert not store.exists()
     assert command(monkeypatch, tmp_path, *words[:3], "--seeds", "1", *words[5:]) == 0  # seed 0 is finished
     monkeypatch.setattr(spec.cells, "__defaults__", (None, tmp_path / "experiments"))
-    plan = campaign.wanted(spec.cells(), "small", [0, 1, 2], print)
+    plan = campaign.wanted(spec.cells(), "small", 0, 3, print)
     with pytest.raises(train.OutOfTime):  # seed 1 stands at epoch 1
         run = runs.Run(plan[1].cell, "small", 1, plan[1].settings, fetch.load("mnist", data_folder))
         parts = preprocess.prepare(data.splits(run.dataset, run.settings.data), run.settings.data, True, CPU)
@@ -420,7 +420,7 @@ def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_fold
 def test_plan_is_near_what_training_takes(tmp_path, data_folder):
     """Time and memory of a net that is large enough to be measured."""
     cell = made_cell(net={"hidden": [512, 512]}, data={"train": 20000, "valid": 2000}, train={"epochs": 1})
-    plan = campaign.wanted([cell], "small", [0], print)
+    plan = campaign.wanted([cell], "small", 0, 1, print)
     near = False
     for attempt in "abc":  # the machine may have been busy during one of the two
         (found,) = planning.estimates(plan, runs.Store(tmp_path / attempt), data_folder, CPU, print)

@@ -26,7 +26,7 @@ def call(store, data_folder):
     """One more epoch of a run of four, or all that are left: what was said, and the summary."""
 
     def once(one_epoch=True, seed=0, **over):
-        plan = campaign.wanted([made_cell(train={"epochs": 4}, **over)], "small", [seed], print)
+        plan = campaign.wanted([made_cell(train={"epochs": 4}, **over)], "small", seed, 1, print)
         said = []
         deadline = time.monotonic() if one_epoch else None
         summary = campaign.carry_out(plan, store, data_folder, CPU, said.append, bar=False, deadline=deadline)

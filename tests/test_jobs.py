@@ -123,7 +123,7 @@ def test_a_run_that_broke_off_in_another_process_is_not_made_again(tmp_path, dat
             )
             other.release()
 
-    plan = campaign.wanted([cell], "small", [0], print)
+    plan = campaign.wanted([cell], "small", 0, 1, print)
     summary = campaign.carry_out(plan, store, data_folder, torch.device("cpu"), say, bar=False)
     assert summary.trained == 0 and summary.records == []
     assert [r.failure for r in summary.broken] == ["not finite after epoch 1"]
@@ -150,7 +150,7 @@ def test_cores_are_shared_out(monkeypatch, count, threads, device, each):
 
 def test_plan_times_several_at_once(tmp_path, data_folder, monkeypatch, capsys):
     monkeypatch.setattr(planning, "SECONDS", 0.2)
-    plan = campaign.wanted([made_cell(train={"epochs": 3})], "small", [0, 1], print)
+    plan = campaign.wanted([made_cell(train={"epochs": 3})], "small", 0, 2, print)
     cpu, before = torch.device("cpu"), torch.get_num_threads()
     (one,) = planning.estimates(plan, runs.Store(tmp_path / "s"), data_folder, cpu, print, 2, 1)
     assert one.jobs == 2 and one.at_once > 0 and torch.get_num_threads() == before
@@ -175,7 +175,7 @@ def test_plan_says_where_so_many_do_not_run(monkeypatch, capsys):
 def test_storage_that_fails_beside_is_one_line(tmp_path, capsys):
     store = tmp_path / "file"
     store.write_text("no folder")
-    plan = campaign.wanted([made_cell()], "small", [0], print)
+    plan = campaign.wanted([made_cell()], "small", 0, 1, print)
     with pytest.raises(SystemExit) as stop:
         jobs.train(None, 2, plan, store, None, "cpu", None, None, None)
     out = capsys.readouterr().out

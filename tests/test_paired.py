@@ -50,7 +50,8 @@ def test_equal_runs_differ_by_nothing():
 
 def test_two_pairs_are_too_few_and_unequal_numbers_no_pairs():
     some = np.zeros((2, 9), bool)
-    assert paired.difference(some, some, 0.1) is None
+    with pytest.raises(ValueError, match="too few"):
+        paired.difference(some, some, 0.1)
     with pytest.raises(ValueError, match="no pairs"):
         paired.difference(some, some[:1], 0.1)
 

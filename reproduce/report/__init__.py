@@ -11,6 +11,7 @@ from pathlib import Path
 
 from reproduce import files, runs, spec, yamlfile
 from reproduce.report import (
+    ablations,
     claims,
     compare,
     curves,
@@ -38,6 +39,7 @@ def sections(evidence: Evidence) -> list[Section]:
     """The report's parts in the order of the page."""
     found = [part.section(evidence) for part in (table1, claims, curves)]
     found[1:1] = groups.sections(evidence)
+    found += [ablations.section(evidence)]
     found += [running.section(evidence)] if evidence.running else []
     found += [part.section(evidence) for part in (filters, speed, energy)]
     return [*found, speed.training(evidence), simulation.section(evidence)]

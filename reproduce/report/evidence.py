@@ -237,7 +237,7 @@ def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[R
     for record in _sound(folder, read_record, problems):
         read = {part: record.settings[part] for part in ("data", "net") if part in record.settings}
         unread: dict[str, Any] = {"settings": read, "libraries": {}}
-        if not curves and record.data.name != CURVES:
+        if not (curves or record.data.name == CURVES or record.cell.startswith("ablations/")):
             unread["curve"] = []
         yield record.model_copy(update=unread)
 

@@ -9,7 +9,7 @@ from reproduce.report import table1
 from reproduce.report.evidence import Evidence
 from reproduce.report.parts import Section, Table
 
-PAPER = ("table1", "short", "figure1")  # what has sections of its own
+PAPER = ("table1", "short", "figure1", "ablations")  # what has sections of its own
 
 
 def sections(evidence: Evidence) -> list[Section]:

@@ -141,7 +141,7 @@ class ShiftAdaMax(Rule):
     nothing, and v is AP2 of the largest |g| so far, as in the Torch7 code; the printed rule, without AP2, decays.
     """
 
-    kernel = "shift_adamax"
+    kernel: Literal["shift_adamax"] | None = "shift_adamax"
 
     def scaled(self, rate: Tensor, t: Tensor) -> Tensor:
         return ap2(rate / (1 - self.beta1**t))

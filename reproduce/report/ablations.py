@@ -1,0 +1,186 @@
+"""Ablations: what an ingredient of the recipe is worth, by runs in pairs (`reproduce.paired`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure as Drawing
+
+from reproduce import outcomes, paired, rates, spec
+from reproduce.records import Record
+from reproduce.report.evidence import Evidence, notes
+from reproduce.report.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH, empty
+from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.rows import label, main
+from reproduce.report.table1 import CODE, with_note
+
+COLOURS = {"better": BLUE, "no loss within the margin": GREEN, "worse": VERMILLION, "cannot be told": GREY}
+COLUMNS = ["ablation", "claim", "source", "arm", "against", "scale", "seeds", "wanted", "effect"]
+COLUMNS += ["arm_error", "against_error", "difference", "low", "high", "p", "p_holm", "p_loss", "p_loss_holm"]
+COLUMNS += ["found", "flipped", "against_flipped", "verdict", "code", "dirty", "note", "cell", "records", "again"]
+TRIED = ["cell", "rate", "valid_error", "chosen"]
+
+
+def questions(evidence: Evidence) -> Iterator[tuple[spec.Cell, spec.Cell]]:
+    """Every arm with the one that it is compared with."""
+    cells = {cell.name: cell for cell in evidence.cells}
+    for cell in evidence.cells:
+        if cell.ablation and (other := cell.ablation.against(cell.arm)):
+            yield cell, cells[f"{cell.name.rpartition('/')[0]}/{other}"]
+
+
+def pairs(evidence: Evidence, arm: spec.Cell, against: spec.Cell) -> tuple[list[Record], list[Record]]:
+    """The runs of both that share a seed, in the seeds' order: of one training code, the one with the most."""
+    both = [
+        {r.seed: r for r in main(r for r in evidence.runs if r.cell == cell.name and r.result)}
+        for cell in (arm, against)
+    ]
+    seeds = sorted(both[0].keys() & both[1].keys())
+    return [both[0][s] for s in seeds], [both[1][s] for s in seeds]
+
+
+def frame(evidence: Evidence) -> pd.DataFrame:
+    """One line a comparison; COLUMNS. Errors and differences in points, `flipped` a share of binary weights."""
+    lines = []
+    for cell, other in questions(evidence):
+        assert cell.ablation is not None
+        arm, against = pairs(evidence, cell, other)
+        line: dict[str, Any] = {
+            "ablation": cell.name.split("/")[-2],
+            "claim": cell.ablation.claim,
+            "source": cell.ablation.source,
+            "arm": cell.arm,
+            "against": other.arm,
+            "scale": "small",
+            "seeds": len(arm),
+            "wanted": cell.ablation.seeds,
+            "effect": cell.ablation.effect,
+            "cell": cell.name,
+            "verdict": "not run" if not arm else f"not judged: {len(arm)} of {cell.ablation.seeds} seeds",
+            "again": f"reproduce run ablations/{cell.name.split('/')[-2]}",
+        }
+        every = [*arm, *against]
+        remarks = sorted({n for r in every for n in notes(r)})
+        line |= {"dirty": bool(remarks), "note": "; ".join(remarks), "records": evidence.paths(every)}
+        if arm:
+            line |= {"arm_error": _mean(arm), "against_error": _mean(against), "code": label(arm)}
+            line |= {"flipped": _flipped(arm), "against_flipped": _flipped(against)}
+        known = all(r.result and r.result.wrong_best for r in every)
+        if known and len(arm) >= cell.ablation.seeds:
+            made = paired.difference(_wrong(arm), _wrong(against), cell.ablation.effect)
+            line |= {"difference": made.mean, "low": made.low, "high": made.high, "found": made.found}
+            line |= {"p": made.p, "p_loss": made.p_loss, "made": made}
+        lines.append(line)
+    judged = [line for line in lines if "made" in line]
+    for name in ("p", "p_loss"):
+        for line, value in zip(judged, paired.holm([line[name] for line in judged]), strict=True):
+            line[f"{name}_holm"] = value
+    for line in judged:
+        line["verdict"] = paired.verdict(line.pop("made"), line["p_holm"], line["p_loss_holm"])
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _wrong(records: Sequence[Record]) -> Any:
+    """Which test images (runs, images) were wrong at the best validation epoch."""
+    return np.stack([outcomes.unpack(r.result.wrong_best, r.result.test_images) for r in records])  # type: ignore
+
+
+def _mean(records: Sequence[Record]) -> float:
+    return float(np.mean([r.result.test_error for r in records if r.result]))
+
+
+def _flipped(records: Sequence[Record]) -> float | None:
+    """The share of binary weights whose sign changed in the last epoch, mean of the runs."""
+    found = [r.curve[-1].flipped for r in records if r.curve]
+    return float(np.mean([f for f in found if f is not None])) if None not in found and found else None
+
+
+def tried(evidence: Evidence) -> pd.DataFrame:
+    """The learning rates that were tried for each arm; TRIED, errors in percent."""
+    records = rates.committed()
+    lines = []
+    for cell in (c for c in evidence.cells if c.ablation):
+        assert cell.ablation is not None
+        for rate, record in rates.found(cell, records).items():
+            chosen = rate == cell.ablation.arms[cell.arm].rate
+            line = {"cell": cell.name, "rate": rate, "valid_error": rates.error(record)}
+            lines.append(line | {"chosen": "chosen" if chosen else ""})
+    return pd.DataFrame(lines, columns=TRIED)
+
+
+@matplotlib.rc_context(STYLE)
+def forest(frame: pd.DataFrame) -> Drawing:
+    """Each comparison's difference with its 95 % interval, in points; a tick at its margin; colour by verdict."""
+    frame = frame[frame["difference"].notna()]
+    if frame.empty:
+        return empty()
+    drawing = Drawing(figsize=(WIDTH, 1.2 + 0.42 * len(frame)))
+    axes = drawing.subplots()
+    for y, (_, line) in enumerate(frame.iterrows()):
+        colour = COLOURS[line["verdict"]]
+        axes.plot([line["low"], line["high"]], [y, y], color=colour, linewidth=2.2)
+        axes.plot([line["difference"]], [y], "o", color=colour, markersize=6, markeredgecolor=INK)
+        axes.plot([line["effect"]] * 2, [y - 0.3, y + 0.3], color=INK, linewidth=1)
+    names = [f"{a}: {b} against {c}" for a, b, c in frame[["ablation", "arm", "against"]].values]
+    axes.set_yticks(range(len(frame)), names)
+    axes.set_ylim(len(frame) - 0.4, -0.6)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_xscale("symlog", linthresh=1.0)
+    axes.set_xlabel("points of test error more (right) or less (left)")
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    return drawing
+
+
+def section(evidence: Evidence) -> Section:
+    """The rule, the picture, the table of comparisons and that of the learning rates."""
+    found, chosen = frame(evidence), tried(evidence)
+    done = int(found["difference"].notna().sum())
+    text = (
+        "The paper says what its ingredients do, mostly without a figure. Here each is left out or exchanged in "
+        f"small nets, the rest being equal: {done} of {len(found)} comparisons are complete. Arms are compared in "
+        "pairs, by seed: same images, same order, same start. Each arm has the learning rate that did best on "
+        "validation images, of those that its file names, with a seed of its own.",
+        "Let d be the mean difference of test error over the seeds. Its interval is that of the paired t-test, or "
+        "the wider one that the disagreement on single images would make: seeds can agree by luck. p-values are "
+        "adjusted by Holm's method over all comparisons, those for a difference and those against a loss of the "
+        "smallest effect that counts each as a family. “Better”: d is below 0 and p below .05. “No loss within "
+        "the margin”: a loss of that effect is excluded. “Worse”: d is above 0 and p below .05. All else cannot "
+        "be told. The effect and the number of seeds were declared before the runs.",
+    )
+    columns = (
+        *(Column("ablation", "ablation"), Column("arm", "arm"), Column("against", "against")),
+        *(
+            Column("seeds", "seeds", 0),
+            Column("against_error", "its error", 2, "%"),
+            Column("arm_error", "error", 2, "%"),
+        ),
+        *(Column("difference", "difference", 3, "points"), Column("low", "from", 3), Column("high", "to", 3)),
+        Column("p_holm", "p", 3, "", "that there is no difference, by Holm's method"),
+        Column("effect", "effect", 2, "points", "the smallest loss that counts, declared before"),
+        Column("found", "could find", 2, "points", "what so many seeds find in 80 % of cases"),
+        Column("flipped", "flipped", 5, "", "share of binary weights whose sign changed in the last epoch"),
+        *(Column("verdict", "verdict"), CODE),
+    )
+    parts: list[Table | Figure] = [
+        Figure(
+            "ablations-forest",
+            "Each comparison: mean difference in test error with its 95 % interval; the upright tick is the "
+            "smallest loss that counts. Beyond one point the axis is logarithmic.",
+            "Differences in test error of the ablations with their intervals, on one axis.",
+            found,
+            forest,
+        ),
+        Table("ablations", "What each ingredient is worth in small nets.", found, with_note(found, *columns)),
+    ]
+    if len(chosen):
+        told = (
+            *(Column("cell", "arm"), Column("rate", "rate at the start")),
+            *(Column("valid_error", "validation error", 2, "%"), Column("chosen", "")),
+        )
+        parts.append(Table("ablation-rates", "The learning rates tried for each arm.", chosen, told))
+    return Section("ablations", "Ablations: does each ingredient matter?", text, tuple(parts))

@@ -1,0 +1,189 @@
+"""Ablations: files of arms, the choice of learning rates, and what the report says of pairs of runs."""
+
+import numpy as np
+import pytest
+import yaml
+from made_store import made_run
+
+from reproduce import campaign, files, outcomes, paired, rates, report, spec
+from reproduce.report import ablations
+
+CELLS = {cell.name: cell for cell in spec.cells(["ablations"])}
+ARMS = [cell for cell in CELLS.values() if cell.ablation.against(cell.arm)]
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def test_every_arm_differs_from_what_it_is_compared_with_and_only_in_what_its_file_says():
+    assert len(ARMS) >= 15
+    for cell in ARMS:
+        other = CELLS[f"{cell.name.rpartition('/')[0]}/{cell.ablation.against(cell.arm)}"]
+        ours, theirs = (c.scales["small"].model_dump(mode="json") for c in (cell, other))
+        assert ours != theirs, cell.name
+        arms = cell.ablation.arms
+        stated = {
+            (part, key)
+            for arm in (arms[cell.arm], arms[other.arm])
+            for part in ("data", "net", "train")
+            for key in getattr(arm, part)
+        } | {("train", "rate")}
+        differing = {(p, k) for p in ours for k in {*ours[p], *theirs[p]} if ours[p].get(k) != theirs[p].get(k)}
+        assert differing <= stated, cell.name
+
+
+def write(folder, **over):
+    content = {
+        "claim": "a claim",
+        "source": "somewhere",
+        "effect": 0.1,
+        "seeds": 3,
+        "rates": [0.001, 0.01],
+        "base": "table1/bnn-theano-mnist",
+        "common": {"net": {"hidden": [16]}, "train": {"epochs": 1}},
+        "arms": {"one": {"rate": 0.01}, "two": {"rate": 0.001, "net": {"ste_mask": False}}},
+    }
+    for name in ("table1", "own"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    base = spec.EXPERIMENTS / "table1" / "bnn-theano-mnist.yaml"
+    (folder / "table1" / base.name).write_text(base.read_text())
+    path = folder / "own" / "question.yaml"
+    path.write_text(yaml.safe_dump(content | over))
+    return path
+
+
+def test_arms_have_the_bases_settings_but_what_is_overridden(tmp_path):
+    one, two = spec.load_all(write(tmp_path))
+    assert (one.name, two.name) == ("own/question/one", "own/question/two")
+    s, t = one.scales["small"], two.scales["small"]
+    assert (s.net.hidden, s.train.epochs, s.train.batch, s.net.ste_mask, t.net.ste_mask) == (
+        [16],
+        1,
+        100,
+        True,
+        False,
+    )
+    assert (s.train.rate.start, t.train.rate.start) == (0.01, 0.001)
+    for settings in (s, t):  # the base falls from 3e-3 to 3e-7
+        assert settings.train.rate.end == pytest.approx(settings.train.rate.start * 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ({"base": "table1/nothing"}, "base: no cell 'table1/nothing'"),
+        ({"arms": {"one": {"rate": 0.5}, "two": {"rate": 0.01}}}, "arms.one.rate: 0.5 is none of the rates"),
+        ({"arms": {"one": {"rate": 0.01, "against": "x"}, "two": {"rate": 0.01}}}, "arms.one.against: no arm 'x'"),
+        ({"arms": {"one": {"rate": 0.01}}}, "arms"),
+        ({"arms": {"one": {"rate": 0.01}, "two": {"rate": 0.01, "net": {"maks": 1}}}}, "unknown key"),
+        ({"seeds": 2}, "seeds"),
+        ({"clam": "x"}, "clam: unknown key; did you mean 'claim'?"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_key(tmp_path, over, words):
+    path = write(tmp_path, **over)
+    with pytest.raises(spec.SpecError, match=r"question\.yaml") as error:
+        spec.load_all(path)
+    assert words in str(error.value)
+
+
+def test_arms_are_named_by_group_file_and_arm():
+    assert [c.name for c in spec.cells(["ablations/mask"])] == ["ablations/mask/mask", "ablations/mask/no-mask"]
+    assert [c.name for c in spec.cells(["ablations/mask/no-mask"])] == ["ablations/mask/no-mask"]
+    with pytest.raises(spec.SpecError, match=r"no arm 'nomask' in .*mask\.yaml: mask, no-mask"):
+        spec.cells(["ablations/mask/nomask"])
+
+
+# --- learning rates -------------------------------------------------------------------------------------------
+
+
+def trials(cell, errors):
+    """Made runs of an arm's rates; an error of None is a run that broke off."""
+    found = []
+    for (rate, settings), error in zip(rates.tried(cell), errors, strict=True):
+        other = cell.model_copy(update={"scales": {"small": settings}})
+        record = made_run(other, "small", rates.SEED, error or 0.0)
+        broke = {"status": "failed", "failure": "not finite", "result": None}
+        found.append(record.model_copy(update={"variant": f"rate-{rate:g}"} | (broke if error is None else {})))
+    return found
+
+
+def test_the_rate_with_the_least_validation_error_is_chosen():
+    cell = CELLS["ablations/mask/no-mask"]
+    grid = cell.ablation.rates
+    assert rates.best(cell, trials(cell, [3.0, 2.0, 2.5, None])) == grid[1]
+    assert rates.best(cell, trials(cell, [2.0, 2.0, 2.5, 9.0])) == grid[0]
+    assert rates.best(cell, trials(cell, [3.0, 2.0, 2.5, 1.9])[:-1]) is None
+
+
+def test_each_arm_has_the_rate_that_its_committed_trials_chose():
+    records = rates.committed()
+    tried = [cell for cell in CELLS.values() if rates.found(cell, records)]
+    if not tried:
+        pytest.skip("no trial is committed yet")
+    for cell in tried:
+        assert rates.best(cell, records) == cell.ablation.arms[cell.arm].rate, cell.name
+
+
+# --- the report -----------------------------------------------------------------------------------------------
+
+
+def store(folder, name, arms, seeds=8, images=10_000):
+    """Made runs of an ablation's arms: error in percent by arm, wrong images drawn at random."""
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    drawn = {}
+    for arm, error in arms.items():
+        cell = CELLS[f"ablations/{name}/{arm}"]
+        for seed in range(seeds):
+            wrong = rng.random(images) < error / 100
+            record = made_run(cell, "small", seed, 100 * wrong.mean())
+            packed = outcomes.pack(wrong)
+            update = {"wrong_best": packed, "test_error": 100 * int(wrong.sum()) / images}
+            record = record.model_copy(update={"result": record.result.model_copy(update=update)})
+            files.write_sealed(
+                folder / "runs" / f"{record.stem}.json", record.model_dump(mode="json", exclude_none=True)
+            )
+            drawn[arm, seed] = wrong
+    return drawn
+
+
+def test_pairs_are_judged_and_the_verdicts_adjusted_for_their_number(tmp_path):
+    drawn = store(tmp_path, "mask", {"mask": 1.5, "no-mask": 3.0})
+    store(tmp_path, "clipping", {"clipped": 1.5, "not-clipped": 1.5})
+    store(tmp_path, "multiplier", {"multiplied": 1.5, "plain": 1.5}, seeds=5)
+    found = ablations.frame(report.gather(tmp_path, report.cells())).set_index("arm")
+    assert found.loc["no-mask", "verdict"] == "worse"
+    assert found.loc["not-clipped", "verdict"] in ("no loss within the margin", "cannot be told")
+    assert found.loc["plain", "verdict"] == "not judged: 5 of 8 seeds"
+    assert np.isnan(found.loc["plain", "difference"])
+    assert found.loc["sampled-512", "verdict"] == "not run"
+    wrong = [np.stack([drawn[arm, seed] for seed in range(8)]) for arm in ("no-mask", "mask")]
+    alone = paired.difference(*wrong, 0.15)
+    line = found.loc["no-mask"]
+    assert (line["difference"], line["low"], line["high"]) == pytest.approx((alone.mean, alone.low, alone.high))
+    assert line["p_holm"] == pytest.approx(min(1, 2 * line["p"]))  # two comparisons are judged, this is the surer
+    assert line["difference"] == pytest.approx(line["arm_error"] - line["against_error"])
+
+
+def test_the_section_of_an_empty_store_says_that_nothing_was_run(tmp_path):
+    section = ablations.section(report.gather(tmp_path, report.cells()))
+    assert "0 of" in section.text[0]
+    picture, table = section.parts
+    assert set(table.frame["verdict"]) == {"not run"} and "no record yet" in picture.svg
+
+
+def test_the_picture_has_a_line_for_every_judged_comparison(tmp_path):
+    store(tmp_path, "mask", {"mask": 1.5, "no-mask": 3.0})
+    store(tmp_path, "clipping", {"clipped": 1.5, "not-clipped": 1.5})
+    picture = ablations.section(report.gather(tmp_path, report.cells())).parts[0].svg
+    assert "mask: no-mask against mask" in picture and "clipping: not-clipped against clipped" in picture
+    assert "multiplier" not in picture
+
+
+def test_runs_are_as_many_as_the_file_says():
+    plan = campaign.wanted(spec.cells(["ablations/mask", "table1/bnn-theano-mnist"]), "small", 0, None, print)
+    counts = {name: sum(item.cell.name == name for item in plan) for name in {item.cell.name for item in plan}}
+    assert counts == {"ablations/mask/mask": 8, "ablations/mask/no-mask": 8, "table1/bnn-theano-mnist": 1}
+    assert [item.seed for item in plan[-2:]] == [7, 7]
+    assert len(campaign.wanted(spec.cells(["ablations/mask"]), "small", 3, 2, print)) == 4
