@@ -79,7 +79,7 @@ simulate: $(ENV) ## try the verdict's rule on made-up runs, image by image: resu
 	$(PY) -c 'from reproduce.report import trials; trials.main()'
 
 tune-ablations: $(ENV) ## try the learning rates of the ablations' arms on validation images: results/tuning (hours; goes on where it stopped)
-	$(PY) -m reproduce.rates $(options)
+	$(PY) -m reproduce.campaign.rates $(options)
 
 compare-products: $(ENV) ## do 16-bit products change what nets learn? three small cells, 8 seeds, both modes (hours; goes on where it stopped)
 	$(PY) -c 'from reproduce.report import products; products.main()'

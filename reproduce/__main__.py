@@ -26,7 +26,7 @@ def main() -> None:
         sys.exit(2)
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend may not be installed here
     try:
-        from reproduce.cli import main as command
+        from reproduce.cli.app import main as command
 
         for number, handler in before.items():
             signal.signal(number, handler)

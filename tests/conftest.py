@@ -13,7 +13,9 @@ from made_examples import registered
 import kernels
 from kernels import reals, ternary
 from kernels.cuda import launch
-from reproduce import data, files, machine, runs
+from reproduce import files
+from reproduce.datasets import data
+from reproduce.records import machine, runs
 
 torch.set_num_threads(1)  # the nets here are tiny, and the other cores have tests of their own
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the commands that tests start

@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from reproduce import outcomes, runs, spec, yamlfile
-from reproduce.data import Dataset
+from reproduce import outcomes, spec, yamlfile
 from reproduce.datasets import DATASETS
+from reproduce.datasets.data import Dataset
 from reproduce.datasets.description import Source
-from reproduce.records import EpochRow, Result
+from reproduce.records import EpochRow, Result, runs
 
 
 def settings(**over):

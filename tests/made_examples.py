@@ -5,8 +5,8 @@ import json
 import numpy as np
 from made import change, made_images
 
-from reproduce import data, extensions, spec, yamlfile
-from reproduce.datasets import DATASETS
+from reproduce import extensions, spec, yamlfile
+from reproduce.datasets import DATASETS, data
 from reproduce.datasets.description import last_validate
 
 FOLDER = spec.EXPERIMENTS / "examples"

@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import torch
 
-from reproduce import files, filters, report, runs
-from reproduce.data import Dataset
-from reproduce.records import EpochRow, Result
+from reproduce import files, report
+from reproduce.datasets.data import Dataset
+from reproduce.records import EpochRow, Result, runs
+from reproduce.records import filter_counts as filters
 
 HOSTILE = "<script>document.title = 'run'</script> \"& $x_{$ \u4e2d"
 SPREAD = (-0.04, 0.03, 0.0, -0.02, 0.05)  # of five seeds, in points around what is aimed at

@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from reproduce import cli, data, spec
-from reproduce.datasets import DATASETS
+from reproduce import spec
+from reproduce.cli import app as cli
+from reproduce.datasets import DATASETS, data
 
 folder = Path(os.environ.setdefault("SIDE_BY_SIDE", sys.argv[1]))  # started processes see argv as it is by then
 with np.load(folder / "data" / "mnist.npz") as arrays:

@@ -8,9 +8,11 @@ from made import change
 from typer.testing import CliRunner
 
 from kernels.cuda import launch
-from reproduce import cli, spec, yamlfile
-from reproduce.benchmarks import cpu, peer_onnx
+from reproduce import spec, yamlfile
+from reproduce.benchmarks import on_cpu as cpu
+from reproduce.benchmarks import peer_onnx
 from reproduce.benchmarks.record import paper_seconds, write
+from reproduce.cli import app as cli
 
 
 def run(*words):

@@ -13,10 +13,12 @@ import kernels
 from kernels import cuda, timing
 from kernels.cuda import bench as products
 from kernels.cuda import clock, launch, trial
-from reproduce import cli, machine, spec
-from reproduce.benchmarks import gpu as bench_gpu
-from reproduce.benchmarks import nets
+from reproduce import spec
+from reproduce.benchmarks import cells as nets
+from reproduce.benchmarks import on_gpu as bench_gpu
 from reproduce.benchmarks import record as records
+from reproduce.cli import app as cli
+from reproduce.records import machine
 from reproduce.report import evidence, speed
 
 READ = {"clocks.sm": 1900.0, "clocks.max.sm": 2000.0}

@@ -8,7 +8,8 @@ import torch
 from test_bench import run
 
 from kernels.torch import BinaryConv2d, BinaryLinear
-from reproduce.benchmarks import layers, peer_onnx
+from reproduce.benchmarks import peer_onnx
+from reproduce.benchmarks import single_layers as layers
 
 ORT = pytest.mark.skipif(peer_onnx.missing() is not None, reason=str(peer_onnx.missing()))
 

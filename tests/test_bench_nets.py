@@ -7,10 +7,12 @@ import pytest
 import torch
 from test_packed import random_state
 
-from reproduce import files, runs
-from reproduce.benchmarks import cpu, nets
+from reproduce import files
+from reproduce import nets as float_nets
+from reproduce.benchmarks import cells as nets
+from reproduce.benchmarks import on_cpu as cpu
 from reproduce.packed import PackedError, freeze_net
-from reproduce.training import nets as float_nets
+from reproduce.records import runs
 
 WEBS = {
     "MNIST MLP": {"hidden": [48, 32, 64]},

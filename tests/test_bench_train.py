@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 from kernels import norm as norms_kernel
 from kernels import reals, ternary
-from reproduce import cli
-from reproduce.benchmarks import breakdown
-from reproduce.benchmarks import nets as cells
+from reproduce import nets
+from reproduce.benchmarks import breakdown, cells
 from reproduce.benchmarks import peer_torch as peer
-from reproduce.benchmarks import train as bench_train
-from reproduce.training import engine, fused, layers, nets, optim, preprocess, products, step, train
+from reproduce.benchmarks import training_steps as bench_train
+from reproduce.cli import app as cli
+from reproduce.nets import layers, products
+from reproduce.training import engine, fused, optim, preprocess, step, train
 
 CASES = {
     "mlp": settings(net={"hidden": [48, 32], "dropout_in": 0.2, "dropout_hidden": 0.5}),

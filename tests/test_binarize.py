@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from reproduce.training.binarize import ap2, binarize_weight, sign, sign_ste, stochastic_sign_ste
+from reproduce.nets.binarize import ap2, binarize_weight, sign, sign_ste, stochastic_sign_ste
 
 EDGES = [0.0, -0.0, 1.0, -1.0, 1.0000001, -1.0000001, 0.9999999, 1e-30, -1e-30, 3.0, -3.0]
 

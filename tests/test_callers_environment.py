@@ -11,8 +11,10 @@ from test_report_cli import records
 from test_report_evidence import store_of
 
 from reproduce import __main__ as begin
-from reproduce import check, data, fetch, spec, yamlfile
-from reproduce.training import products
+from reproduce import spec, yamlfile
+from reproduce.campaign import small_check as check
+from reproduce.datasets import data, fetch
+from reproduce.nets import products
 
 NO_HOME = """
 import os, pwd, runpy, sys

@@ -15,11 +15,15 @@ from filelock import FileLock
 from made import change, made_cell, made_record, settings
 
 from kernels import build, cpu, reals
-from reproduce import campaign, check, cli, data, fetch, machine, paper, runs, spec, yamlfile
-from reproduce import plan as planning
-from reproduce.datasets import DATASETS
-from reproduce.records import read_record, read_records
+from reproduce import spec, yamlfile
+from reproduce.campaign import carry_out as campaign
+from reproduce.campaign import estimate as planning
+from reproduce.campaign import small_check as check
+from reproduce.cli import app as cli
+from reproduce.datasets import DATASETS, data, fetch
+from reproduce.records import machine, read_record, read_records, runs
 from reproduce.report import rows
+from reproduce.spec import paper
 from reproduce.training import checkpoint as checkpoint_file
 from reproduce.training import preprocess, train
 

@@ -9,9 +9,11 @@ from filelock import FileLock
 from made import made_cell
 from test_campaign import command, experiments
 
-from reproduce import campaign, fetch, machine, runs
+from reproduce.campaign import carry_out as campaign
+from reproduce.datasets import fetch
+from reproduce.nets import products
+from reproduce.records import machine, runs
 from reproduce.training import checkpoint as checkpoint_file
-from reproduce.training import products
 
 CPU = torch.device("cpu")
 

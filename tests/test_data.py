@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from made import change, convnet_settings, made_images, settings
 
-from reproduce import data, fetch, spec
-from reproduce.datasets import DATASETS, mnist
+from reproduce import spec
+from reproduce.datasets import DATASETS, data, fetch, mnist
 from reproduce.datasets.description import Source
 
 

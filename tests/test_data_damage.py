@@ -23,8 +23,7 @@ from made import change, made_images
 from mutants import FRACTIONS, count, tell
 from torchvision import datasets
 
-from reproduce import data, fetch
-from reproduce.datasets import DATASETS
+from reproduce.datasets import DATASETS, data, fetch
 from reproduce.datasets import svhn as svhn_module
 from reproduce.datasets.description import as_bytes
 

@@ -8,9 +8,11 @@ import torch
 from made_examples import FOLDER, made_data, shortened
 
 from kernels import ternary
-from reproduce import cli, extensions, runs, spec
+from reproduce import extensions, nets, spec
+from reproduce.cli import app as cli
+from reproduce.nets import products
 from reproduce.packed import PackedNet, freeze_net
-from reproduce.training import nets, products
+from reproduce.records import runs
 
 FILES = sorted(FOLDER.glob("*.yaml"))
 

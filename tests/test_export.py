@@ -13,10 +13,10 @@ from test_campaign import go
 from test_freeze import run
 from test_packed import SHIFT, evaluate, images_for, of_kind, preprocessed, random_state, shift_of
 
-from reproduce import files, runs
-from reproduce.export import formats, npz, qonnx
+from reproduce import files
 from reproduce.packed import freeze_net
-from reproduce.records import read_records
+from reproduce.packed.export import formats, npz, qonnx
+from reproduce.records import read_records, runs
 
 onnx = pytest.importorskip("onnx")
 KINDS = ["onnx", "npz", pytest.param("qonnx", marks=pytest.mark.skipif(bool(qonnx.missing()), reason="no qonnx"))]
@@ -246,6 +246,6 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, data_folder, monkeypatch)
 def test_sums_that_float32_cannot_hold_are_refused(monkeypatch):
     wanted = of_kind("mlp")
     net = freeze_net(wanted, random_state(wanted), (2 / 255, np.float32(-1)))
-    monkeypatch.setattr("reproduce.export.graph.EXACT", 784 * 255)
+    monkeypatch.setattr("reproduce.packed.export.graph.EXACT", 784 * 255)
     with pytest.raises(ValueError, match=r"sums of up to 199,920 are not exact"):
         formats.FORMATS["onnx"].build(net)

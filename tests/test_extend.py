@@ -11,11 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from kernels import ternary
-from reproduce import data, extensions, machine, spec, yamlfile
-from reproduce.datasets import DATASETS, description
+from reproduce import extensions, nets, spec, yamlfile
+from reproduce.datasets import DATASETS, data, description
+from reproduce.nets import layers
 from reproduce.packed import PackedError, freeze
+from reproduce.records import machine
 from reproduce.report import groups
-from reproduce.training import layers, nets, optim, preprocess, step, train
+from reproduce.training import optim, preprocess, step, train
 
 CPU = torch.device("cpu")
 MNIST = spec.EXPERIMENTS / "table1" / "bnn-theano-mnist.yaml"

@@ -5,9 +5,10 @@ import pytest
 import torch
 from made import convnet_settings
 
-from reproduce import campaign, filters
+from reproduce import nets
+from reproduce.campaign import carry_out as campaign
 from reproduce.records import Filters
-from reproduce.training import nets
+from reproduce.records import filter_counts as filters
 
 
 def by_sets(weights, both_signs):

@@ -17,10 +17,10 @@ from made import made_record, made_run
 from mutants import FRACTIONS, count, tell
 from test_packed import small_net
 
-from reproduce import files, runs, yamlfile
+from reproduce import files, yamlfile
 from reproduce.packed import file as packed_file
 from reproduce.packed.net import PackedError
-from reproduce.records import read_record
+from reproduce.records import read_record, runs
 from reproduce.report import evidence
 
 

@@ -15,8 +15,11 @@ from test_packed import random_state
 from typer.testing import CliRunner
 
 from kernels.cuda import launch
-from reproduce import cli, files, freeze, machine, runs, weights
+from reproduce import files
+from reproduce.cli import app as cli
+from reproduce.cli import freeze
 from reproduce.packed import PackedNet, freeze_net
+from reproduce.records import machine, runs, weights
 
 
 def run(*words):

@@ -5,8 +5,9 @@ import torch
 from made import convnet_settings, made_splits, settings
 
 from reproduce import yamlfile
-from reproduce.training import preprocess, products, step, train
-from reproduce.training.binarize import ap2, sign
+from reproduce.nets import products
+from reproduce.nets.binarize import ap2, sign
+from reproduce.training import preprocess, step, train
 
 pytestmark = [
     pytest.mark.gpu,

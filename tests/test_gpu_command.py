@@ -7,9 +7,12 @@ import pytest
 import torch
 from made import convnet_settings, made_record, made_run, settings
 
-from reproduce import plan, runs, spec
-from reproduce.gpu import command, trial
-from reproduce.training import ways
+from reproduce import spec
+from reproduce.campaign import estimate as plan
+from reproduce.campaign import gpu_trial as trial
+from reproduce.cli import gpu as command
+from reproduce.nets import ways
+from reproduce.records import runs
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import zipfile
 import pytest
 
 from reproduce import yamlfile
-from reproduce.training import ways
+from reproduce.nets import ways
 
 SCRIPT = yamlfile.ROOT / "gpu-evidence.sh"
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")

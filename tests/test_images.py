@@ -8,9 +8,10 @@ from test_campaign import go
 from test_freeze import run
 from test_packed import evaluate, images_for, preprocessed, random_state
 
-from reproduce import freeze, runs
-from reproduce.images import read_images
+from reproduce.cli import freeze
 from reproduce.packed import PackedNet, freeze_net
+from reproduce.packed.pictures import read_images
+from reproduce.records import runs
 
 
 @pytest.fixture(params=[settings, convnet_settings], ids=["mlp", "convnet"])

@@ -7,10 +7,10 @@ from made import convnet_settings, made_splits, settings
 from test_layers import np_ap2
 from test_train import fit, ready
 
-from reproduce import spec
+from reproduce import nets, spec
+from reproduce.nets.layers import BinaryConv2d
 from reproduce.packed import PackedError, freeze_net
-from reproduce.training import nets, optim, preprocess, step, train
-from reproduce.training.layers import BinaryConv2d
+from reproduce.training import optim, preprocess, step, train
 
 
 def test_a_border_of_ones():

@@ -13,8 +13,11 @@ import torch
 from filelock import FileLock
 from made import made_cell, made_record, settings
 
-from reproduce import campaign, fetch, jobs, runs
-from reproduce import plan as planning
+from reproduce.campaign import carry_out as campaign
+from reproduce.campaign import estimate as planning
+from reproduce.campaign import jobs
+from reproduce.datasets import fetch
+from reproduce.records import runs
 
 SCRIPT = Path(__file__).with_name("side_by_side.py")
 TIMES = {"started", "seconds", "sha256", "machine"}

@@ -8,8 +8,9 @@ import pytest
 import torch
 from made import convnet_settings, settings
 
-from reproduce.training import nets, products, tensorcores
-from reproduce.training.layers import (
+from reproduce import nets
+from reproduce.nets import products, tensorcores
+from reproduce.nets.layers import (
     BatchNorm,
     BinaryConv2d,
     BinaryLinear,

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from reproduce import machine, yamlfile
+from reproduce import yamlfile
+from reproduce.records import machine
 
 
 @pytest.fixture

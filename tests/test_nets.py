@@ -7,8 +7,7 @@ import pytest
 import torch
 from made import convnet_settings, settings
 
-from reproduce import spec
-from reproduce.training import nets
+from reproduce import nets, spec
 
 COUNTS = {
     "bnn-theano-mnist": (36_806_656, None),

@@ -3,7 +3,10 @@
 import pytest
 from test_campaign import command, experiments
 
-from reproduce import check, paper, runs, yamlfile
+from reproduce import yamlfile
+from reproduce.campaign import small_check as check
+from reproduce.records import runs
+from reproduce.spec import paper
 
 COMMANDS = [["list"], ["run"], ["submit"], ["check"], ["check", "--mutants"], ["check", "--calibrate"], ["report"]]
 

@@ -9,8 +9,8 @@ from made import by_sgd, convnet_settings, settings
 from test_layers import np_ap2
 
 from kernels import cpu
-from reproduce import spec
-from reproduce.training import nets, optim
+from reproduce import nets, spec
+from reproduce.training import optim
 from reproduce.training.step import squared_hinge
 
 

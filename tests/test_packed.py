@@ -12,10 +12,10 @@ from made import convnet_settings, made_splits, settings
 
 import kernels
 from kernels import pixels
-from reproduce import yamlfile
+from reproduce import nets, yamlfile
 from reproduce.packed import PackedError, PackedNet, file, freeze, freeze_net
 from reproduce.packed import net as net_module
-from reproduce.training import nets, preprocess
+from reproduce.training import preprocess
 from reproduce.training.train import Classifier
 
 SHIFT = {"kind": "shift", "eps": 1e-5, "alpha": 0.125}

@@ -9,9 +9,11 @@ from made import made_cell, made_splits
 from test_report_evidence import packed, put
 from test_running import go
 
-from reproduce import data, fetch, packing, report, runs, weights
-from reproduce.data import Dataset
-from reproduce.packed import PackedNet
+from reproduce import report
+from reproduce.datasets import data, fetch
+from reproduce.datasets.data import Dataset
+from reproduce.packed import PackedNet, packing
+from reproduce.records import runs, weights
 from reproduce.report import claims, energy
 
 CELL = made_cell(train={"epochs": 1})

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from reproduce.benchmarks import nets, peer_onnx
+from reproduce.benchmarks import cells as nets
+from reproduce.benchmarks import peer_onnx
 
 
 @pytest.mark.skipif(peer_onnx.missing() is not None, reason=str(peer_onnx.missing()))

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from made import made_cell, made_record, made_run
 
-from reproduce import machine, report, runs, spec, verdict, yamlfile
+from reproduce import report, spec, verdict, yamlfile
 from reproduce.datasets import DATASETS
-from reproduce.records import read_records
+from reproduce.records import machine, read_records, runs
 from reproduce.report import claims, evidence, exports, table1
 from reproduce.report.evidence import Evidence
 

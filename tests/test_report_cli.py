@@ -6,7 +6,9 @@ from made import made_record
 from test_report_evidence import broken, put, store_of
 from typer.testing import CliRunner
 
-from reproduce import cli, runs, spec
+from reproduce import spec
+from reproduce.cli import app as cli
+from reproduce.records import runs
 
 CELL = "table1/bnn-theano-mnist"
 

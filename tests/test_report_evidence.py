@@ -8,8 +8,8 @@ import sys
 import pytest
 from made import made_cell, made_record, made_run
 
-from reproduce import files, report, runs, spec, yamlfile
-from reproduce.records import DataHash, Record
+from reproduce import files, report, spec, yamlfile
+from reproduce.records import DataHash, Record, runs
 from reproduce.report import evidence, table1
 
 

@@ -9,11 +9,10 @@ from matplotlib.text import Text
 from scipy import stats
 from test_report_evidence import bench, packed, put, store_of
 
-from reproduce import report, spec
+from reproduce import nets, report, spec
 from reproduce.records import EpochRow, Filters
 from reproduce.report import charts, claims, compare, curves, energy, filters, look, page, speed
 from reproduce.report.evidence import Bench, Evidence
-from reproduce.training import nets
 
 BNN = "table1/bnn-theano-cifar10"
 

@@ -5,7 +5,8 @@ from test_campaign import command, experiments
 from test_report_cli import records, reproduce
 from test_report_evidence import store_of
 
-from reproduce import files, runs
+from reproduce import files
+from reproduce.records import runs
 from reproduce.report import folder
 
 

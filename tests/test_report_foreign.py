@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from reproduce import files, report, runs, spec
-from reproduce.records import stem_of
+from reproduce import files, report, spec
+from reproduce.records import runs, stem_of
 
 GONE, INFINITE = "no such key", "an infinite number"
 VALUES = (GONE, None, True, "", "x", "x\ud800\n", -1, 0, 1.5, 10**18, 10**400, 1e308, INFINITE, [], {}, ["x"])

@@ -7,7 +7,9 @@ import pytest
 from made import made_record, made_run
 from test_report import cell_with_paper
 
-from reproduce import cli, equal_code, report, runs, verdict
+from reproduce import report, verdict
+from reproduce.cli import app as cli
+from reproduce.records import equal_code, runs
 from reproduce.report import claims, compare, curves, evidence, exports, rows, simulation, table1
 from reproduce.yamlfile import SpecError
 

@@ -9,9 +9,11 @@ import torch
 from made import made_cell, made_record, made_run, made_splits
 from test_campaign import command, experiments
 
-from reproduce import campaign, files, machine, report, running, runs, spec
-from reproduce.data import Dataset
-from reproduce.records import read_record, read_running
+from reproduce import files, report, spec
+from reproduce.campaign import carry_out as campaign
+from reproduce.campaign import under_way as running
+from reproduce.datasets.data import Dataset
+from reproduce.records import machine, read_record, read_running, runs
 from reproduce.report import claims, table1
 from reproduce.report import running as shown
 from reproduce.training import preprocess, train

@@ -10,10 +10,10 @@ import torch
 from made import made_record, made_run
 from pydantic import BaseModel
 
-from reproduce import files, identity, machine, runs, spec, yamlfile
-from reproduce.records import read_record, read_records
+from reproduce import files, identity, spec, yamlfile
+from reproduce.nets import products
+from reproduce.records import machine, read_record, read_records, runs
 from reproduce.report import rows
-from reproduce.training import products
 
 
 def test_key_holds_settings_seed_scale_data_code_device_and_mode(monkeypatch):

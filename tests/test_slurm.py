@@ -11,7 +11,8 @@ sys.path.insert(0, __file__.rsplit("/", 1)[0] + "/cluster")
 
 import slurm  # from tests/cluster
 
-from reproduce import fetch, yamlfile
+from reproduce import yamlfile
+from reproduce.datasets import fetch
 from reproduce.records import read_records
 
 SEEDS = 4

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reproduce import cli, spec, yamlfile
-from reproduce.training import nets
+from reproduce import nets, spec, yamlfile
+from reproduce.cli import app as cli
 
 FILES = spec._files(spec.EXPERIMENTS)
 THEANO = spec.EXPERIMENTS / "table1" / "bnn-theano-mnist.yaml"

@@ -13,8 +13,10 @@ import yaml
 from made import made_splits
 from mutants import FRACTIONS, SHORT, Refused, at, count, mutant, paths, stated, tell
 
-from reproduce import cli, paper, spec, yamlfile
-from reproduce.training import nets, optim, preprocess
+from reproduce import nets, spec, yamlfile
+from reproduce.cli import app as cli
+from reproduce.spec import paper
+from reproduce.training import optim, preprocess
 
 FILES = spec._files(spec.EXPERIMENTS)
 OPTIONAL = {"published", "margin", "small", "check", "plus_minus"}

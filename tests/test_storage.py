@@ -21,8 +21,9 @@ from made import change, made_splits, settings
 from mutants import FRACTIONS, count, tell
 from test_campaign import command, experiments
 
-from reproduce import data, fetch, files, runs, weights
-from reproduce.records import read_record
+from reproduce import files
+from reproduce.datasets import data, fetch
+from reproduce.records import read_record, runs, weights
 from reproduce.training import checkpoint as checkpoint_file
 from reproduce.training import preprocess, train
 

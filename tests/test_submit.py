@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from test_campaign import command, experiments
 
-from reproduce import spec, submit, yamlfile
+from reproduce import spec, yamlfile
+from reproduce.campaign import slurm as submit
 from reproduce.records import read_records
 
 

@@ -9,8 +9,9 @@ import test_step
 import torch
 from test_step import CASES, STATES, Trajectory
 
-from reproduce.training import optim, products, tensorcores, ways
-from reproduce.training.binarize import sign
+from reproduce.nets import products, tensorcores, ways
+from reproduce.nets.binarize import sign
+from reproduce.training import optim
 
 
 def signs(*shape, seed=0):

@@ -12,9 +12,8 @@ from test_packed import random_state
 from torch import nn
 
 from kernels.torch import BinaryConv2d, BinaryLinear, clip_weights
-from reproduce import yamlfile
+from reproduce import nets, yamlfile
 from reproduce.packed import freeze_net
-from reproduce.training import nets
 
 NETS = {
     "mlp": settings(net={"hidden": [40, 30], "dropout_in": 0.0, "dropout_hidden": 0.0}),

@@ -327,9 +327,9 @@ def test_a_number_that_is_not_finite_stops_the_run_with_the_epoch(tmp_path, wher
 @pytest.mark.timeout(1200)
 def test_first_epoch_of_the_mnist_net_at_paper_size_is_the_authors(tmp_path):
     """The author's own log gives cost and error after epoch 1; ours must be near (paper.yaml, author_log)."""
-    from reproduce import data as sets
     from reproduce import spec
-    from reproduce.fetch import load
+    from reproduce.datasets import data as sets
+    from reproduce.datasets.fetch import load
 
     (cell,) = spec.cells(["table1/bnn-theano-mnist"])
     paper = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["author_log"]["mnist_epoch_1"]

@@ -8,9 +8,10 @@ import torch
 from made import convnet_settings, made_run, settings
 
 from kernels.cuda import trial as kernel_trial
-from reproduce import machine
-from reproduce.gpu import trial
-from reproduce.training import step, tensorcores, train, ways
+from reproduce.campaign import gpu_trial as trial
+from reproduce.nets import tensorcores, ways
+from reproduce.records import machine
+from reproduce.training import step, train
 
 CPU = torch.device("cpu")
 NETS = [settings(), convnet_settings(train={"batch": 10})]
@@ -104,8 +105,8 @@ def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
 def test_a_trial_in_a_process_of_its_own_tells_what_is_wrong(nothing_left_out):
     found = kernel_trial.broken(
         {
-            "bf16": ["reproduce.gpu.trial", "bf16", "cpu", "small"],
-            "graph": ["reproduce.gpu.trial", "graph", "nowhere", "small"],
+            "bf16": ["reproduce.campaign.gpu_trial", "bf16", "cpu", "small"],
+            "graph": ["reproduce.campaign.gpu_trial", "graph", "nowhere", "small"],
         },
         300,
     )

@@ -36,7 +36,7 @@ def test_a_wheel_lists_runs_and_reports_in_another_folder(tmp_path):
         assert out.returncode == 0, out.stderr
         return out.stdout
 
-    from reproduce import data
+    from reproduce.datasets import data
 
     np.savez(work / "data" / "fashion.npz", **arrays, digest=np.array(data.content_digest(arrays)))
     short = (example.with_suffix(".yaml")).read_text()

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from reproduce import spec
-from reproduce.training.binarize import sign
+from reproduce.nets.binarize import sign
 from reproduce.training.optim import Adam, Groups
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from reproduce import spec
-from reproduce.training.binarize import binarize_weight, sign_ste
-from reproduce.training.nets import Sign
+from reproduce.nets import Sign
+from reproduce.nets.binarize import binarize_weight, sign_ste
 
 
 @spec.ACTIVATIONS.add("shifted_sign")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reproduce import spec
-from reproduce.training.layers import BinaryConv2d, BinaryLinear, Norm
-from reproduce.training.nets import Sign
+from reproduce.nets import Sign
+from reproduce.nets.layers import BinaryConv2d, BinaryLinear, Norm
 
 
 class ResNetSpec(spec.Net):

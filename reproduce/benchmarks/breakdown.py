@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from kernels import fixed, norm, reals
 from reproduce import spec
-from reproduce.training import engine, fused, layers, preprocess, products, step, train
-from reproduce.training.layers import BinaryConv2d, BinaryLinear
+from reproduce.nets import layers, products
+from reproduce.nets.layers import BinaryConv2d, BinaryLinear
+from reproduce.training import engine, fused, preprocess, step, train
 
 GATHER, LOSS, REST = "data gather", "loss", "rest"
 PRODUCTS, PRODUCTS_BACK = "linear and conv, forward", "linear and conv, backward"

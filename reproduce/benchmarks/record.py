@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from reproduce import files, paper
+from reproduce import files
+from reproduce.spec import paper
 from reproduce.terminal import console
 
 FORMAT = 1

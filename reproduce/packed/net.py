@@ -26,9 +26,8 @@ from kernels import GpuPacked, Packed, Thresholds
 from kernels.cuda import arrays, between
 from kernels.maxpool import maxpool2x2
 from kernels.pixels import LocalThresholds, pixel_conv2d_threshold
-from reproduce import spec
-from reproduce.training import nets
-from reproduce.training.binarize import ap2
+from reproduce import nets, spec
+from reproduce.nets.binarize import ap2
 from reproduce.training.train import Classifier
 
 Floats = NDArray[np.float64]

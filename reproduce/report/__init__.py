@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reproduce import files, runs, spec, yamlfile
+from reproduce import files, spec, yamlfile
+from reproduce.records import runs
 from reproduce.report import (
     ablations,
     claims,

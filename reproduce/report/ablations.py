@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from reproduce import outcomes, paired, rates, spec
+from reproduce import outcomes, paired, spec
+from reproduce.campaign import rates
 from reproduce.records import Record
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH, empty

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reproduce import paper
 from reproduce.records import Record
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import label, main
 from reproduce.report.table1 import CODE, SCALES, again, with_note
+from reproduce.spec import paper
 
 SERIES = ("baseline (float)", "BNN (Theano)", "BNN (Torch7)")
 COLUMNS = ["series", "source", "scale", "quantity", "epoch", "value", "low", "high", "seeds"]

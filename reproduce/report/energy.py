@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from reproduce import paper, spec
+from reproduce import spec
 from reproduce.records import stem_of
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, Packed, newest, note
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
+from reproduce.spec import paper
 
 VARIANTS = ("float", "binary weights", "binary")
 NETS = {

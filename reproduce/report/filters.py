@@ -7,13 +7,15 @@ from functools import cache
 
 import pandas as pd
 
-from reproduce import filters, paper, spec
+from reproduce import spec
 from reproduce.records import Record
+from reproduce.records import filter_counts as filters
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import main
 from reproduce.report.table1 import SCALES, again, with_note
+from reproduce.spec import paper
 
 LAYERS = ["cell", "scale", "seed", "layer", "maps_in", "maps_out", "operations", "rule", "fraction", "random"]
 LAYERS += ["first_layer", "printed"]

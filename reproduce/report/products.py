@@ -1,6 +1,6 @@
 """Do products of 16-bit numbers change what nets learn? (`make compare-products`)
 
-Cells are trained at small scale in both modes of `training.products`, fixed16 and float32, with the same seeds:
+Cells are trained at small scale in both modes of `nets.products`, fixed16 and float32, with the same seeds:
 weights, order of the images and data are the same at the start, so that the errors are compared in pairs. Dropout
 and stochastic signs are drawn in other ways in the two modes. The record holds every seed's errors and, for each
 cell, the mean difference with its 95 % interval (Student's t over the seeds' differences).
@@ -19,8 +19,8 @@ from typing import Any
 
 from scipy import stats
 
-from reproduce import files, records, runs, yamlfile
-from reproduce.records import Record, Result
+from reproduce import files, records, yamlfile
+from reproduce.records import Record, Result, runs
 
 CELLS = ("table1/bnn-torch7-mnist", "table1/bnn-theano-mnist", "table1/bnn-theano-cifar10")
 SEEDS = 8

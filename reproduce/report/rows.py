@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from reproduce import equal_code
-from reproduce.records import Record
+from reproduce.records import Record, equal_code
 
 
 class MadeBy(NamedTuple):

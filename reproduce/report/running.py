@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 
+from reproduce.campaign.under_way import FOLDER
 from reproduce.records import Running
 from reproduce.report import charts
 from reproduce.report.curves import COST, ERROR
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
-from reproduce.running import FOLDER
 
 
 def label(run: Running) -> str:

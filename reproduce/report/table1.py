@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reproduce import outcomes, paper, spec, verdict
+from reproduce import outcomes, spec, verdict
 from reproduce.records import Record
 from reproduce.report.evidence import Evidence, by_order, notes
 from reproduce.report.parts import Column, Section, Table
 from reproduce.report.rows import apart, label
+from reproduce.spec import paper
 
 ROWS = ("BNN (Torch7)", "BNN (Theano)", "BinaryConnect", "No regularization")
 DATASETS = ("MNIST", "SVHN", "CIFAR-10", "SVHN-test10k")

@@ -1,1 +1,1 @@
-"""Algorithm 1 and what it needs: binarization, layers and their products, nets, update rules, steps, the run."""
+"""Algorithm 1 and what it needs: preprocessing, update rules, steps, checkpoints, the run."""

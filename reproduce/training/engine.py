@@ -21,9 +21,9 @@ from kernels import fixed, norm, ternary
 from kernels.memory import in_large_pages
 from kernels.packed import aligned
 from kernels.reals import Floats
-from reproduce.training import nets
+from reproduce import nets
+from reproduce.nets.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, StdBatchNorm
 from reproduce.training.fused import Convolution, Latent, Linear, Values
-from reproduce.training.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, StdBatchNorm
 from reproduce.training.optim import Rule
 from reproduce.training.preprocess import DeviceData
 

@@ -19,7 +19,7 @@ from torch.nn.grad import conv2d_weight
 
 from kernels import first_layer, fixed, ternary
 from kernels.reals import Floats
-from reproduce.training.layers import BinaryConv2d, BinaryLinear
+from reproduce.nets.layers import BinaryConv2d, BinaryLinear
 
 Room = Callable[[str, tuple[int, ...], type[np.generic]], NDArray[Any]]
 """An array by name, shape and dtype that stays from step to step."""

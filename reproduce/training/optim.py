@@ -13,10 +13,10 @@ from kernels import reals, updates
 from kernels.cuda import launch
 from kernels.cuda import updates as cuda_updates
 from reproduce import spec
-from reproduce.training import tensorcores, ways
-from reproduce.training.binarize import ap2
-from reproduce.training.layers import BinaryConv2d, BinaryLinear, Norm, lr_multiplier
-from reproduce.training.products import by_kernels
+from reproduce.nets import tensorcores, ways
+from reproduce.nets.binarize import ap2
+from reproduce.nets.layers import BinaryConv2d, BinaryLinear, Norm, lr_multiplier
+from reproduce.nets.products import by_kernels
 
 Groups = list[dict[str, Any]]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reproduce import spec
-from reproduce.data import Split
+from reproduce.datasets.data import Split
 
 
 @dataclass(frozen=True)

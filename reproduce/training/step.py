@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from reproduce import spec
-from reproduce.training import engine, nets, optim, products, ways
+from reproduce import nets, spec
+from reproduce.nets import products, ways
+from reproduce.training import engine, optim
 from reproduce.training.optim import SGD, Adam, Rule, ShiftAdaMax
 from reproduce.training.preprocess import DeviceData
 

@@ -27,9 +27,10 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
-from reproduce import outcomes, spec
+from reproduce import nets, outcomes, spec
+from reproduce.nets import tensorcores
 from reproduce.training import checkpoint as checkpoints
-from reproduce.training import nets, optim, tensorcores
+from reproduce.training import optim
 from reproduce.training.preprocess import DeviceData
 from reproduce.training.step import Step
 

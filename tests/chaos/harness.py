@@ -35,9 +35,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from made import made_images, settings  # noqa: E402
 
-from reproduce import campaign, cli, data, fetch, files, machine, report, runs, spec, weights  # noqa: E402, F401
-from reproduce.datasets import DATASETS  # noqa: E402
-from reproduce.records import read_record  # noqa: E402
+from reproduce import files, report, spec  # noqa: E402, F401
+from reproduce.campaign import carry_out as campaign  # noqa: E402, F401
+from reproduce.cli import app as cli  # noqa: E402
+from reproduce.datasets import DATASETS, data  # noqa: E402
+from reproduce.records import machine, read_record, runs, weights  # noqa: E402
 from reproduce.training import checkpoint as checkpoint_file  # noqa: E402
 from reproduce.training import train  # noqa: E402
 

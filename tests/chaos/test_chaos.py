@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import files, runs, yamlfile
+from reproduce import files, yamlfile
+from reproduce.records import runs
 
 HARNESS = Path(__file__).parent / "harness.py"
 

@@ -1,0 +1,106 @@
+"""Checkpoints that do not fit the run at hand: set aside and told, never deleted; and `reproduce clean`.
+
+A checkpoint of other code, data or settings becomes `NAME.ckpt.other` in the store's `work` folder, which
+`reproduce clean` removes. Where code, data and settings are the old ones again, the run resumes from it.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reproduce import yamlfile
+from reproduce.terminal import ResultsOption, say, stop
+
+if TYPE_CHECKING:
+    from reproduce.records import runs
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a checkpoint holds beside weights."""
+
+    of: Any
+    """The parts of its run's key (`records.PARTS`)."""
+    curve: list[dict[str, Any]]
+    calls: list[dict[str, Any]]
+    """`machine.call` of each call that trained it."""
+    seconds: float
+
+    @property
+    def epochs(self) -> int:
+        return len(self.curve)
+
+
+def begun(path: Path) -> Begun | None:
+    """What a checkpoint holds; None if there is none that can be read. Its weights are not read."""
+    import torch
+
+    try:
+        with zipfile.ZipFile(path) as file:  # torch.load does not look at the checksums
+            file.read(next(name for name in file.namelist() if name.endswith("/data.pkl")))
+        run = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["run"]
+        return Begun(run["of"], list(run["curve"]), list(run.get("calls", [])), run.get("seconds", 0.0))
+    except Exception:  # a file cut or changed at any byte can fail in any way
+        return None
+
+
+def make_way(run: runs.Run, store: runs.Store, say: Callable[[str], None]) -> None:
+    """Set aside the checkpoints of this run's cell, scale and seed that have other code, data or settings.
+
+    One that another process is at is left, and so is one of another device or mode, which is still resumed there.
+    One that was set aside earlier and is this run's comes back. The lock of the run is held.
+    """
+    from filelock import FileLock, Timeout
+
+    from reproduce.training import checkpoint
+
+    own, parts = store.checkpoint(run), run.parts
+    for path in sorted(own.parent.glob("*.ckpt")):
+        if path == own or path.stem[:-12] != own.stem[:-12]:
+            continue
+        found = begun(path)
+        kept = ("device", "mode")
+        if found is None or (isinstance(found.of, dict) and any(found.of.get(k) != parts[k] for k in kept)):
+            continue
+        try:
+            with FileLock(path.with_suffix(".lock"), timeout=0):
+                aside = checkpoint.set_aside(path)
+        except (Timeout, FileNotFoundError):  # another process is at it
+            continue
+        how = f"begun {checkpoint.difference(found.of, parts)} ({found.epochs} epochs)"
+        say(f"    checkpoint {path.name}: {how}, starting afresh; the old one is kept as {aside.name}")
+    for path in sorted(own.parent.glob(f"{own.name}.other*")):
+        found = begun(path)
+        if not own.exists() and found is not None and found.of == parts:
+            os.rename(path, own)
+            say(f"    checkpoint {path.name}: of this run ({found.epochs} epochs), resumed")
+
+
+def clean(
+    results: ResultsOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False,
+) -> None:
+    """Remove checkpoints that were set aside because they are of other code, data or settings, or damaged."""
+    from reproduce.records import runs
+
+    store = results or runs.LOCAL
+    if not store.is_dir():
+        raise stop(f"no store {yamlfile.shown(store)}: not a folder", 2)
+    found = sorted((store / "work").glob("*.ckpt.other*"))
+    total = 0
+    for path in found:
+        size, of = path.stat().st_size, begun(path)
+        total += size
+        epochs = "cannot be read" if of is None else f"{of.epochs} epochs"
+        say(f"{path.name}: {size / 1e6:,.1f} MB, {epochs}")
+        if not dry_run:
+            path.unlink()
+    words = "would be removed" if dry_run else "removed"
+    say(f"{len(found)} checkpoint(s) set aside, {total / 1e6:,.1f} MB: {words}")

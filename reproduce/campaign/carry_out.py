@@ -1,0 +1,423 @@
+"""Many runs: which are wanted, which are done, what is missing, and how long the rest will take."""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from filelock import FileLock, Timeout
+from lightning.pytorch.callbacks import Callback
+
+from reproduce import nets, spec
+from reproduce.campaign import begun as checkpoints
+from reproduce.campaign import gpu_trial as trial
+from reproduce.datasets import data, fetch
+from reproduce.identity import Device
+from reproduce.nets import products
+from reproduce.records import EpochRow, Filters, Record, Result, machine, runs, weights
+from reproduce.records import filter_counts as filters
+from reproduce.training import preprocess, train
+from reproduce.training.checkpoint import out_of_memory
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Summary:
+    """What became of a campaign's runs."""
+
+    records: list[Record] = field(default_factory=list)
+    trained: int = 0
+    broken: list[Record] = field(default_factory=list)
+    """Runs that stopped because a number was not finite."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Cell -> why it could not be run and what to do."""
+    starved: dict[str, str] = field(default_factory=dict)
+    """Run -> what the machine could not do for it: not enough memory, or a data set's file that it cannot read."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Cell -> what in its settings cannot be done with its data."""
+    stopped: str | None = None
+    """Where the time limit ended it, if it did."""
+
+
+def pick_device(wanted: str = "auto") -> torch.device:
+    """cuda where it is there, else cpu; ValueError if a device is asked for that is not there."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device here")
+    return torch.device(wanted)
+
+
+def cost(settings: spec.Settings) -> float:
+    """Multiply-adds of a whole run; a backward pass counts as two forward ones."""
+    images = settings.train.epochs * (3 * settings.data.train + settings.data.valid)
+    overhead = 2e6  # of a pass over one image, in the same unit: small nets do not reach the machine's rate
+    return images * (nets.macs(settings) + overhead)
+
+
+class Progress(Callback):
+    """Overall progress and time left, as a line now and then (beside Lightning's own bar on a terminal)."""
+
+    EVERY = 15.0
+
+    def __init__(self, costs: Sequence[float], say: Say) -> None:
+        self.costs, self.say = list(costs), say
+        self.started = time.monotonic()
+        self.done = 0.0
+        self.position = 0
+        self._told = self.started
+
+    def skip(self, position: int) -> None:
+        """Run number `position` needs no work."""
+        self.costs[position] = 0.0
+
+    def left(self, share: float = 0.0) -> str:
+        """About how long the rest will take, when `share` of the present run is done."""
+        done = self.done + share * self.costs[self.position]
+        spent = time.monotonic() - self.started
+        if done <= 0:
+            return "time left not known yet"
+        seconds = spent * (sum(self.costs) - done) / done
+        return f"about {duration(seconds)} left of all"
+
+    def finish(self) -> None:
+        self.done += self.costs[self.position]
+
+    def seconds(self, cost: float) -> float:
+        """About how long work of so much `cost` takes, by the finished runs; 0 before the first."""
+        return (time.monotonic() - self.started) * cost / self.done if self.done else 0.0
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if time.monotonic() - self._told < self.EVERY or not isinstance(module, train.Classifier):
+            return
+        self._told = time.monotonic()
+        row, epochs = module.curve[-1], module.settings.train.epochs
+        error = 100 * row["valid_wrong"] / module.scored("valid")
+        self.say(
+            f"    epoch {row['epoch']}/{epochs}: cost {row['train_loss']:.4f}, validation error {error:.2f} %; "
+            f"{self.left(row['epoch'] / epochs)}"
+        )
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 2 h 05 min."""
+    seconds = int(seconds + 0.5)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def time_limit(text: str, option: str = "--time-limit") -> float:
+    """Seconds of "90s", "9m", "2h" or "1h30m". ValueError for anything else, and for no time at all."""
+    found = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text)
+    seconds = (
+        sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    )
+    if not seconds:
+        raise ValueError(f"{option} takes 90s, 9m, 2h or 1h30m, not {text!r}")
+    return float(seconds)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One run to be made, before its data have been looked for."""
+
+    cell: spec.Cell
+    scale: spec.Scale
+    seed: int
+    settings: spec.Settings
+    variant: str | None = None
+
+
+def wanted(cells: Sequence[spec.Cell], scale: spec.Scale, first: int, seeds: int | None, say: Say) -> list[Wanted]:
+    """Cells × seeds at a scale, seed by seed, so that a broken-off campaign still covers every cell.
+
+    The seeds are `first` and those after it: so many as `seeds` says, else as each cell's file does. Raises
+    ValueError where no cell has that scale.
+    """
+    found = []
+    for number in range(max(seeds or cell.experiment.seeds for cell in cells)):
+        for cell in cells:
+            settings = cell.at(scale)
+            if settings is not None and number < (seeds or cell.experiment.seeds):
+                found.append(Wanted(cell, scale, first + number, settings))
+            elif settings is None and not number:
+                say(f"{cell.name} has no {scale} scale; left out")
+    if not found:
+        raise ValueError(f"no cell with a {scale} scale: nothing to run")
+    return found
+
+
+def shard(plan: Sequence[Wanted], part: str) -> list[Wanted]:
+    """Part i of n of a plan, for "i/n" with 1 <= i <= n: every n-th run. ValueError for anything else."""
+    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", part)
+    if not found or int(found[1]) > int(found[2]):
+        raise ValueError(f"--shard takes i/n with 1 <= i <= n, not {part!r}")
+    return list(plan[int(found[1]) - 1 :: int(found[2])])
+
+
+def carry_out(
+    plan: Sequence[Wanted],
+    store: runs.Store,
+    data_folder: Path | None,
+    device: torch.device,
+    say: Say,
+    bar: bool | None = None,
+    deadline: float | None = None,
+    checkpoint_seconds: float | None = None,
+) -> Summary:
+    """Train what is not yet in the store, one run after another; report what is missing or fails, and go on.
+
+    Several processes may work on one store: a run that another one is at is left for the end, then waited for, and
+    not made again if it broke off there.
+    `checkpoint_seconds`: how much work of a run may be at stake, by default the run's own choice.
+    `deadline` (of time.monotonic): no run or epoch is begun that would not end before it; `stopped` says where.
+    """
+    store.prepare()
+    if device.type == "cpu" and (reason := products.fallback()):
+        say(f"note: {reason}; products are torch's, and give other numbers, under other names")
+    if device.type == "cuda":
+        trial.settle_here([item.settings for item in plan], device, say)
+    kind: Device = "cuda" if device.type == "cuda" else "cpu"
+    machine.code(kind)  # what runs is what lies here now, not when the first record is written
+    call = machine.call(kind)
+    summary = Summary()
+    progress = Progress([cost(item.settings) for item in plan], say)
+    prepared = _Prepared(device)
+    queue = deque(enumerate(plan))
+    postponed: dict[int, Record | None] = {}  # with how they had broken off before, if they had
+    while queue:
+        number, item = queue.popleft()
+        progress.position = number
+        title = f"[{number + 1}/{len(plan)}] {describe(item)}"
+        try:
+            dataset = prepared.dataset(item.settings.data.name, data_folder, say)
+        except fetch.Unread as error:
+            say(f"{title}: not made: {error}")
+            summary.starved[describe(item)] = str(error)
+            progress.skip(number)
+            continue
+        except data.DataError as error:
+            if item.cell.name not in summary.missing:
+                say(f"{title}: not run: {error}")
+            summary.missing[item.cell.name] = str(error)
+            progress.skip(number)
+            continue
+        run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant, kind)
+        try:
+            lock = FileLock(store.lock(run))
+        except spec.SpecError as error:  # its key tells how it is computed, for which its net is looked at
+            say(f"{title}: not run: {error}")
+            summary.refused[item.cell.name] = str(error)
+            progress.skip(number)
+            continue
+        wait = 0.0 if number not in postponed else -1.0 if deadline is None else deadline - time.monotonic()
+        try:
+            lock.acquire(timeout=wait if wait == -1.0 else max(wait, 0.0))
+        except Timeout:
+            if number in postponed:
+                summary.stopped = f"another process is still at {describe(item)}"
+                return summary
+            postponed[number] = store.broken(run)
+            say(f"{title}: another process is at it, left for later")
+            queue.append((number, item))
+            continue
+        with lock:
+            lock.release()  # once for acquire; `with` holds it still
+            record = store.finished(run)
+            store.tidy(run, record is not None)
+            if record is not None:
+                say(f"{title}: already there, {_shown(record)}")
+                progress.skip(number)
+                summary.records.append(record)
+                continue
+            broken = store.broken(run) if number in postponed else None
+            if broken is not None and broken != postponed[number]:
+                say(f"{title}: {_shown(broken)}")
+                progress.skip(number)
+                summary.broken.append(broken)
+                continue
+            epoch = progress.seconds(progress.costs[number] / run.settings.train.epochs)
+            if deadline is not None and epoch and time.monotonic() + epoch > deadline:
+                summary.stopped = f"{describe(item)} not begun"
+                return summary
+            if problem := store.unusable(run):
+                say(f"{title}: its record does not count and is replaced: {problem}")
+            say(f"{title}: {progress.left()}" if number else title)
+            if run.mode != products.mode(kind):
+                say(f"    steps go through autograd: {run.why_autograd}")
+            checkpoints.make_way(run, store, say)
+            try:
+                record = _train(
+                    run, store, prepared, device, progress, say, bar, deadline, call, checkpoint_seconds
+                )
+            except spec.SpecError as error:
+                if item.cell.name not in summary.refused:
+                    say(f"    not run: {error}")
+                summary.refused[item.cell.name] = str(error)
+                progress.skip(number)
+                continue
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+                say(f"    not made: not enough memory: {reason}")
+                summary.starved[describe(item)] = f"not enough memory: {reason}"
+                progress.skip(number)
+                prepared.forget()
+                continue
+            except train.OutOfTime as stop:
+                epochs = run.settings.train.epochs
+                summary.stopped = f"{describe(item)} stands at epoch {stop.epoch} of {epochs}"
+                return summary
+            progress.finish()
+            summary.trained += 1
+            say(f"    {_shown(record)}, {duration(record.seconds)}")
+            if record.status == "failed":
+                summary.broken.append(record)
+            else:
+                summary.records.append(record)
+    return summary
+
+
+def describe(item: Wanted) -> str:
+    name = f"{item.cell.experiment.row}, {item.cell.dataset_at(item.scale)}, {item.scale} scale, seed {item.seed}"
+    return f"{name}, {item.variant}" if item.variant else name
+
+
+def _shown(record: Record) -> str:
+    if record.result is None:
+        return f"failed: {record.failure}"
+    return f"test error {record.result.test_error:.2f} %"
+
+
+class _Prepared:
+    """The data set in use, checked once, and its preprocessed form while consecutive runs share it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._datasets: dict[str, data.Dataset | data.DataError] = {}
+        self._last: tuple[Any, dict[str, preprocess.DeviceData]] | None = None
+
+    def dataset(self, name: str, folder: Path | None, say: Say) -> data.Dataset:
+        if name not in self._datasets:
+            try:
+                self._datasets[name] = fetch.load(name, folder, say)
+            except data.DataError as error:
+                self._datasets[name] = type(error)(str(error))  # without the half-read arrays of its traceback
+        found = self._datasets[name]
+        if isinstance(found, data.DataError):
+            raise found
+        return found
+
+    def forget(self) -> None:
+        """Give the memory back that is not needed until the next run."""
+        self._last = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def __call__(self, run: runs.Run) -> dict[str, preprocess.DeviceData]:
+        flat = run.settings.net.flat
+        key = (run.settings.data, flat)
+        if self._last is None or self._last[0] != key:
+            self._last = None
+            parts = data.splits(run.dataset, run.settings.data)
+            self._last = key, preprocess.prepare(parts, run.settings.data, flat, self.device)
+        return self._last[1]
+
+
+def _train(
+    run: runs.Run,
+    store: runs.Store,
+    prepared: _Prepared,
+    device: torch.device,
+    progress: Progress,
+    say: Say,
+    bar: bool | None,
+    deadline: float | None,
+    call: dict[str, Any],
+    checkpoint_seconds: float | None,
+) -> Record:
+    started, clock = runs.now(), time.perf_counter()
+    checkpoint = store.checkpoint(run)
+    show_bar = sys.stdout.isatty() if bar is None else bar
+    try:
+        outcome = train.fit(
+            run.settings,
+            prepared(run),
+            run.seed,
+            checkpoint,
+            device,
+            [progress],
+            show_bar,
+            say,
+            checkpoint_seconds,
+            deadline=deadline,
+            run=run.parts,
+            call=call,
+        )
+    except train.Diverged as failure:
+        seconds = time.perf_counter() - clock
+        curve = [EpochRow(**row) for row in failure.curve]
+        record = run.record(started, seconds, status="failed", failure=str(failure), curve=curve)
+        record = _by_all(record, failure.calls)
+        store.write(record)
+        return record
+    valid, test = outcome.scored["valid"], outcome.scored["test"]
+    result = Result(
+        best_epoch=outcome.best["epoch"],
+        valid_error=100 * outcome.best["valid_wrong"] / valid,
+        test_error=100 * outcome.best["test_wrong"] / test,
+        last_test_error=100 * outcome.curve[-1]["test_wrong"] / test,
+        valid_images=valid,
+        test_images=test,
+        wrong_best=outcome.best["missed"],
+        wrong_last=outcome.missed,
+    )
+    record = run.record(
+        started,
+        outcome.seconds,
+        status="finished",
+        weights=outcome.weights,
+        parameters=outcome.parameters,
+        weights_sha256=weights.digest(outcome.net),
+        result=result,
+        filters=kept_filters(run.settings, outcome.net),
+        curve=[EpochRow(**row) for row in outcome.curve],
+    )
+    record = _by_all(record, outcome.calls)
+    weights.save(store.net(run.stem), outcome.net)
+    store.write(record)
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def _by_all(record: Record, calls: Sequence[dict[str, Any]]) -> Record:
+    """The record with what the earlier calls of its run were: dirty if one was, every number of threads."""
+    if len(calls) < 2:
+        return record
+    dirty = [call["dirty"] for call in calls]
+    code = record.code | {"dirty": True if True in dirty else None if None in dirty else False}
+    if code["threads"]:
+        code["threads"] = sorted({call["threads"] for call in calls})
+    return record.model_copy(update={"code": code, "machine": record.machine | {"calls": list(calls)}})
+
+
+def kept_filters(settings: spec.Settings, state: dict[str, torch.Tensor]) -> Filters | None:
+    """The counts of a net's binary convolutions for its record; None for another net."""
+    net = settings.net
+    found = filters.of_net(state) if isinstance(net, spec.PaperNet) and net.weights == "binary" else None
+    return None if found is None else Filters.model_validate(found)

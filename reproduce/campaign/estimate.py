@@ -1,0 +1,275 @@
+"""Before a long run: how long and how large it will be on this device, from a few steps of each cell.
+
+Random images of the right sizes do for that, so nothing is fetched and nothing preprocessed.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from reproduce import spec
+from reproduce.campaign import begun as checkpoints
+from reproduce.campaign import carry_out as campaign
+from reproduce.campaign import jobs
+from reproduce.datasets import data, fetch
+from reproduce.identity import Device
+from reproduce.records import machine, runs, stem_of
+from reproduce.terminal import console
+from reproduce.training import train
+from reproduce.training.preprocess import DeviceData
+
+Say = Callable[[str], None]
+SECONDS = 2.0  # of timed steps a cell, at least
+STEPS = 2  # a turn
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one cell costs here. Seconds and bytes; `left`: epochs that none of the wanted runs has made yet."""
+
+    name: str
+    epochs: int
+    step: float
+    epoch: float
+    wanted: int
+    finished: int
+    left: int
+    memory: int | None
+    """Peak of the process (CPU) or of torch on the GPU, data set included; None where it cannot be had."""
+    jobs: int = 1
+    at_once: float | None = None
+    """A step of each of so many processes at once; None for one, or where so many do not run."""
+
+    @property
+    def gain(self) -> float:
+        """How many times the steps of one process `jobs` of them make together."""
+        return 1.0 if self.at_once is None else self.jobs * self.step / self.at_once
+
+    @property
+    def whole(self) -> float:
+        return self.epoch * self.epochs * self.wanted / self.gain
+
+    @property
+    def remaining(self) -> float:
+        return self.epoch * self.left / self.gain
+
+
+def estimates(
+    plan: Sequence[campaign.Wanted],
+    store: runs.Store,
+    data_folder: Path | None,
+    device: torch.device,
+    say: Say,
+    number: int = 1,
+    threads: int | None = None,
+) -> list[Estimate]:
+    """One estimate a cell of the plan, in order; with `number` processes at once, of `threads` threads each."""
+    cells: dict[str, list[campaign.Wanted]] = {}
+    for item in plan:
+        cells.setdefault(item.cell.name, []).append(item)
+    datasets: dict[str, data.Dataset | None] = {}
+    found = []
+    for name, items in cells.items():
+        settings = items[0].settings
+        say(f"{name}: a few steps")
+        step, epoch, memory = measured(settings, device)
+        at_once = _at_once(settings, device, number, threads, say) if number > 1 else None
+        epochs = settings.train.epochs
+        made = [_epochs_made(item, store, data_folder, datasets, device.type) for item in items]
+        finished = sum(one == epochs for one in made)
+        left = sum(epochs - one for one in made)
+        found.append(Estimate(name, epochs, step, epoch, len(items), finished, left, memory, number, at_once))
+    return found
+
+
+class Trial:
+    """A cell's net on random images, with its training step."""
+
+    def __init__(self, settings: spec.Settings, device: torch.device) -> None:
+        self.batch, self.device = settings.train.batch, device
+        self.data = _random_data(settings, max(self.batch, train.EVAL_BATCH), device)
+        parts = {"train": self.data, "valid": self.data, "test": self.data}
+        self.module = train.Classifier(settings, parts, 0).to(device)
+        self.module.on_train_epoch_start()
+
+    def turn(self, count: int) -> float:
+        """Seconds a step, of so many."""
+        blocks = [torch.randint(len(self.data), (self.batch,), device=self.device) for _ in range(count)]
+        start = time.perf_counter()
+        self.module.training_step(blocks, 0)
+        return _waited(self.device, start) / count
+
+    def step(self) -> float:
+        """Seconds a step: the median of turns, after the first."""
+        self.turn(1)
+        taken: list[float] = []
+        end = time.perf_counter() + SECONDS
+        while len(taken) < 3 or time.perf_counter() < end:
+            taken.append(self.turn(STEPS))
+        return statistics.median(taken)
+
+
+def _at_once(
+    settings: spec.Settings, device: torch.device, number: int, threads: int | None, say: Say
+) -> float | None:
+    """Seconds a step while number - 1 other processes make such steps, too; None where they do not run."""
+    try:
+        with jobs.beside(number - 1, jobs.load, settings, device.type, threads) as pipes:
+            for pipe in pipes:
+                pipe.recv()
+            with jobs.with_threads(threads):
+                taken = Trial(settings, device).step()
+            for pipe in pipes:
+                pipe.close()
+            return taken
+    except (EOFError, RuntimeError) as error:  # one of them is gone, or memory does not do for one more here
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        say(f"{number} processes at once do not run here: {reason}")
+        return None
+
+
+def measured(settings: spec.Settings, device: torch.device) -> tuple[float, float, int | None]:
+    """Seconds a step, seconds an epoch with its evaluation of both splits, and peak memory in bytes."""
+    parts = settings.data
+    batch = settings.train.batch
+    gc.collect()
+    _reset_peak(device)
+    steps = parts.train // batch if parts.drop_incomplete else math.ceil(parts.train / batch)
+    trial = Trial(settings, device)
+    module = trial.module
+    step = trial.step()
+    module.evaluate("valid")
+    start = time.perf_counter()
+    module.evaluate("valid")
+    an_image = _waited(device, start) / module.scored("valid")
+    peak = _peak(device)
+    if peak is not None:
+        few = trial.data
+        floats = few.rows.element_size()
+        images = parts.train + parts.valid + parts.test
+        kept = sum(t.numel() * t.element_size() for t in module.net.state_dict().values())  # the best epoch's
+        peak += images * (few.rows.shape[1] * floats + 8) + kept
+    return step, steps * step + (parts.valid + parts.test) * an_image, peak
+
+
+def _random_data(settings: spec.Settings, count: int, device: torch.device) -> DeviceData:
+    """Images as the cell's preprocessing leaves them on the device: bytes while it is affine, else floats."""
+    parts, image = settings.data, settings.dataset.planes
+    rows = torch.randint(0, 256, (count, math.prod(image)), dtype=torch.uint8, device=device)
+    affine = all(isinstance(s, spec.Range | spec.Standardize | spec.Center) for s in parts.preprocess)
+    shape = () if settings.net.flat else image
+    labels = torch.randint(settings.dataset.classes, (count,), device=device)
+    shift = torch.full((), -1.0, device=device)
+    return DeviceData(rows if affine else rows / 127.5 - 1, labels, shape, 1 / 127.5, shift)
+
+
+def _waited(device: torch.device, start: float) -> float:
+    """Seconds since `start`, with all work of the device done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _epochs_made(
+    item: campaign.Wanted,
+    store: runs.Store,
+    folder: Path | None,
+    datasets: dict[str, data.Dataset | None],
+    device: str,
+) -> int:
+    """How many of a run's epochs are in the store; nothing is fetched: a run without its data is not begun."""
+    begun = stem_of(item.cell.name, item.scale, item.seed, "", item.variant)
+    if not any(file.name.startswith(begun) for kind in ("runs", "work") for file in (store.root / kind).glob("*")):
+        return 0
+    name = item.settings.data.name
+    if name not in datasets:
+        datasets[name] = fetch.load(name, folder) if (fetch.folder(folder) / f"{name}.npz").exists() else None
+    dataset = datasets[name]
+    if dataset is None:
+        return 0
+    kind: Device = "cuda" if device == "cuda" else "cpu"
+    run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant, kind)
+    if store.finished(run):
+        return item.settings.train.epochs
+    saved = checkpoints.begun(store.checkpoint(run))
+    return saved.epochs if saved is not None and saved.of == run.parts else 0
+
+
+def unfinished(
+    plan: Sequence[campaign.Wanted], store: runs.Store, folder: Path | None, device: str
+) -> list[campaign.Wanted]:
+    """The runs of a plan that are not in the store."""
+    datasets: dict[str, data.Dataset | None] = {}
+    return [i for i in plan if _epochs_made(i, store, folder, datasets, device) < i.settings.train.epochs]
+
+
+# --- memory ---------------------------------------------------------------------------------------------------
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak
+    except OSError:
+        return
+
+
+def _peak(device: torch.device) -> int | None:
+    """Bytes: the most that torch held on the GPU, or that the process had resident; since the reset."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
+
+
+# --- the terminal ---------------------------------------------------------------------------------------------
+
+
+def show(found: Sequence[Estimate], device: torch.device) -> None:
+    """The plan as a table, and what it comes to."""
+    number = max((one.jobs for one in found), default=1)
+    heads = ["cell", "epochs", "ms a step", "an epoch", "a run", "runs", "finished", "remaining", "peak memory"]
+    if number > 1:
+        heads[3:3] = [f"{number} at once"]
+    table = Table(*heads)
+    for one in found:
+        table.add_row(
+            one.name,
+            str(one.epochs),
+            f"{1000 * one.step:.1f}",
+            *([_at_once_words(one)] if number > 1 else []),
+            campaign.duration(one.epoch) if one.epoch >= 10 else f"{one.epoch:.2g} s",
+            campaign.duration(one.epoch * one.epochs),
+            str(one.wanted),
+            str(one.finished or ""),
+            campaign.duration(one.remaining),
+            "not known" if one.memory is None else f"{one.memory / 1e9:.1f} GB",
+        )
+    out = console(140)
+    out.print(table)
+    beside = f", {number} at once" if number > 1 else ""
+    whole, remaining = (sum(getattr(one, part) for one in found) for part in ("whole", "remaining"))
+    out.print(
+        f"{sum(one.wanted for one in found)} run(s) on {machine.machine(device.type)['name']}{beside}: "
+        f"{campaign.duration(whole)} in all, {campaign.duration(remaining)} remaining. "
+        "Counted: steps, and both evaluations after every epoch; not: fetching and preprocessing the data."
+    )
+
+
+def _at_once_words(one: Estimate) -> str:
+    return "do not run" if one.at_once is None else f"{1000 * one.at_once:.1f} ms each ({one.gain:.2f}× the steps)"

@@ -1,0 +1,212 @@
+"""The parts of a training step on a GPU (`ways`), each tried before it is used.
+
+A part that hangs, or that spoils the GPU's state, takes its whole process along; so each has one of its own, and a
+time limit. Exit code 0 if it passed, else 1 and a line that says what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from kernels.cuda import trial
+from kernels.timing import said
+from reproduce import spec
+from reproduce.nets import tensorcores, ways
+from reproduce.nets.binarize import sign
+
+CELLS = {
+    "paper": ("table1/bnn-theano-mnist", "table1/bnn-theano-cifar10"),
+    "small": ("check/mlp", "check/convnet"),
+}
+"""The nets that are tried, by scale."""
+STEPS = 8
+"""Of each kind: more than are made before one is recorded."""
+CLOSE = 0.05
+"""Relative difference of the mean cost of STEPS steps that were recorded and that were not."""
+
+
+def settle(say: Callable[[str], None], device: str = "cuda", scale: str = "paper") -> dict[str, str]:
+    """Try every part and leave out those that fail, in this process and those it starts; what is wrong with each.
+
+    Nothing is tried where $REPRODUCE_WITHOUT is set: then it has been settled.
+    """
+    prepare()
+    if "REPRODUCE_WITHOUT" in os.environ:
+        return {}
+    return settled(say, device, scale, {})
+
+
+def settled(
+    say: Callable[[str], None],
+    device: str,
+    scale: str,
+    others: dict[str, list[str]],
+    seconds: tuple[float, float] = (trial.SECONDS, trial.SECONDS),
+) -> dict[str, str]:
+    """`settle`, whatever has been settled before. `others`: more trials, for `trial.broken`, made beside these.
+
+    `seconds`: for the parts, all at once, then for recorded steps by what passed.
+    """
+    os.environ["REPRODUCE_WITHOUT"] = ""
+    name = "reproduce.campaign.gpu_trial"
+    first = {part: [name, part, device, scale] for part in ("bf16", "fp16", "tf32")}
+    found = trial.broken({trial.UPDATES: ["kernels.cuda.trial", trial.UPDATES], **first, **others}, seconds[0])
+    for part in found:
+        if part in ways.PARTS:
+            ways.leave_out(part)
+    nets = {f"graph of {cell}": [name, "graph", device, scale, cell] for cell in CELLS[scale]}
+    found |= trial.broken(nets, seconds[1])
+    if any(net in found for net in nets):
+        ways.leave_out("graph")
+    for part, reason in found.items():
+        say(f"left out: {part}: {reason}")
+    return found
+
+
+def prepare() -> None:
+    """Full float32 by default; cuDNN's fastest algorithms, found by trying: batches are of one size."""
+    tensorcores.full_precision()
+    torch.backends.cudnn.benchmark = True
+
+
+def check(part: str, cells: Sequence[spec.Settings], device: torch.device) -> None:
+    """Try one part on these nets, but "updates", which `kernels.cuda.trial` tries. RuntimeError if it fails."""
+    prepare()
+    torch.manual_seed(0)
+    if part == "graph":
+        for settings in cells:
+            _check_graph(settings, device)
+    elif part == "bf16":
+        for shape in sorted({shape for settings in cells for shape in _linear_shapes(settings)}):
+            _check_linear(*shape, device)
+    else:
+        if part == "tf32":
+            ways.leave_out("fp16")
+        for settings in cells:
+            if (failed := inexact(settings, device)) and failed[0] == part:
+                raise RuntimeError(failed[1])
+
+
+def settle_here(cells: Sequence[spec.Settings], device: torch.device, say: Callable[[str], None]) -> None:
+    """Leave out what makes the forward convolutions of these nets inexact in this process.
+
+    Whether they are exact depends on the algorithm that cuDNN picks, anew in each process, by trying them.
+    """
+    prepare()
+    for settings in {each.digest(): each for each in cells}.values():
+        while failed := inexact(settings, device):
+            say(f"left out: {failed[0]}: {failed[1]}")
+            ways.leave_out(failed[0])
+
+
+def inexact(settings: spec.Settings, device: torch.device) -> tuple[str, str] | None:
+    """The part of `ways` by which a net's forward convolutions of ±1 by ±1 are not exact, and what was found.
+
+    In the net's own sizes and layout, for batches in training and in evaluation.
+    """
+    from reproduce.training.train import EVAL_BATCH
+
+    net = settings.net
+    if not isinstance(net, spec.ConvNet) or net.weights != "binary" or net.activation == "relu":
+        return None
+    for layer in settings.layers()[1:]:  # images are real: the first layer's products need not be exact
+        if layer.kernel == 1:
+            continue
+        part = "fp16" if ways.uses("fp16") and tensorcores.exact_in_fp16(layer.inputs) else "tf32"
+        for batch in (settings.train.batch, EVAL_BATCH) if ways.uses(part) else ():
+            if wrong := _wrong_convolution(batch, layer.outputs, layer.inputs, layer.height, device):
+                return part, wrong
+    return None
+
+
+def _signs(*shape: int, device: torch.device) -> Tensor:
+    return torch.randint(0, 2, shape, device=device).float().mul_(2).sub_(1)
+
+
+def _wrong_convolution(batch: int, units: int, inputs: int, size: int, device: torch.device) -> str | None:
+    x, w = _signs(batch, inputs, size, size, device=device), _signs(units, inputs, 3, 3, device=device)
+    x[0], w[0] = 1, 1  # the largest results
+    x, w = (each.contiguous(memory_format=torch.channels_last) for each in (x, w))
+    with torch.no_grad():
+        found = tensorcores.conv2d(x, w, torch.zeros(units, device=device), True)
+        for part in (slice(0, 4), slice(-4, None)):
+            want = tensorcores.unfolded(x[part].double(), w.double())
+            if wrong := int((found[part].double() != want).sum()):
+                what = f"convolution of {batch} images {size}×{size}, {inputs} to {units} channels"
+                return f"{what}: {wrong} of {want.numel()} integers are wrong"
+    return None
+
+
+def _linear_shapes(settings: spec.Settings) -> list[tuple[int, int, int, bool]]:
+    """Batch, outputs, inputs of a net's linear layers, and whether the inputs are real."""
+    batch = settings.train.batch
+    return [(batch, a.outputs, a.inputs, i == 0) for i, a in enumerate(settings.layers()) if a.kernel == 1]
+
+
+def _check_linear(batch: int, units: int, inputs: int, first: bool, device: torch.device) -> None:
+    x = torch.randn(batch, inputs, device=device) if first else 2 * _signs(batch, inputs, device=device)
+    w, g = torch.randn(units, inputs, device=device), torch.randn(batch, units, device=device)
+    x.requires_grad_(), w.requires_grad_()
+    found = tensorcores.linear(x, w, torch.zeros(units, device=device), not first)
+    found.backward(g)
+    assert x.grad is not None and w.grad is not None
+    x64, w64, g64 = x.detach().double(), sign(w).double(), g.double()
+    rounding = 2.0**-16
+    bounds = {
+        "results": (found, x64 @ w64.T, rounding * (x64.abs() @ w64.abs().T) if first else None),
+        "gradients of inputs": (x.grad, g64 @ w64, rounding * (g64.abs() @ w64.abs())),
+        "gradients of weights": (w.grad, g64.T @ x64, rounding * (g64.abs().T @ x64.abs())),
+    }
+    for what, (mine, want, bound) in bounds.items():
+        off = (mine.double() - want).abs() > (0 if bound is None else bound)
+        if bool(off.any()):
+            count = f"{int(off.sum())} of {off.numel()}"
+            raise RuntimeError(f"linear layer of {inputs} to {units}, batch {batch}: {count} {what} are wrong")
+
+
+def _check_graph(settings: spec.Settings, device: torch.device) -> None:
+    """Steps recorded and not, from one state, without noise: they cost the same."""
+    from reproduce.campaign import estimate as plan
+
+    net = settings.net
+    assert isinstance(net, spec.PaperNet)
+    still: dict[str, object] = {"activation": "sign" if net.activation == "stochastic_sign" else net.activation}
+    if isinstance(net, spec.MLPNet):
+        still |= {"dropout_in": 0.0, "dropout_hidden": 0.0}
+    settings = settings.model_copy(update={"net": net.model_copy(update=still)})
+    costs = []
+    for recorded in (True, False):
+        torch.manual_seed(0)
+        made = plan.Trial(settings, device)
+        order = torch.arange(made.batch, device=device)
+        before = os.environ.get("REPRODUCE_WITHOUT", "")
+        if not recorded:
+            ways.leave_out("graph")
+        try:
+            made.module.training_step([order] * STEPS, 0)
+        finally:
+            os.environ["REPRODUCE_WITHOUT"] = before
+        costs.append(float(made.module.loss_sum) / STEPS)
+    if not abs(costs[0] / costs[1] - 1) < CLOSE:
+        raise RuntimeError(f"{STEPS} recorded steps cost {costs[0]:.6g} each, others {costs[1]:.6g}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """One trial: PART DEVICE SCALE [CELL]; see the module."""
+    part, device, scale, *names = sys.argv[1:] if arguments is None else arguments
+    try:
+        cells = [cell.at(scale) for cell in spec.cells(names or list(CELLS[scale]))]  # type: ignore[arg-type]
+        check(part, [settings for settings in cells if settings is not None], torch.device(device))
+    except Exception as error:  # whatever a driver has to say
+        print(said(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

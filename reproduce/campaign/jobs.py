@@ -1,0 +1,168 @@
+"""Several runs of a campaign at once on one machine: processes beside this one that share its store.
+
+Each takes the next run that no other is at; this process does so too, and goes on with what another leaves undone.
+On a GPU they take turns unless NVIDIA's MPS daemon runs, which lets them compute side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kernels.cpu import thread_count
+from kernels.environment import cores
+from reproduce import extensions, spec
+from reproduce.campaign import carry_out as campaign
+from reproduce.records import runs
+from reproduce.terminal import any_text, say
+
+Work = Callable[..., None]
+
+
+def threads_each(jobs: int, threads: int | None, device: str) -> int | None:
+    """CPU threads of each of so many processes: as told, else a share of the cores; None: torch's choice."""
+    if threads is not None or jobs == 1 or device != "cpu":
+        return threads
+    return max(1, thread_count() // jobs)
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch and the kernels take so many CPU threads in this process; None leaves them at their own choice.
+
+    Torch's own choice does not know of a cgroup's CPU quota, and is cut to it. VariableError if
+    $KERNELS_THREADS is no number.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+        os.environ["KERNELS_THREADS"] = str(threads)
+    elif torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())
+    thread_count()
+
+
+@contextlib.contextmanager
+def with_threads(threads: int | None) -> Iterator[None]:
+    """`use_threads` for a while."""
+    before, kernels = torch.get_num_threads(), os.environ.get("KERNELS_THREADS")
+    use_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if kernels is None:
+            os.environ.pop("KERNELS_THREADS", None)
+        else:
+            os.environ["KERNELS_THREADS"] = kernels
+
+
+@contextlib.contextmanager
+def beside(count: int, work: Work, *arguments: Any) -> Iterator[list[Connection]]:
+    """`count` processes that do work(pipe, number, *arguments), numbered from 2; the other ends of their pipes.
+
+    The block begins when all have begun. They are waited for at its end, unless it raises: then, and however else
+    this process ends, they end at once.
+    """
+    context = multiprocessing.get_context("spawn")
+    given = pickle.dumps((work, arguments))
+    started = []
+    try:
+        for number in range(2, count + 2):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_child, args=(theirs, number, extensions.used(), given), daemon=True)
+            with _without_ctrl_c():
+                process.start()
+            theirs.close()
+            started.append((process, ours))
+        for number, (_, pipe) in enumerate(started, 2):
+            try:
+                pipe.recv()
+            except EOFError:
+                say(f"({number}) did not begin")
+        yield [pipe for _, pipe in started]
+        for number, (process, _) in enumerate(started, 2):
+            process.join()
+            if process.exitcode:
+                say(f"({number}) broke off with exit code {process.exitcode}; what it was at is not lost")
+    finally:
+        for process, pipe in started:
+            pipe.close()
+            process.join()
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes started in here do not hear Ctrl-C, which a terminal sends to all: they end with their parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _child(pipe: Connection, number: int, used: Sequence[Path], given: bytes) -> None:
+    any_text()
+    extensions.use(used)  # what is given may be made of their classes
+    work, arguments = pickle.loads(given)
+    pipe.send("begun")
+    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    work(pipe, number, *arguments)
+
+
+def _end_with_parent(pipe: Connection) -> None:
+    """End this process at once when the other end of the pipe is closed, or its process gone."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pipe.recv()
+    os._exit(0)
+
+
+def train(
+    pipe: Connection,
+    number: int,
+    plan: Sequence[campaign.Wanted],
+    root: Path,
+    data_folder: Path | None,
+    device: str,
+    threads: int | None,
+    deadline: float | None,
+    checkpoint_seconds: float | None,
+) -> None:
+    """A process beside: the campaign of the others, on the same store."""
+    use_threads(threads)
+    tell = functools.partial(_tell, number)
+    store = runs.Store(root)
+    try:
+        campaign.carry_out(
+            plan, store, data_folder, torch.device(device), tell, False, deadline, checkpoint_seconds
+        )
+    except OSError as error:  # a full disk, say: the first process meets it, too, and tells how to go on
+        tell(f"{error.filename or store.root}: {error.strerror or error}")
+        sys.exit(1)
+
+
+def _tell(number: int, text: str) -> None:
+    say(f"({number}) {text}")
+
+
+def load(pipe: Connection, number: int, settings: spec.Settings, device: str, threads: int | None) -> None:
+    """A process beside: training steps of a cell on random images, without end; says when the first is made."""
+    from reproduce.campaign import estimate as plan
+
+    use_threads(threads)
+    turn = plan.Trial(settings, torch.device(device)).turn
+    turn(1)
+    pipe.send("ready")
+    while True:
+        turn(plan.STEPS)

@@ -1,0 +1,88 @@
+"""`make tune-ablations`: the learning rate of each arm of an ablation, chosen on validation images.
+
+Every rate that a file names is tried once for each arm, with a seed that no compared run has. The runs' records
+are kept in results/tuning; the rate with the least validation error is to be written into the file.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from reproduce import files, spec, yamlfile
+from reproduce.records import Record, read_records, runs
+
+SEED = 100
+STORE = yamlfile.ROOT / "results" / "local" / "tuning"
+COMMITTED = yamlfile.ROOT / "results" / "tuning" / "runs"
+
+
+def tried(cell: spec.Cell) -> list[tuple[float, spec.Settings]]:
+    """The rates to be tried for an arm, each with its settings."""
+    assert cell.ablation is not None
+    tree = cell.scales["small"].model_dump(mode="json")
+    rates = cell.ablation.tried(cell.arm)
+    return [(rate, spec.Settings.model_validate(spec.with_rate(tree, rate))) for rate in rates]
+
+
+def found(cell: spec.Cell, records: Sequence[Record]) -> dict[float, Record]:
+    """Of an arm's rates those that were tried, each with its run."""
+    made = {r.settings_digest: r for r in records if r.seed == SEED and r.cell == cell.name}
+    digests = {rate: settings.digest() for rate, settings in tried(cell)}
+    return {rate: made[digest] for rate, digest in digests.items() if digest in made}
+
+
+def best(cell: spec.Cell, records: Sequence[Record]) -> float | None:
+    """The rate with the least validation error, of equals the smallest; a run that broke off loses.
+
+    None while not all have been tried.
+    """
+    made = found(cell, records)
+    if len(made) < len(tried(cell)):
+        return None
+    return min(sorted(made), key=lambda rate: error(made[rate]))
+
+
+def error(record: Record) -> float:
+    """Validation error at the best epoch, in percent; 100 if the run broke off."""
+    return record.result.valid_error if record.result else 100.0
+
+
+def committed(folder: Path = COMMITTED) -> list[Record]:
+    """The records of the trials that are committed."""
+    return read_records(folder)[0]
+
+
+def main(patterns: Sequence[str]) -> int:
+    """Try what has not been tried, keep the records, and say what each arm's rate should be; exit code."""
+    import torch
+
+    from reproduce.campaign import carry_out
+
+    say = functools.partial(print, flush=True)
+    cells = [cell for cell in spec.cells(list(patterns) or ["ablations"]) if cell.ablation]
+    plan = [
+        carry_out.Wanted(cell, "small", SEED, settings, f"rate-{rate:g}")
+        for cell in cells
+        for rate, settings in tried(cell)
+    ]
+    summary = carry_out.carry_out(plan, runs.Store(STORE), None, torch.device("cpu"), say, bar=False)
+    COMMITTED.mkdir(parents=True, exist_ok=True)
+    records = [*summary.records, *summary.broken]
+    for record in records:
+        name = f"{record.stem}.json"
+        files.write_whole(COMMITTED / name, (STORE / "runs" / name).read_bytes())
+    wrong = 0
+    for cell in cells:
+        assert cell.ablation is not None
+        rate, stated = best(cell, records), cell.ablation.arms[cell.arm].rate
+        wrong += rate != stated
+        errors = ", ".join(f"{r:g}: {error(record):.2f} %" for r, record in found(cell, records).items())
+        say(f"{cell.name}: {errors}; " + ("as in the file" if rate == stated else f"the file has {stated:g}"))
+    return 1 if wrong or summary.missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

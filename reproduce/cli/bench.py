@@ -1,0 +1,83 @@
+"""`reproduce bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reproduce import yamlfile
+from reproduce.terminal import DataOption, say, stop
+
+
+def bench(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny sizes, in seconds: a trial of the benchmark.")
+    ] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="The GPU's kernels instead of the CPU's.")] = False,
+    training: Annotated[
+        bool, typer.Option("--train", help="Training steps on the CPU instead: ours against a plain loop.")
+    ] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Single 1-bit layers of PyTorch instead, beside float32 and int8.")
+    ] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the record.", show_default="in results: kernels, train or layers"),
+    ] = None,
+    data: DataOption = None,
+    broken: Annotated[
+        Path | None,
+        typer.Option(help="With --gpu: what failed in `reproduce gpu trials`, instead of new trials."),
+    ] = None,
+) -> None:
+    """Measure Figure 3 on this machine: products, MLP and ConvNet; or training, or layers. A table and a record.
+
+    Exit code 2: the GPU was asked for and cannot be measured, or a packed net is damaged; 3: a data set's file is.
+    """
+    from reproduce.benchmarks import on_cpu as cpu
+    from reproduce.benchmarks import on_gpu, record
+    from reproduce.benchmarks import single_layers as of_layers
+    from reproduce.benchmarks import training_steps as of_training
+    from reproduce.datasets.data import DataError
+    from reproduce.packed.net import PackedError
+    from reproduce.spec import paper
+
+    if gpu and (training or layers):
+        raise stop(f"--{'train' if training else 'layers'} measures the CPU", 2)
+    if training and layers:
+        raise stop("--train or --layers, not both", 2)
+    if gpu and (reason := on_gpu.missing()):
+        raise stop(reason, 2)
+    measure, show, folder = (
+        (of_training.measure, of_training.show, "train")
+        if training
+        else (of_layers.measure, of_layers.show, "layers")
+        if layers
+        else (cpu.measure, record.show, "kernels")
+    )
+    if to is None and not (kept := yamlfile.ROOT / "results").is_dir():
+        raise stop(f"no folder {kept}, as a checkout has it: name one for the record (--to)", 2)
+    if folder == "kernels":
+        paper.read()  # as the table at the end needs it
+    path: Path | None = None
+
+    def keep(state: dict[str, Any]) -> None:
+        nonlocal path
+        path = record.write(state, to or yamlfile.ROOT / "results" / folder, path)
+        say(f"written: {yamlfile.shown(path)}")
+
+    try:
+        if gpu:
+            known = None if broken is None else json.loads(broken.read_text())
+            found = on_gpu.measure(say, data, quick, keep, known)
+        else:
+            found = measure(say, data, quick)
+            keep(found)
+    except DataError as error:
+        raise stop(error, 3) from None
+    except PackedError as error:
+        raise stop(error, 2) from None
+    show(found)

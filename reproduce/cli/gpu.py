@@ -1,0 +1,158 @@
+"""`reproduce gpu`: what gpu-evidence.sh asks for, one command a step."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reproduce import files, spec
+from reproduce.terminal import say
+
+if TYPE_CHECKING:
+    import torch
+
+    from reproduce.campaign import estimate as plan
+    from reproduce.identity import Device
+
+app = typer.Typer(no_args_is_help=True, help="The steps of gpu-evidence.sh.")
+BACKENDS = ("cuda-wgmma", "cuda-bmma", "cuda-xnor", "cuda-naive")
+ROUNDS = (32.0, 20.0)
+"""Seconds for the two rounds of trials."""
+PROFILED = 10
+"""Steps in a table of the profiler."""
+DeviceOption = Annotated[str, typer.Option(help="cuda or cpu.")]
+ScaleOption = Annotated[str, typer.Option(help="paper or small.")]
+
+
+@app.command()
+def versions(device: DeviceOption = "cuda") -> None:
+    """Machine, libraries and code, and what the driver says of the GPU. Exit code 2: a package is missing."""
+    import kernels
+    from reproduce import packed, report  # noqa: F401, what any later step imports
+    from reproduce.campaign import carry_out as campaign  # noqa: F401, what any later step imports
+    from reproduce.cli import freeze  # noqa: F401, what any later step imports
+    from reproduce.records import machine
+
+    kind: Device = "cuda" if device == "cuda" else "cpu"
+    found = {"machine": machine.machine(kind), "libraries": machine.libraries(), "code": machine.code(kind)}
+    say(json.dumps(found | {"backends": kernels.backends()}, indent=1))
+    if device == "cuda":
+        say(subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=20).stdout)
+
+
+@app.command()
+def trials(
+    to: Annotated[Path, typer.Argument(help="Folder of the three files.")],
+    device: DeviceOption = "cuda",
+    scale: ScaleOption = "paper",
+) -> None:
+    """Every backend and every part of a training step once, each in a process of its own.
+
+    broken.json: the kernels that failed, and why; backends.txt: the backends that passed; without.txt: what is
+    left out of a step, for $REPRODUCE_WITHOUT. Until the trials are over, they say that nothing passed.
+    """
+    from kernels.cuda.trial import PIXELS
+    from reproduce.nets import ways
+
+    def keep(broken: dict[str, str], without: tuple[str, ...]) -> None:
+        usable = [] if PIXELS in broken else [name for name in BACKENDS if name not in broken]
+        failed = {name: broken[name] for name in names if name in broken}
+        files.write_whole(to / "broken.json", json.dumps(failed, indent=1) + "\n")
+        files.write_whole(to / "backends.txt", " ".join(usable) + "\n")
+        files.write_whole(to / "without.txt", " ".join(without) + "\n")
+
+    names = (*BACKENDS, PIXELS)
+    keep(dict.fromkeys(names, "its trial was cut off"), tuple(ways.PARTS))
+    import kernels
+    from reproduce.campaign import gpu_trial as trial
+
+    here = kernels.backends()
+    unusable = {name: here[name] for name in BACKENDS if here[name].startswith("unavailable")}
+    others = {name: ["kernels.cuda.trial", name] for name in names if name not in unusable}
+    found = unusable | trial.settled(say, device, scale, others, ROUNDS)
+    keep(found, ways.left_out())
+    failed = {*found, *ways.left_out()}
+    say(f"passed: {', '.join(name for name in (*names, *ways.PARTS) if name not in failed) or 'nothing'}")
+
+
+@app.command()
+def preflight(
+    cell: Annotated[str, typer.Argument(help="The cell that is to be trained.")],
+    left: Annotated[float, typer.Argument(help="Seconds that are left for that in this call.")],
+    device: DeviceOption = "cuda",
+    scale: ScaleOption = "paper",
+    steps: Annotated[int, typer.Option(help="Steps of each net to time.")] = 200,
+) -> None:
+    """Exactness of the convolutions, ms a step of both nets, a profiler table; whether training will end."""
+    import torch
+
+    from reproduce.campaign import carry_out as campaign
+    from reproduce.campaign import estimate as plan
+    from reproduce.campaign import gpu_trial as trial
+    from reproduce.nets import ways
+
+    place = torch.device(device)
+    for name in dict.fromkeys([cell, *trial.CELLS[scale]]):
+        settings = spec.cells([name])[0].at(scale)  # type: ignore[arg-type]
+        assert settings is not None
+        trial.settle_here([settings], place, say)
+        if settings.net.kind == "convnet":
+            say(f"{name}: its forward convolutions of ±1 by ±1 are exact by what is not left out")
+        made = plan.Trial(settings, place)
+        made.turn(5)
+        step = made.turn(steps)
+        without = ", ".join(ways.left_out()) or "nothing"
+        say(f"{name}: {1000 * step:.3f} ms a step over {steps} steps; left out: {without}")
+        if name == cell:
+            _, epoch, _ = plan.measured(settings, place)
+            whole = epoch * settings.train.epochs
+            ends = "will end in this call" if whole < left else "will not end in this call; its curve comes back"
+            say(
+                f"{name}: {settings.train.epochs} epochs of {epoch:.3g} s are {campaign.duration(whole)}, "
+                f"{campaign.duration(left)} are left: training {ends}"
+            )
+        say(f"{name}, {PROFILED} steps:\n{_profile(made, place)}")
+
+
+def _profile(made: plan.Trial, device: torch.device) -> str:
+    from torch import profiler
+
+    on_gpu = device.type == "cuda"
+    kinds = [profiler.ProfilerActivity.CPU, *([profiler.ProfilerActivity.CUDA] if on_gpu else [])]
+    with profiler.profile(activities=kinds) as profile:
+        made.turn(PROFILED)
+    key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    table: str = profile.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=70)
+    return table
+
+
+@app.command()
+def curves(
+    store: Annotated[Path, typer.Argument(help="A store of runs.")],
+    seed: Annotated[int, typer.Argument(help="Of this seed.")],
+    to: Annotated[Path, typer.Argument(help="The CSV file.")],
+) -> None:
+    """Every run's curve, an epoch a line; of an unfinished one as far as its checkpoint goes."""
+    import torch
+
+    from reproduce.records import read_record
+
+    rows: list[dict[str, Any]] = []
+    for path in sorted([*store.glob(f"runs/*-seed{seed}-*.json"), *store.glob(f"work/*-seed{seed}-*.ckpt")]):
+        if path.suffix == ".json":
+            found = [row.model_dump() for row in read_record(path).curve]
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["run"]["curve"]
+        rows += [{"run": path.stem, **row} for row in found]
+        say(f"{path.stem}: {len(found)} epochs")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_whole(to, text.getvalue())

@@ -1,1 +1,0 @@
-"""Trained nets in formats of other tools, and the command that writes them."""

@@ -1,0 +1,1 @@
+"""Trained nets in formats of other tools."""

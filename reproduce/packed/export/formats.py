@@ -1,0 +1,51 @@
+"""Trained nets for other tools: ONNX, QONNX, NumPy; each file proven to predict what the packed net does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reproduce.packed import PackedNet
+from reproduce.packed.export import npz, onnx, qonnx
+
+
+class Format(Protocol):
+    """What a module of a format offers."""
+
+    def missing(self) -> str | None:
+        """The packages that it needs and does not find, or None."""
+
+    def build(self, net: PackedNet) -> bytes:
+        """The file. ValueError where the net cannot be exported so."""
+
+    def run(self, content: bytes, images: NDArray[Any]) -> NDArray[np.float64]:
+        """Scores (N, 10) by a program that is not this one, of images as the packed net takes them."""
+
+
+FORMATS: dict[str, Format] = {"onnx": onnx, "qonnx": qonnx, "npz": npz}
+SUFFIXES = {"onnx": ".onnx", "qonnx": ".qonnx.onnx", "npz": ".npz"}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """An exported file's predictions held against the packed net's, image by image."""
+
+    images: int
+    wrong: int
+    """Images that both put into a wrong class."""
+    differing: list[int]
+    """Indices of the images that the file puts into another class."""
+    largest_difference: float
+    """Between two scores of the same image and class."""
+
+
+def prove(content: bytes, kind: str, net: PackedNet, images: NDArray[Any], labels: NDArray[Any]) -> Proof:
+    """Run a file of the format `kind` on images as `net` takes them, beside the packed net."""
+    mine, found = net.scores(images), FORMATS[kind].run(content, images)
+    classes = mine.argmax(1)
+    differing = (classes != found.argmax(1)).nonzero()[0].tolist()
+    largest = float(np.abs(mine - found).max()) if len(images) else 0.0
+    return Proof(len(images), int((classes != labels).sum()), differing, largest)

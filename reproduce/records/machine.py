@@ -1,0 +1,139 @@
+"""What a record says of where it was made: machine, library versions, code revision, training digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kernels.cpu import thread_count
+from kernels.environment import VariableError, variable
+from reproduce import extensions, identity
+from reproduce.nets import products, ways
+from reproduce.yamlfile import CHECKOUT, ROOT
+
+
+@cache
+def _project_digest(device: identity.Device) -> str:
+    return identity.digest(device)
+
+
+def source_digest(device: identity.Device) -> str:
+    """Digest of the training code for this kind of device, as it lies here when first asked for.
+
+    The code of modules in use (`extensions`) is part of it.
+    """
+    own, others = _project_digest(device), extensions.digests()
+    return hashlib.sha256("\n".join([own, *others]).encode()).hexdigest() if others else own
+
+
+def code(device: identity.Device = "cpu") -> dict[str, Any]:
+    """By what code numbers are made on this kind of device.
+
+    revision, dirty: of git, and whether the code differs from it (None: not known); source: training digest; mode:
+    how products are computed; threads: the number of CPU threads if numbers depend on it, else none.
+    """
+    return {
+        **_revision(),
+        "source": source_digest(device),
+        "device": device,
+        "mode": products.mode(device),
+        "threads": [torch.get_num_threads()] if products.threads_matter(device) else [],
+    }
+
+
+@cache
+def _revision() -> dict[str, Any]:
+    """Git revision, and whether the code differs from it.
+
+    Where there is no repository, $REPRODUCE_REVISION stands for it: 40 hexadecimal digits, with "-dirty" behind
+    them if the code differs, as `git describe --always --abbrev=40 --exclude '*' --dirty` prints it. VariableError
+    for anything else there. Without either, both are None: not known.
+    """
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+
+    def git(*words: str) -> str | None:
+        try:
+            command = ["git", "-C", str(ROOT), *words]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=own)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or not CHECKOUT or Path(top).resolve() != ROOT.resolve():
+        return _told_revision()
+    changed = git("status", "--porcelain", "--", "reproduce", "kernels", "experiments", "pyproject.toml")
+    return {"revision": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
+
+
+def _told_revision() -> dict[str, Any]:
+    told = variable("REPRODUCE_REVISION")
+    if told is None:
+        return {"revision": None, "dirty": None}
+    if not re.fullmatch(r"[0-9a-f]{40}(-dirty)?", told):
+        raise VariableError(f"REPRODUCE_REVISION is 40 hexadecimal digits, with or without -dirty, not {told!r}")
+    return {"revision": told[:40], "dirty": told.endswith("-dirty")}
+
+
+@cache
+def machine(device: str) -> dict[str, Any]:
+    """The hardware that `device` ("cpu" or "cuda") stands for; `name` is how tables call it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpu = _cpu_name()
+    found: dict[str, Any] = {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads()}
+    found["kernel_threads"] = thread_count()
+    found["system"] = f"{platform.system()} {platform.machine()}"
+    if device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name()
+        if without := ways.left_out():
+            found["without"] = list(without)
+        found["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
+    found["name"] = found.get("gpu") or f"{cpu}, {cores} cores"
+    return found
+
+
+def call(device: str) -> dict[str, Any]:
+    """What a run that goes on elsewhere or later keeps of the calls that it was trained in."""
+    here, by = machine(device), _revision()
+    return {
+        "revision": by["revision"],
+        "dirty": by["dirty"],
+        "name": here["name"],
+        "threads": here["threads"],
+        "kernel_threads": here["kernel_threads"],
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        pairs = [line.split(":", 1) for line in lines if ":" in line]
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = {key.strip(): value.strip() for key, value in pairs}
+    name = fields.get("model name", platform.machine()).split("@")[0].strip()
+    if "cpu family" in fields:  # virtual machines give vague names: "AMD EPYC" spans six generations
+        name += f" (family {fields['cpu family']} model {fields.get('model')})"
+    return name
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Versions of Python and of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "lightning", "numpy", "scipy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    found["torch"] = torch.__version__
+    return found

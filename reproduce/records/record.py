@@ -1,0 +1,343 @@
+"""The record of a run: what it holds, how it is read, and what makes it worth nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reproduce import outcomes, spec, yamlfile
+from reproduce.files import read_sealed
+
+FORMAT = 1  # of the records below; a record of another is named and left out
+
+# Upper bounds that no run reaches: what is above is no measurement, and would break sums and axes.
+MANY = 10**9
+Count = Annotated[int, Field(ge=1, le=MANY)]
+Wrong = Annotated[int, Field(ge=0, le=MANY)]
+Seconds = Annotated[float, Field(ge=0, le=MANY)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Loss = Annotated[float, Field(ge=0, le=3.5e38)]  # the largest float32
+Maps = Annotated[int, Field(ge=1, le=2**14)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Text = Annotated[str, Field(max_length=10_000)]  # with a length, half characters (lone surrogates) are refused
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Known(BaseModel):
+    """What is read of a part that may hold more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Machine(Known):
+    """Where a run was made; `name` is how tables call it."""
+
+    name: str = Field(min_length=1, max_length=200)
+    cores: Count
+    threads: Count
+    kernel_threads: Count = 1
+
+
+class Code(Known):
+    """What `machine.code` says; records made before `identity` have no device, mode or threads."""
+
+    revision: Text | None
+    dirty: bool | None
+    source: Text
+    device: Literal["cpu", "cuda"] | None = None
+    mode: Text | None = None
+    threads: list[Count] = Field(default=[], max_length=1000)
+
+
+def explained(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+
+
+def _with(model: type[Known]) -> AfterValidator:
+    """A check that an open dict holds what the model wants; the dict stays as it is."""
+
+    def check(found: dict[str, Any]) -> dict[str, Any]:
+        try:
+            model.model_validate(found)
+        except ValidationError as error:
+            raise ValueError(explained(error)) from None
+        return found
+
+    return AfterValidator(check)
+
+
+class EpochRow(_Frozen):
+    """One epoch: rate, mean training cost, wrong images; test figures only where the protocol reads them.
+
+    `flipped`: the share of binary weights whose sign at the epoch's end is not that of its start; None in nets
+    without any, and in older records.
+    """
+
+    epoch: Count
+    rate: float = Field(ge=0)
+    train_loss: Loss
+    valid_wrong: Wrong
+    valid_loss: Loss
+    test_wrong: Wrong | None = None
+    test_loss: Loss | None = None
+    flipped: float | None = Field(default=None, ge=0, le=1)
+    seconds: Seconds
+
+
+class DataHash(_Frozen):
+    name: Text
+    digest: Text
+    order: Text
+
+
+class Result(_Frozen):
+    """Errors in percent: at the best validation epoch (the paper's protocol) and at the last epoch."""
+
+    best_epoch: Count
+    valid_error: Percent
+    test_error: Percent
+    last_test_error: Percent
+    valid_images: Count
+    test_images: Count
+    wrong_best: Text | None = None
+    """Which test images were wrong at the best validation epoch (`outcomes.pack`); None in older records."""
+    wrong_last: Text | None = None
+    """The same at the last epoch."""
+
+    @model_validator(mode="after")
+    def _as_counted(self) -> Result:
+        for name, error in (("wrong_best", self.test_error), ("wrong_last", self.last_test_error)):
+            text = getattr(self, name)
+            if text is None:
+                continue
+            try:
+                wrong = outcomes.unpack(text, self.test_images)
+            except ValueError as failure:
+                raise ValueError(f"{name}: {failure}") from None
+            if 100 * int(wrong.sum()) / self.test_images != error:
+                raise ValueError(f"{name}: not as many wrong images as the error says")
+        return self
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class LayerFilters(_Frozen):
+    """Shares of distinct kernels in a binary convolution (`filter_counts.layer`)."""
+
+    maps_in: Maps
+    maps_out: Maps
+    kernel: int = Field(ge=1, le=31)
+    distinct: Share
+    distinct_up_to_sign: Share
+
+
+class Filters(_Frozen):
+    """A net's binary convolutions: counts of each, and the signs of the first one's (`filter_counts.of_net`)."""
+
+    layers: list[LayerFilters] = Field(min_length=1, max_length=64)
+    first: list[Annotated[str, Field(pattern="^[01]+$")]]
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> Filters:
+        head = self.layers[0]
+        if head.maps_in > 4:
+            raise ValueError("layers: the first reads more maps than an image has")
+        if len(self.first) != head.maps_out or {len(f) for f in self.first} != {head.maps_in * head.kernel**2}:
+            raise ValueError("first: not the filters of the first layer")
+        return self
+
+
+class Record(_Frozen):
+    """What one run was and gave."""
+
+    format: Literal[1]
+    cell: Text
+    scale: spec.Scale
+    seed: Seed
+    variant: Text | None = None
+    """Name of the mutant, where one was trained on purpose (`make check-small-mutants`)."""
+    key: Text
+    status: Literal["finished", "failed"]
+    failure: Text | None = None
+    settings: dict[str, Any]
+    settings_digest: Text
+    data: DataHash
+    code: Annotated[dict[str, Any], _with(Code)]
+    machine: Annotated[dict[str, Any], _with(Machine)]
+    libraries: dict[str, str]
+    started: Text
+    seconds: Seconds
+    weights: int | None = Field(default=None, ge=1, le=2**40)
+    parameters: int | None = Field(default=None, ge=1, le=2**40)
+    weights_sha256: Text | None = None
+    """Of the trained net (`weights.digest`); None where a run broke off, and in older records."""
+    result: Result | None = None
+    filters: Filters | None = None
+    """None where there is no binary convolution, and in records made before they were counted."""
+    curve: list[EpochRow]
+    unsealed: bool = Field(default=False, exclude=True)
+    """Read from a file without a checksum."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Record:
+        result = self.result
+        if (self.status == "finished") != (result is not None):
+            raise ValueError("result and status contradict")
+        data = self.settings.get("data")
+        if isinstance(data, dict) and data.get("name") != self.data.name:
+            raise ValueError("data.name is not its settings'")
+        if result and not self.curve:
+            raise ValueError("curve: empty")
+        if result and any(row.valid_wrong > result.valid_images for row in self.curve):
+            raise ValueError("curve: more wrong images than there are")
+        return self
+
+    @property
+    def stem(self) -> str:
+        return stem_of(self.cell, self.scale, self.seed, self.key, self.variant)
+
+
+class Call(Known):
+    """A part of a run's training: by what revision of the code, and on what machine (`machine.call`)."""
+
+    revision: Text | None
+    dirty: bool | None
+    name: str = Field(min_length=1, max_length=200)
+    threads: Count
+
+
+class Running(_Frozen):
+    """A run that is under way, as its checkpoint has it: no result, and nothing may be judged by it."""
+
+    format: Literal[1]
+    kind: Literal["running"]
+    cell: Text
+    scale: spec.Scale
+    seed: Seed
+    key: Text
+    settings_digest: Text
+    data: DataHash
+    code: Annotated[dict[str, Any], _with(Code)]
+    """Training digest, device and mode; revision and `dirty` of the last call."""
+    calls: list[Annotated[dict[str, Any], _with(Call)]] = Field(min_length=1)
+    epochs_done: Count
+    epochs: Count
+    """Of the whole run."""
+    seconds: Seconds
+    """Of the epochs that are done."""
+    valid_images: Count
+    curve: list[EpochRow] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Running:
+        if [row.epoch for row in self.curve] != list(range(1, self.epochs_done + 1)):
+            raise ValueError("curve: its epochs are not 1, 2, … up to epochs_done")
+        if self.epochs_done > self.epochs:
+            raise ValueError("epochs_done: more than the run has")
+        if any(row.valid_wrong > self.valid_images for row in self.curve):
+            raise ValueError("curve: more wrong images than there are")
+        return self
+
+    @property
+    def stem(self) -> str:
+        return stem_of(self.cell, self.scale, self.seed, self.key)
+
+
+def stem_of(cell: str, scale: str, seed: int, key: str, variant: str | None = None) -> str:
+    """File name of a run, without its ending."""
+    variation = f"-{variant}" if variant else ""
+    return f"{cell.replace('/', '-')}-{scale}{variation}-seed{seed}-{key[:12]}"
+
+
+PARTS = ("settings", "scale", "seed", "data", "order", "source", "device", "mode")
+"""What a run is told from others by: settings, data, its order and source are digests."""
+
+
+def key_of(parts: Mapping[str, str]) -> str:
+    """sha256 of PARTS; the last two are missing in records made before they were kept."""
+    return hashlib.sha256("/".join(parts[name] for name in PARTS if name in parts).encode()).hexdigest()
+
+
+def read_record(path: Path) -> Record:
+    """A record from its file. ValueError (one line) if it is not a sound record of this format.
+
+    Records made before there were checksums are read if what they say twice agrees; `unsealed` marks them.
+    """
+    content, sealed = read_sealed(path)
+    if content.get("format") != FORMAT:
+        given = yamlfile.short(content.get("format"))
+        raise ValueError(f"{path.name}: record format {given}, this version reads {FORMAT}")
+    try:
+        record = Record.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path.name}: {explained(error)}") from None
+    if sealed:
+        return record
+    if wrong := _contradiction(record):
+        raise ValueError(f"{path.name}: damaged: {wrong}")
+    return record.model_copy(update={"unsealed": True})
+
+
+def read_running(path: Path) -> Running:
+    """The record of a run under way from its file. ValueError (one line) if it is not a sound one."""
+    content, sealed = read_sealed(path)
+    try:
+        record = Running.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path.name}: {explained(error)}") from None
+    if not sealed:
+        raise ValueError(f"{path.name}: no checksum")
+    return record
+
+
+def _contradiction(record: Record) -> str | None:
+    """What a record says twice and differently, or None."""
+    try:
+        digest = spec.Settings.model_validate_json(json.dumps(record.settings)).digest()
+    except ValidationError as error:
+        return f"settings: {explained(error)}"
+    if digest != record.settings_digest:
+        return "settings_digest is not its settings'"
+    parts = {"settings": digest, "scale": record.scale, "seed": str(record.seed), "data": record.data.digest}
+    parts |= {"order": record.data.order, "source": str(record.code["source"])}
+    parts |= {name: str(record.code[name]) for name in ("device", "mode") if name in record.code}
+    if key_of(parts) != record.key:
+        return "key is not that of its settings, seed and data"
+    if [row.epoch for row in record.curve] != list(range(1, len(record.curve) + 1)):
+        return "curve: its epochs are not 1, 2, …"
+    result = record.result
+    if result is None:
+        return None
+    if not 1 <= result.best_epoch <= len(record.curve):
+        return "result.best_epoch is not in the curve"
+    best, last = record.curve[result.best_epoch - 1], record.curve[-1]
+    for name, said, wrong, images in (
+        ("valid_error", result.valid_error, best.valid_wrong, result.valid_images),
+        ("test_error", result.test_error, best.test_wrong, result.test_images),
+        ("last_test_error", result.last_test_error, last.test_wrong, result.test_images),
+    ):
+        if wrong is None or images < 1 or said != 100 * wrong / images:
+            return f"result.{name} is not the curve's"
+    return None
+
+
+def read_records(folder: Path) -> tuple[list[Record], list[str]]:
+    """All sound records of a folder, in the order of their names, and a line for each file left out."""
+    records, problems = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            records.append(read_record(path))
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+    return records, problems

@@ -1,0 +1,370 @@
+"""Experiment files: what one cell of the paper is and how to measure it, typed and checked.
+
+`load(path)` reads one file; `cells(…)` finds many, by name or by path. Anything wrong is a `SpecError` with a line
+for each problem: the file, the key and, for a misspelt name, the nearest valid one. What settings there are:
+`settings`, whose names stand here too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from reproduce import extensions
+from reproduce.datasets import DATASETS
+from reproduce.spec.settings import *  # noqa: F403  what is named `spec.…` elsewhere
+from reproduce.spec.settings import NETS, Count, Data, Net, Positive, Scale, Settings, Strict, Text, Train
+from reproduce.yamlfile import CHECKOUT, PACKAGE, ROOT, merged, problems, read_yaml, refusal, shown
+from reproduce.yamlfile import SpecError as SpecError
+
+EXPERIMENTS = (ROOT if CHECKOUT else PACKAGE) / "experiments"
+PARTS = ("data", "net", "train")
+
+
+def _about(data: Data) -> str:
+    """Title of the data set that an experiment is about."""
+    found = DATASETS[data.name]
+    return found.part_of or found.title
+
+
+# --- the experiment file --------------------------------------------------------------------------------------
+
+
+class Published(Strict):
+    value: Annotated[float, Field(ge=0, le=100)]
+    """Test error in percent, as the paper prints it."""
+    plus_minus: Positive | None = None
+    source: Text
+
+
+class Check(Strict):
+    """How `make check-small` uses the cell: the seed it trains, the seeds its band comes from, what must fail."""
+
+    seed: Annotated[int, Field(ge=0)]
+    calibration: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=5)]
+    mutants: dict[Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")], dict[str, Any]]
+    """Named overrides: an error planted on purpose, which `make check-small-mutants` trains."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Check:
+        if len(set(self.calibration)) != len(self.calibration):
+            raise ValueError("calibration: a seed stands twice")
+        if self.seed in self.calibration:
+            raise ValueError("seed: must not be one of the calibration's")
+        return self
+
+
+class Experiment(Strict):
+    row: Text
+    dataset: Text
+    """Title of the data set; of one that is a part of another, the other's."""
+    published: Published | None = None
+    margin: Positive | None = None
+    """Declared before running: binomial 95 % half-width of the published figure, in points."""
+    follows: Text
+    """Where paper and code differ: which is followed and why."""
+    scale: Scale
+    data: Data
+    net: Annotated[Net, *NETS.tagged]
+    train: Train
+    small: dict[str, Any] | None = None
+    """Overrides that give the CPU scale."""
+    check: Check | None = None
+    seeds: Count = 1
+    """How many seeds `reproduce run` trains where none are asked for."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Experiment:
+        if (self.published is None) != (self.margin is None):
+            raise ValueError("margin: goes with published, and published with margin")
+        if self.small is not None and self.scale == "small":
+            raise ValueError("small: the settings are of small scale already")
+        if _about(self.data) != self.dataset:
+            raise ValueError(f"dataset: {self.dataset} does not fit data.name {self.data.name}")
+        return self
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+
+
+class Arm(Strict):
+    """One way of training in an ablation: overrides of its settings, and its own learning rate."""
+
+    against: Name | None = None
+    """The arm it is compared with, by default the first one. The first, and one that names itself, with none."""
+    rates: Annotated[list[Positive], Field(min_length=2)] | None = None
+    """The rates that were tried for it, if not the ablation's."""
+    rate: Positive
+    """The rate at the start: of those tried the best on validation images (`make tune-ablations`)."""
+    data: dict[str, Any] = Field(default={})
+    net: dict[str, Any] = Field(default={})
+    train: dict[str, Any] = Field(default={})
+
+
+class Ablation(Strict):
+    """A file of arms that answer one question; all was declared before they were run."""
+
+    claim: Text
+    """What the paper says, or what is asked where it says nothing."""
+    source: Text
+    """Where it says so."""
+    effect: Positive
+    """The smallest loss that counts, in points of test error: the margin of "no loss"."""
+    seeds: Annotated[int, Field(ge=3, le=1000)]
+    rates: Annotated[list[Positive], Field(min_length=2)]
+    """The rates at the start that are tried for each arm."""
+    base: Text
+    """The cell whose settings the arms have, but for what is overridden."""
+    common: dict[str, Any] = Field(default={})
+    """Overrides of all arms."""
+    arms: Annotated[dict[Name, Arm], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Ablation:
+        for name, arm in self.arms.items():
+            if arm.against is not None and arm.against not in self.arms:
+                raise ValueError(f"arms.{name}.against: no arm {arm.against!r}")
+            if arm.rate not in self.tried(name):
+                raise ValueError(f"arms.{name}.rate: {arm.rate:g} is none of the rates")
+        return self
+
+    def against(self, name: str) -> str | None:
+        """The arm that an arm is compared with, if it is."""
+        other = self.arms[name].against or next(iter(self.arms))
+        return None if other == name else other
+
+    def tried(self, name: str) -> list[float]:
+        """The rates that are tried for an arm."""
+        return self.arms[name].rates or self.rates
+
+
+class Cell(Strict):
+    """One experiment file, or one arm of an ablation, validated at every scale it has."""
+
+    name: str
+    path: Path | None = None
+    """Where its file is."""
+    experiment: Experiment
+    scales: dict[Scale, Settings]
+    mutants: dict[str, Settings]
+    ablation: Ablation | None = None
+    """The file that it is an arm of, the last part of its name."""
+
+    @property
+    def arm(self) -> str:
+        return self.name.split("/")[-1]
+
+    @property
+    def group(self) -> str:
+        """The folder that its file lies in."""
+        return self.name.split("/")[0]
+
+    def at(self, scale: Scale) -> Settings | None:
+        return self.scales.get(scale)
+
+    def dataset_at(self, scale: Scale) -> str:
+        """Title of the data set that a scale really uses, for tables: a part of SVHN is never called SVHN."""
+        return self.scales[scale].dataset.title
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def name_of(path: Path) -> str:
+    """The name of a file's cell: its folder's and its own."""
+    return "/".join(path.resolve().with_suffix("").parts[-2:])
+
+
+def load(path: Path) -> Cell:
+    """Read and check one experiment file, at every scale. Raises SpecError with all its problems."""
+    content = read_yaml(path)
+    found: list[str] = []
+
+    def checked(model: type[BaseModel], tree: Any, prefix: str = "", override: Any = None) -> Any:
+        try:
+            return model.model_validate(tree)
+        except ValidationError as error:
+            told = problems(error, model, tree, prefix, override)
+            found.extend(line for line in told if line.removeprefix(prefix) not in found)
+        except RecursionError:
+            found.append("nested too deeply")
+        return None
+
+    def overridden(override: Any, over: dict[str, Any], prefix: str) -> tuple[dict[str, Any], Settings | None]:
+        """`over` with an override laid over it, and the settings that this makes."""
+        for key in override if isinstance(override, dict) else []:
+            if key not in PARTS:
+                near = difflib.get_close_matches(key, PARTS, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; valid names: {', '.join(PARTS)}"
+                found.append(f"{prefix}{key}: unknown key{hint}")
+                return over, None
+        if (tree := merged(over, override)) == over:
+            found.append(f"{prefix.rstrip('.')}: changes nothing")
+        return tree, checked(Settings, tree, prefix, override)
+
+    experiment: Experiment | None = checked(Experiment, content)
+    base = {key: content[key] for key in PARTS if key in content}
+    scales: dict[Any, Any] = {}
+    mutants: dict[str, Any] = {}
+    if len(base) == len(PARTS):
+        own = checked(Settings, base)
+        if experiment is not None:
+            scales[experiment.scale] = own
+        small, check = base, content.get("check")
+        if isinstance(content.get("small"), dict):
+            small, scales["small"] = overridden(content["small"], base, "small.")
+            if experiment and scales["small"] and _about(scales["small"].data) != experiment.dataset:
+                found.append(f"small.data.name: not {experiment.dataset}")
+        planted = check.get("mutants") if isinstance(check, dict) else None
+        for name, override in planted.items() if isinstance(planted, dict) else ():
+            _, mutants[name] = overridden(override, small, f"check.mutants.{name}.")
+    if found or experiment is None:
+        raise refusal(path, found)
+    return Cell(name=name_of(path), path=path, experiment=experiment, scales=scales, mutants=mutants)
+
+
+def load_all(path: Path) -> list[Cell]:
+    """The cells of a file: that of an experiment, or the arms of an ablation. Raises SpecError as `load` does."""
+    content = read_yaml(path)
+    if "arms" not in content:
+        return [load(path)]
+    try:
+        ablation = Ablation.model_validate(content)
+    except ValidationError as error:
+        raise refusal(path, problems(error, Ablation, content)) from None
+    base = path.resolve().parent.parent / f"{ablation.base}.yaml"
+    if not base.is_file():
+        raise refusal(path, [f"base: no cell {ablation.base!r} in {shown(path.parent.parent)}"])
+    under = load(base).experiment
+    plain = merged(under.model_dump(mode="json", include=set(PARTS)), ablation.common)
+    cells, found = [], []
+    for name in ablation.arms:
+        tree = with_rate(_of_arm(ablation, name, plain), ablation.arms[name].rate)
+        try:
+            settings = Settings.model_validate(tree)
+        except ValidationError as error:
+            found += problems(error, Settings, tree, f"arms.{name}.", ablation.arms[name].model_dump())
+            continue
+        experiment = Experiment(
+            row=f"{path.stem}: {name}",
+            dataset=_about(settings.data),
+            follows=ablation.claim,
+            scale="small",
+            seeds=ablation.seeds,
+            **{part: getattr(settings, part) for part in PARTS},
+        )
+        cell = Cell(
+            name=f"{name_of(path)}/{name}",
+            path=path,
+            experiment=experiment,
+            scales={"small": settings},
+            mutants={},
+            ablation=ablation,
+        )
+        cells.append(cell)
+    if found:
+        raise refusal(path, found)
+    return cells
+
+
+def _of_arm(ablation: Ablation, name: str, plain: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = merged(plain, ablation.arms[name].model_dump(include=set(PARTS)))
+    return tree
+
+
+def with_rate(tree: dict[str, Any], start: float) -> dict[str, Any]:
+    """Settings whose rate starts at `start` and, if it has an end, ends lower by the same factor as before."""
+    rate = tree["train"]["rate"]
+    changed = {"start": start} | ({"end": rate["end"] * start / rate["start"]} if "end" in rate else {})
+    return {**tree, "train": {**tree["train"], "rate": {**rate, **changed}}}
+
+
+def _tell(problem: str) -> None:
+    print(f"reproduce: left out: {problem}", file=sys.stderr)
+
+
+def cells(
+    patterns: list[str] | None = None, folder: Path = EXPERIMENTS, *, tell: Callable[[str], None] = _tell
+) -> list[Cell]:
+    """The cells of `folder`, in the files' order, or those that `patterns` name: files, folders, cells, groups.
+
+    A broken file is told and left out, unless it was asked for by itself or nothing else is left: SpecError.
+    """
+    chosen: dict[str, Path] = {}
+    arms: dict[str, set[str | None]] = {}
+    asked = set()
+    matched = [_matching(pattern, folder) for pattern in patterns or []] or [(_files(folder), None)]
+    for found, arm in matched:
+        for path in found:
+            if chosen.setdefault(name := name_of(path), path).resolve() != path.resolve():
+                raise SpecError(f"two files have the name {name}: {shown(chosen[name])} and {shown(path)}")
+            arms.setdefault(name, set()).add(arm)
+        if patterns and len(found) == 1:
+            asked.add(name_of(found[0]))
+    if not chosen:
+        raise SpecError(f"no experiment files in {folder}")
+    loaded: list[Cell] = []
+    broken = []
+    for name, path in chosen.items():
+        try:
+            loaded += _named(load_all(path), arms[name])
+        except SpecError as error:
+            if name in asked:
+                raise
+            broken.append(str(error))
+    if not loaded:
+        raise SpecError("\n".join(broken))
+    for problem in broken:
+        tell(problem)
+    return loaded
+
+
+def _named(cells: list[Cell], arms: set[str | None]) -> list[Cell]:
+    """Of a file's cells the arms that were asked for; all if None is among them. SpecError for an unknown arm."""
+    if None in arms:
+        return cells
+    there = {cell.arm: cell for cell in cells}
+    for arm in sorted(filter(None, arms)):
+        if arm not in there:
+            raise SpecError(f"no arm {arm!r} in {shown(cells[0].path)}: {', '.join(there)}")  # type: ignore[arg-type]
+    return [cell for cell in cells if cell.arm in arms]
+
+
+def _matching(pattern: str, folder: Path) -> tuple[list[Path], str | None]:
+    """The files that a pattern names, and the arm of one: a file or folder by its path, else in `folder`."""
+    path = Path(pattern)
+    if path.suffix == ".yaml" and path.is_file():
+        return [path], None
+    names = {name_of(p): p for p in _files(folder)}
+    wanted = pattern.strip("/").removesuffix(".yaml").removeprefix("experiments/")
+    hits = [
+        p
+        for name, p in names.items()
+        if Path(wanted).parts  # not "", "/", "."
+        and (name == wanted or name.startswith(f"{wanted}/") or Path(name).match(wanted))
+    ]
+    whole, _, arm = wanted.rpartition("/")
+    if not hits and whole in names:
+        return [names[whole]], arm
+    if not hits and Path(wanted).parts and path.is_dir():
+        hits = _files(path)
+    elif not hits:
+        near = difflib.get_close_matches(pattern, [*names, *{n.split("/")[0] for n in names}], n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise SpecError(f"no cell {pattern!r}{hint} (`reproduce list` shows them), and no such file or folder")
+    return hits, None
+
+
+def _files(folder: Path) -> list[Path]:
+    """The experiment files in a folder and in the folders in it, without the paper's numbers (paper.yaml).
+
+    A file with a module of its own beside it (x.py beside x.yaml or x-y.yaml) is one only while that is in use.
+    """
+    found = sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")])
+    own = {p: p.with_name(f"{p.stem.partition('-')[0]}.py") for p in found if p.name != "paper.yaml"}
+    return [p for p, module in own.items() if not module.exists() or extensions.used(module)]

@@ -1,0 +1,395 @@
+"""A run's settings: everything in an experiment file that decides numbers, typed and checked.
+
+What can be named in them is registered here with its schema (`Registry`); the code behind a name is added where it
+stands, in `nets` and `training` for the project's own, in a module given by --use for others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from reproduce.datasets import DATASETS
+from reproduce.datasets.description import Description
+from reproduce.registry import Registry, one_of
+
+Scale = Literal["paper", "short", "small"]
+MAX_WEIGHTS = 2**30  # 4 GiB in float32, and as much again for gradient and each moment
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Magnitude = Annotated[float, Field(ge=1e-9, le=1e6, allow_inf_nan=False)]  # float32 takes it and its square
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=10**7)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    """Takes no key it does not know, no text for a number, and never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+NETS = Registry("net")
+ACTIVATIONS = Registry("activation", names=("sign", "stochastic_sign", "sign_with_zero", "relu"))
+WEIGHTS = Registry("weight binarizer", names=("binary", "float"))
+NORMS = Registry("norm", names=("vanilla", "std", "shift"))
+OPTIMIZERS = Registry("optimizer")
+RATES = Registry("rate")
+LOSSES = Registry("loss", names=("squared_hinge",))
+PREPROCESSING = Registry("preprocessing step", tag="step")
+
+
+# --- data -----------------------------------------------------------------------------------------------------
+
+
+class PreprocessingStep(Strict):
+    """What a preprocessing step is set by; its code: `training.preprocess`."""
+
+    step: str
+
+
+@PREPROCESSING.schema
+class Range(PreprocessingStep):
+    """Pixels 0..255 onto low..high."""
+
+    step: Literal["range"]
+    low: Annotated[int, Field(ge=-1, le=0)]  # not Literal, which takes true for 1
+    high: Annotated[int, Field(ge=1, le=1)]
+
+
+@PREPROCESSING.schema
+class Standardize(PreprocessingStep):
+    """(x - mean) / std, two numbers for the whole data set, of the training split."""
+
+    step: Literal["standardize"]
+
+
+@PREPROCESSING.schema
+class Center(PreprocessingStep):
+    """Subtract each pixel's mean over the training split."""
+
+    step: Literal["center"]
+
+
+@PREPROCESSING.schema
+class GCN(PreprocessingStep):
+    """Global contrast normalization of each image, by its norm or (`use_std`) standard deviation."""
+
+    step: Literal["gcn"]
+    scale: Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
+    use_std: bool
+    sqrt_bias: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
+@PREPROCESSING.schema
+class ZCA(PreprocessingStep):
+    """ZCA whitening fitted on the training split: V (D + bias)^-1/2 Vᵀ (x - mean)."""
+
+    step: Literal["zca"]
+    bias: Magnitude
+
+
+@PREPROCESSING.schema
+class LCN(PreprocessingStep):
+    """LeCun's local contrast normalization with a Gaussian window (sigma 2), as one of two libraries has it.
+
+    "dp" (Torch7) divides each channel of an image by one number; "pylearn2" treats the red channel only. The
+    formulas: `preprocess.lcn`.
+    """
+
+    step: Literal["lcn"]
+    as_in: Literal["dp", "pylearn2"]
+    kernel: Annotated[int, Field(ge=3, le=31)]
+    threshold: Magnitude
+
+    @model_validator(mode="after")
+    def _centred(self) -> LCN:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel: {self.kernel} is even, a window has a pixel in its middle")
+        return self
+
+
+@PREPROCESSING.schema
+class Threshold(PreprocessingStep):
+    """Pixels onto ±1: +1 from `at` on, which is in the unit of the steps before."""
+
+    step: Literal["threshold"]
+    at: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+
+
+@PREPROCESSING.schema
+class DivideByMax(PreprocessingStep):
+    """Divide each split by its own largest value."""
+
+    step: Literal["divide_by_max"]
+
+
+class Data(Strict):
+    name: Annotated[str, one_of(DATASETS)]
+    train: Count
+    valid: Count
+    test: Count
+    preprocess: Annotated[list[Annotated[PreprocessingStep, *PREPROCESSING.tagged]], Field(min_length=1)]
+    drop_incomplete: bool
+    """Leave the last, incomplete batch out, in training and in evaluation (the Theano code does)."""
+
+    @model_validator(mode="after")
+    def _range_first(self) -> Data:
+        kinds = [s.step for s in self.preprocess]
+        if kinds[0] != "range" or "range" in kinds[1:]:
+            raise ValueError("preprocess: the first step, and only the first, must be 'range'")
+        return self
+
+
+# --- net ------------------------------------------------------------------------------------------------------
+
+
+class Norm(Strict):
+    """Batch norm: `vanilla` (Lasagne's), `std` (BinaryConnect's own), `shift` (the paper's shift-based one).
+
+    `eps` is added to the variance, for `std` to the std. `alpha`: the new batch's weight in the moving averages.
+    The formulas: `layers`.
+    """
+
+    kind: Annotated[str, NORMS.named]
+    eps: Positive
+    alpha: Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A product of a net, over one image: a convolution, or a dense layer as one of kernel 1 over one pixel.
+
+    `pool`: 2×2 max pooling follows.
+    """
+
+    inputs: int
+    outputs: int
+    kernel: int = 1
+    height: int = 1
+    width: int = 1
+    pool: bool = False
+
+    @property
+    def weights(self) -> int:
+        return self.kernel**2 * self.inputs * self.outputs
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image."""
+        return self.weights * self.height * self.width
+
+    @property
+    def values_in(self) -> int:
+        return self.inputs * self.height * self.width
+
+    @property
+    def values_out(self) -> int:
+        pixels = (self.height // 2) * (self.width // 2) if self.pool else self.height * self.width
+        return self.outputs * pixels
+
+
+Image = tuple[int, int, int]
+"""Height, width and colours of an image."""
+
+
+class Net(Strict):
+    """What a net is set by; its code: `nets`, or a module given by --use."""
+
+    kind: str
+    flat: ClassVar[bool] = False
+    """Whether images come as rows of pixels, not as planes."""
+
+    def layers(self, image: Image, classes: int) -> list[Layer]:
+        """Its products, first to last; none if it does not tell: then a time left is only guessed."""
+        return []
+
+    def unfit(self, image: Image) -> str | None:
+        """Why it cannot take such images, as `key: reason`; None if it can."""
+        return None
+
+
+class PaperNet(Net):
+    """What the paper's two nets have in common."""
+
+    weights: Annotated[str, WEIGHTS.named]
+    first_weights: Literal["as_others", "float"] = "as_others"
+    """`float`: the first layer's weights are neither binarized nor clipped."""
+    activation: Annotated[str, ACTIVATIONS.named]
+    ste_mask: bool = True
+    """Zero the gradient of the sign where |input| > 1; must be named but for relu, which has none."""
+    norm: Norm
+    output_norm: Norm
+    init: Literal["uniform", "uniform_2", "glorot"]
+    """Weights uniform on ±1, ±2 or ±sqrt(6 / (fan_in + fan_out))."""
+    bias_init: Literal["zero", "uniform"]
+    """Biases 0, or uniform on ±1/sqrt(fan_in)."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> PaperNet:
+        if self.activation == "relu" and not self.ste_mask:
+            raise ValueError("ste_mask: false needs a binary activation, not relu")
+        if self.activation != "relu" and "ste_mask" not in self.model_fields_set:
+            raise ValueError(f"ste_mask: missing; with {self.activation}, say true or false")
+        return self
+
+
+@NETS.schema
+class MLPNet(PaperNet):
+    kind: Literal["mlp"]
+    hidden: Annotated[list[Count], Field(min_length=1, max_length=16)]
+    dropout_in: Fraction
+    dropout_hidden: Fraction
+    flat: ClassVar[bool] = True
+
+    def layers(self, image: Image, classes: int) -> list[Layer]:
+        return [Layer(a, b) for a, b in pairwise([math.prod(image), *self.hidden, classes])]
+
+
+@NETS.schema
+class ConvNet(PaperNet):
+    kind: Literal["convnet"]
+    channels: Annotated[list[Count], Field(min_length=1, max_length=3)]
+    """Two 3×3 convolutions of so many channels a stage, then a 2×2 max pooling."""
+    border: Literal[0, 1] = 0
+    """What convolutions of activations are padded with; the first one, of pixels, always with zeros."""
+    dense: Annotated[list[Count], Field(min_length=1, max_length=8)]
+
+    def layers(self, image: Image, classes: int) -> list[Layer]:
+        height, width, inputs = image
+        found = []
+        for outputs in self.channels:
+            for pool in (False, True):
+                found.append(Layer(inputs, outputs, 3, height, width, pool))
+                inputs = outputs
+            height, width = height // 2, width // 2
+        sizes = [height * width * inputs, *self.dense, classes]
+        return found + [Layer(a, b) for a, b in pairwise(sizes)]
+
+    def unfit(self, image: Image) -> str | None:
+        height, width, _ = image
+        if height % 2 ** len(self.channels) or width % 2 ** len(self.channels):
+            return f"channels: {len(self.channels)} stages cannot halve images of {height}×{width} pixels each"
+        return None
+
+
+# --- training -------------------------------------------------------------------------------------------------
+
+
+class Optimizer(Strict):
+    """What an update rule is set by; its code: `training.optim`, or a module given by --use."""
+
+    kind: str
+
+
+@OPTIMIZERS.schema
+class AdamRule(Optimizer):
+    kind: Literal["adam"]
+    beta1: Fraction
+    beta2: Fraction
+    eps: Positive
+
+
+@OPTIMIZERS.schema
+class ShiftAdaMaxRule(Optimizer):
+    kind: Literal["shift_adamax"]
+    beta1: Fraction
+    beta2: Fraction
+    eps: Positive
+    decays: bool = False
+    """Whether v decays, as the paper prints the rule, or never falls, as in the authors' code."""
+
+
+@OPTIMIZERS.schema
+class SGDRule(Optimizer):
+    kind: Literal["sgd"]
+
+
+class Rate(Strict):
+    """What a schedule of the learning rate is set by; its code: `training.optim`."""
+
+    kind: str
+
+
+@RATES.schema
+class ExponentialRate(Rate):
+    kind: Literal["exponential"]
+    start: Positive
+    end: Positive
+
+    @model_validator(mode="after")
+    def _falls(self) -> ExponentialRate:
+        if self.end > self.start:
+            raise ValueError("end: the rate must not rise")
+        return self
+
+
+@RATES.schema
+class HalvingRate(Rate):
+    kind: Literal["halving"]
+    start: Positive
+    every: Count
+
+
+class Train(Strict):
+    optimizer: Annotated[Optimizer, *OPTIMIZERS.tagged]
+    rate: Annotated[Rate, *RATES.tagged]
+    weight_rate: Literal["glorot", "glorot_power_of_2", "glorot_squared", "plain"]
+    """A layer's multiplier of the update: sqrt((fan_in + fan_out) / 1.5), that rounded to a power of two, its
+    square, or 1."""
+    bias_rate: Literal["plain", "as_weight"]
+    norm_rate: Literal["plain", "glorot_gamma"]
+    """BN's gamma and beta: 1, or sqrt(n / 1.5) for every gamma, the output's too (Torch7's MNIST model)."""
+    clip: Literal["none", "weights", "all"]
+    batch: Count
+    epochs: Count
+    loss: Annotated[str, LOSSES.named] = "squared_hinge"
+
+
+class Settings(Strict):
+    """Everything that decides a run's numbers, but the seed."""
+
+    data: Data
+    net: Annotated[Net, *NETS.tagged]
+    train: Train
+
+    @property
+    def dataset(self) -> Description:
+        """What the data set is."""
+        return DATASETS[self.data.name]
+
+    def layers(self) -> list[Layer]:
+        """The net's products, first to last."""
+        return self.net.layers(self.dataset.planes, self.dataset.classes)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Settings:
+        if self.train.batch > min(self.data.train, self.data.valid, self.data.test):
+            raise ValueError("train.batch: larger than a data split")
+        if unfit := self.net.unfit(self.dataset.planes):
+            raise ValueError(f"net.{unfit}")
+        if len(self.dataset.image) == 2 and any(step.step == "lcn" for step in self.data.preprocess):
+            raise ValueError(f"data.preprocess: 'lcn' is for images of several channels, not {self.data.name}'s")
+        for part, there in self.dataset.splits.items():
+            if (wanted := getattr(self.data, part)) > there:
+                raise ValueError(f"data.{part}: {self.data.name} has {there} such images, not {wanted}")
+        if (weights := sum(layer.weights for layer in self.layers())) > MAX_WEIGHTS:
+            raise ValueError(f"net: {weights:.1e} weights, more than {MAX_WEIGHTS:.1e}")
+        return self
+
+    def digest(self) -> str:
+        """sha256 over the canonical JSON of what is set.
+
+        A field at its default does not count, so that one added later leaves the digest of older runs as it is; a
+        default must therefore never be changed. ste_mask always counts: it is older than this rule.
+        """
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        if isinstance(self.net, PaperNet):
+            content["net"]["ste_mask"] = self.net.ste_mask
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
