@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 from made import made_cell, made_record, settings
 
+from reproduce import spec
 from reproduce.campaign import carry_out as campaign
 from reproduce.campaign import estimate as planning
 from reproduce.campaign import jobs
@@ -149,6 +150,40 @@ def test_a_run_that_broke_off_in_another_process_is_not_made_again(tmp_path, dat
 def test_cores_are_shared_out(monkeypatch, count, threads, device, each):
     monkeypatch.setattr(jobs, "thread_count", lambda: 8)
     assert jobs.threads_each(count, threads, device) == each
+
+
+@pytest.mark.parametrize(
+    ("count", "cores", "torchs", "threads", "free", "device", "found"),
+    [
+        (10, 8, 8, None, 1e12, "cpu", 8),
+        (3, 8, 8, None, 1e12, "cpu", 3),
+        (10, 8, 4, None, 1e12, "cpu", 4),  # OMP_NUM_THREADS=4
+        (10, 8, 8, 3, 1e12, "cpu", 2),
+        (10, 8, 8, 9, 1e12, "cpu", 1),
+        (10, 8, 8, None, 3.5e9, "cpu", 3),  # a process takes 1 GB and a little more
+        (10, 8, 8, None, 1e6, "cpu", 1),
+        (10, 8, 8, None, 1e12, "cuda", 1),
+    ],
+)
+def test_as_many_runs_at_once_as_cores_and_memory_allow(
+    monkeypatch, count, cores, torchs, threads, free, device, found
+):
+    monkeypatch.setattr(jobs, "thread_count", lambda: cores)
+    monkeypatch.setattr(jobs, "cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: torchs)
+    monkeypatch.setattr(jobs, "_free_memory", lambda: free)
+    plan = campaign.wanted([made_cell()], "small", 0, count, print)
+    assert jobs.at_once(plan, threads, device) == found
+
+
+def test_memory_is_estimated_by_weights_and_images(tmp_path):
+    wide = jobs._memory(spec.cells(["table1/bnn-theano-mnist"])[0].scales["paper"])
+    weights = 784 * 4096 + 2 * 4096**2 + 4096 * 10
+    assert wide == jobs.PROCESS + 20 * weights + 4 * 70_000 * 784
+    told = tmp_path / "meminfo"
+    told.write_text("MemTotal:       24576000 kB\nMemAvailable:   12288000 kB\n")
+    assert jobs._free_memory(told) == 12288000 * 1024
+    assert 0 < jobs._free_memory(tmp_path / "none") < 1e15
 
 
 def test_plan_times_several_at_once(tmp_path, data_folder, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reproduce import files, spec, yamlfile
-from reproduce.records import Record, read_records, runs
+from reproduce.records import Record, read_records
 
 SEED = 100
 STORE = yamlfile.ROOT / "results" / "local" / "tuning"
@@ -60,6 +60,7 @@ def main(patterns: Sequence[str]) -> int:
     import torch
 
     from reproduce.campaign import carry_out
+    from reproduce.records import runs
 
     say = functools.partial(print, flush=True)
     cells = [cell for cell in spec.cells(list(patterns) or ["ablations"]) if cell.ablation]

@@ -159,11 +159,14 @@ def run(
         int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="all cores")
     ] = None,
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, max=MOST_JOBS, help="Runs made at once, by as many processes; --plan tells whether it pays."
+            min=1,
+            max=MOST_JOBS,
+            help="Runs made at once, by as many processes.",
+            show_default="on a CPU as many as there are cores and memory for",
         ),
-    ] = 1,
+    ] = None,
     shard: Annotated[str, typer.Option(help="i/n: only every n-th run, to share them among machines.")] = "1/1",
     time_limit: Annotated[
         str | None,
@@ -213,6 +216,7 @@ def run(
         from reproduce.campaign import gpu_trial as trial
 
         trial.settle(say)
+    jobs = jobs or beside.at_once(plan, threads, chosen.type)
     each = beside.threads_each(jobs, threads, chosen.type)
     if plan_only:
         from reproduce.campaign import estimate as planning
@@ -221,7 +225,8 @@ def run(
         planning.show(planning.estimates(plan, store, data, chosen, say, jobs, each), chosen)
         return
     beside.use_threads(each)
-    say(f"{len(plan)} run(s) at {size} scale on {chosen.type}; results in {yamlfile.shown(store.root)}")
+    many = f", {jobs} at once" if jobs > 1 else ""
+    say(f"{len(plan)} run(s) at {size} scale on {chosen.type}{many}; results in {yamlfile.shown(store.root)}")
     shared = (plan, store.root, data, chosen.type, each, deadline, every)
     with beside.beside(jobs - 1, beside.train, *shared):
         summary = campaign.carry_out(plan, store, data, chosen, say, False if jobs > 1 else None, deadline, every)
