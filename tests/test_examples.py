@@ -7,7 +7,7 @@ import pytest
 import torch
 from made_examples import FOLDER, made_data, shortened
 
-from kernels import ternary
+from kernels.cpu.step import ternary
 from reproduce import cli, extensions, runs, spec
 from reproduce.packed import PackedNet, freeze_net
 from reproduce.training import nets, products

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels import pack, packed, xnor_conv2d, xnor_matmul
+from kernels import Packed, arrays, pack, xnor_conv2d, xnor_matmul
 
 
 def torch_conv2d(x, w, padding, stride):
@@ -46,7 +46,7 @@ def test_matmul_large_enough_for_threads_and_chunks(way, signs, m, n, k):
 def test_results_too_large_for_the_caches(signs, n, k, skip):
     """Those that begin on a cache line, in rows of whole lines, are stored another way (csrc/drive.c)."""
     a, b = signs(2900, k), signs(n, k, seed=1)
-    room, _ = packed.aligned(2900 * n + 16, np.int32)
+    room, _ = arrays.aligned(2900 * n + 16, np.int32)
     out = room[skip : skip + 2900 * n].reshape(2900, n)
     room[:] = 7
     assert out.nbytes > 1 << 25 and (out.ctypes.data % 64 == 0) == (skip == 0)
@@ -226,4 +226,4 @@ def test_padding_and_stride_of_any_whole_number_type(backend):
         with pytest.raises(TypeError, match="must be a whole number"):
             xnor_conv2d(x, w, padding, stride, backend)
     with pytest.raises(TypeError, match="K must be a whole number"):
-        packed.Packed(np.zeros((1, 1), np.uint64), 64.0)
+        Packed(np.zeros((1, 1), np.uint64), 64.0)
