@@ -7,7 +7,7 @@ the products to NumPy elsewhere. Sums of integers are exact below 2^24; other su
 from __future__ import annotations
 
 from kernels import cpu
-from kernels.arrays import Floats, check_floats
+from kernels.arrays import Floats, check_floats, whole_number
 from kernels.backend import choose_host
 from kernels.operands import Signs
 
@@ -74,6 +74,7 @@ def real_conv2d(
     w: signs of (kh · kw, C, Cout), tap by tap. Raises TypeError or ValueError where shapes or dtypes do not fit.
     """
     check_floats("x", x, (4,))
+    padding = whole_number("padding", padding)
     _, height, width, k = x.shape
     kh, kw = taps
     fits = padding >= 0 and height + 2 * padding >= kh and width + 2 * padding >= kw

@@ -187,13 +187,14 @@ def update(rule: Rule, w: Floats, m: Floats, v: Floats, g: Floats) -> None:
     """One step of weights w with moments m and v, in place, for the gradient g; formulas as in `Rule`."""
     beta2, eps, rate = map(np.float32, (rule.beta2, rule.eps, rule.rate))
     fresh1, fresh2 = np.float32(1 - rule.beta1), np.float32(1 - rule.beta2)
-    step = g
-    if rule.kind != "sgd":
-        m += (g - m) * fresh1
-        if rule.kind == "adam":
-            v[...] = beta2 * v + fresh2 * g * g
-            step = m / (np.sqrt(v) + eps)
-        else:
-            v[...] = ap2(np.maximum(beta2 * v, np.abs(g))) + eps
-            step = m / v
-    w[...] = np.clip(w - rate * step, -rule.bound, rule.bound)
+    with np.errstate(invalid="ignore"):  # infinity over infinity is NaN
+        step = g
+        if rule.kind != "sgd":
+            m += (g - m) * fresh1
+            if rule.kind == "adam":
+                v[...] = beta2 * v + fresh2 * g * g
+                step = m / (np.sqrt(v) + eps)
+            else:
+                v[...] = ap2(np.maximum(beta2 * v, np.abs(g))) + eps
+                step = m / v
+        w[...] = np.clip(w - rate * step, -rule.bound, rule.bound)

@@ -54,4 +54,4 @@ def update(rule: Rule, w: Floats, m: Floats, v: Floats, g: Floats, backend: str 
     if not all(array.flags.writeable for array in (w, m, v)):
         raise ValueError("w, m and v must be writable: they are changed in place")
     if w.size:
-        choose_host(backend).update(rule, w, m, v, g)
+        choose_host(backend).update(rule, *(array.reshape(-1) for array in (w, m, v, g)))

@@ -1,4 +1,4 @@
-/* A pool of threads: started when first wanted, asleep between jobs, gone after a fork. */
+/* A pool of threads: started on first use, asleep between jobs, started anew in a forked process. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -8,7 +8,7 @@
 #include "xnor.h"
 
 #define MAX_WORKERS 255
-#define SPINS 2000 /* looks at the job number before going to sleep: some 50 microseconds */
+#define SPINS 2000 /* checks of the job number before going to sleep: about 50 microseconds */
 
 #if defined(__x86_64__)
 #define RELAX() __builtin_ia32_pause()
@@ -17,7 +17,7 @@
 #endif
 
 static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER; /* held by the caller whose job is running */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held by who goes to sleep, wakes or starts workers */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held while workers go to sleep, are woken or are started */
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 static int workers;         /* started */
 static atomic_int sleepers; /* asleep, or about to be and holding the lock */
@@ -66,7 +66,7 @@ static void *worker(void *unused)
     return NULL;
 }
 
-static void forget_workers(void) /* in the child of a fork: no worker has come along */
+static void forget_workers(void) /* in the child of a fork, which has no workers */
 {
     pthread_mutex_init(&busy, NULL);
     pthread_mutex_init(&lock, NULL);
@@ -82,7 +82,7 @@ static void start_workers(int count) /* called with the lock held */
     if (!registered) registered = pthread_atfork(NULL, NULL, forget_workers) == 0;
     sigset_t all, before;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals belong to the program's own threads */
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* the program's own threads handle the signals */
     for (pthread_t id; workers < count && pthread_create(&id, NULL, worker, NULL) == 0; workers++) pthread_detach(id);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
@@ -113,7 +113,7 @@ void parallel(void (*task)(void *context, size_t i), void *context, size_t count
 
     run_tasks();
 
-    unsigned now = atomic_load(&job); /* who has not joined by now is not waited for */
+    unsigned now = atomic_load(&job); /* workers that have not joined by now are not waited for */
     while (!atomic_compare_exchange_weak(&job, &now, now - seats(now) * SEAT)) continue;
     for (int i = 0; active(atomic_load(&job)) > 0; i++)
         if (i < SPINS) RELAX();

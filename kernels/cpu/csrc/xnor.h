@@ -58,7 +58,7 @@ typedef struct {
     int64_t (*spin)(int64_t steps);
 } isa_t;
 
-/* order of isa_t.pack; cpu.py holds the same list */
+/* order of isa_t.pack, as KINDS of operands.py */
 enum { F32, F64, F16, BF16, I8, I16, I32, I64, BOOL };
 
 extern const isa_t isa_portable;

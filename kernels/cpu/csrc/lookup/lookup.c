@@ -1,4 +1,4 @@
-/* What the products of lookup.h share. */
+/* Code that the products of lookup.h share. */
 #include <stdlib.h>
 
 #include "lookup.h"

@@ -1,5 +1,5 @@
-/* 3x3 convolutions of real images by signs, a border of zeros, stride 1 (see lookup.h). The rows of tables are pixels, made
- * once for the nine taps; every pixel has a step of its own for each block of its channels. */
+/* 3x3 convolutions of real images by signs, zero border, stride 1 (see lookup.h). Tables are made once per
+ * pixel for all nine taps; each pixel has its own step for each block of its channels. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +8,7 @@
 #define TAPS 9
 #define BAND_PIXELS 128 /* rows of results of a task, about: their tables stay in the second-level cache */
 
-/* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const float *x; /* [images][height][width][channels] */
     int64_t images, height, width, channels;
@@ -125,7 +125,7 @@ static void band_task(void *context, size_t task)
     }
 }
 
-/* returns 1 where there is no memory */
+/* returns 1 if memory ran out */
 int kernels_lookup_conv(const conv_t *j)
 {
     plan_t p = {.j = j, .isa = lookup_isa(j->isa)};

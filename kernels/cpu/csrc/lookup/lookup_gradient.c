@@ -1,6 +1,6 @@
 /* Weight gradients of 3x3 convolutions whose inputs are +-1 (see lookup.h). The numbers summed are the pixels of all images,
  * in their order; the rows of tables are channels of the gradient, the columns channels of the input, nine times: once for
- * every tap, which takes the signs one pixel aside. Pixels whose neighbour lies outside the image count for nothing. */
+ * every tap, which takes the signs one pixel aside. Pixels whose neighbour lies outside the image add nothing. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +10,7 @@
 #define ROWS 64   /* of a task, which makes their tables for itself: two cores may share no cache */
 #define AT_ONCE 4 /* blocks whose tables are made together: they stay in the second-level cache */
 
-/* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const float *g; /* [images][height][width][m] */
     int64_t images, height, width, m;
@@ -152,7 +152,7 @@ static void rows_task(void *context, size_t task)
         }
 }
 
-/* returns 1 where there is no memory */
+/* returns 1 if memory ran out */
 int kernels_lookup_gradient(const gradient_t *j)
 {
     plan_t p = {.j = j, .isa = lookup_isa(j->isa)};

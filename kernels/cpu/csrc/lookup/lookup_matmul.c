@@ -4,10 +4,10 @@
 
 #include "lookup.h"
 
-#define ROWS 128  /* whose tables are made before the next ones' */
-#define STRIPS 2  /* panels of a task: what tables cost to fetch is shared */
+#define ROWS 128  /* rows whose tables are made at a time */
+#define STRIPS 2  /* panels of a task: they share the loads of the tables */
 
-/* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const void *x; /* float, element (i, k) at x[i * x_row + k * x_k], or int16, of at most 255 */
     int64_t whole; /* int16 */
@@ -32,7 +32,7 @@ typedef struct {
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
-/* numbers that are whole as they come, twice, so that sums are even */
+/* integers are doubled, so that their sums are even */
 static void double_whole(const int16_t *x, int64_t x_row, int64_t x_k, size_t count, size_t n, size_t group, int32_t q[][PREPARED],
                          int32_t *total)
 {
@@ -107,7 +107,7 @@ static void sums_task(void *context, size_t task)
     }
 }
 
-/* returns 1 where there is no memory */
+/* returns 1 if memory ran out */
 int kernels_lookup_matmul(const matmul_t *j)
 {
     plan_t p = {.j = j, .isa = lookup_isa(j->isa)};

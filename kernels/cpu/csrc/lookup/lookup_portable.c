@@ -1,4 +1,4 @@
-/* Three numbers a table, looked up one by one: for machines without AVX2. */
+/* Tables of three numbers, looked up one at a time: for machines without AVX2. */
 #define TARGET
 #define GROUP 3
 #define ENTRIES 8

@@ -1,12 +1,12 @@
-/* What the instruction sets of lookup.h compute alike: the including file defines TARGET and GROUP. */
+/* Code that the instruction sets of lookup.h share: the including file defines TARGET and GROUP. */
 #include <string.h>
 
 #include "lookup.h"
 
 #define ROUND 12582912.0f     /* 1.5 * 2^23: added, it rounds to the nearest integer, ties to even */
-#define ROUND_BITS 0x4B400000 /* of ROUND; the integer is what the sum's bits are more */
+#define ROUND_BITS 0x4B400000 /* bits of ROUND; the integer is the bits of the sum minus these */
 #define GROUPS(n) (((n) + GROUP - 1) / GROUP)
-#define MOST (GROUPS(BLOCK) * GROUP) /* numbers of a block with whole groups */
+#define MOST (GROUPS(BLOCK) * GROUP) /* numbers of a block, rounded up to whole groups */
 
 typedef float floats_t __attribute__((vector_size(4 * PREPARED)));
 typedef int32_t ints_t __attribute__((vector_size(4 * PREPARED)));
@@ -22,7 +22,7 @@ TARGET static void quantize(const float *x, size_t stride, size_t n, float limit
         part[k % 8] += (floats_t)(bits & 0x7FFFFFFF);
     }
     const floats_t sum = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
-    const ints_t some = ~(sum < TINY); /* NaN counts */
+    const ints_t some = ~(sum < TINY); /* true for NaN */
     const floats_t inverse = (floats_t)((ints_t)(limit / sum) & some), one = (floats_t)((ints_t)(sum / limit) & some);
     memcpy(step, &one, sizeof one);
     ints_t all = {0};

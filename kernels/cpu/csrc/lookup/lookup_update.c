@@ -1,4 +1,4 @@
-/* Weights of a dense layer, updated as their gradient is summed from tables (see lookup.h): it is never stored. Rows are
+/* Weights of a dense layer, updated while their gradient is summed from tables (see lookup.h) and never stored. Rows are
  * outputs, columns inputs, the numbers summed the images of the batch. The signs of the new weights are written for both
  * products that need them. */
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 #define STRIP 4096 /* columns of a task: long runs of memory, but codes and gradients stay in the second-level cache */
 #define UNIT_ROWS 8
 
-/* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const float *g; /* [batch][rows] */
     int64_t batch, rows, columns;
@@ -165,7 +165,7 @@ static void rows_task(void *context, size_t task)
         for (size_t r = 0; r < end - top; r += UNIT_ROWS) memcpy(to_out + r, &eights[r / UNIT_ROWS][c / 8], UNIT_ROWS);
 }
 
-/* returns 1 where there is no memory: nothing is updated then but what threads with memory did */
+/* returns 1 if memory ran out; threads that had memory have made their updates */
 int kernels_lookup_update(const dense_t *j)
 {
     plan_t p = {.j = j, .isa = lookup_isa(j->isa), .planes = j->high ? 2 : 1};

@@ -1,4 +1,4 @@
-/* Signs of real matrices as panels: 64 columns, a byte a column for every eight rows, bit b for row 8j + b at least 0. */
+/* Signs of real matrices as panels of 64 columns: a byte per column and eight rows, bit b set where row 8j + b >= 0. */
 #include <string.h>
 
 #include "../xnor.h"
@@ -9,7 +9,7 @@
 
 #define PANEL 64
 
-/* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const float *x; /* element (k, n) of a tap at x[tap * x_tap + k * x_k + n * x_n], one of x_k and x_n is 1 */
     int64_t x_tap, x_k, x_n, taps, k, n;

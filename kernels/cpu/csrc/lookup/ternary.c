@@ -3,7 +3,7 @@
  *
  * code     of four values of a row: bit b set where value b is 1, bit 4 + b where it is not 0.
  * panel    64 columns of the right operand: a byte a column for every eight rows of it, bit b for +1 in row 8j + b.
- * Sums are kept without their sign, 4 a code added, and the whole of that is taken off at the end. */
+ * Sums are kept unsigned: 4 is added per code, and the total of it is subtracted at the end. */
 #include <string.h>
 
 #include "../xnor.h"
@@ -13,7 +13,7 @@
 #define BLOCK_ROWS 96 /* rows of a task */
 #define ROWS 4        /* of a tile */
 
-/* kernels/ternary.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/ternary.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const uint8_t *codes;
     int64_t images, height, width;    /* rows of the result: images x height x width */

@@ -20,10 +20,10 @@
 #define BLOCK 128       /* tables of a row taken at once: 8 KiB, so that four rows of them stay in the first-level cache */
 #define CHUNK 256       /* image rows of a weight gradient taken at once, at most, */
 #define CHUNK_TABLES 256 /* and their tables a row of the result: 16 KiB */
-#define MIN_WORK 262144 /* multiply-adds: less is not worth a second thread */
+#define MIN_WORK 262144 /* multiply-adds that are worth a second thread */
 #define TASKS_EACH 4    /* tasks a thread */
 
-/* kernels/reals.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/reals.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const float *x; /* (m, k) at strides x_row, x_k */
     int64_t x_row, x_k, m, k;
@@ -122,7 +122,7 @@ __attribute__((always_inline)) TARGET static inline void tile_of(const stretch_t
 #pragma GCC unroll 4
                     for (int v = 0; v < vectors; v++) {
                         const __m512 found = _mm512_permutexvar_ps(index[v], table);
-                        /* half of the additions are multiply-adds, which other ports take */
+                        /* half of the additions are multiply-adds, which use other ports */
                         sum[r][v] = (r + v) % 2 ? _mm512_fmadd_ps(found, one, sum[r][v]) : _mm512_add_ps(found, sum[r][v]);
                     }
                 }

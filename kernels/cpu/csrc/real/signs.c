@@ -4,9 +4,9 @@
 
 #include "../xnor.h"
 
-#define MIN_WORK 65536 /* numbers: fewer are not worth a second thread */
+#define MIN_WORK 65536 /* numbers that are worth a second thread */
 
-/* kernels/reals.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/reals.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const float *x; /* (batch, k, n) where `across`, else (batch, n, k); the last axis dense */
     int64_t batch, k, n, x_batch, x_row;

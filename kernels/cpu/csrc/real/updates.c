@@ -7,7 +7,7 @@
 
 enum { ADAM, SHIFT_ADAMAX };
 
-/* kernels/updates.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/reals.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     float *w, *m, *v;
     const float *g;
@@ -26,7 +26,7 @@ typedef struct {
     __m512 beta2, eps, fresh1, fresh2, rate, high, low;
 } constants_t;
 
-/* 16 numbers, or the `some` of them; a mask costs Zen's stores so much that whole vectors go without */
+/* 16 numbers, or `some` of them; masked stores are slow on Zen, so whole vectors are stored without a mask */
 __attribute__((always_inline)) TARGET static inline void update(const constants_t *c, const int adam, float *pw, float *pm,
                                                                 float *pv, const float *pg, const __mmask16 *some)
 {
@@ -39,7 +39,7 @@ __attribute__((always_inline)) TARGET static inline void update(const constants_
         v = _mm512_fmadd_ps(_mm512_mul_ps(g, g), c->fresh2, _mm512_mul_ps(v, c->beta2));
         under = _mm512_add_ps(_mm512_sqrt_ps(v), c->eps);
     } else {
-        /* of two numbers, one NaN, max gives the second: a gradient that is NaN stays */
+        /* max returns its second operand if either is NaN: a NaN gradient stays NaN */
         const __m512i bits = _mm512_castps_si512(_mm512_max_ps(_mm512_mul_ps(v, c->beta2), _mm512_abs_ps(g)));
         const __m512i carried = _mm512_add_epi32(bits, _mm512_set1_epi32(AP2_CARRY));
         v = under = _mm512_add_ps(_mm512_castsi512_ps(_mm512_and_si512(carried, _mm512_set1_epi32((int)0xFF800000))), c->eps);

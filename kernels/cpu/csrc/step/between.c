@@ -1,4 +1,4 @@
-/* Activations of -1, 0 and 1 made ready for the next product, and 2x2 max pooling both ways. */
+/* Activations of -1, 0 and 1 packed for the next product; 2x2 max pooling, forward and backward. */
 #include <string.h>
 
 #include "../xnor.h"
@@ -6,7 +6,7 @@
 #define TASK_ROWS 8 /* rows of pixels */
 #define COLS 64     /* of a panel of signs */
 
-/* kernels/between.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/ternary.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const int8_t *x; /* [images][height][width][channels] */
     int64_t images, height, width, channels, pad;
@@ -50,7 +50,7 @@ int kernels_codes(const codes_t *j)
     return 0;
 }
 
-/* kernels/between.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/ternary.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const int8_t *x; /* [k][n] */
     int64_t k, n;
@@ -79,7 +79,7 @@ int kernels_panels_of(const panels_of_t *j)
     return 0;
 }
 
-/* kernels/between.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/norm.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const void *x; /* [images][height][width][channels] int16 or float; backward: float, of half the height and width */
     int64_t kind, images, height, width, channels;

@@ -13,7 +13,7 @@
 #define EIGHT 8
 #define ROUND 12582912.0f /* 1.5 * 2^23: added, it leaves the nearest integer in the low bits, ties to even */
 
-/* kernels/first_layer.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/first_layer.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const float *g;   /* [batch][rows] */
     const int16_t *x; /* [batch][columns], at most 255 and at least -255 */
@@ -133,7 +133,7 @@ static void rows_task(void *context, size_t task)
                 int32_t whole[TILE][WIDTH];
                 if (from == 0)
                     for (size_t r = 0; r < count; r++) {
-                        const size_t at = (row + r) * columns + col; /* beyond the end there may be nothing: no harm */
+                        const size_t at = (row + r) * columns + col; /* may lie beyond the end: prefetching there is harmless */
                         __builtin_prefetch(j->w + at, 1, 2);
                         __builtin_prefetch(j->m + at, 1, 2);
                         __builtin_prefetch(j->v + at, 1, 2);
@@ -172,7 +172,7 @@ static void pairs_task(void *context, size_t pair)
     for (size_t c = 0; c < columns; c++) to[2 * c] = a[c], to[2 * c + 1] = b ? b[c] : 0;
 }
 
-/* returns 1 where there is no memory: nothing is updated then but what threads with memory did */
+/* returns 1 if memory ran out; threads that had memory have made their updates */
 int kernels_first_update(const first_t *j)
 {
     plan_t p = {.j = j, .pairs = ((size_t)j->batch + 1) / 2};

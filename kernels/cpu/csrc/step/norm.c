@@ -1,5 +1,5 @@
-/* What lies between two products of a training step, on rows of units (images, or pixels of images) and columns of
- * units or channels: batch norm, activation, dropout, and the way back. The same bits on every instruction set and for
+/* The passes between two products of a training step, on rows of units (images, or pixels of images) and columns of
+ * units or channels: batch norm, activation, dropout, forward and backward. The same bits on every instruction set and for
  * every number of threads: a column is summed over chunks of CHUNK rows one after another, then chunk after chunk. */
 #include <math.h>
 #include <string.h>
@@ -12,7 +12,7 @@
 enum { INT16, FLOAT32 };              /* of `kind` */
 enum { NONE, SIGN, STOCHASTIC, RELU }; /* of `activation` */
 
-/* kernels/norm.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/norm.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const void *y; /* [rows][cols] int16 or float, a value is scale * y */
     int64_t kind, rows, cols;

@@ -1,5 +1,5 @@
-/* The rows of norm.c for one instruction set: the including file defines NAME(f) and TARGET. Every loop is over columns,
- * which the compiler takes several at once; no column knows of another. */
+/* The row functions of norm.c for one instruction set: the including file defines NAME(f) and TARGET. Every loop is over columns,
+ * which the compiler vectorizes; columns are independent. */
 #define INLINE __attribute__((always_inline)) TARGET static inline
 
 #ifndef NORM_ROWS_H

@@ -37,7 +37,7 @@ static void update_one(const constants_t *c, int kind, float g, float *w, float 
         *v = *v * c->beta2 + (g * g) * c->fresh2;
         under = sqrtf(*v) + c->eps;
         step = *m / under;
-    } else if (kind == SHIFT_ADAMAX) { /* a gradient that is NaN stays */
+    } else if (kind == SHIFT_ADAMAX) { /* a NaN gradient stays NaN */
         const float old = *v * c->beta2, new = fabsf(g);
         under = *v = ap2(old > new ? old : new) + c->eps;
         step = *m / under;
@@ -65,7 +65,7 @@ static void row_portable(const rule_t *rule, const float *g, float *w, float *m,
 #define AVX2 __attribute__((target("avx2")))
 
 
-/* gives the signs of the new weights, bit i for weight i at least 0 */
+/* returns the signs of the new weights: bit i is set where weight i >= 0 */
 __attribute__((always_inline)) AVX2 static inline unsigned update_eight(const constants_t *c, const int kind,
                                                                                    const float *pg, float *pw, float *pm, float *pv)
 {
@@ -83,7 +83,7 @@ __attribute__((always_inline)) AVX2 static inline unsigned update_eight(const co
         v = _mm256_add_ps(v, _mm256_mul_ps(_mm256_mul_ps(g, g), _mm256_set1_ps(c->fresh2)));
         under = _mm256_add_ps(_mm256_sqrt_ps(v), _mm256_set1_ps(c->eps));
     } else {
-        /* of two numbers, one NaN, max gives the second: a gradient that is NaN stays */
+        /* max returns its second operand if either is NaN: a NaN gradient stays NaN */
         const __m256 most = _mm256_max_ps(v, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), g));
         const __m256i carried = _mm256_add_epi32(_mm256_castps_si256(most), _mm256_set1_epi32(AP2_CARRY));
         const __m256i power = _mm256_and_si256(carried, _mm256_set1_epi32((int)EXPONENT));
@@ -133,7 +133,7 @@ rule_fn *rule_row(const rule_t *rule, int64_t isa)
     return row_portable;
 }
 
-/* kernels/fixed.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const rule_t *rule;
     const float *g;

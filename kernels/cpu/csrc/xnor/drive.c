@@ -4,12 +4,12 @@
 
 #include "../xnor.h"
 
-#define BLOCK_ROWS 128  /* rows that meet one group of panels before the next group comes in */
-#define RUN_ROWS 32     /* rows whose results wait in the first-level cache for their comparison */
+#define BLOCK_ROWS 128  /* rows multiplied by one group of panels before the next group is loaded */
+#define RUN_ROWS 32     /* rows whose results stay in the first-level cache until they are compared */
 #define CHUNK_PAIRS 80  /* words of a panel group that stay in the first-level cache */
-#define STREAM_BYTES (1 << 25) /* a result of this size is stored past the caches; packed.py's LARGE */
+#define STREAM_BYTES (1 << 25) /* a result of this size is stored past the caches (LARGE of arrays.py) */
 #define MIN_CHUNK 4096  /* words: a task of packing, lifting or panel building */
-#define TASKS_EACH 4    /* tasks a thread, so that an unlucky thread does not hold up the others: at least, */
+#define TASKS_EACH 4    /* tasks a thread, so that a slow thread does not delay the others: at least, */
 #define TASKS_MOST 64   /* and at most, where a task still has */
 #define TASK_WORDS (1 << 20) /* words of work, some 20 microseconds */
 
@@ -101,7 +101,7 @@ void kernels_panels(int threads, const uint64_t *words, int64_t n, int64_t row_w
 
 /* ---- the product ---- */
 
-/* cpu.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/products.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const uint64_t *words;      /* (images, height, width, pixel_words) */
     uint64_t *lifted;           /* scratch: (images, height + 2 pad, width + 2 pad, lifted_words) */
@@ -117,7 +117,7 @@ typedef struct {
     int64_t bits_bytes;
     const int32_t *level, *flip; /* (panels * LANES) each */
     int64_t isa, threads;
-    int64_t ready;              /* nonzero: `lifted` holds what it should */
+    int64_t ready;              /* nonzero: `lifted` is filled already */
 } job_t;
 
 typedef struct {
@@ -220,7 +220,7 @@ static void product_task(void *context, size_t task)
             }
         }
     }
-    if (p->stream) __atomic_thread_fence(__ATOMIC_SEQ_CST); /* such stores are not ordered by what follows them */
+    if (p->stream) __atomic_thread_fence(__ATOMIC_SEQ_CST); /* later stores do not order these */
 }
 
 void kernels_product(const job_t *j)

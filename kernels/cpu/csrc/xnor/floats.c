@@ -1,4 +1,4 @@
-/* Float products for comparison: the paper's unoptimized kernel as a CPU would have it, and the FP32 peak. */
+/* Float products for comparison: the paper's unoptimized kernel on a CPU, and the FP32 peak. */
 #include <string.h>
 
 #include "../xnor.h"
@@ -11,7 +11,7 @@ typedef struct {
     size_t m, n, k;
 } naive_t;
 
-/* One 16x16 tile of the result: tiles of both operands are copied in, then each output is summed by itself. */
+/* One 16x16 tile of the result: tiles of both operands are copied in, then each output is summed on its own. */
 static void naive_task(void *context, size_t task)
 {
     const naive_t *p = context;
@@ -91,7 +91,7 @@ int64_t kernels_fma(int level, int threads, int64_t steps)
 #endif
     spin_t s = {steps, 0, level};
 #ifdef HAVE_X86
-    if (__builtin_cpu_supports("avx512f")) s.level = 2; /* also where the 1-bit kernels have no popcount of that width */
+    if (__builtin_cpu_supports("avx512f")) s.level = 2; /* also where the 1-bit kernels have no vector popcount of this width */
 #endif
     parallel(spin_task, &s, (size_t)threads, threads);
     return s.done;

@@ -1,4 +1,4 @@
-/* 2x2 max pooling of packed signs: OR, or AND for the units whose sign falls as their input grows. */
+/* 2x2 max pooling of packed signs: OR, or AND for units whose sign falls as their input grows. */
 #include "../xnor.h"
 
 typedef struct {

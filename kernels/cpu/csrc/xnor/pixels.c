@@ -3,7 +3,7 @@
  *
  * planes    any machine: the window's eight bit planes are eight rows for the 1-bit tile. With bits a of a plane and
  *           bits b of a filter, sum a (2b - 1) = popcount(b) - popcount(a ^ b), so the tile, started from
- *           2 popcount(b), gives twice the plane's product, and a window's zeros count nothing.
+ *           2 popcount(b), gives twice the plane's product, and zeros of a window add nothing.
  * bytes     AVX-512 with VNNI: four bytes by four weights a lane; weights stay bits and become ±1 in registers.
  */
 #include <string.h>
@@ -17,7 +17,7 @@
 #define BLOCK_MAX 32       /* windows of one task */
 #define TASKS_EACH 4       /* tasks a thread */
 
-/* kernels/pixels.py holds the same fields in the same order, every one 64 bits wide. */
+/* cpu/pixels.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const uint8_t *pixels; /* (images, height, width, channels) */
     int64_t images, height, width, channels;

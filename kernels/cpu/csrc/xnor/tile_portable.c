@@ -1,4 +1,4 @@
-/* Any machine: 128-bit vectors of the compiler, which it lowers to whatever the machine has. */
+/* Any machine: 128-bit vectors of the compiler. */
 #include "../xnor.h"
 
 #define TARGET
