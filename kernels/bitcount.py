@@ -4,7 +4,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from kernels.packed import Packed
+from kernels.operands import Packed
 
 BLOCK_WORDS = 1 << 20  # words of a xor held at once
 

@@ -10,8 +10,9 @@ import torch
 from made import change, made_images
 from made_examples import registered
 
-import kernels
-from kernels import reals, ternary
+from kernels import reals
+from kernels.backend import BACKENDS
+from kernels.cpu.step import ternary
 from kernels.cuda import launch
 from reproduce import files
 from reproduce.datasets import data
@@ -118,6 +119,6 @@ def cp(request, emulated, monkeypatch):
 @pytest.fixture(params=CUDA)
 def cuda_name(request, cp):
     """Every CUDA backend that runs there, by name."""
-    if reason := kernels._BACKENDS[request.param].unavailable():
+    if reason := BACKENDS[request.param].unavailable():
         pytest.skip(reason)
     return request.param

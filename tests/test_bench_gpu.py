@@ -10,9 +10,11 @@ import torch
 from typer.testing import CliRunner
 
 import kernels
-from kernels import cuda, timing
-from kernels.cuda import bench as products
-from kernels.cuda import clock, launch, trial
+from kernels import cuda
+from kernels.backend import BACKENDS
+from kernels.bench import clock, timing
+from kernels.bench import on_gpu as products
+from kernels.cuda import launch, trial
 from reproduce import spec
 from reproduce.benchmarks import cells as nets
 from reproduce.benchmarks import on_gpu as bench_gpu
@@ -245,7 +247,7 @@ def test_a_tiny_run_on_a_gpu_fails_nowhere(tmp_path):
 
 @pytest.mark.parametrize("name", [*products.BACKENDS, "cuda-naive", trial.PIXELS, trial.UPDATES])
 def test_a_trial_holds_a_backend_against_the_host(cp, name):
-    if name not in (trial.PIXELS, trial.UPDATES) and kernels._BACKENDS[name].unavailable():
+    if name not in (trial.PIXELS, trial.UPDATES) and BACKENDS[name].unavailable():
         pytest.skip("not on this GPU")
     trial.check(name, quick=True)
 

@@ -12,8 +12,9 @@ from made import convnet_settings, made_images, settings
 from torch import nn
 from typer.testing import CliRunner
 
-from kernels import norm as norms_kernel
-from kernels import reals, ternary
+from kernels import reals
+from kernels.cpu.step import norm as norms_kernel
+from kernels.cpu.step import ternary
 from reproduce import nets
 from reproduce.benchmarks import breakdown, cells
 from reproduce.benchmarks import peer_torch as peer

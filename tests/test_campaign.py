@@ -14,7 +14,8 @@ import torch
 from filelock import FileLock
 from made import change, made_cell, made_record, settings
 
-from kernels import build, cpu, reals
+from kernels import reals
+from kernels.cpu import build, runtime
 from reproduce import spec, yamlfile
 from reproduce.campaign import carry_out as campaign
 from reproduce.campaign import estimate as planning
@@ -596,7 +597,7 @@ def test_without_compiled_kernels_the_numbers_have_another_name_and_the_reason_i
         pytest.skip("no tables on this CPU: its products are torch's anyhow")
     said = []
     with monkeypatch.context() as patch:
-        patch.setattr(cpu, "_loaded", build.BuildError("no space left"))
+        patch.setattr(runtime, "loaded", build.BuildError("no space left"))
         summary = go(tmp_path, data_folder, [cell], said=said)
     assert summary.trained == 1 and summary.records[0].key != with_kernels.key
     assert sum("no compiled kernels: no space left; products are torch's" in line for line in said) == 1

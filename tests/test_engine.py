@@ -7,7 +7,8 @@ import pytest
 import torch
 from made import by_sgd, convnet_settings, made_splits, settings
 
-from kernels import cpu, norm, ternary
+from kernels import cpu
+from kernels.cpu.step import norm, ternary
 from reproduce.training import preprocess, step, train
 
 pytestmark = pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here")

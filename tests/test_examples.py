@@ -7,7 +7,7 @@ import pytest
 import torch
 from made_examples import FOLDER, made_data, shortened
 
-from kernels import ternary
+from kernels.cpu.step import ternary
 from reproduce import extensions, nets, spec
 from reproduce.cli import app as cli
 from reproduce.nets import products

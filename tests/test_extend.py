@@ -10,7 +10,7 @@ from made import made_splits, settings
 from torch import nn
 from torch.nn import functional as F
 
-from kernels import ternary
+from kernels.cpu.step import ternary
 from reproduce import extensions, nets, spec, yamlfile
 from reproduce.datasets import DATASETS, data, description
 from reproduce.nets import layers

@@ -84,8 +84,13 @@ def test_of_this_project_it_holds_what_makes_numbers_and_not_what_shows_or_start
     cpu, cuda = names("cpu"), names("cuda")
     training = {p.relative_to(identity.ROOT).as_posix() for p in (identity.ROOT / identity.BEGIN).rglob("*.py")}
     assert training | {"reproduce/datasets/data.py", "reproduce/nets/layers.py"} <= cpu & cuda
-    assert {"kernels/__init__.py", "kernels/cpu.py", "kernels/reference.py"} <= cpu  # products by XNOR
-    assert {"kernels/csrc/reals.c", "kernels/csrc/xnor.h"} <= cpu
+    assert {
+        "kernels/__init__.py",
+        "kernels/xnor.py",
+        "kernels/cpu/products.py",
+        "kernels/reference.py",
+    } <= cpu  # products by XNOR
+    assert {"kernels/cpu/csrc/real/reals.c", "kernels/cpu/csrc/xnor.h"} <= cpu
     assert {"kernels/cuda/updates.py", "kernels/cuda/src/updates.cu"} <= cuda
     parts = "report benchmarks cli campaign spec records packed yamlfile files".split()
     outside = tuple(f"reproduce/{part}" for part in parts)

@@ -11,7 +11,7 @@ import torch
 from made import convnet_settings, made_splits, settings
 
 import kernels
-from kernels import pixels
+from kernels import cpu, pixels
 from reproduce import nets, yamlfile
 from reproduce.packed import PackedError, PackedNet, file, freeze, freeze_net
 from reproduce.packed import net as net_module
@@ -251,18 +251,18 @@ def test_real_inputs_are_done_in_float64(kind):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "convnet"])
-def test_fast_first_layer_gives_what_bit_planes_give(kind):
+def test_the_first_layer_gives_the_same_in_every_way(kind):
     wanted = of_kind(kind)
     net = freeze_net(wanted, random_state(wanted), (2 / 255, np.float32(-1.0).reshape(())))
     images = images_for(wanted, 3)
     x = images.reshape(3, net.first.shape.size, net.first.shape.size, -1)
     padding = net.first.shape.padding
-    right = pixels.planes(x, net.first.weights, padding, "reference")
+    right = pixels.pixel_conv2d(x, net.first.weights, padding, "reference")
     bits = net.first.rule.apply(right)
-    for way in (None, *pixels.ways()):
-        assert np.array_equal(pixels.pixel_conv2d(x, net.first.weights, padding, way=way), right)
-        fused = pixels.pixel_conv2d_threshold(x, net.first.weights, net.first.rule, padding, way=way)
-        assert np.array_equal(kernels.unpack(fused) > 0, bits)
+    for way in (None, *cpu.ways()):
+        assert np.array_equal(cpu.pixel_conv2d(x, net.first.weights, padding, way=way), right)
+        words = cpu.pixel_conv2d_threshold(x, net.first.weights, net.first.rule, padding, way=way)
+        assert np.array_equal(kernels.unpack(kernels.Packed(words, bits.shape[3])) > 0, bits)
 
 
 # --- the float32 net ------------------------------------------------------------------------------------------

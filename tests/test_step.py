@@ -9,7 +9,7 @@ import torch
 import twin
 from made import by_sgd, convnet_settings, made_splits, settings
 
-from kernels import fixed
+from kernels.cpu.step import fixed
 from reproduce import spec, yamlfile
 from reproduce.training import optim, preprocess, train
 

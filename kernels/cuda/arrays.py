@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels.packed import KINDS, MAX_K, Packed, Rows, check_plain, words_for
+from kernels.arrays import check_plain
+from kernels.operands import KINDS, MAX_K, Packed, Rows, words_for
 
 ROW_WORDS = 2  # rows are whole multiples of 16 bytes, as the copy engines want them
 
@@ -94,6 +95,18 @@ def to_host(p: Packed) -> Packed:
     return Packed(np.ascontiguousarray(words[..., : words_for(p.k)]), p.k)
 
 
+def gpu_output(shape: tuple[int, ...], out: Any) -> Any:
+    """`out`, or a new CuPy int32 array where it is None. ValueError where `out` does not fit."""
+    import cupy
+
+    if out is None:
+        return cupy.empty(shape, cupy.int32)
+    fits = isinstance(out, cupy.ndarray) and out.shape == shape and out.dtype == cupy.int32
+    if not (fits and out.flags.c_contiguous and out.device.id == cupy.cuda.Device().id):
+        raise ValueError(f"out must be a C-contiguous CuPy int32 array of shape {shape} beside the operands")
+    return out
+
+
 def moved(x: Any) -> Any:
     """A NumPy array as a CuPy array on the current device."""
     import cupy
@@ -121,7 +134,7 @@ def on_gpu(x: object) -> bool:
 def rows_of(x: Any) -> tuple[Rows, tuple[int, ...]]:
     """A CuPy array or torch CUDA tensor (*lead, K) as CuPy rows (rows, K), and its leading shape.
 
-    Copies only what is not C-contiguous. bfloat16 travels as uint16. Raises as `packed.rows_of` does.
+    Copies only what is not C-contiguous. bfloat16 travels as uint16. Raises as `operands.rows_of` does.
     """
     check_plain(x)
     array, kind = as_cupy(x)

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.cuda import launch
-from kernels.cuda.arrays import GpuPacked, kept_on_gpu
-from kernels.packed import Packed
+from kernels.cuda.arrays import kept_on_gpu
+from kernels.operands import Packed
 
 
-def maxpool2x2(x: GpuPacked, falling: Packed) -> GpuPacked:
-    """`kernels.maxpool.maxpool2x2` on the GPU; `falling` may be on the host and is then kept on the GPU too."""
+def maxpool2x2(x: Packed, falling: Packed) -> Any:
+    """CuPy words of `kernels.maxpool2x2` for x on a GPU. A `falling` of the host is copied there once."""
     import cupy
 
     words: Any = x.words  # CuPy's
@@ -23,7 +23,7 @@ def maxpool2x2(x: GpuPacked, falling: Packed) -> GpuPacked:
         out = cupy.empty((images, height // 2, width // 2, row), cupy.uint64)
         if out.size:
             launch.rows("maxpool", out.size // 2, words, mask.words, out, images, height, width, row // 2)
-    return GpuPacked(out, x.k)
+    return out
 
 
 def affine_table(*parts: NDArray[np.float64]) -> Any:

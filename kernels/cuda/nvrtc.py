@@ -2,7 +2,7 @@
 
 NVRTC is looked for in $KERNELS_NVRTC (a path), in the `nvidia` packages that torch's and CuPy's wheels depend
 on, then wherever the system's loader finds it; `compiler()` says which it was. A cubin's name is a digest of
-source, options, target and NVRTC's version (see kernels.build).
+source, options, target and NVRTC's version (see kernels.cache).
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kernels import build
+from kernels.cache import find, keep
 from kernels.environment import variable
 
 OPTIONS = ("--std=c++17", "--ptxas-options=-v", "--ptxas-options=-warn-spills")
@@ -124,11 +124,11 @@ def cubin_path(source: str, name: str, architecture: str) -> Path:
     scratch = _scratch() / f"{stem}.cubin"
     if scratch.is_file():
         return scratch
-    if kept := build.find(stem, ".cubin"):
+    if kept := find(stem, ".cubin"):
         return kept
     cubin = compile_cubin(source, name, architecture).cubin
     try:
-        return build.keep(stem, ".cubin", cubin)
+        return keep(stem, ".cubin", cubin)
     except OSError:
         scratch.write_bytes(cubin)
         return scratch

@@ -8,37 +8,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kernels import reference
-from kernels.cuda import _output, launch, tiles
-from kernels.cuda.arrays import GpuPacked, gpu_words_for
+from kernels.cuda import launch, tiles
+from kernels.cuda.arrays import gpu_output, gpu_words_for
 from kernels.cuda.launch import Job
-from kernels.packed import Packed, Rows
-
-if TYPE_CHECKING:
-    from kernels.pixels import LocalThresholds
+from kernels.operands import LocalThresholds, Packed, Rows, conv2d_shape
 
 WINDOW_BYTES = 256 << 20  # windows held at once
 GRANULE = 16
 MOST = np.iinfo(np.int32).max
 
 
-def unavailable() -> str | None:
-    """Why the kernel cannot run on this machine, or None."""
-    if reason := launch.no_gpu():
-        return reason
-    return None if launch.architecture(tiles.BYTES) else f"no kernel of bytes for sm_{launch.capability()}"
-
-
-def pixel_conv2d(x: Any, w: Packed, padding: int, shape: tuple[int, ...], out: Any = None) -> Any:
-    """CuPy uint8 x (N, H, W, C) by w of the host: CuPy int32 of `shape`, (N, H', W', Cout), in `out` if given."""
+def pixel_conv2d(x: Any, w: Packed, padding: int, out: Any = None) -> Any:
+    """CuPy uint8 x (N, H, W, C) by w of the host: CuPy int32 (N, H', W', Cout), in `out` if given."""
     import cupy
 
+    shape = conv2d_shape(x, w, padding)
     with x.device:
-        out = _output(shape, out)
+        out = gpu_output(shape, out)
         flat = out.reshape(math.prod(shape[:3]), shape[3])
         zeros = cupy.asarray(np.zeros((1, _padded(shape[3])), np.int32))
         for job, part in _jobs(x, w, padding, shape, None) if out.size else ():
@@ -47,19 +38,18 @@ def pixel_conv2d(x: Any, w: Packed, padding: int, shape: tuple[int, ...], out: A
     return out
 
 
-def pixel_conv2d_threshold(
-    x: Any, w: Packed, rule: LocalThresholds, padding: int, shape: tuple[int, ...]
-) -> GpuPacked:
-    """`pixel_conv2d` against a threshold for each filter and place: packed (N, H', W', Cout) on the GPU."""
+def pixel_conv2d_threshold(x: Any, w: Packed, rule: LocalThresholds, padding: int) -> Any:
+    """`pixel_conv2d` against a threshold for each filter and position: CuPy words (N, H', W', words)."""
     import cupy
 
+    shape = conv2d_shape(x, w, padding)
     with x.device:
         bits = cupy.empty((int(np.prod(shape[:3])), gpu_words_for(shape[3])), cupy.uint64)
         cut, turn, *_ = _cuts(rule)
         for job, part in _jobs(x, w, padding, shape, rule) if bits.size else ():
             job.base, job.turn, job.bits = cut, turn, bits[part]
             _launch(job)
-        return GpuPacked(bits.reshape(*shape[:3], -1), shape[3])
+        return bits.reshape(*shape[:3], bits.shape[1])
 
 
 def _launch(job: Job) -> None:

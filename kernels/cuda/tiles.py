@@ -16,7 +16,8 @@ class Kernel:
     """One source file and its constants.
 
     `architectures` are the targets it is for, as NVRTC spells them after "sm_"; `entries` the kernels in it;
-    `threads` a block; `shared_bytes` the dynamic shared memory of a block; `instruction` what the tensor cores'
+    `threads` a block; `shared_bytes` the dynamic shared memory of a block; `and_form` says
+    whether a product counts a and b, or else a xor b (src/common.cuh); `instruction` what the tensor cores'
     machine code must show, if anything.
     """
 
@@ -25,6 +26,7 @@ class Kernel:
     entries: tuple[str, ...]
     threads: int
     shared_bytes: int = 0
+    and_form: bool = True
     instruction: str | None = None
     constants: dict[str, int] = field(default_factory=dict)
 
@@ -88,6 +90,7 @@ def xnor(tile_m: int = 64, tile_n: int = 128, tile_k: int = 64, rows: int = 8, s
         ("xnor_product", "xnor_bits"),
         threads=tile_m // rows * 32,
         shared_bytes=stages * (tile_m + tile_n) * (tile_k + 16),
+        and_form=False,
         constants={
             "TILE_M": tile_m, "TILE_N": tile_n, "TILE_K": tile_k, "ROWS": rows, "STAGES": stages, "GROUP": 16,
         },

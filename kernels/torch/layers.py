@@ -104,8 +104,9 @@ class BinaryLinear(_Binary, nn.Linear):
 class BinaryConv2d(_Binary, nn.Conv2d):
     """sign(x), or x with `real_inputs`, convolved with sign(W), plus b: (N, C, H, W) to (N, Cout, H', W').
 
-    `kernel_size` a number or a pair, `stride` and `padding` numbers. The border is 0 behind the sign: taps outside
-    add nothing. Gradients and `eval()` as of BinaryLinear. The result is channels-last in memory.
+    The padding is 0 after the sign: taps outside the image add nothing. Gradients and `eval()` as of BinaryLinear.
+    The result is channels-last in memory. ValueError for groups, dilation, padding other than zeros or by name
+    ("same"), and for a stride or padding that differs between the axes.
     """
 
     def __init__(
@@ -113,14 +114,16 @@ class BinaryConv2d(_Binary, nn.Conv2d):
         in_channels: int,
         out_channels: int,
         kernel_size: int | tuple[int, int],
-        stride: int = 1,
-        padding: int = 0,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
         bias: bool = True,
         real_inputs: bool = False,
         **kind: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias, **kind)
-        self.how = (padding, stride)
+        if reason := _unsupported(self):
+            raise ValueError(f"BinaryConv2d has no {reason}")
+        self.how = (self.padding[0], self.stride[0])
         self._begin(real_inputs)
 
     def _latent(self) -> Tensor:
@@ -136,12 +139,27 @@ class BinaryConv2d(_Binary, nn.Conv2d):
         return y.permute(0, 3, 1, 2)
 
 
+def _unsupported(layer: nn.Conv2d) -> str | None:
+    """The first setting of a convolution that the kernels do not have, in words; None if there is none."""
+    if layer.groups != 1:
+        return f"groups, only groups=1, not {layer.groups}"
+    if layer.dilation != (1, 1):
+        return f"dilation, only dilation=1, not {layer.dilation}"
+    if layer.padding_mode != "zeros":
+        return f"padding_mode {layer.padding_mode!r}, only 'zeros'"
+    if isinstance(layer.padding, str):
+        return f"padding {layer.padding!r}, only a number"
+    for setting, pair in (("stride", layer.stride), ("padding", layer.padding)):
+        if pair[0] != pair[1]:
+            return f"{setting} that differs between the axes: {pair}"
+    return None
+
+
 def make_binary(model: nn.Module, real_inputs: Collection[str]) -> nn.Module:
     """Replace every Linear and Conv2d inside `model` by its binary layer over the same parameters; gives `model`.
 
     `real_inputs`: names (as of `named_modules`) of the layers whose inputs stay real, as a first layer's should.
-    ValueError for other names, and for convolutions with groups, dilation, other than zero padding, or a stride
-    or padding that differs between the axes.
+    ValueError for other names, and for convolutions that BinaryConv2d refuses.
     """
     found = {name: layer for name, layer in model.named_modules() if type(layer) in (nn.Linear, nn.Conv2d)}
     if wrong := sorted(set(real_inputs) - set(found)):
@@ -157,12 +175,11 @@ def _binary_of(name: str, layer: nn.Linear | nn.Conv2d, real_inputs: bool) -> Bi
     if isinstance(layer, nn.Linear):
         made = BinaryLinear(layer.in_features, layer.out_features, bias, real_inputs, device="meta")
     else:
-        stride, padding = layer.stride, layer.padding
-        fits = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
-        if not fits or isinstance(padding, str) or stride[0] != stride[1] or padding[0] != padding[1]:
-            raise ValueError(f"{name}: {layer} has no binary layer")
-        sizes = (layer.in_channels, layer.out_channels, (layer.kernel_size[0], layer.kernel_size[1]))
-        made = BinaryConv2d(*sizes, stride[0], padding[0], bias, real_inputs, device="meta")
+        if reason := _unsupported(layer):
+            raise ValueError(f"{name}: BinaryConv2d has no {reason}")
+        kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
+        sizes = (layer.in_channels, layer.out_channels, (kernel[0], kernel[1]))
+        made = BinaryConv2d(*sizes, stride[0], int(padding[0]), bias, real_inputs, device="meta")
     made.weight, made.bias = layer.weight, layer.bias
     made.train(layer.training)
     return made

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 import kernels
-from kernels import cpu, reals
+from kernels import reals
+from kernels.arrays import Floats
 from kernels.cuda import arrays
-from kernels.packed import Packed, rows_of, words_for
+from kernels.operands import Packed, words_for
 
 _library = torch.library.Library("kernels", "DEF")
 operators = torch.ops.kernels
@@ -44,12 +45,9 @@ def _pack_fake(x: Tensor) -> Tensor:
 
 @_operator("pack(Tensor x) -> Tensor", _pack_fake)
 def _pack(x: Tensor) -> Tensor:
-    if x.is_cuda:
-        found: Tensor = arrays.as_torch(kernels.pack(x).words.view(np.int64))
-        return found
-    rows, lead = rows_of(x.detach())
-    words = cpu.pack(rows)
-    return torch.from_numpy(words.view(np.int64).copy()).reshape(*lead, words.shape[1])
+    words = kernels.pack(x.detach()).words.view(np.int64)
+    found: Tensor = arrays.as_torch(words) if x.is_cuda else torch.from_numpy(words.copy())
+    return found
 
 
 def pack(x: Tensor) -> Tensor:
@@ -130,7 +128,7 @@ def _by_tables(*operands: Tensor) -> bool:
     return reals.available() and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in operands)
 
 
-def _nhwc(x: Tensor) -> reals.Floats:
+def _nhwc(x: Tensor) -> Floats:
     """x (A, B, H, W) as a dense array (A, H, W, B): a view where it is channels-last."""
     return np.ascontiguousarray(x.detach().permute(0, 2, 3, 1).numpy())
 

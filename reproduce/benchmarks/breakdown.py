@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kernels import fixed, norm, reals
+from kernels import reals
+from kernels.cpu.step import fixed, norm
 from reproduce import spec
 from reproduce.nets import layers, products
 from reproduce.nets.layers import BinaryConv2d, BinaryLinear

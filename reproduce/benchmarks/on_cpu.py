@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import kernels
-from kernels import bench, cpu, pixels, timing
+from kernels import cpu, pixels
+from kernels.bench import on_cpu as bench
+from kernels.bench import timing
 from reproduce import nets, spec
 from reproduce.benchmarks import peer_onnx, record
 from reproduce.benchmarks.cells import CELLS, SCALE, SHIFT, images_of, net_of
@@ -54,7 +56,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         "code": machine.code(),
         "backend": kernels.describe("cpu"),
         "first_layer": pixels.describe("cpu"),
-        "threads": {"kernels": cpu._threads(None), "torch": machine.machine("cpu")["threads"]},
+        "threads": {"kernels": cpu.thread_count(), "torch": machine.machine("cpu")["threads"]},
         "bounds": bounds,
         "rows": rows,
         "notes": notes,

@@ -23,10 +23,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 import kernels
-from kernels import cuda, pixels, timing
-from kernels.bench import has_compiler
-from kernels.cuda import arrays, clock, launch, nvrtc, trial
-from kernels.cuda import bench as products
+from kernels import cuda, pixels
+from kernels.bench import clock, timing
+from kernels.bench import on_gpu as products
+from kernels.bench.on_cpu import has_compiler
+from kernels.cuda import arrays, launch, nvrtc, trial
 from reproduce import nets, spec
 from reproduce.benchmarks import record
 from reproduce.benchmarks.cells import CELLS, SCALE, SHIFT, images_of, net_of

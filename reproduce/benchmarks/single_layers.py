@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import kernels
-from kernels import timing
+from kernels.bench import timing
 from kernels.torch import BinaryConv2d, BinaryLinear, operators, pack
 from reproduce.benchmarks import peer_onnx, record
 from reproduce.records import machine, runs

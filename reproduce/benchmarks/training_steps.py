@@ -20,8 +20,8 @@ from rich.table import Table
 from torch import Tensor
 
 import kernels
-from kernels import reals, timing
-from kernels.bench import fp32_peak
+from kernels import reals
+from kernels.bench import on_cpu, timing
 from reproduce import spec
 from reproduce.benchmarks import breakdown, record
 from reproduce.benchmarks.cells import CELLS, SCALE, SHIFT, cell_settings, images_of
@@ -47,7 +47,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
     """The record of one run on this machine's CPU, all cores. `quick`: tiny nets, for tests."""
     started = runs.now()
     own = machine.machine("cpu")
-    peak = fp32_peak()
+    peak = on_cpu.peak("fp32_peak")
     rows, notes, bounds, parts, overheads = [], [], {}, {}, {}
     for name in CELLS:
         settings = cell_settings(name, quick)

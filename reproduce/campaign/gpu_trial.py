@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from kernels.bench.timing import said
 from kernels.cuda import trial
-from kernels.timing import said
 from reproduce import spec
 from reproduce.nets import tensorcores, ways
 from reproduce.nets.binarize import sign

@@ -25,7 +25,9 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 import kernels
-from kernels import build, cpu, reals, ternary
+from kernels import cpu, reals
+from kernels.cpu import build
+from kernels.cpu.step import ternary
 from kernels.environment import VariableError, variable
 from reproduce.nets import tensorcores, ways
 from reproduce.nets.binarize import binarize_weight
@@ -69,7 +71,7 @@ def fallback() -> str | None:
     Raises VariableError for another $REPRODUCE_PRODUCTS.
     """
     mode()
-    library = cpu._library()
+    library = cpu.library()
     if variable("REPRODUCE_PRODUCTS") or not isinstance(library, build.BuildError):
         return None
     return f"no compiled kernels: {str(library).splitlines()[0]}"

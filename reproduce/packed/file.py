@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kernels import Packed, Thresholds
-from kernels.packed import words_for
-from kernels.pixels import LocalThresholds
+from kernels import LocalThresholds, Packed, Thresholds
+from kernels.operands import words_for
 from reproduce import files, spec, yamlfile
 from reproduce.packed.net import (
     BitLayer,
@@ -179,7 +178,7 @@ def _packed(octets: NDArray[np.uint8], shape: Shape) -> Packed:
 
 
 def _narrow(level: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Levels within 32 bits: products are at most 2^31 - 2 (kernels.packed.MAX_K), so none is lost on the way."""
+    """Levels within 32 bits: products are at most 2^31 - 2 (`MAX_K` of kernels.operands), so none is lost."""
     return np.clip(level, -(2**31), 2**31 - 1)
 
 

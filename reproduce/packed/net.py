@@ -22,10 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import kernels
-from kernels import GpuPacked, Packed, Thresholds
+from kernels import GpuPacked, LocalThresholds, Packed, Thresholds, maxpool2x2
 from kernels.cuda import arrays, between
-from kernels.maxpool import maxpool2x2
-from kernels.pixels import LocalThresholds, pixel_conv2d_threshold
+from kernels.pixels import pixel_conv2d_threshold
 from reproduce import nets, spec
 from reproduce.nets.binarize import ap2
 from reproduce.training.train import Classifier

@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kernels import fixed, norm, ternary
-from kernels.memory import in_large_pages
-from kernels.packed import aligned
-from kernels.reals import Floats
+from kernels.arrays import Floats, aligned
+from kernels.cpu.step import fixed, norm, ternary
+from kernels.cpu.step.memory import in_large_pages
 from reproduce import nets
 from reproduce.nets.layers import BatchNorm, BinaryConv2d, BinaryLinear, ShiftBatchNorm, StdBatchNorm
 from reproduce.training.fused import Convolution, Latent, Linear, Values

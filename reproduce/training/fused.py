@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from kernels import first_layer, fixed, ternary
-from kernels.reals import Floats
+from kernels.arrays import Floats
+from kernels.cpu.step import first_layer, fixed, ternary
 from reproduce.nets.layers import BinaryConv2d, BinaryLinear
 
 Room = Callable[[str, tuple[int, ...], type[np.generic]], NDArray[Any]]

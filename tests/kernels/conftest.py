@@ -10,7 +10,8 @@ import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from kernels import build, cpu
+from kernels import cache, cpu
+from kernels.cpu import build
 
 Signs = Callable[..., NDArray[np.int64]]
 
@@ -43,7 +44,7 @@ def fake_compiler(tmp_path: Path) -> Callable[[str], str]:
 @pytest.fixture
 def quick(fake_compiler: Callable[[str], str]) -> str:
     """A compiler that copies the library which `own_cache` has compiled."""
-    made = build.find(f"kernels-{build._digest(*build._compiler())}", ".so")
+    made = cache.find(build.stem(*build.find_compiler()), ".so")
     return fake_compiler(f'for target; do :; done; cp {shlex.quote(str(made))} "$target"')
 
 

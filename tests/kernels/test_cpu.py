@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels import Thresholds, build, cpu, pack, timing, xnor_matmul, xnor_matmul_threshold
+from kernels import Thresholds, cache, cpu, pack, xnor_matmul, xnor_matmul_threshold
+from kernels.bench import on_cpu, timing
+from kernels.cpu import build
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here")
 
@@ -34,7 +36,7 @@ def start(script, **environment):
     return subprocess.Popen(
         [sys.executable, "-W", "always", "-c", CHECK + textwrap.dedent(script)],
         env={**os.environ, **environment},
-        cwd=build.SOURCES.parent.parent,
+        cwd=build.SOURCES.parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -70,7 +72,7 @@ def test_a_compiler_that_cannot_be_used_is_a_line_and_numpy_takes_over(tmp_path,
     limit = 1 if compiler == "hangs" else 100
     if body := bodies.get(compiler):
         compiler = fake_compiler(body)
-    script = f"from kernels import build; build.COMPILES = {limit}; check(1); print(cpu.isas())"
+    script = f"from kernels.cpu import build; build.COMPILE_SECONDS = {limit}; check(1); print(cpu.isas())"
     out, err = run(script, CC=compiler, KERNELS_CACHE=str(tmp_path / "cache"), PYTHONIOENCODING="utf-8")
     assert "('numpy',)" in out and err.count("RuntimeWarning") == 1 and words in err
 
@@ -190,13 +192,13 @@ def test_a_full_or_read_only_cache_folder(tmp_path, quick, monkeypatch, code):
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("KERNELS_CACHE", "/x/y")
-    assert str(build.cache_folder()) == "/x/y"
+    assert str(cache.cache_folder()) == "/x/y"
     monkeypatch.delenv("KERNELS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert build.cache_folder() == tmp_path / "xnor-kernels"
+    assert cache.cache_folder() == tmp_path / "xnor-kernels"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert build.cache_folder() == tmp_path / ".cache" / "xnor-kernels"
+    assert cache.cache_folder() == tmp_path / ".cache" / "xnor-kernels"
 
 
 def test_processes_and_threads_that_build_at_once(tmp_path, quick):
@@ -289,14 +291,16 @@ def test_a_forked_process_starts_its_own_threads():
 
 
 @pytest.mark.timed
-def test_roofline_is_above_a_product():
+def test_roofline_is_above_a_product(monkeypatch):
     if "avx512" not in cpu.isas():
-        assert cpu.roofline() is None
+        assert on_cpu.peak("xnor_roofline") is None
         return
-    rate = cpu.roofline(0.1, threads=1)
+    monkeypatch.setenv("KERNELS_THREADS", "1")
+    rate = on_cpu.peak("xnor_roofline", 0.1)
     a, b = (pack(np.random.default_rng(i).integers(0, 2, (2048, 2048)).astype(bool)) for i in range(2))
     out = np.empty((2048, 2048), np.int32)
     times = timing.interleave({"product": lambda: cpu.matmul(a, b, out, threads=1)}, 0.0, least=5, most=5)
     reached = 2 * 2048**3 / times["product"].min()
     assert rate is not None and 0.4 * rate < reached < 1.05 * rate
-    assert cpu.roofline(0.01, isa="portable") is None
+    monkeypatch.setenv("KERNELS_ISA", "portable")
+    assert on_cpu.peak("xnor_roofline", 0.01) is None

@@ -28,7 +28,9 @@ from kernels import (
     xnor_matmul,
     xnor_matmul_threshold,
 )
+from kernels.backend import BACKENDS, choose
 from kernels.cuda import launch, tiles
+from kernels.operands import Rows
 
 NAMES = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")
 KS = (1, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, pytest.param(100003, marks=pytest.mark.exhaustive))
@@ -152,7 +154,7 @@ def test_pack_bfloat16(cp):
     x = torch.randn(4, 70)
     x[0, 0], x[1, 0] = -0.0, float("inf")
     raw = cp.asarray(x.bfloat16().view(torch.int16).numpy().view(np.uint16))
-    rows = kernels.packed.Rows(raw, "bfloat16")
+    rows = Rows(raw, "bfloat16")
     words = cuda.XNOR.pack(rows)
     assert np.array_equal(to_host(GpuPacked(words, 70)).words, pack(x).words)
     raw[3, 69] = 0x7FC0
@@ -208,8 +210,8 @@ def test_without_a_gpu_each_backend_says_why(monkeypatch, signs):
 
 def test_auto_is_the_best_that_runs(cp, signs):
     a = cp.asarray(signs(3, 70))
-    best = next(name for name in reversed(NAMES) if kernels._BACKENDS[name].unavailable() is None)
-    assert kernels._backend("auto", True) is kernels._BACKENDS[best]
+    best = next(name for name in reversed(NAMES) if BACKENDS[name].unavailable() is None)
+    assert choose("auto", True) is BACKENDS[best]
     assert np.array_equal(numpy(xnor_matmul(a, a)), product(signs(3, 70), signs(3, 70)))
 
 
@@ -278,9 +280,9 @@ VARIANTS = [
 @pytest.mark.parametrize(("name", "kernel"), VARIANTS)
 def test_other_sizes_of_tiles(cp, signs, name, kernel):
     """Sizes that a GPU's owner may try."""
-    if reason := kernels._BACKENDS[name].unavailable():
+    if reason := BACKENDS[name].unavailable():
         pytest.skip(reason)
-    backend = dataclasses.replace(kernels._BACKENDS[name], kernel=kernel)
+    backend = dataclasses.replace(BACKENDS[name], kernel=kernel)
     a, b, rule = signs(300, 4700), signs(270, 4700, seed=1), random_rule(4700, 270)
     operands = pack(cp.asarray(a)), pack(cp.asarray(b))
     assert np.array_equal(numpy(backend.matmul(*operands, None)), product(a, b))
@@ -312,7 +314,7 @@ def test_the_emulator_notices(emulated, monkeypatch, signs, name, right, wrong):
     """A missing wait or barrier, bank conflicts, a wrong fragment, phase or descriptor."""
     if shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
-    found = kernels._BACKENDS[f"cuda-{name}"]
+    found = BACKENDS[f"cuda-{name}"]
     spoilt = copy.copy(found.kernel)
     assert right in spoilt.source
     object.__setattr__(spoilt, "source", spoilt.source.replace(right, wrong))

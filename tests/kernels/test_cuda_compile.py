@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import build
-from kernels.cuda import check, cublas, nvrtc, tensormap, tiles
+from kernels.bench import cublas
+from kernels.cuda import check, nvrtc, tensormap, tiles
 
 CASES = [(kernel, target) for kernel in tiles.KERNELS for target in kernel.architectures]
 SAMPLE = [(kernel, kernel.architectures[-1]) for kernel in tiles.KERNELS]
@@ -94,7 +94,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
         raise OSError("read-only")
 
     monkeypatch.setenv("KERNELS_CACHE", str(tmp_path))
-    monkeypatch.setattr(build, "keep", refuse)
+    monkeypatch.setattr(nvrtc, "keep", refuse)
     path = nvrtc.cubin_path(tiles.NAIVE.source, "naive", "89")
     assert path.read_bytes()[:4] == b"\x7fELF" and not os.listdir(tmp_path)
 

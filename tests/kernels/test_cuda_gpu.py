@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-import kernels
 from kernels import Thresholds, pack, unpack, xnor_matmul, xnor_matmul_threshold
-from kernels.cuda import cublas, launch
+from kernels.backend import BACKENDS
+from kernels.bench import cublas
+from kernels.cuda import launch
 from kernels.cuda.arrays import to_gpu, to_host
 
 pytestmark = pytest.mark.gpu
@@ -22,7 +23,7 @@ def cp():
 
 @pytest.fixture(params=NAMES)
 def name(request, cp):
-    if reason := kernels._BACKENDS[request.param].unavailable():
+    if reason := BACKENDS[request.param].unavailable():
         pytest.skip(reason)
     return request.param
 

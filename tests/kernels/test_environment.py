@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from kernels import build, cpu, pack
+from kernels import cpu, pack
+from kernels.cpu import build
 from kernels.environment import VariableError, cores, cpu_quota, user_cache, variable
 
 NO_HOME = """
@@ -44,7 +45,7 @@ def test_blank_variables_count_as_unset(monkeypatch, value):
         assert variable(name) is None
     wanted = cpu.isas()[0]
     assert cpu.describe() == f"cpu ({wanted}, {cores()} threads)"
-    assert build._compiler()[0] in (["cc"], ["gcc"], ["clang"])
+    assert build.find_compiler()[0] in (["cc"], ["gcc"], ["clang"])
     assert pack(np.ones((1, 3))).shape == (1, 3)
 
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from kernels import cpu, first_layer, fixed, ternary
+from kernels import cpu
+from kernels.cpu.step import first_layer, fixed, ternary
 
 ISAS = [isa for isa in cpu.isas() if isa != "numpy"]
 SIZES = ((1, 1, 1), (7, 5, 17), (100, 70, 784), (129, 9, 33), (300, 65, 40))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kernels import cpu, fixed, ternary
+from kernels import cpu
+from kernels.cpu.step import fixed, ternary
 
 ISAS = [isa for isa in cpu.isas() if isa != "numpy"]
 SIZES = ((1, 1, 1, 1, 1), (2, 5, 7, 130, 70), (3, 8, 8, 21, 64), (1, 12, 33, 8, 9), (2, 4, 4, 300, 129))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kernels import cpu, fixed, norm, ternary
+from kernels import cpu
+from kernels.cpu.step import fixed, norm, ternary
 from tests.kernels.test_fixed import error, quantized, reals
 
 ISAS = [isa for isa in cpu.isas() if isa != "numpy"]

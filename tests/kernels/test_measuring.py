@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from kernels import bench, build, cpu, timing
+from kernels.bench import on_cpu as bench
+from kernels.bench import timing
+from kernels.cpu import build, runtime
 
 
 def test_candidates_are_called_in_turns_after_a_warm_up():
@@ -132,7 +134,7 @@ def test_different_products_end_the_benchmark(monkeypatch):
 
 
 def test_without_a_compiler_the_rest_is_measured(monkeypatch):
-    monkeypatch.setattr(cpu, "_loaded", build.BuildError("none"))
+    monkeypatch.setattr(runtime, "loaded", build.BuildError("none"))
     rows, notes = bench.products(lambda _: None, quick=True)
     assert {r["candidate"] for r in rows} >= {bench.KERNEL, bench.FP32} and bench.NAIVE not in str(rows)
     assert any(note.startswith("no compiler") for note in notes)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels import memory
+from kernels.cpu.step import memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's large pages")

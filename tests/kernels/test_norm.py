@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from kernels import cpu, norm, ternary
+from kernels import cpu
+from kernels.cpu.step import norm, ternary
 
 ISAS = [isa for isa in cpu.isas() if isa != "numpy"]
 SIZES = ((1, 1), (100, 70), (129, 130), (1000, 3))

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels import pack, packed, xnor_conv2d, xnor_matmul
+from kernels import Packed, arrays, maxpool2x2, pack, pixels, reals, updates, xnor_conv2d, xnor_matmul
 
 
 def torch_conv2d(x, w, padding, stride):
@@ -46,7 +46,7 @@ def test_matmul_large_enough_for_threads_and_chunks(way, signs, m, n, k):
 def test_results_too_large_for_the_caches(signs, n, k, skip):
     """Those that begin on a cache line, in rows of whole lines, are stored another way (csrc/drive.c)."""
     a, b = signs(2900, k), signs(n, k, seed=1)
-    room, _ = packed.aligned(2900 * n + 16, np.int32)
+    room, _ = arrays.aligned(2900 * n + 16, np.int32)
     out = room[skip : skip + 2900 * n].reshape(2900, n)
     room[:] = 7
     assert out.nbytes > 1 << 25 and (out.ctypes.data % 64 == 0) == (skip == 0)
@@ -226,4 +226,41 @@ def test_padding_and_stride_of_any_whole_number_type(backend):
         with pytest.raises(TypeError, match="must be a whole number"):
             xnor_conv2d(x, w, padding, stride, backend)
     with pytest.raises(TypeError, match="K must be a whole number"):
-        packed.Packed(np.zeros((1, 1), np.uint64), 64.0)
+        Packed(np.zeros((1, 1), np.uint64), 64.0)
+
+
+@pytest.mark.parametrize("setting", [{"groups": 2}, {"dilation": 2}])
+def test_groups_and_dilation_are_refused_by_name(setting):
+    (name,) = setting
+    x, w = np.ones((1, 4, 4, 4), np.float32), np.ones((4, 3, 3, 4), np.float32)
+    with pytest.raises(TypeError, match=name):
+        xnor_conv2d(x, w, **setting)
+    with pytest.raises(TypeError, match=name):
+        pixels.pixel_conv2d(x.astype(np.uint8), pack(w), **setting)
+    with pytest.raises(TypeError, match=name):
+        reals.real_conv2d(x, reals.signs(w.reshape(9, 4, 4)), **setting)
+
+
+@pytest.mark.parametrize("padding", [(1, 1), (0, 1), "same"])
+def test_padding_that_is_no_number_is_refused_by_name(padding):
+    x, w = np.ones((1, 4, 4, 4), np.float32), np.ones((4, 3, 3, 4), np.float32)
+    with pytest.raises(TypeError, match="padding must be a whole number"):
+        pixels.pixel_conv2d(x.astype(np.uint8), pack(w), padding)
+    with pytest.raises(TypeError, match="padding must be a whole number"):
+        reals.real_conv2d(x, reals.signs(w.reshape(9, 4, 4)), padding=padding)
+
+
+@pytest.mark.parametrize("name", ["cuda-xnor", "cuda-naive"])
+def test_a_backend_for_a_gpu_refuses_arrays_of_the_host(name):
+    x, g = np.ones((1, 4, 4, 4), np.uint8), np.ones((4, 4), np.float32)
+    bits = pack(np.ones((1, 4, 4, 4)))
+    calls = [
+        lambda: pack(g, name),
+        lambda: maxpool2x2(bits, pack(np.ones(4)), name),
+        lambda: pixels.pixel_conv2d(x, bits, 0, name),
+        lambda: reals.real_matmul(g, reals.signs(g), backend=name),
+        lambda: updates.update(kernels.Rule("sgd", 0, 0, 0, 0.1, 1), g, g, g, g, name),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=f"'{name}' takes arrays on a GPU, not on the host"):
+            call()

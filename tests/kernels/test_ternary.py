@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kernels import cpu, ternary
+from kernels import cpu
+from kernels.cpu.step import ternary
 
 ISAS = [isa for isa in cpu.isas() if isa != "numpy"]
 EDGES = (1, 7, 8, 9, 63, 64, 65, 121)

@@ -326,18 +326,30 @@ def test_a_model_is_made_binary_over_its_own_parameters():
 
 
 @pytest.mark.parametrize(
-    ("layer", "words"),
+    ("setting", "words"),
     [
-        (nn.Conv2d(4, 4, 3, groups=2), "groups=2"),
-        (nn.Conv2d(4, 4, 3, dilation=2), "dilation"),
-        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "reflect"),
-        (nn.Conv2d(4, 4, 3, padding="same"), "same"),
-        (nn.Conv2d(4, 4, 3, stride=(1, 2)), "stride"),
+        ({"groups": 2}, "groups"),
+        ({"dilation": 2}, "dilation"),
+        ({"dilation": (1, 2)}, "dilation"),
+        ({"padding": 1, "padding_mode": "reflect"}, "padding_mode 'reflect'"),
+        ({"padding": "same"}, "padding 'same'"),
+        ({"stride": (1, 2)}, "stride that differs"),
+        ({"padding": (0, 1)}, "padding that differs"),
     ],
 )
-def test_what_has_no_binary_layer_is_named(layer, words):
-    with pytest.raises(ValueError, match=rf"^0: Conv2d\(.*{words}.*has no binary layer"):
-        make_binary(nn.Sequential(layer), ())
+def test_a_convolution_without_a_binary_layer_is_refused_by_the_name_of_the_setting(setting, words):
+    with pytest.raises(ValueError, match=f"^0: BinaryConv2d has no {words}"):
+        make_binary(nn.Sequential(nn.Conv2d(4, 4, 3, **setting)), ())
+    with pytest.raises(ValueError, match=f"^BinaryConv2d has no {words}"):
+        BinaryConv2d(4, 4, 3, **setting)
+
+
+def test_pairs_that_are_equal_are_one_stride_and_one_padding():
+    layer, x = BinaryConv2d(3, 5, (3, 2), stride=(2, 2), padding=(1, 1)), normal(2, 3, 8, 7)
+    close(layer(x), by_definition(layer, x))
+
+
+def test_a_name_that_no_layer_has_is_refused():
     with pytest.raises(ValueError, match="no Linear or Conv2d of the name 'first': there are 0, 2, 5"):
         make_binary(small_model(), {"first"})
 

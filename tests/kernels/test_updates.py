@@ -1,4 +1,4 @@
-"""Update rules in one pass against NumPy in float64: in C, the CUDA source on the host and (-m gpu) on a GPU."""
+"""Update rules against NumPy in float64: in C, in float32, the CUDA source on the host and (-m gpu) on a GPU."""
 
 import contextlib
 import shutil
@@ -8,7 +8,7 @@ import pytest
 import torch
 from emulator import installed
 
-from kernels import reals, updates
+from kernels import Rule, reals, updates
 from kernels.cuda import launch
 from kernels.cuda import updates as cuda_updates
 
@@ -31,13 +31,17 @@ def in_float64(rule, w, m, v, g, bound):
     return np.clip(w - RATE * m / under, -bound, bound), m, v
 
 
-@pytest.fixture(params=["c", "cuda on the host", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["c", "numpy", "cuda on the host", pytest.param("cuda", marks=pytest.mark.gpu)])
 def run(request, emulated, monkeypatch):
     if request.param == "c":
         if not reals.available():
             pytest.skip("no AVX-512 here")
         yield lambda rule, *arrays, bound: getattr(updates, rule)(
             *arrays, rate=RATE, beta1=BETA1, beta2=BETA2, eps=EPS[rule], bound=bound
+        )
+    elif request.param == "numpy":
+        yield lambda rule, *arrays, bound: updates.update(
+            Rule(rule, BETA1, BETA2, EPS[rule], RATE, bound), *arrays, backend="reference"
         )
     elif request.param == "cuda":
         if reason := launch.no_gpu():

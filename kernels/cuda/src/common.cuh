@@ -1,4 +1,4 @@
-// What every kernel shares: its one argument, asynchronous copies and the way from a count to a result.
+// Shared by all kernels: their argument, asynchronous copies, and how a count becomes a result.
 //
 // With bits a, b in {0, 1} for ±1, and zero bits where a convolution's tap lies outside the image,
 //     dot(m, n) = base[class of m][n] - 2 |a_m| + 4 |a_m and b_n|     (and form: base = start - 2 |b_n|)

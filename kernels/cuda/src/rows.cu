@@ -207,7 +207,7 @@ __device__ __forceinline__ u32 pooled(u32 a, u32 b, u32 c, u32 d, u32 falling) {
 }
 
 // 2x2 maxima of thresholds: x (images, height, width, granules) to (images, height / 2, width / 2, granules); a unit's
-// bit is the OR of four, or the AND where it is `falling` (kernels/maxpool.py)
+// bit is the OR of four, or the AND where it is `falling` (kernels.maxpool2x2)
 extern "C" __global__ void maxpool(const uint4* x, const uint4* falling, uint4* out, long long images, long long height,
                                    long long width, long long granules) {
     const long long out_h = height / 2, out_w = width / 2, total = images * out_h * out_w * granules;

@@ -1,6 +1,6 @@
-// Update rules of latent weights in one pass over memory (kernels/updates.py has the formulas). The rate is read from
-// device memory, so that a captured launch follows its schedule. The signs of the new weights go out beside them, so
-// that no other pass over the weights only takes signs.
+// Update rules of latent weights in one pass over memory (formulas: kernels.Rule). The rate is read from
+// device memory, so that a captured launch follows its schedule. The signs of the new weights are written beside them, so
+// that no other pass over the weights is needed.
 
 struct Update {
     float* w;
@@ -37,7 +37,7 @@ __device__ void update(const Update& u) {
             under = sqrtf(v) + eps;
         } else {
             const float size = fabsf(g);
-            v = ap2(v > size ? v : size) + eps;  // a gradient that is NaN stays
+            v = ap2(v > size ? v : size) + eps;  // a NaN gradient stays NaN
             under = v;
         }
         float w = fmaf(-rate, m / under, u.w[i]);

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kernels
-from kernels.pixels import LocalThresholds
+from kernels import LocalThresholds
 from reproduce.packed.export.graph import about
 from reproduce.packed.net import OutputLayer, PackedNet, RealLayer
 

@@ -1,0 +1,155 @@
+/* Products of {-1, 0, 1} by signs, exact: four values of a row make one of 81 tables of 16 small sums, and four signs of
+ * a column choose one of them.
+ *
+ * code     of four values of a row: bit b set where value b is 1, bit 4 + b where it is not 0.
+ * panel    64 columns of the right operand: a byte a column for every eight rows of it, bit b for +1 in row 8j + b.
+ * Sums are kept unsigned: 4 is added per code, and the total of it is subtracted at the end. */
+#include <string.h>
+
+#include "../xnor.h"
+
+#define COLS 64       /* of a panel */
+#define FLUSH 15      /* bytes of signs whose sums, at most 16 a byte, fit into eight bits */
+#define BLOCK_ROWS 96 /* rows of a task */
+#define ROWS 4        /* of a tile */
+
+/* cpu/step/ternary.py has the same fields in the same order, each 64 bits wide. */
+typedef struct {
+    const uint8_t *codes;
+    int64_t images, height, width;    /* rows of the result: images x height x width */
+    int64_t image, line, pixel;       /* codes from one image, line, pixel to the next */
+    int64_t segs, seg;                /* a row's codes: `segs` runs of `seg`, an even number, one every `line` */
+    const uint8_t *panels;
+    int64_t n;
+    int16_t *out; /* [row][n] */
+    int64_t isa, threads;
+} ternary_t;
+
+typedef void tile_fn(const ternary_t *t, const uint8_t *const *row, size_t rows, const uint8_t *panel, int16_t out[][COLS]);
+
+static uint8_t table[256][16] __attribute__((aligned(64)));
+
+static void make_table(void)
+{
+    for (int code = 0; code < 256; code++)
+        for (int at = 0; at < 16; at++) {
+            int sum = 4;
+            for (int b = 0; b < 4; b++)
+                if (code >> (4 + b) & 1) sum += (code >> b & 1) == (at >> b & 1) ? 1 : -1;
+            table[code][at] = (uint8_t)sum;
+        }
+}
+
+static void tile_portable(const ternary_t *t, const uint8_t *const *row, size_t rows, const uint8_t *panel,
+                          int16_t out[][COLS])
+{
+    for (size_t r = 0; r < rows; r++) {
+        uint16_t sum[COLS] = {0};
+        const uint8_t *signs = panel;
+        for (int64_t s = 0; s < t->segs; s++) {
+            const uint8_t *code = row[r] + s * t->line;
+            for (int64_t j = 0; j < t->seg; j += 2, signs += COLS) {
+                const uint8_t *low = table[code[j]], *high = table[code[j + 1]];
+                for (int c = 0; c < COLS; c++) sum[c] += (uint16_t)(low[signs[c] & 15] + high[signs[c] >> 4]);
+            }
+        }
+        for (int c = 0; c < COLS; c++) out[r][c] = (int16_t)(sum[c] - 4 * t->segs * t->seg);
+    }
+}
+
+#ifdef HAVE_X86
+#include <immintrin.h>
+
+#define AVX2 __attribute__((target("avx2")))
+#define V 2 /* vectors of 32 columns */
+#define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
+
+/* a code of every row; the empty statements keep gcc from reassociating the sums, for which it has too few registers */
+#define LOOK_UP(at)                                                                                      \
+    EACH(r, R) {                                                                                         \
+        const __m256i sums = _mm256_broadcastsi128_si256(*(const __m128i *)table[row[r][s * t->line + j + (at)]]); \
+        acc[r][0] = _mm256_add_epi8(acc[r][0], _mm256_shuffle_epi8(sums, i0));                           \
+        acc[r][1] = _mm256_add_epi8(acc[r][1], _mm256_shuffle_epi8(sums, i1));                           \
+        __asm__("" : "+x"(acc[r][0]), "+x"(acc[r][1]));                                                  \
+    }
+
+__attribute__((always_inline)) AVX2 static inline void tile_rows(const ternary_t *t, const uint8_t *const *row, const int R,
+                                                                 const uint8_t *panel, int16_t out[][COLS])
+{
+    const __m256i low = _mm256_set1_epi8(15), bytes = _mm256_set1_epi16(255);
+    __m256i sum[ROWS][V][2]; /* of even and of odd columns */
+    EACH(r, R) EACH(v, V) sum[r][v][0] = sum[r][v][1] = _mm256_setzero_si256();
+    for (int64_t s = 0; s < t->segs; s++)
+        for (int64_t j = 0; j < t->seg;) {
+            const int64_t end = j + 2 * FLUSH < t->seg ? j + 2 * FLUSH : t->seg;
+            __m256i acc[ROWS][V];
+            EACH(r, R) EACH(v, V) acc[r][v] = _mm256_setzero_si256();
+            for (; j < end; j += 2, panel += COLS) {
+                const __m256i a0 = _mm256_load_si256((const __m256i *)panel), a1 = _mm256_load_si256((const __m256i *)panel + 1);
+                __m256i i0 = _mm256_and_si256(a0, low), i1 = _mm256_and_si256(a1, low);
+                LOOK_UP(0)
+                i0 = _mm256_and_si256(_mm256_srli_epi16(a0, 4), low), i1 = _mm256_and_si256(_mm256_srli_epi16(a1, 4), low);
+                LOOK_UP(1)
+            }
+            EACH(r, R) EACH(v, V) {
+                sum[r][v][0] = _mm256_add_epi16(sum[r][v][0], _mm256_and_si256(acc[r][v], bytes));
+                sum[r][v][1] = _mm256_add_epi16(sum[r][v][1], _mm256_srli_epi16(acc[r][v], 8));
+            }
+        }
+    const __m256i off = _mm256_set1_epi16((int16_t)(4 * t->segs * t->seg));
+    EACH(r, R) EACH(v, V) {
+        const __m256i even = _mm256_sub_epi16(sum[r][v][0], off), odd = _mm256_sub_epi16(sum[r][v][1], off);
+        const __m256i a = _mm256_unpacklo_epi16(even, odd), b = _mm256_unpackhi_epi16(even, odd);
+        _mm256_storeu_si256((__m256i *)(out[r] + 32 * v), _mm256_permute2x128_si256(a, b, 0x20));
+        _mm256_storeu_si256((__m256i *)(out[r] + 32 * v + 16), _mm256_permute2x128_si256(a, b, 0x31));
+    }
+}
+
+AVX2 static void tile_avx2(const ternary_t *t, const uint8_t *const *row, size_t rows, const uint8_t *panel, int16_t out[][COLS])
+{
+    switch (rows) {
+        case 1: tile_rows(t, row, 1, panel, out); break;
+        case 2: tile_rows(t, row, 2, panel, out); break;
+        case 3: tile_rows(t, row, 3, panel, out); break;
+        case 4: tile_rows(t, row, 4, panel, out); break;
+        default: tile_rows(t, row, ROWS, panel, out); break;
+    }
+}
+#endif
+
+static void ternary_task(void *context, size_t task)
+{
+    const ternary_t *t = context;
+    tile_fn *tile = tile_portable;
+#ifdef HAVE_X86
+    if (t->isa > 0) tile = tile_avx2;
+#endif
+    const int64_t panels = (t->n + COLS - 1) / COLS, rows = t->images * t->height * t->width;
+    const int64_t panel = (int64_t)task % panels, from = (int64_t)task / panels * BLOCK_ROWS;
+    const int64_t to = from + BLOCK_ROWS < rows ? from + BLOCK_ROWS : rows;
+    const int64_t col = panel * COLS, cols = t->n - col < COLS ? t->n - col : COLS;
+    const uint8_t *signs = t->panels + panel * (t->segs * t->seg / 2) * COLS;
+    for (int64_t r = from; r < to; r += ROWS) {
+        const uint8_t *row[ROWS];
+        int16_t out[ROWS][COLS] __attribute__((aligned(64)));
+        const int64_t count = to - r < ROWS ? to - r : ROWS;
+        for (int64_t i = 0; i < count; i++) {
+            const int64_t x = (r + i) % t->width, y = (r + i) / t->width % t->height, image = (r + i) / t->width / t->height;
+            row[i] = t->codes + image * t->image + y * t->line + x * t->pixel;
+        }
+        tile(t, row, (size_t)count, signs, out);
+        for (int64_t i = 0; i < count; i++) memcpy(t->out + (r + i) * t->n + col, out[i], (size_t)cols * sizeof(int16_t));
+    }
+}
+
+int kernels_ternary_product(const ternary_t *t)
+{
+    static int made;
+    if (!__atomic_load_n(&made, __ATOMIC_ACQUIRE)) {
+        make_table(); /* two callers write the same */
+        __atomic_store_n(&made, 1, __ATOMIC_RELEASE);
+    }
+    const size_t rows = (size_t)(t->images * t->height * t->width), panels = (size_t)((t->n + COLS - 1) / COLS);
+    parallel(ternary_task, (void *)t, (rows + BLOCK_ROWS - 1) / BLOCK_ROWS * panels, (int)t->threads);
+    return 0;
+}

@@ -1,0 +1,132 @@
+"""8-bit images by ±1 filters in C (csrc/xnor/pixels.c), in one pass over the image.
+
+Two ways: eight bit planes, s = sum over n of 2^(n-1) (x^n . w) (arXiv 1602.02830, section 1, "first layer"), or,
+with AVX-512 VNNI, products of bytes. In NumPy where there is no compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels import reference
+from kernels.arrays import output, read_only
+from kernels.cpu.panels import Held, held, padded, panels, room
+from kernels.cpu.runtime import ISAS, compiled, fields, thread_count
+from kernels.operands import MAX_WINDOW, LocalThresholds, Packed, Rows, conv2d_shape, words_for
+
+
+class _Job(ctypes.Structure):
+    """`pixels_t` of csrc/xnor/pixels.c; pointers travel as integers, 0 for none."""
+
+    _fields_ = fields(
+        "pixels images height width channels taps_h taps_w pad out_h out_w panels n words start "
+        "out bits bits_bytes level flip level_y level_x bytes isa threads"
+    )
+
+
+def describe_pixels() -> str:
+    """What `pixel_conv2d` runs here, in words."""
+    names = {"bytes": "bytes by ±1 (VNNI)", "planes": "bit planes, fused"}
+    return names[ways()[0]] if ways() else reference.describe_pixels()
+
+
+def ways() -> tuple[str, ...]:
+    """The ways that run here, the fastest first: `bytes`, `planes`; none without a compiler."""
+    return () if (found := compiled()) is None else _ways(*found)
+
+
+@cache
+def _ways(library: ctypes.CDLL, level: int) -> tuple[str, ...]:
+    return ("bytes", "planes") if ISAS[level] == "avx512" and library.kernels_has_bytes() else ("planes",)
+
+
+def pixel_conv2d(
+    x: NDArray[np.uint8], w: Packed, padding: int, out: NDArray[np.int32] | None = None, *, way: str | None = None
+) -> NDArray[np.int32]:
+    """x (N, H, W, C) by w (Cout, kh, kw, C), zero border: int32 (N, H', W', Cout). `way`: one of `ways()`."""
+    result = output(conv2d_shape(x, w, padding), out)
+    if not _run(x, w, padding, way, out=result.ctypes.data):
+        reference.pixel_conv2d(x, w, padding, result)
+    return result
+
+
+def pixel_conv2d_threshold(
+    x: NDArray[np.uint8], w: Packed, rule: LocalThresholds, padding: int, *, way: str | None = None
+) -> NDArray[np.uint64]:
+    """`pixel_conv2d` against a threshold for each filter and position: words (N, H', W', ceil(Cout / 64))."""
+    shape = conv2d_shape(x, w, padding)
+    bits = np.zeros((*shape[:3], words_for(shape[3])), np.uint64)
+    level, flip, row, column = _lanes(rule)
+    fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[3] * 8, "level": level.at, "flip": flip.at}
+    if _run(x, w, padding, way, **fused, level_y=row.at, level_x=column.at):
+        return read_only(bits)
+    found = rule.apply(reference.pixel_conv2d(x, w, padding))
+    return reference.pack(Rows(found.reshape(-1, shape[3]), "bool")).reshape(bits.shape)
+
+
+def _run(x: NDArray[np.uint8], w: Packed, padding: int, way: str | None, **target: int) -> bool:
+    """Runs the C into `target`; False where NumPy has to. ValueError for a way that does not run here."""
+    if way is not None and way not in ways():
+        raise ValueError(f"way {way!r} does not run here: {', '.join(ways()) or 'none'} would")
+    if (found := compiled()) is None:
+        return False
+    library, level = found
+    chosen = way or ways()[0]
+    flat, start = _flat(w)
+    filters = _panels(library, flat, chosen)
+    _, out_h, out_w, n = conv2d_shape(x, w, padding)
+    x = np.ascontiguousarray(x)
+    job = _Job(
+        pixels=x.ctypes.data, images=x.shape[0], height=x.shape[1], width=x.shape[2], channels=x.shape[3],
+        taps_h=w.shape[1], taps_w=w.shape[2], pad=padding, out_h=out_h, out_w=out_w,
+        panels=filters.at, n=n, words=flat.words.shape[1], start=start.at,
+        bytes=chosen == "bytes", isa=level, threads=thread_count(), **target,
+    )  # fmt: skip
+    library.kernels_pixels(ctypes.byref(job))
+    return True
+
+
+def _flat(w: Packed) -> tuple[Packed, Held]:
+    """The filters as rows of kh kw C bits, and twice the number of ones of each row, padded to whole panels."""
+    made: tuple[Packed, Held] | None = w.derived.get("pixel rows")
+    if made is None:
+        k = math.prod(w.shape[1:])
+        flat = Packed(reference.pack(Rows(reference.unpack(w).reshape(w.shape[0], k), "int8")), k)
+        start = np.zeros(padded(w.shape[0]), np.int32)
+        start[: w.shape[0]] = 2 * flat.counts
+        made = w.derived["pixel rows"] = (flat, held(start))
+    return made
+
+
+def _panels(library: ctypes.CDLL, flat: Packed, way: str) -> Held:
+    n, words = flat.words.shape
+    if way == "planes":
+        return panels(library, flat, words, thread_count())
+    made: Held | None = flat.derived.get("byte panels")
+    if made is None:
+        made = room(padded(n) * words, np.uint64)
+        pointer, count = ctypes.c_void_p, ctypes.c_int64
+        library.kernels_byte_panels(pointer(flat.address), count(n), count(words), pointer(made.at))
+        flat.derived["byte panels"] = made
+    return made
+
+
+def _lanes(rule: LocalThresholds) -> tuple[Held, ...]:
+    """The rule as (dot ^ flip) >= level, classes as offsets; lanes without a unit are never set."""
+    made: tuple[Held, ...] | None = rule.derived.get("pixel lanes")
+    if made is None:
+        rows, columns, n = rule.level.shape
+        level = np.full((rows, columns, padded(n)), np.iinfo(np.int32).max, np.int32)
+        flip = np.zeros(padded(n), np.int32)
+        flip[:n] = -rule.below.astype(np.int32)
+        beyond = 255 * MAX_WINDOW + 1
+        level[:, :, :n] = np.clip(rule.level, -beyond, beyond) ^ flip[:n]
+        offsets = (rule.row * (columns * padded(n)), rule.column * padded(n))
+        made = tuple(held(np.ascontiguousarray(array)) for array in (level, flip, *offsets))
+        rule.derived["pixel lanes"] = made
+    return made
