@@ -12,7 +12,6 @@ from reproduce.report.curves import COST, ERROR
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
-from reproduce.running import FOLDER
 
 
 def label(run: Running) -> str:
@@ -55,7 +54,7 @@ def summary(evidence: Evidence) -> pd.DataFrame:
                 "code": ", ".join(filter(None, made_by)),
                 "dirty": bool(marks),
                 "note": "; ".join(marks),
-                "records": f"{evidence.name}/{FOLDER}/{run.stem}.json",
+                "records": f"{evidence.name}/running/{run.stem}.json",
             }
         )
     return pd.DataFrame(lines)
