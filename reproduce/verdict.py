@@ -13,8 +13,8 @@ sum alone, known from all images that any two runs disagree on, and the least th
 tend to make up for each other. So neither replaces the other: at a large spread s decides with its n - 1 degrees
 of freedom, as images of a run go wrong together; where the seeds agree better than independent images would let
 them, v does. It gets two degrees of freedom more than s: t(p, n - 1) would cost power against a difference of
-one or two margins, and a normal quantile would take images for independent without a doubt (the report's
-simulation tries both). Where it is not known which images were wrong, or no two runs disagree on any, v is the
+one or two margins, and a normal quantile would take images for independent without a doubt (`make simulate`
+tries both). Where it is not known which images were wrong, or no two runs disagree on any, v is the
 binomial variance of the mean error, the most that independent images can make, taken as known (normal
 quantiles).
 

@@ -68,15 +68,4 @@ def energy():
     return pd.DataFrame(lines)
 
 
-def simulation():
-    lines = []
-    for n in range(1, 11):
-        for spread in (0.1, 1.0):
-            for shift in (0, 3):
-                said = {"reproduced": 5.0 * n, "not reproduced": 2.0 * n, "better than the paper": 1.0 * n}
-                for verdict, share in (said | {"inconclusive": 100 - sum(said.values())}).items():
-                    lines.append({"n": n, "spread": spread, "shift": shift, "verdict": verdict, "share": share})
-    return pd.DataFrame(lines)
-
-
-FIGURES = {made.__name__: made for made in (figure1, figure2a, figure2b, figure3, energy, simulation)}
+FIGURES = {made.__name__: made for made in (figure1, figure2a, figure2b, figure3, energy)}

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reproduce import files, spec, yamlfile
-from reproduce.records import runs
 from reproduce.report import (
     ablations,
     claims,
@@ -22,8 +21,8 @@ from reproduce.report import (
     folder,
     groups,
     page,
+    rule,
     running,
-    simulation,
     speed,
     table1,
 )
@@ -43,12 +42,13 @@ def sections(evidence: Evidence) -> list[Section]:
     found += [ablations.section(evidence)]
     found += [running.section(evidence)] if evidence.running else []
     found += [part.section(evidence) for part in (filters, speed, energy)]
-    return [*found, speed.training(evidence), simulation.section(evidence)]
+    return [*found, speed.training(evidence), rule.section()]
 
 
 def summary(evidence: Evidence) -> str:
     """The page's first words: how many of the paper's cells are measured, what came of them and of the claims."""
-    frame = table1.frame(evidence.runs, evidence.cells, evidence.name, quoted=False)
+    frame = table1.every(evidence)
+    frame = frame[~frame["quoted"].astype(bool)]
     paper, short, small = (frame[frame["scale"] == scale] for scale in table1.SCALES)
     run = paper[paper["seeds"] > 0]
     words = [f"{count} {verdict}" for verdict, count in run["verdict"].value_counts(sort=False).items()]
@@ -73,7 +73,7 @@ def tables(evidence: Evidence, parts: Sequence[Section] = ()) -> dict[str, str]:
 
     Without `parts` only Table 1's own, which take no time.
     """
-    frame = table1.frame(evidence.runs, evidence.cells, evidence.name)
+    frame = table1.every(evidence)
     return {
         "table1.csv": exports.csv(frame),
         "table1.md": f"# Table 1\n\n{exports.markdown(frame)}",
@@ -137,9 +137,11 @@ def sources(evidence: Evidence) -> Section:
 
 def refresh(say: Say, force: bool = False) -> None:
     """Bring results/report and README's table up to date with the committed records; raises as `write` does."""
+    from reproduce import runs  # which needs torch: a report does not
+
     evidence = gather(runs.PUBLISHED, cells(), say)
     write(evidence, runs.PUBLISHED / "report", force=force)
     readme = yamlfile.ROOT / "README.md"
-    frame = table1.frame(evidence.runs, evidence.cells)
+    frame = table1.every(evidence)
     files.write_whole(readme, exports.into_readme(readme.read_text(encoding="utf-8"), frame))
     say(f"written: {yamlfile.shown(runs.PUBLISHED / 'report')} and README's table")

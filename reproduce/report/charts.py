@@ -41,12 +41,6 @@ MARKS: dict[str, Any] = {
 }  # told apart in grey by their shapes
 SHIFT = 6  # epochs by which the paper's points of the three nets stand apart
 FAMILIES = {"naive": (GREY, ""), "library": (BLUE, "///"), "xnor": (VERMILLION, "xxx")}
-VERDICTS = {  # colour, hatch
-    "reproduced": (GREEN, ""),
-    "better than the paper": (BLUE, "////"),
-    "inconclusive": ("none", ""),
-    "not reproduced": (VERMILLION, "xxxx"),
-}
 VARIANTS = {"float": (GREY, ""), "binary weights": (BLUE, "///"), "binary": (VERMILLION, "xxx")}
 
 
@@ -356,43 +350,4 @@ def energy(frame: pd.DataFrame) -> Figure:
         axes.xaxis.set_minor_formatter(NullFormatter())
     handles = [Patch(facecolor=VARIANTS[v][0], edgecolor=INK, hatch=VARIANTS[v][1], label=v) for v in variants]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def simulation(frame: pd.DataFrame) -> Figure:
-    """Shares of the verdicts (percent) by number of seeds, stacked: a row a spread, a column a true shift."""
-    if frame.empty:
-        return empty()
-    spreads, shifts = sorted(set(frame["spread"])), sorted(set(frame["shift"]))
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.95 * len(spreads)))
-    panels = figure.subplots(len(spreads), len(shifts), sharex=True, sharey=True, squeeze=False)
-    for (i, spread), (j, shift) in itertools.product(enumerate(spreads), enumerate(shifts)):
-        axes, here = panels[i][j], frame[(frame["spread"] == spread) & (frame["shift"] == shift)]
-        shares = here.pivot_table(index="n", columns="verdict", values="share").reindex(columns=list(VERDICTS))
-        edges = [*(shares.index - 0.5), shares.index.max() + 0.5]
-        below = [0.0] * len(edges)
-        for verdict, (colour, hatch) in VERDICTS.items():
-            share = shares[verdict].fillna(0).to_list()
-            top = [b + s for b, s in zip(below, [*share, share[-1]], strict=True)]
-            axes.fill_between(
-                edges, below, top, step="post", facecolor=colour, hatch=hatch, edgecolor=INK, linewidth=0
-            )
-            below = top
-        axes.set_xlim(shares.index.min() - 0.5, shares.index.max() + 0.5)
-        axes.set_ylim(0, 100)
-        axes.grid(visible=False)
-        axes.set_title(f"shift {shift:g}" if i == 0 else "", fontsize=9.5)
-        axes.yaxis.set_major_locator(MaxNLocator(2))
-        axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    for axes, spread in zip(panels[:, 0], spreads, strict=True):
-        axes.set_ylabel(f"spread {spread:g}", fontsize=9.5)
-    for axes in panels[-1]:
-        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-        axes.set_xlabel("seeds")
-    handles = [
-        Patch(facecolor=colour, hatch=hatch, edgecolor=INK, linewidth=0.5, label=verdict)
-        for verdict, (colour, hatch) in VERDICTS.items()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from scipy import stats
 
 from reproduce.records import Record
 from reproduce.report import compare, energy, filters, speed, table1
-from reproduce.report.evidence import Bench, Evidence, Ratio, Timing, note, notes
+from reproduce.report.evidence import Bench, Evidence, Ratio, Timing, note, notes, once, the_paper
 from reproduce.report.parts import Column, Section, Table
 from reproduce.report.rows import main
 from reproduce.spec import paper
@@ -408,12 +407,12 @@ HOW = {  # to measure what has no evidence yet
 COLUMNS = ["claim", "printed", "measured", "where", "verdict", "source", "dirty", "note", "records", "again"]
 
 
-@cache
 def printed() -> tuple[dict[str, Any], ...]:
     """The paper's claims: id, claim, value, unit, where."""
-    return tuple(paper.read()["claims"])
+    return tuple(the_paper()["claims"])
 
 
+@once
 def frame(evidence: Evidence) -> pd.DataFrame:
     """Every claim, one line per finding; a claim with no evidence is `not measured`."""
     lines = []

@@ -10,7 +10,7 @@ import pandas as pd
 
 from reproduce.records import Record
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, notes
+from reproduce.report.evidence import Evidence, notes, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import label, main
 from reproduce.report.table1 import CODE, SCALES, again, with_note
@@ -23,7 +23,7 @@ ERROR, COST = "validation error", "training cost"
 
 def printed() -> list[dict[str, Any]]:
     """The paper's points: the middle of the digitised range; NaN where it lies above the axis."""
-    figure = paper.read()["figure1"]
+    figure = the_paper()["figure1"]
     lines = []
     for curve in figure["curves"]:
         series = next(s for s in SERIES if curve["curve"].startswith(s.split(" (float)")[0]))

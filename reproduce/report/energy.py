@@ -10,7 +10,7 @@ import pandas as pd
 from reproduce import spec
 from reproduce.records import stem_of
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, Packed, newest, note
+from reproduce.report.evidence import Evidence, Packed, newest, note, once, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 from reproduce.spec import paper
@@ -31,7 +31,7 @@ SIZES = {"8K": 2**13, "32K": 2**15, "1M": 2**20}  # bytes; what does not fit lie
 @cache
 def constants() -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Table 2 (operation -> multiply, add) and Table 3 (memory -> low, high), picojoules."""
-    tables = paper.read()
+    tables = the_paper()
     return (
         {r["operation"]: r for r in tables["table2"]["rows"]},
         {r["memory"]: r for r in tables["table3"]["rows"]},
@@ -103,6 +103,7 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+@once
 def files(evidence: Evidence) -> pd.DataFrame:
     """The newest packed net of each run: bytes of the real file against its weights in float32."""
     lines = []

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from reproduce import spec
+from reproduce import paper, spec
 from reproduce.datasets import DATASETS
 from reproduce.files import read_sealed
 from reproduce.records import (
@@ -31,6 +32,8 @@ from reproduce.report.rows import apart, made_by
 
 Say = Callable[[str], None]
 NO_CHECKSUM = "no checksum in the record"
+once = lru_cache(maxsize=2)
+"""For what several parts of a report ask of one `Evidence`; nobody changes what comes back."""
 CURVES = "cifar10"  # the data set whose curves Figure 1 shows; others' are not kept in memory
 
 
@@ -134,7 +137,7 @@ class Packed(Known):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """The usable records of one store, and a line for each file or kind of record left out."""
 
@@ -165,6 +168,12 @@ class Evidence:
 
     def paths(self, records: Sequence[Record]) -> str:
         return "; ".join(self.path(r) for r in records)
+
+
+@cache
+def the_paper() -> dict[str, Any]:
+    """What the paper prints (`experiments/paper.yaml`), read once."""
+    return paper.read()
 
 
 def cells(own: Path | None = None) -> list[spec.Cell]:

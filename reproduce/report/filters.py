@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import pandas as pd
 
@@ -11,7 +10,7 @@ from reproduce import spec
 from reproduce.records import Record
 from reproduce.records import filter_counts as filters
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, notes
+from reproduce.report.evidence import Evidence, notes, once, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import main
 from reproduce.report.table1 import SCALES, again, with_note
@@ -88,6 +87,7 @@ def averages(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     )
 
 
+@once
 def summary(evidence: Evidence) -> pd.DataFrame:
     """One line per cell, scale and rule: `averages` over the layers, and their mean over the seeds, in percent."""
     lines = []
@@ -145,11 +145,9 @@ def picture(record: Record) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=PICTURE)
 
 
-@cache
 def printed() -> float:
     """The paper's share of unique filters, in percent."""
-    claims = paper.read()["claims"]
-    return float(next(c["value"] for c in claims if c["id"] == "unique filters"))
+    return float(next(c["value"] for c in the_paper()["claims"] if c["id"] == "unique filters"))
 
 
 def section(evidence: Evidence) -> Section:

@@ -12,7 +12,6 @@ import warnings
 from xml.etree import ElementTree
 
 import matplotlib
-import seaborn as sns
 from matplotlib.figure import Figure
 
 INK = "#1b1e22"  # becomes currentColor: the page's ink, dark or light
@@ -22,7 +21,8 @@ DEFAULTS = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startsw
 """Matplotlib's own settings, whatever the user's matplotlibrc says (TeX for all text, say)."""
 LIGHT, DARK = "#e3d9c3", "#44617f"  # tiles, the same on a light and a dark page
 WIDTH = 5.0  # inches
-STYLE = sns.axes_style("ticks") | {
+STYLE = DEFAULTS | {
+    "axes.axisbelow": True,
     "axes.edgecolor": INK,
     "axes.facecolor": "none",
     "axes.grid": True,
@@ -47,6 +47,7 @@ STYLE = sns.axes_style("ticks") | {
     "legend.frameon": False,
     "legend.handlelength": 3,
     "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
     "text.color": INK,
     "text.parse_math": False,  # names come from records: a dollar sign is a dollar sign
     "xtick.color": INK,
@@ -54,7 +55,6 @@ STYLE = sns.axes_style("ticks") | {
     "ytick.color": INK,
     "ytick.labelsize": 9.5,
 }
-STYLE = DEFAULTS | STYLE
 CONTROL = dict.fromkeys([*range(0, 9), 11, 12, *range(14, 32)])  # not allowed in XML
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ElementTree.register_namespace("", SVG)

@@ -55,7 +55,7 @@ def summary(evidence: Evidence) -> pd.DataFrame:
                 "code": ", ".join(filter(None, made_by)),
                 "dirty": bool(marks),
                 "note": "; ".join(marks),
-                "records": f"{evidence.name}/{FOLDER}/{run.stem}.json",
+                "records": f"{evidence.name}/running/{run.stem}.json",
             }
         )
     return pd.DataFrame(lines)

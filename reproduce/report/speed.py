@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reproduce.report import charts
-from reproduce.report.evidence import Bench, Evidence, Timing, newest, note
+from reproduce.report.evidence import Bench, Evidence, Timing, newest, note, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 from reproduce.spec import paper
@@ -77,7 +77,7 @@ def labelled(frame: pd.DataFrame) -> pd.Series:
 def printed() -> list[dict[str, Any]]:
     """The paper's bars in seconds, with the reading's uncertainty and the ratios between them."""
     lines = []
-    for bar in paper.read()["figure3"]["bars"]:
+    for bar in the_paper()["figure3"]["bars"]:
         if bar["unit"] != "seconds":
             continue
         for key, (kind, candidate) in BARS.items():

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reproduce import outcomes, spec, verdict
 from reproduce.records import Record
-from reproduce.report.evidence import Evidence, by_order, notes
+from reproduce.report.evidence import Evidence, by_order, notes, once, the_paper
 from reproduce.report.parts import Column, Section, Table
 from reproduce.report.rows import apart, label
 from reproduce.spec import paper
@@ -56,7 +56,7 @@ TITLES = {
 def printed() -> tuple[dict[str, Any], ...]:
     """The rows of the paper's Table 1, in its order: row, group, dataset, paper, plus_minus; errors in percent."""
     found = []
-    for row in paper.read()["table1"]["rows"]:
+    for row in the_paper()["table1"]["rows"]:
         for dataset, error in row["error"].items():
             error = error if isinstance(error, dict) else {"value": error}
             line = {"row": row["row"], "group": row["group"], "dataset": dataset}
@@ -104,6 +104,12 @@ def frame(
         return column.map(lambda value: order.index(value) if value in order else len(order))
 
     return found.sort_values(["scale", "row", "dataset"], key=rank, kind="stable", ignore_index=True)
+
+
+@once
+def every(evidence: Evidence) -> pd.DataFrame:
+    """`frame` of all that is measured, and of the quoted rows."""
+    return frame(evidence.runs, evidence.cells, evidence.name)
 
 
 def _quoted(entry: dict[str, Any]) -> dict[str, object]:
@@ -326,10 +332,9 @@ def with_order(frame: pd.DataFrame, *columns: Column) -> tuple[Column, ...]:
 
 def section(evidence: Evidence) -> Section:
     """Table 1 at each scale, the same runs machine by machine, and those that broke off."""
-    every = frame(evidence.runs, evidence.cells, evidence.name)
     tables = []
     for scale in SCALES:
-        part = every[every["scale"] == scale].reset_index(drop=True)
+        part = every(evidence).query("scale == @scale").reset_index(drop=True)
         part["seeds"] = part["seeds"].where(~part["quoted"].astype(bool))
         if not len(part):
             continue

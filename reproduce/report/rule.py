@@ -1,0 +1,92 @@
+"""The verdict's rule in words, and how often it errs by the committed simulation (`trials.TABLE`)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from reproduce.report import trials
+from reproduce.report.parts import Column, Section, Table
+
+
+def tried() -> pd.DataFrame:
+    """The worst of `trials.TABLE` by rule and number of seeds.
+
+    Columns: spread ("wide" where it is over a quarter of the error, else "usual"), rule, seeds, cases; false_not
+    and false_better (the largest); of spreads up to half a margin lucky (the largest), equal and found (the
+    smallest); lost (the largest from trials.POWER_FROM points of spread on); in percent and points.
+    """
+    found = pd.read_csv(trials.TABLE)
+    margin = 1.96 * np.sqrt(found["error"] * (100 - found["error"]) / found["images"])
+    lines = []
+    for wide in (False, True):
+        for rule in trials.RULES:
+            for seeds in trials.SEEDS:
+                here = (found["rule"] == rule) & (found["seeds"] == seeds)
+                here &= (found["spread"] > found["error"] / 4) == wide
+                of, near = found[here], found[here & (found["spread"] <= margin / 2)]
+                lines.append(
+                    {"spread": "wide" if wide else "usual", "rule": rule, "seeds": seeds, "cases": len(of)}
+                    | {name: of[name].max() for name in ("false_not", "false_better")}
+                    | {"lucky": near["lucky"].max()}
+                    | {name: near[name].min() for name in ("equal", "found")}
+                    | {"lost": of.loc[of["spread"] >= trials.POWER_FROM, "lost"].max()}
+                )
+    return pd.DataFrame(lines)
+
+
+def section() -> Section:
+    """The rule in a paragraph, and the worst of the simulation."""
+    worst, percent = tried(), "%"
+    usual, wide = (worst[(worst["rule"] == trials.NOW) & (worst["spread"] == of)] for of in ("usual", "wide"))
+    unknown = worst[(worst["rule"] == "images not known") & (worst["spread"] == "usual")]
+    text = (
+        "A cell's verdict is computed from its runs. Let d be our mean minus the paper's figure, s the standard "
+        "deviation of n runs, and v the variance that their disagreement on single images would make if images "
+        "were independent: with k of n runs wrong on an image, v = Σ k (n - k) / (n (n - 1)) / N² over the N "
+        "test images. A run is taken to scatter by R(p) = max(t(p, n-1) · s, t(p, n+1) · √v): seeds can agree "
+        "by luck, but not on thousands of images. Not at the paper's scale: not run, short schedule or small "
+        "scale. Fewer than three runs: inconclusive. |d| + R(.95)/√n < margin: reproduced (two one-sided "
+        "tests). Otherwise, |d| > R(.975) · √(1 + 1/n): better than the paper (d < 0) or not reproduced (d > "
+        "0). Else inconclusive. Where records do not say which images were wrong, v is the binomial variance of "
+        "the mean error, the most that independent images can make, with normal quantiles. The margin is "
+        "declared with the experiment: the binomial 95 % half-width of the paper's figure, which is how far "
+        "that figure may lie from its recipe's error on fresh images. Our runs and the paper's share their test "
+        "images, so d itself holds only the scatter from run to run: ours, and that of the paper's figure, one "
+        "more run.",
+        f"The rule was tried image by image (`make simulate`; {len(trials.CASES)} cases: "
+        f"{_listed(trials.CASES, 'images')} test images, errors of {_listed(trials.CASES, 'error')} %, spreads "
+        f"of {_listed(trials.CASES, 'spread')} points, {trials.TRIALS:,} made-up cells each), against other "
+        "estimates of the scatter: the table has the worst case of each. With a spread of up to a quarter of "
+        "the error, where the truth is the paper's, “not reproduced” comes in at most "
+        f"{usual['false_not'].max():.1f} % and “better” in at most {usual['false_better'].max():.1f} %; where "
+        f"the spread is half of the error, in {wide['false_not'].max():.1f} and {wide['false_better'].max():.1f} "
+        f"%, as such errors are skewed. From {trials.POWER_FROM} points of spread on, against a shift of "
+        f"{min(trials.SHIFTS)} to {max(trials.SHIFTS)} margins to either side, it has at most "
+        f"{max(usual['lost'].max(), wide['lost'].max()):.1f} points less power than the seeds alone; without the "
+        f"images, {unknown['lost'].max():.0f} points less at a shift of one margin.",
+    )
+    columns = (
+        *(Column("rule", "scatter by"), Column("spread", "spread", hint="wide: over a quarter of the error")),
+        *(Column("seeds", "seeds", 0), Column("cases", "cases", 0)),
+        Column("false_not", "false “not reproduced”", 1, percent, "the most, where the truth is the paper's"),
+        Column("false_better", "false “better”", 1, percent, "the most, where the truth is the paper's"),
+        Column(
+            "lucky",
+            "if lucky",
+            1,
+            percent,
+            "both, in the fifth whose seeds agree most: the most, of spreads up to half a margin",
+        ),
+        Column("equal", "equal, “reproduced”", 1, percent, "the fewest, of spreads up to half a margin"),
+        Column("found", "found", 1, percent, "three margins off, the fewest, of spreads up to half a margin"),
+        Column("lost", "power lost", 1, "points", "the most, against the seeds alone"),
+    )
+    table = Table("rules", "The rule and other estimates of the scatter, image by image.", worst, columns)
+    return Section("verdicts", "Verdicts: the rule, and how often it errs", text, (table,))
+
+
+def _listed(cases: list[trials.Case], name: str) -> str:
+    values = sorted({getattr(case, name) for case in cases})
+    said = [f"{v:,}" if isinstance(v, int) else f"{v:g}" for v in values]
+    return f"{', '.join(said[:-1])} and {said[-1]}"
