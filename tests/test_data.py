@@ -324,6 +324,7 @@ def mute_server(monkeypatch):
 
     def hang(*_):
         time.sleep(30)
+        raise OSError("no answer")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     monkeypatch.setattr(fetch, "ANSWER_SECONDS", 0.3)

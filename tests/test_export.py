@@ -238,12 +238,12 @@ def test_a_file_that_predicts_otherwise_is_not_kept(tmp_path, data_folder, monke
         ({"activation": "relu"}, "blocks.0.act: relu activations: only ±1"),
     ],
 )
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_net_that_cannot_be_exported_names_what_is_in_the_way(tmp_path, data_folder, kind, net, reason):
+def test_a_net_that_cannot_be_exported_names_what_is_in_the_way(tmp_path, data_folder, net, reason):
     store = tmp_path / "store"
     record = go(store, data_folder, [made_cell(train={"epochs": 1}, net=net)]).records[0]
-    done = run("export", record.stem, "--format", kind, "--results", store, "--data", data_folder)
-    assert done.exit_code == 2 and done.stderr.count("\n") == 1 and reason in done.stderr, done.output
+    for kind in ("onnx", "npz") if qonnx.missing() else ("onnx", "npz", "qonnx"):
+        done = run("export", record.stem, "--format", kind, "--results", store, "--data", data_folder)
+        assert done.exit_code == 2 and done.stderr.count("\n") == 1 and reason in done.stderr, done.output
     assert not (store / "exports").exists()
 
 
