@@ -83,7 +83,8 @@ def test_a_row_with_an_umlaut_on_an_ascii_terminal(tmp_path, data_folder):
     """Processes beside the first print, too."""
     program = f"""
 import sys
-from reproduce import cli, spec
+from reproduce import spec
+from reproduce.cli import app as cli
 if __name__ == "__main__":
     spec.cells.__defaults__ = (None, __import__("pathlib").Path({str(tmp_path / "experiments")!r}))
     cli.main()

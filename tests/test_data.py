@@ -100,8 +100,7 @@ FETCH = """
 import dataclasses, sys, time
 from pathlib import Path
 import numpy as np
-from reproduce import data, fetch
-from reproduce.datasets import DATASETS
+from reproduce.datasets import DATASETS, data, fetch
 from reproduce.datasets.description import Source
 folder = Path(sys.argv[1])
 arrays = dict(np.load(folder / "good.npz"))
@@ -324,6 +323,7 @@ def mute_server(monkeypatch):
 
     def hang(*_):
         time.sleep(30)
+        raise OSError("no answer")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     monkeypatch.setattr(fetch, "ANSWER_SECONDS", 0.3)
@@ -350,6 +350,12 @@ def test_servers_that_answer_and_proxies_are_not_called_silent(mute_server, monk
         source, other = (Source(lambda _: {}, place) for place in (here, gone))
         monkeypatch.setattr(urllib.request, "getproxies", lambda: {})
         monkeypatch.setattr(fetch, "ANSWER_SECONDS", 2.0)
-        assert fetch._silent([source, other]) == {other: "127.0.0.1"}
-        monkeypatch.setattr(urllib.request, "getproxies", lambda: {"http": here})
-        assert fetch._silent([source, other]) == {}
+        assert fetch._silent([source, other]) == {other: "no network: 127.0.0.1 does not answer"}
+        for proxy in (here, here.removeprefix("http://")):
+            monkeypatch.setattr(urllib.request, "getproxies", lambda proxy=proxy: {"http": proxy})
+            assert fetch._silent([source, other]) == {}
+        address = gone.removeprefix("http://")
+        for proxy in (gone, address, f"http://user:secret@{address}"):
+            monkeypatch.setattr(urllib.request, "getproxies", lambda proxy=proxy: {"http": proxy})
+            said = f"the proxy {address} of the environment does not answer"
+            assert fetch._silent([source]) == {source: said}

@@ -149,6 +149,8 @@ def test_a_qonnx_file_has_a_bipolar_node_for_each_weight_and_activation():
     assert kinds.count("BipolarQuant") == 2 * layers - 1 and kinds.count("Quant") == 1
     assert {node.domain for node in model.graph.node if "Quant" in node.op_type} == {"qonnx.custom_op.general"}
     assert "abc" in {p.value for p in model.metadata_props}
+    assert {o.domain: o.version for o in model.opset_import} == {"": 13, "qonnx.custom_op.general": 1}
+    assert model.producer_name == "bnn-reproduce" and model.producer_version
 
 
 @pytest.mark.parametrize("net", ["mlp", "convnet", "real"])
@@ -168,7 +170,8 @@ def test_the_readme_in_an_npz_is_enough_to_use_it(tmp_path, monkeypatch, net):
     names = {"images": images}
     exec(code, names)
     assert names["classes"].tolist() == packed.predict(images, "reference").tolist()
-    assert json.loads(str(names["net"]["about"]))["key"] == "abc"
+    told = json.loads(str(names["net"]["about"]))
+    assert told["key"] == "abc" and told["producer"].startswith("bnn-reproduce ")
     for name, array in names["net"].items():
         assert f"| `{name}` | {array.dtype} | {array.shape} |" in text
     assert ("Images: real numbers" in text) == (net == "real")
@@ -228,6 +231,22 @@ def test_a_file_that_predicts_otherwise_is_not_kept(tmp_path, data_folder, monke
     assert not (store / "exports").exists()
 
 
+@pytest.mark.parametrize(
+    ("net", "reason"),
+    [
+        ({"weights": "float"}, "blocks.0.layer: float weights: only ±1"),
+        ({"activation": "relu"}, "blocks.0.act: relu activations: only ±1"),
+    ],
+)
+def test_a_net_that_cannot_be_exported_names_what_is_in_the_way(tmp_path, data_folder, net, reason):
+    store = tmp_path / "store"
+    record = go(store, data_folder, [made_cell(train={"epochs": 1}, net=net)]).records[0]
+    for kind in ("onnx", "npz") if qonnx.missing() else ("onnx", "npz", "qonnx"):
+        done = run("export", record.stem, "--format", kind, "--results", store, "--data", data_folder)
+        assert done.exit_code == 2 and done.stderr.count("\n") == 1 and reason in done.stderr, done.output
+    assert not (store / "exports").exists()
+
+
 def test_what_cannot_be_exported_is_one_line(tmp_path, data_folder, monkeypatch):
     store = tmp_path / "store"
     record = go(store, data_folder, [made_cell(train={"epochs": 1}, net={"weights": "float"})]).records[0]
@@ -236,7 +255,6 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, data_folder, monkeypatch)
         done = run("export", *arguments, "--results", store, "--data", data_folder)
         assert done.exit_code == code and done.stderr.count("\n") == 1 and words in done.stderr, done.output
 
-    refused(2, "blocks.0.layer: float weights: only ±1", record.stem)
     refused(2, "--format takes onnx, qonnx, npz, not 'tflite'", record.stem, "--format", "tflite")
     refused(2, "no run 'x'", "x", "--format", "npz")
     monkeypatch.setattr(qonnx, "missing", lambda: "qonnx")

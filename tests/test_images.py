@@ -1,5 +1,8 @@
 """`reproduce predict --images`, and images from files in Python."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from made import convnet_settings, made_cell, settings
@@ -64,6 +67,12 @@ def test_three_lines_of_python(made, tmp_path):
     assert classes.tolist() == scores.argmax(1).tolist()
 
 
+def header_only(side):
+    """A PNG that says it is so large; Pillow takes it for a decompression bomb."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+
+
 def test_images_that_do_not_fit_are_one_line(made, tmp_path):
     net, images, _ = made
     colour = images.ndim == 4
@@ -87,13 +96,17 @@ def test_images_that_do_not_fit_are_one_line(made, tmp_path):
     Image.fromarray(images[3]).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
     refused("cut.png: cannot be read as a PNG", tmp_path / "cut.png")
+    (tmp_path / "huge.png").write_bytes(header_only(100_000))
+    refused("huge.png: cannot be read as a PNG", tmp_path / "huge.png")
     (tmp_path / "text.png").write_text("text")
     refused("text.png: cannot be read as a PNG", tmp_path / "text.png")
     shape = ", ".join(map(str, images.shape[1:]))
     np.save(tmp_path / "flat.npy", images.reshape(5, -1))
     refused(f"; the net takes (N, {shape})", tmp_path / "flat.npy")
     np.save(tmp_path / "floats.npy", images / 255)
-    refused("the net takes 8-bit images", tmp_path / "floats.npy")
+    refused(f"floats.npy: float64 (5, {shape}); the net takes 8-bit images", tmp_path / "floats.npy")
+    np.save(tmp_path / "none.npy", images[:0])
+    refused(f"none.npy: no images, shape (0, {shape})", tmp_path / "none.npy")
     np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
     refused("object.npy: cannot be read", tmp_path / "object.npy")
     (tmp_path / "empty").mkdir()

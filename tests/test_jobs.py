@@ -186,6 +186,20 @@ def test_memory_is_estimated_by_weights_and_images(tmp_path):
     assert 0 < jobs._free_memory(tmp_path / "none") < 1e15
 
 
+@pytest.mark.parametrize(("quota", "threads"), [(1.5, 2), (None, 3)])
+def test_torchs_threads_are_no_more_than_a_cpu_quota_allows(monkeypatch, quota, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr("kernels.environment.own_quota", lambda: quota)
+    monkeypatch.delenv("KERNELS_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        jobs.use_threads(None)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_plan_times_several_at_once(tmp_path, data_folder, monkeypatch, capsys):
     monkeypatch.setattr(planning, "SECONDS", 0.2)
     plan = campaign.wanted([made_cell(train={"epochs": 3})], "small", 0, 2, print)

@@ -83,6 +83,43 @@ def test_a_task_goes_on_after_its_time_until_it_is_done(monkeypatch):
         submit.Task(("run", "x"))()
 
 
+@pytest.mark.parametrize(
+    ("scontrol", "why"),
+    [
+        (None, "scontrol: No such file or directory"),
+        ('echo "$@: Access denied" >&2; exit 1', "requeue 7: Access denied"),
+        ("exit 3", "scontrol: exit code 3"),
+    ],
+)
+def test_a_task_that_cannot_be_requeued_is_a_line_and_its_work_is_kept(
+    tmp_path, monkeypatch, capfd, scontrol, why
+):
+    """The exit code is the command's own at its time limit, after which its checkpoint is there."""
+    scripts = {"python": f"exit {submit.OUT_OF_TIME}"} | ({"scontrol": scontrol} if scontrol else {})
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(SystemExit) as end:
+        submit.Task(("run", "x"))()
+    assert end.value.code == 75
+    assert capfd.readouterr().err == (
+        f"reproduce: job 7 is at its time limit and could not be requeued ({why}); "
+        "the work is kept: submit again to resume it\n"
+    )
+
+
+def test_a_scontrol_that_does_not_answer_is_a_line(monkeypatch):
+    def hangs(words, timeout, **_):
+        raise subprocess.TimeoutExpired(words, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    assert submit._requeue("7") == "scontrol did not answer within 60 seconds"
+
+
 def test_jobs_are_known_by_their_place_in_the_array():
     assert submit.slurm_job({}) is None
     assert submit.slurm_job({"SLURM_JOB_ID": "5"}) == "5"

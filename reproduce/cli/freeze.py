@@ -149,6 +149,8 @@ def given_images(
     from reproduce.packed.pictures import read_named
 
     names, images = read_named(path, net.image)
+    if net.pixels and images.dtype != np.uint8:
+        raise ValueError(f"{path.name}: {images.dtype} {images.shape}; the net takes 8-bit images")
     if net.pixels or images.dtype != np.uint8:
         return names, images
     splits = data.splits(fetch.load(net.settings.data.name, data_folder, say), net.settings.data)

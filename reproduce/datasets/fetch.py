@@ -106,7 +106,7 @@ ANSWER_SECONDS = 3.0
 
 
 def _silent(sources: Sequence[Source]) -> dict[Source, str]:
-    """The sources whose servers take no connection within ANSWER_SECONDS, all asked at once, and those servers.
+    """The sources whose servers take no connection within ANSWER_SECONDS, and that in words; all asked at once.
 
     Without a network a look-up of a name, and pip, would wait for minutes. Behind a proxy that is what is asked;
     pip is not judged where it is told of another place than PyPI.
@@ -116,20 +116,30 @@ def _silent(sources: Sequence[Source]) -> dict[Source, str]:
     for source in sources:
         if source.place is None or (source.by_pip and _pip_looks_elsewhere()):
             continue
-        asked[source] = proxies.get(source.place.partition(":")[0], source.place), threading.Event()
+        proxy = proxies.get(source.place.partition(":")[0])
+        if proxy and "://" not in proxy:  # as curl and pip take it
+            proxy = f"http://{proxy}"
+        asked[source] = proxy or source.place, threading.Event()
         threading.Thread(target=_ask, args=asked[source], daemon=True).start()
     end = time.monotonic() + ANSWER_SECONDS
     return {
-        source: str(urllib.parse.urlsplit(place).hostname)
+        source: _no_answer(urllib.parse.urlsplit(place), place != source.place)
         for source, (place, answered) in asked.items()
         if not answered.wait(max(0.0, end - time.monotonic()))
     }
 
 
+def _no_answer(url: urllib.parse.SplitResult, proxy: bool) -> str:
+    """That a server or a proxy does not answer; without the password that a proxy's address may hold."""
+    if proxy:
+        return f"the proxy {url.netloc.rpartition('@')[2]} of the environment does not answer"
+    return f"no network: {url.hostname} does not answer"
+
+
 def _ask(place: str, answered: threading.Event) -> None:
     url = urllib.parse.urlsplit(place)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a port that is no number
+        port = url.port or (443 if url.scheme == "https" else 80)
         socket.create_connection((url.hostname or "", port), ANSWER_SECONDS).close()
         answered.set()
 
@@ -217,7 +227,7 @@ def _replaced(name: str, path: Path, say: Callable[[str], None]) -> Dataset:
     silent = _silent(sources)
     for source in sources:
         if source in silent:
-            problems.append(f"no network: {silent[source]} does not answer")
+            problems.append(silent[source])
             continue
         called = source.fetch.__name__.replace("_", " ")
         say(f"{name}: trying {called}")

@@ -39,6 +39,8 @@ def read_named(path: Path | str, image: tuple[int, ...]) -> tuple[list[str], NDA
         found = found[None]
     if found.shape[1:] != image:
         raise ValueError(f"{path.name}: shape {found.shape}; the net takes (N, {', '.join(map(str, image))})")
+    if not len(found):
+        raise ValueError(f"{path.name}: no images, shape {found.shape}")
     return [str(i) for i in range(len(found))], found
 
 
@@ -55,5 +57,5 @@ def _png(path: Path, image: tuple[int, ...]) -> NDArray[np.uint8]:
                     f"{path.name}: {size} of mode {picture.mode}; the net takes {image[1]}×{image[0]}, {words}"
                 )
             return np.array(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError):  # Pillow's words for a damaged PNG
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):  # of a damaged PNG
         raise ValueError(f"{path.name}: cannot be read as a PNG") from None

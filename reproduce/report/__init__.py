@@ -137,7 +137,7 @@ def sources(evidence: Evidence) -> Section:
 
 def refresh(say: Say, force: bool = False) -> None:
     """Bring results/report and README's table up to date with the committed records; raises as `write` does."""
-    from reproduce import runs  # which needs torch: a report does not
+    from reproduce.records import runs  # which needs torch: a report does not
 
     evidence = gather(runs.PUBLISHED, cells(), say)
     write(evidence, runs.PUBLISHED / "report", force=force)

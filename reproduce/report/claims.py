@@ -20,7 +20,6 @@ from reproduce.report import compare, energy, filters, speed, table1
 from reproduce.report.evidence import Bench, Evidence, Ratio, Timing, note, notes, once, the_paper
 from reproduce.report.parts import Column, Section, Table
 from reproduce.report.rows import main
-from reproduce.spec import paper
 
 NOT_MEASURED = "not measured"
 NEARLY = 0.9  # of a printed factor; from there on it is nearly reached

@@ -14,7 +14,6 @@ from reproduce.report.evidence import Evidence, notes, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import label, main
 from reproduce.report.table1 import CODE, SCALES, again, with_note
-from reproduce.spec import paper
 
 SERIES = ("baseline (float)", "BNN (Theano)", "BNN (Torch7)")
 COLUMNS = ["series", "source", "scale", "quantity", "epoch", "value", "low", "high", "seeds"]

@@ -13,7 +13,6 @@ from reproduce.report import charts
 from reproduce.report.evidence import Evidence, Packed, newest, note, once, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
-from reproduce.spec import paper
 
 VARIANTS = ("float", "binary weights", "binary")
 NETS = {

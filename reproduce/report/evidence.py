@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from reproduce import paper, spec
+from reproduce import spec
 from reproduce.datasets import DATASETS
 from reproduce.files import read_sealed
 from reproduce.records import (
@@ -29,6 +29,7 @@ from reproduce.records import (
     read_running,
 )
 from reproduce.report.rows import apart, made_by
+from reproduce.spec import paper
 
 Say = Callable[[str], None]
 NO_CHECKSUM = "no checksum in the record"

@@ -14,7 +14,6 @@ from reproduce.report.evidence import Evidence, notes, once, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import main
 from reproduce.report.table1 import SCALES, again, with_note
-from reproduce.spec import paper
 
 LAYERS = ["cell", "scale", "seed", "layer", "maps_in", "maps_out", "operations", "rule", "fraction", "random"]
 LAYERS += ["first_layer", "printed"]

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from reproduce.campaign.under_way import FOLDER
 from reproduce.records import Running
 from reproduce.report import charts
 from reproduce.report.curves import COST, ERROR

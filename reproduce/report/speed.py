@@ -12,7 +12,6 @@ from reproduce.report import charts
 from reproduce.report.evidence import Bench, Evidence, Timing, newest, note, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
-from reproduce.spec import paper
 
 COLUMNS = ["what", "machine", "candidate", "family", "seconds", "low", "high", "times", "times_low", "times_high"]
 COLUMNS += ["library_times", "library_low", "library_high", "how", "remark", "source"]

@@ -16,7 +16,6 @@ from reproduce.records import Record
 from reproduce.report.evidence import Evidence, by_order, notes, once, the_paper
 from reproduce.report.parts import Column, Section, Table
 from reproduce.report.rows import apart, label
-from reproduce.spec import paper
 
 ROWS = ("BNN (Torch7)", "BNN (Theano)", "BinaryConnect", "No regularization")
 DATASETS = ("MNIST", "SVHN", "CIFAR-10", "SVHN-test10k")

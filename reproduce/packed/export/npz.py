@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import kernels
 from kernels import LocalThresholds
-from reproduce.packed.export.graph import about
+from reproduce.packed.export.graph import PRODUCER, about, version
 from reproduce.packed.net import OutputLayer, PackedNet, RealLayer
 
 README = "README.md"
@@ -40,7 +40,7 @@ def build(net: PackedNet) -> bytes:
             level = level[rule.row][:, rule.column] if layer.shape.padding else level[0, 0]
         arrays[f"level_{i}"], arrays[f"below_{i}"] = level, rule.below
     arrays["shapes"] = np.array([(layer.shape.size, layer.shape.padding, layer.shape.pool) for layer in layers])
-    origin = about(net)
+    origin = about(net) | {"producer": f"{PRODUCER} {version()}"}
     arrays["about"] = np.array(json.dumps(origin))
     np.savez_compressed(content := io.BytesIO(), **arrays)  # type: ignore[arg-type]  # its stub takes no keywords
     with zipfile.ZipFile(content, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -103,7 +103,7 @@ Blocks are numbered from 0. Each is a product with ±1 weights, a 2×2 max pooli
   of a first convolution differ from place to place: (size, size, units).
 - `norm_i`: bias, mean, factor, beta of a batch norm, y = ((sum + bias) - mean) * factor + beta. The last block's y
   are the scores. A first block over real numbers gives +1 where y >= 0, else -1, and is computed in float64.
-- `about`: where the net comes from, as JSON: run and its hash, seed, settings, test error.
+- `about`: where the net comes from, as JSON: run and its hash, seed, settings, test error, program and version.
 
 | array | dtype | shape |
 |---|---|---|
