@@ -49,7 +49,7 @@ def foreign_kernels() -> str | None:
     found = importlib.util.find_spec("kernels")
     if found is None or found.origin is None:  # the other was uninstalled, and our `__init__.py` with it
         return "what is left of `kernels`"
-    ours = "def xnor_matmul(" in Path(found.origin).read_text(encoding="utf-8", errors="replace")
+    ours = "xnor_matmul" in Path(found.origin).read_text(encoding="utf-8", errors="replace")
     return None if ours else found.origin
 
 

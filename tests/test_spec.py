@@ -16,9 +16,9 @@ THEANO = spec.EXPERIMENTS / "table1" / "bnn-theano-mnist.yaml"
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: "/".join(p.with_suffix("").parts[-2:]))
 def test_committed_file_loads_and_builds_at_every_scale(path):
-    cell = spec.load(path)
-    for settings in [*cell.scales.values(), *cell.mutants.values()]:
-        nets.build(settings)
+    for cell in spec.load_all(path):
+        for settings in [*cell.scales.values(), *cell.mutants.values()]:
+            nets.build(settings)
 
 
 def test_table1_has_the_twelve_cells_with_the_papers_values():
