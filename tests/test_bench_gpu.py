@@ -15,8 +15,8 @@ from kernels.cuda import bench as products
 from kernels.cuda import clock, launch, trial
 from reproduce import spec
 from reproduce.benchmarks import cells as nets
+from reproduce.benchmarks import common as records
 from reproduce.benchmarks import on_gpu as bench_gpu
-from reproduce.benchmarks import record as records
 from reproduce.cli import app as cli
 from reproduce.records import machine
 from reproduce.report import evidence, speed

@@ -24,7 +24,9 @@ import torch
 from kernels.cpu import thread_count
 from kernels.environment import cores
 from reproduce import extensions, spec
-from reproduce.campaign import carry_out as campaign
+from reproduce.campaign import worker
+from reproduce.campaign.probe import STEPS, Probe
+from reproduce.campaign.wanted import Wanted
 from reproduce.records import runs
 from reproduce.terminal import any_text, say
 
@@ -131,7 +133,7 @@ def _end_with_parent(pipe: Connection) -> None:
 def train(
     pipe: Connection,
     number: int,
-    plan: Sequence[campaign.Wanted],
+    plan: Sequence[Wanted],
     root: Path,
     data_folder: Path | None,
     device: str,
@@ -144,9 +146,7 @@ def train(
     tell = functools.partial(_tell, number)
     store = runs.Store(root)
     try:
-        campaign.carry_out(
-            plan, store, data_folder, torch.device(device), tell, False, deadline, checkpoint_seconds
-        )
+        worker.carry_out(plan, store, data_folder, torch.device(device), tell, False, deadline, checkpoint_seconds)
     except OSError as error:  # a full disk, say: the first process meets it, too, and tells how to go on
         tell(f"{error.filename or store.root}: {error.strerror or error}")
         sys.exit(1)
@@ -158,11 +158,9 @@ def _tell(number: int, text: str) -> None:
 
 def load(pipe: Connection, number: int, settings: spec.Settings, device: str, threads: int | None) -> None:
     """A process beside: training steps of a cell on random images, without end; says when the first is made."""
-    from reproduce.campaign import estimate as plan
-
     use_threads(threads)
-    turn = plan.Trial(settings, torch.device(device)).turn
+    turn = Probe(settings, torch.device(device)).turn
     turn(1)
     pipe.send("ready")
     while True:
-        turn(plan.STEPS)
+        turn(STEPS)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 import kernels
 from kernels.pixels import LocalThresholds
+from reproduce.packed.blocks import OutputLayer, RealLayer
 from reproduce.packed.export.graph import about
-from reproduce.packed.net import OutputLayer, PackedNet, RealLayer
+from reproduce.packed.net import PackedNet
 
 README = "README.md"
 BATCH = 500
