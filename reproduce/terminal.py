@@ -1,36 +1,18 @@
-"""What the commands share: options, a line to the terminal, an end with a word and an exit code."""
+"""Text on the terminal: a line, a table's console, durations, an end with a message and an exit code."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
-
-MOST_THREADS, MOST_JOBS, MOST_SEEDS, LAST_SEED = 4096, 256, 10_000, 10**9
-ResultsOption = Annotated[
-    Path | None, typer.Option("--results", help="Your store of runs.", show_default="results/local")
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder of the data sets.", show_default="$REPRODUCE_DATA, else a user cache"),
-]
-ExperimentsOption = Annotated[
-    Path | None,
-    typer.Option("--experiments", help="Folder of experiment files.", show_default="the project's"),
-]
-UseOption = Annotated[
-    list[Path] | None,
-    typer.Option("--use", help="A Python file that registers what experiment files name; as often as needed."),
-]
 
 
 def any_text() -> None:
@@ -51,6 +33,27 @@ def say(text: str) -> None:
     """One line, at once, and in one piece: processes beside each other write to the same place."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 2 h 05 min."""
+    seconds = int(seconds + 0.5)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def seconds_of(text: str, option: str = "--time-limit") -> float:
+    """Seconds of "90s", "9m", "2h" or "1h30m". ValueError for anything else, and for no time at all."""
+    found = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text)
+    seconds = (
+        sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    )
+    if not seconds:
+        raise ValueError(f"{option} takes 90s, 9m, 2h or 1h30m, not {text!r}")
+    return float(seconds)
 
 
 def console(width: int) -> Console:

@@ -8,8 +8,7 @@ import torch
 
 from reproduce import files, report
 from reproduce.datasets.data import Dataset
-from reproduce.records import EpochRow, Result, runs
-from reproduce.records import filter_counts as filters
+from reproduce.records import EpochRow, Result, filter_counts, runs
 
 HOSTILE = "<script>document.title = 'run'</script> \"& $x_{$ \u4e2d"
 SPREAD = (-0.04, 0.03, 0.0, -0.02, 0.05)  # of five seeds, in points around what is aimed at
@@ -75,4 +74,4 @@ def made_filters(settings, seed):
         f"{i}.layer.weight": torch.from_numpy(rng.standard_normal((out, maps, 3, 3)))
         for i, (maps, out) in enumerate(itertools.pairwise(widths))
     }
-    return filters.of_net(state)
+    return filter_counts.of_net(state)

@@ -6,7 +6,8 @@ import yaml
 from made_store import made_run
 
 from reproduce import files, outcomes, paired, report, spec
-from reproduce.campaign import carry_out, rates
+from reproduce.campaign import rates
+from reproduce.campaign.wanted import runs_wanted
 from reproduce.report import ablations
 
 CELLS = {cell.name: cell for cell in spec.cells(["ablations"])}
@@ -183,8 +184,9 @@ def test_the_picture_has_a_line_for_every_judged_comparison(tmp_path):
 
 
 def test_runs_are_as_many_as_the_file_says():
-    plan = carry_out.wanted(spec.cells(["ablations/mask", "table1/bnn-theano-mnist"]), "small", 0, None, print)
+    plan = runs_wanted(spec.cells(["ablations/mask", "table1/bnn-theano-mnist"]), "small", None, print)
     counts = {name: sum(item.cell.name == name for item in plan) for name in {item.cell.name for item in plan}}
     assert counts == {"ablations/mask/mask": 8, "ablations/mask/no-mask": 8, "table1/bnn-theano-mnist": 1}
     assert [item.seed for item in plan[-2:]] == [7, 7]
-    assert len(carry_out.wanted(spec.cells(["ablations/mask"]), "small", 3, 2, print)) == 4
+    later = runs_wanted(spec.cells(["ablations/mask"]), "small", None, print, 3)
+    assert sorted({item.seed for item in later}) == list(range(3, 11))

@@ -11,7 +11,7 @@ from kernels.cuda import launch
 from reproduce import spec, yamlfile
 from reproduce.benchmarks import on_cpu as cpu
 from reproduce.benchmarks import peer_onnx
-from reproduce.benchmarks.record import paper_seconds, write
+from reproduce.benchmarks.common import paper_seconds, write
 from reproduce.cli import app as cli
 
 

@@ -17,8 +17,8 @@ from kernels.bench import on_gpu as products
 from kernels.cuda import launch, trial
 from reproduce import spec
 from reproduce.benchmarks import cells as nets
+from reproduce.benchmarks import common as records
 from reproduce.benchmarks import on_gpu as bench_gpu
-from reproduce.benchmarks import record as records
 from reproduce.cli import app as cli
 from reproduce.records import machine
 from reproduce.report import evidence, speed

@@ -12,7 +12,7 @@ from test_report_evidence import store_of
 
 from reproduce import __main__ as begin
 from reproduce import spec, yamlfile
-from reproduce.campaign import small_check as check
+from reproduce.campaign import small_check
 from reproduce.datasets import data, fetch
 from reproduce.nets import products
 
@@ -129,7 +129,7 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
 ):
     experiments(tmp_path / "experiments")
     shutil.copytree(spec.EXPERIMENTS / "check", tmp_path / "experiments" / "check")
-    monkeypatch.setattr(check, "OWN_STORE", tmp_path / "check-local")
+    monkeypatch.setattr(small_check, "OWN_STORE", tmp_path / "check-local")
     monkeypatch.setenv(name, value)
     given = [] if words == ["check"] else ["table1", "--results", str(tmp_path / "r")]
     code = command(monkeypatch, tmp_path, *words, *given, "--data", str(data_folder))

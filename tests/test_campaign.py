@@ -17,14 +17,16 @@ from made import change, made_cell, made_record, settings
 from kernels import reals
 from kernels.cpu import build, runtime
 from reproduce import spec, yamlfile
-from reproduce.campaign import carry_out as campaign
-from reproduce.campaign import estimate as planning
-from reproduce.campaign import small_check as check
+from reproduce.campaign import estimate, probe, small_check, worker
+from reproduce.campaign.progress import Progress, cost
+from reproduce.campaign.wanted import runs_wanted, share
 from reproduce.cli import app as cli
+from reproduce.cli import run as run_command
 from reproduce.datasets import DATASETS, data, fetch
 from reproduce.records import machine, read_record, read_records, runs
 from reproduce.report import rows
 from reproduce.spec import paper
+from reproduce.terminal import duration, seconds_of
 from reproduce.training import checkpoint as checkpoint_file
 from reproduce.training import preprocess, train
 
@@ -32,8 +34,8 @@ CPU = torch.device("cpu")
 
 
 def go(store, folder, cells, seeds=(0,), said=None):
-    plan = campaign.wanted(cells, "small", seeds[0], len(seeds), (said or []).append)
-    return campaign.carry_out(
+    plan = runs_wanted(cells, "small", list(seeds), (said or []).append)
+    return worker.carry_out(
         plan, runs.Store(store), folder, CPU, (said if said is not None else []).append, bar=False
     )
 
@@ -71,8 +73,8 @@ def test_a_run_that_another_process_is_at_is_left_for_the_end_and_not_made_twice
             store.write(made_record(first))
             other.release()
 
-    plan = campaign.wanted([cell], "small", 0, 2, say)
-    summary = campaign.carry_out(plan, store, data_folder, CPU, say, bar=False)
+    plan = runs_wanted([cell], "small", [0, 1], say)
+    summary = worker.carry_out(plan, store, data_folder, CPU, say, bar=False)
     assert summary.trained == 1 and sorted(r.seed for r in summary.records) == [0, 1]
     assert "another process" in said[0] and "already there" in said[-1]
     assert len(list(store.runs.glob("*.json"))) == 2
@@ -82,9 +84,9 @@ def test_a_checkpoint_of_other_data_or_other_code_under_a_runs_name_is_set_aside
     tmp_path, data_folder, monkeypatch
 ):
     cell = made_cell(train={"epochs": 2})
-    plan = campaign.wanted([cell], "small", 0, 1, print)
+    plan = runs_wanted([cell], "small", [0], print)
     store = runs.Store(tmp_path / "s")
-    campaign.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=time.monotonic())
+    worker.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=time.monotonic())
     (kept,) = (store.root / "work").glob("*.ckpt")
     whole = fetch.load("mnist", data_folder)
     half = slice(30000), slice(30000, None)
@@ -99,9 +101,9 @@ def test_a_checkpoint_of_other_data_or_other_code_under_a_runs_name_is_set_aside
             run = runs.Run(cell, "small", 0, cell.scales["small"], dataset)
             other.prepare()
             shutil.copyfile(kept, other.checkpoint(run))
-            assert planning._epochs_made(plan[0], other, data_folder, {"mnist": dataset}, "cpu") == 0
+            assert estimate._epochs_made(plan[0], other, data_folder, {"mnist": dataset}, "cpu") == 0
             said = []
-            assert campaign.carry_out(plan, other, data_folder, CPU, said.append, bar=False).trained == 1
+            assert worker.carry_out(plan, other, data_folder, CPU, said.append, bar=False).trained == 1
             name = other.checkpoint(run).name
             assert (
                 f"checkpoint {name} was begun {words} (1 epochs), starting afresh; the old one is kept as "
@@ -118,18 +120,18 @@ def test_a_checkpoint_of_other_data_or_other_code_under_a_runs_name_is_set_aside
     expect_refused(other_order, "with another image order")
     expect_refused(lambda patch: patch.setattr(machine, "source_digest", lambda _: "other code"), "by other code")
     said = []
-    assert campaign.carry_out(plan, store, data_folder, CPU, said.append, bar=False).trained == 1
+    assert worker.carry_out(plan, store, data_folder, CPU, said.append, bar=False).trained == 1
     assert not any("begun" in line for line in said)
 
 
 def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data_folder, monkeypatch):
     def in_calls(store, *calls):
-        plan = campaign.wanted([made_cell(train={"epochs": len(calls)})], "small", 0, 1, print)
+        plan = runs_wanted([made_cell(train={"epochs": len(calls)})], "small", [0], print)
         for dirty, name, *threads in calls:
             call = {"revision": "r", "dirty": dirty, "name": name, "threads": (threads or [1])[0]}
             monkeypatch.setattr(machine, "call", lambda _, call=call: call)
             words = runs.Store(store), data_folder, CPU, print
-            found = campaign.carry_out(plan, *words, bar=False, deadline=time.monotonic())
+            found = worker.carry_out(plan, *words, bar=False, deadline=time.monotonic())
         (record,) = found.records
         assert runs.Store(store).finished(runs.Run(plan[0].cell, "small", 0, plan[0].settings, whole)) == record
         return record
@@ -282,23 +284,23 @@ def test_a_diverged_run_is_recorded_as_failed_and_tried_again(tmp_path, data_fol
 
 
 def test_shards_cover_the_plan_once():
-    plan = campaign.wanted([made_cell()], "small", 0, 7, print)
-    parts = [campaign.shard(plan, f"{i}/3") for i in (1, 2, 3)]
+    plan = runs_wanted([made_cell()], "small", list(range(7)), print)
+    parts = [share(plan, f"{i}/3") for i in (1, 2, 3)]
     assert sorted(item.seed for part in parts for item in part) == list(range(7))
     assert [len(part) for part in parts] == [3, 2, 2]
     for bad in ("0/3", "4/3", "1", "a/b", "-1/2", "1/0"):
         with pytest.raises(ValueError, match="--shard takes"):
-            campaign.shard(plan, bad)
+            share(plan, bad)
 
 
 def test_a_time_limit_ends_between_epochs_and_between_runs_and_is_made_up_for_later(tmp_path, data_folder):
     cell = made_cell(train={"epochs": 2})
-    plan = campaign.wanted([cell], "small", 0, 2, print)
-    whole = campaign.carry_out(plan, runs.Store(tmp_path / "whole"), data_folder, CPU, print, bar=False)
+    plan = runs_wanted([cell], "small", [0, 1], print)
+    whole = worker.carry_out(plan, runs.Store(tmp_path / "whole"), data_folder, CPU, print, bar=False)
     store = runs.Store(tmp_path / "pieces")
 
     def call(deadline):
-        return campaign.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=deadline)
+        return worker.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=deadline)
 
     first = call(time.monotonic())
     assert first.records == [] and first.stopped.endswith("seed 0 stands at epoch 1 of 2")
@@ -317,36 +319,36 @@ def test_a_time_limit_ends_the_wait_for_another_process(tmp_path, data_folder):
     store = runs.Store(tmp_path / "s")
     store.prepare()
     run = runs.Run(cell, "small", 0, cell.scales["small"], fetch.load("mnist", data_folder))
-    plan = campaign.wanted([cell], "small", 0, 1, print)
+    plan = runs_wanted([cell], "small", [0], print)
     with FileLock(store.lock(run), thread_local=False):
         deadline = time.monotonic() + 0.2
-        summary = campaign.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=deadline)
+        summary = worker.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=deadline)
     assert summary.records == [] and summary.stopped.startswith("another process is still at")
 
 
 def test_time_limits_as_they_are_written():
-    read = {text: campaign.time_limit(text) for text in ("90s", "9m", "2h", "1h30m", "1h0m5s")}
+    read = {text: seconds_of(text) for text in ("90s", "9m", "2h", "1h30m", "1h0m5s")}
     assert read == {"90s": 90, "9m": 540, "2h": 7200, "1h30m": 5400, "1h0m5s": 3605}
     for bad in ("", "9", "9x", "m", "0s", "-9m", "1.5h", "30m1h", "9 m"):
         with pytest.raises(ValueError, match="--time-limit takes"):
-            campaign.time_limit(bad)
+            seconds_of(bad)
 
 
 def test_time_left_follows_the_costs():
-    progress = campaign.Progress([100.0, 300.0], print)
+    progress = Progress([100.0, 300.0], print)
     assert "not known" in progress.left()
     progress.started -= 10
     progress.finish()
     progress.position = 1
     assert progress.left() == "about 30 s left of all"
-    assert [campaign.duration(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 05 min"]
+    assert [duration(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 05 min"]
 
 
 def test_cost_grows_with_epochs_images_and_net():
-    base = campaign.cost(settings())
-    assert campaign.cost(settings(train={"epochs": 6})) == 2 * base
-    assert campaign.cost(settings(data={"train": 1200})) > base
-    assert campaign.cost(settings(net={"hidden": [512, 512]})) > base
+    base = cost(settings())
+    assert cost(settings(train={"epochs": 6})) == 2 * base
+    assert cost(settings(data={"train": 1200})) > base
+    assert cost(settings(net={"hidden": [512, 512]})) > base
 
 
 def experiments(folder, epochs=1, group="table1", **over):
@@ -385,7 +387,7 @@ def test_run_command_under_a_time_limit_ends_with_code_75_and_says_how_to_go_on(
     store = tmp_path / "mine"
     words = ["run", "--scale", "small", "--seeds", "2", "--results", str(store), "--data", str(data_folder)]
     with monkeypatch.context() as patch:
-        patch.setattr(campaign, "time_limit", lambda _: 0.0)  # over as it begins
+        patch.setattr(run_command, "seconds_of", lambda _: 0.0)  # over as it begins
         assert command(monkeypatch, tmp_path, *words, "--time-limit", "1s") == 75
     error = capsys.readouterr().err
     assert "2 of 2 run(s) left" in error and "stands at epoch 1 of 3; the same command goes on" in error
@@ -398,7 +400,7 @@ def test_run_command_under_a_time_limit_ends_with_code_75_and_says_how_to_go_on(
 
 def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_folder, monkeypatch, capsys):
     experiments(tmp_path / "experiments", epochs=3)
-    monkeypatch.setattr(planning, "SECONDS", 0.0)
+    monkeypatch.setattr(probe, "SECONDS", 0.0)
     store = tmp_path / "mine"
     words = ["run", "--scale", "small", "--seeds", "3", "--results", str(store), "--data", str(data_folder)]
     assert command(monkeypatch, tmp_path, *words, "--plan") == 0
@@ -407,7 +409,7 @@ def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_fold
     assert not store.exists()
     assert command(monkeypatch, tmp_path, *words[:3], "--seeds", "1", *words[5:]) == 0  # seed 0 is finished
     monkeypatch.setattr(spec.cells, "__defaults__", (None, tmp_path / "experiments"))
-    plan = campaign.wanted(spec.cells(), "small", 0, 3, print)
+    plan = runs_wanted(spec.cells(), "small", [0, 1, 2], print)
     with pytest.raises(train.OutOfTime):  # seed 1 stands at epoch 1
         run = runs.Run(plan[1].cell, "small", 1, plan[1].settings, fetch.load("mnist", data_folder))
         parts = preprocess.prepare(data.splits(run.dataset, run.settings.data), run.settings.data, True, CPU)
@@ -415,7 +417,7 @@ def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_fold
         train.fit(run.settings, parts, 1, where, CPU, deadline=time.monotonic(), run=run.parts, call=call)
     foreign = runs.Run(plan[2].cell, "small", 2, plan[2].settings, run.dataset)
     shutil.copyfile(where, runs.Store(store).checkpoint(foreign))  # another run's under this one's name
-    (found,) = planning.estimates(plan, runs.Store(store), data_folder, CPU, print)
+    (found,) = estimate.estimates(plan, runs.Store(store), data_folder, CPU, print)
     assert (found.wanted, found.finished, found.left, found.epochs) == (3, 1, 5, 3)
     assert found.whole == pytest.approx(9 * found.epoch) and found.remaining == pytest.approx(5 * found.epoch)
     assert found.epoch > 6 * found.step > 0
@@ -425,11 +427,11 @@ def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_fold
 def test_plan_is_near_what_training_takes(tmp_path, data_folder):
     """Time and memory of a net that is large enough to be measured."""
     cell = made_cell(net={"hidden": [512, 512]}, data={"train": 20000, "valid": 2000}, train={"epochs": 1})
-    plan = campaign.wanted([cell], "small", 0, 1, print)
+    plan = runs_wanted([cell], "small", [0], print)
     near = False
     for attempt in "abc":  # the machine may have been busy during one of the two
-        (found,) = planning.estimates(plan, runs.Store(tmp_path / attempt), data_folder, CPU, print)
-        summary = campaign.carry_out(plan, runs.Store(tmp_path / attempt), data_folder, CPU, print, bar=False)
+        (found,) = estimate.estimates(plan, runs.Store(tmp_path / attempt), data_folder, CPU, print)
+        summary = worker.carry_out(plan, runs.Store(tmp_path / attempt), data_folder, CPU, print, bar=False)
         near = near or found.epoch == pytest.approx(summary.records[0].seconds, rel=0.6)
     assert near
     assert found.memory is None or found.memory > 22200 * 784 + 4 * 4 * summary.records[0].parameters
@@ -497,7 +499,7 @@ def test_names_are_shown_as_they_are_and_dirty_runs_are_marked(tmp_path, data_fo
     assert re.search(r"└─+.*\n\* of at least one run: .*code.*\.\n", table)
     assert command(monkeypatch, tmp_path, "list", *store) == 0
     assert "[/x]" in capsys.readouterr().out
-    monkeypatch.setattr(planning, "SECONDS", 0.0)
+    monkeypatch.setattr(probe, "SECONDS", 0.0)
     assert command(monkeypatch, tmp_path, *words, "--plan") == 0
 
 
@@ -511,7 +513,7 @@ def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(tmp_path, data_folder, mo
     words = ["run", "--scale", "small", "--results", str(tmp_path / "r"), "--data", str(data_folder)]
     assert command(monkeypatch, tmp_path, *words) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    monkeypatch.setattr(check, "check", interrupted)
+    monkeypatch.setattr(small_check, "check", interrupted)
     assert command(monkeypatch, tmp_path, "check") == 130
     assert capsys.readouterr().err.startswith("reproduce: stopped; ")
 
@@ -534,14 +536,14 @@ def test_module_runs_as_a_program():
 
 def test_band_is_a_prediction_interval_and_bites():
     values = [2.0, 2.1, 1.9, 2.05, 1.95]
-    low, high = check.band(values)
+    low, high = small_check.band(values)
     s = np.std(values, ddof=1)
     assert (high - low) / 2 == pytest.approx(8.6103 * s * np.sqrt(1.2), rel=1e-4)
     rng = np.random.default_rng(0)
     inside = 0
     for _ in range(2000):
         drawn = rng.normal(size=9)
-        low, high = check.band(list(drawn[:8]))
+        low, high = small_check.band(list(drawn[:8]))
         inside += low <= drawn[8] <= high
     assert 0.996 <= inside / 2000 <= 1
 
@@ -551,8 +553,8 @@ def test_bands_need_every_calibration_run(tmp_path):
     assert len(cells) == 2
     for cell in cells:
         with pytest.raises(ValueError, match="calibration runs of seeds"):
-            check.bands(cell, tmp_path)
-        limits = check.bands(cell)
+            small_check.bands(cell, tmp_path)
+        limits = small_check.bands(cell)
         assert set(limits) == {"log training cost", "validation error %"}
         assert all(low < high for low, high in limits.values())
 
@@ -561,28 +563,28 @@ def test_a_run_that_diverges_fails_the_check_with_a_word(monkeypatch):
     (cell,) = spec.cells(["check/mlp"])
     broken = made_record(status="failed", failure="the training loss is not finite", result=None, curve=[])
     seed = cell.experiment.check.seed
-    monkeypatch.setattr(check, "_cells", lambda: [cell])
-    monkeypatch.setattr(check, "_trained", lambda *_: ({(cell.name, None, seed): broken}, {}))
-    monkeypatch.setattr(check.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(small_check, "_cells", lambda: [cell])
+    monkeypatch.setattr(small_check, "_trained", lambda *_: ({(cell.name, None, seed): broken}, {}))
+    monkeypatch.setattr(small_check.shutil, "rmtree", lambda *_, **__: None)
     said = []
-    assert check.check(None, said.append) is False
+    assert small_check.check(None, said.append) is False
     assert said == ["check/mlp: the run failed"]
 
 
 def test_a_failed_run_is_outside():
-    assert check.outside(None, {}) == ["the run failed"]
+    assert small_check.outside(None, {}) == ["the run failed"]
 
 
 def test_committed_mutants_at_least_two_of_three_are_caught():
-    limits = {c.name: check.bands(c) for c in spec.cells() if c.experiment.check}
-    records, problems = read_records(check.COMMITTED / "mutants")
+    limits = {c.name: small_check.bands(c) for c in spec.cells() if c.experiment.check}
+    records, problems = read_records(small_check.COMMITTED / "mutants")
     assert not problems
     caught = {}
     for record in records:
         cell = caught.setdefault(record.variant, {}).setdefault(record.cell, [])
-        cell.append(bool(check.outside(record, limits[record.cell])))
+        cell.append(bool(small_check.outside(record, limits[record.cell])))
     assert set(caught) == {"no-mask", "no-clipping", "no-multiplier"}
-    assert all(len(seeds) == check.MUTANT_SEEDS for cells in caught.values() for seeds in cells.values())
+    assert all(len(seeds) == small_check.MUTANT_SEEDS for cells in caught.values() for seeds in cells.values())
     noticed = {variant for variant, cells in caught.items() if any(all(seeds) for seeds in cells.values())}
     assert noticed == {"no-mask", "no-multiplier"}  # README says so
 
@@ -648,7 +650,7 @@ def test_a_data_set_that_the_machine_cannot_read_is_tried_again_and_its_arrays_a
         patch.setattr(fetch, "load", unread)
         summary = go(tmp_path, data_folder, [cell])
     assert list(summary.starved.values()) == ["mnist: not enough memory to read it"] and not summary.missing
-    prepared = campaign._Prepared(CPU)
+    prepared = worker._Prepared(CPU)
     with monkeypatch.context() as patch:
         patch.setattr(fetch, "load", unread)
         with pytest.raises(fetch.Unread):
@@ -658,8 +660,8 @@ def test_a_data_set_that_the_machine_cannot_read_is_tried_again_and_its_arrays_a
 
 
 def test_a_check_without_memory_is_no_caught_error(monkeypatch, tmp_path):
-    summary = campaign.Summary(starved={"x, seed 0": "not enough memory"})
-    monkeypatch.setattr(check, "OWN_STORE", tmp_path)
-    monkeypatch.setattr(campaign, "carry_out", lambda *_, **__: summary)
-    with pytest.raises(check.Missing, match="not enough memory for x, seed 0"):
-        check.mutants(None, print, keep=False)
+    summary = worker.Summary(starved={"x, seed 0": "not enough memory"})
+    monkeypatch.setattr(small_check, "OWN_STORE", tmp_path)
+    monkeypatch.setattr(worker, "carry_out", lambda *_, **__: summary)
+    with pytest.raises(small_check.Missing, match="not enough memory for x, seed 0"):
+        small_check.mutants(None, print, keep=False)

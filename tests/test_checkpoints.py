@@ -9,7 +9,8 @@ from filelock import FileLock
 from made import made_cell
 from test_campaign import command, experiments
 
-from reproduce.campaign import carry_out as campaign
+from reproduce.campaign import worker
+from reproduce.campaign.wanted import runs_wanted
 from reproduce.datasets import fetch
 from reproduce.nets import products
 from reproduce.records import machine, runs
@@ -28,10 +29,10 @@ def call(store, data_folder):
     """One more epoch of a run of four, or all that are left: what was said, and the summary."""
 
     def once(one_epoch=True, seed=0, **over):
-        plan = campaign.wanted([made_cell(train={"epochs": 4}, **over)], "small", seed, 1, print)
+        plan = runs_wanted([made_cell(train={"epochs": 4}, **over)], "small", [seed], print)
         said = []
         deadline = time.monotonic() if one_epoch else None
-        summary = campaign.carry_out(plan, store, data_folder, CPU, said.append, bar=False, deadline=deadline)
+        summary = worker.carry_out(plan, store, data_folder, CPU, said.append, bar=False, deadline=deadline)
         return said, summary
 
     return once

@@ -19,7 +19,7 @@ from test_packed import small_net
 
 from reproduce import files, yamlfile
 from reproduce.packed import file as packed_file
-from reproduce.packed.net import PackedError
+from reproduce.packed.blocks import PackedError
 from reproduce.records import read_record, runs
 from reproduce.report import evidence
 

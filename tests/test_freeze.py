@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 from kernels.cuda import launch
 from reproduce import files
 from reproduce.cli import app as cli
-from reproduce.cli import freeze
-from reproduce.packed import PackedNet, freeze_net
+from reproduce.packed import PackedNet, freeze_net, from_run
 from reproduce.records import machine, runs, weights
 
 
@@ -28,7 +27,7 @@ def run(*words):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(freeze, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(from_run, "MEASURED_SECONDS", 0.0)
 
 
 def test_a_run_is_packed_and_the_file_predicts_what_the_record_says(tmp_path, data_folder):
@@ -54,10 +53,10 @@ def test_a_run_is_packed_and_the_file_predicts_what_the_record_says(tmp_path, da
 def test_a_net_of_real_inputs_is_fed_the_preprocessed_images(tmp_path, data_folder):
     steps = [{"step": "range", "low": 0, "high": 1}, {"step": "zca", "bias": 0.1}]
     record = go(tmp_path, data_folder, [made_cell(train={"epochs": 1}, data={"preprocess": steps})]).records[0]
-    path = freeze.freeze_run(record.stem, runs.Store(tmp_path), data_folder, print)
+    path = from_run.freeze_run(record.stem, runs.Store(tmp_path), data_folder, print)
     assert not PackedNet.load(path).pixels
     state = weights.load(runs.Store(tmp_path).net(record.stem))
-    found = freeze.predict_net(PackedNet.load(path), data_folder, "auto", print, state)
+    found = from_run.predict_net(PackedNet.load(path), data_folder, "auto", print, state)
     assert found.images == 200 and abs(found.wrong / 2 - record.result.test_error) <= 0.5
     assert all(image["margin"] < 1e-3 for image in found.differing)
 
@@ -65,7 +64,7 @@ def test_a_net_of_real_inputs_is_fed_the_preprocessed_images(tmp_path, data_fold
 def test_every_prediction_is_held_against_the_float32_nets_and_kept(tmp_path, data_folder):
     store = runs.Store(tmp_path / "store")
     record = go(store.root, data_folder, [made_cell(train={"epochs": 1})]).records[0]
-    path = freeze.freeze_run(record.stem, store, data_folder, print)
+    path = from_run.freeze_run(record.stem, store, data_folder, print)
     words = ("predict", path, "--data", data_folder, "--against")
     done = run(*words, store.net(record.stem), "--record", tmp_path / "kept")
     assert done.exit_code == 0, done.output
@@ -135,7 +134,7 @@ def test_a_file_predicts_through_a_cuda_backend(tmp_path, data_folder, cp, monke
         monkeypatch.setattr(machine, "machine", lambda device: real("cpu") | {"name": f"of {device}"})
     store = runs.Store(tmp_path / "store")
     record = go(store.root, data_folder, [made_cell(train={"epochs": 1})]).records[0]
-    path = freeze.freeze_run(record.stem, store, data_folder, print)
+    path = from_run.freeze_run(record.stem, store, data_folder, print)
     words = ("predict", path, "--data", data_folder, "--against", store.net(record.stem))
     done = run(*words, "--backend", backend, "--record", tmp_path / "kept")
     assert done.exit_code == 0, done.output
@@ -204,7 +203,7 @@ WRONG = {
 def test_weights_that_will_not_do_are_one_line_and_code_2(tmp_path, data_folder):
     store = runs.Store(tmp_path / "store")
     record = go(store.root, data_folder, [made_cell(train={"epochs": 1})]).records[0]
-    path, own = freeze.freeze_run(record.stem, store, data_folder, print), store.net(record.stem)
+    path, own = from_run.freeze_run(record.stem, store, data_folder, print), store.net(record.stem)
     state = weights.load(own)
     older(store, record)
     forget_where_from(path)

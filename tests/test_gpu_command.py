@@ -8,8 +8,7 @@ import torch
 from made import convnet_settings, made_record, made_run, settings
 
 from reproduce import spec
-from reproduce.campaign import estimate as plan
-from reproduce.campaign import gpu_trial as trial
+from reproduce.campaign import gpu_trial, probe
 from reproduce.cli import gpu as command
 from reproduce.nets import ways
 from reproduce.records import runs
@@ -42,7 +41,7 @@ def test_trials_say_that_nothing_passed_until_they_are_over(tmp_path, nothing_le
         ways.leave_out("bf16")
         return {"cuda-xnor": "3 of 9 results are wrong", "bf16": "hangs"}
 
-    nothing_left_out.setattr(trial, "settled", settled)
+    nothing_left_out.setattr(gpu_trial, "settled", settled)
     command.trials(tmp_path, "cuda", "paper")
     broken, backends, without = files_in(tmp_path)
     assert broken == {"cuda-wgmma": "unavailable: another GPU", "cuda-xnor": "3 of 9 results are wrong"}
@@ -58,8 +57,8 @@ def test_preflight_times_both_nets_and_says_whether_training_ends(nothing_left_o
             self.at = lambda scale: made[name]
 
     nothing_left_out.setattr(spec, "cells", lambda names: [Cell(names[0])])
-    nothing_left_out.setattr(trial, "CELLS", {"small": ("a", "b")})
-    nothing_left_out.setattr(plan, "SECONDS", 0.1)
+    nothing_left_out.setattr(gpu_trial, "CELLS", {"small": ("a", "b")})
+    nothing_left_out.setattr(probe, "SECONDS", 0.1)
     nothing_left_out.setattr("reproduce.training.train.EVAL_BATCH", 12)
     command.preflight("a", left, "cpu", "small", steps=3)
     out = capsys.readouterr().out

@@ -11,8 +11,7 @@ from test_campaign import go
 from test_freeze import run
 from test_packed import evaluate, images_for, preprocessed, random_state
 
-from reproduce.cli import freeze
-from reproduce.packed import PackedNet, freeze_net
+from reproduce.packed import PackedNet, freeze_net, from_run
 from reproduce.packed.pictures import read_images
 from reproduce.records import runs
 
@@ -122,15 +121,15 @@ def test_pixels_for_a_net_of_real_inputs_are_preprocessed_as_its_own(tmp_path, d
     """Divided by the test images' largest number, too, though the given ones have another."""
     steps = [{"step": "range", "low": 0, "high": 1}, {"step": "zca", "bias": 0.1}, {"step": "divide_by_max"}]
     record = go(tmp_path, data_folder, [made_cell(train={"epochs": 1}, data={"preprocess": steps})]).records[0]
-    path = freeze.freeze_run(record.stem, runs.Store(tmp_path), data_folder, print)
+    path = from_run.freeze_run(record.stem, runs.Store(tmp_path), data_folder, print)
     net = PackedNet.load(path)
     images = np.load(data_folder / "mnist.npz")["x_test"][:200]
-    of_test, _ = freeze.test_images(net, data_folder, print)
+    of_test, _ = from_run.test_images(net, data_folder, print)
     np.save(tmp_path / "x.npy", images[20:23])
-    _, found = freeze.given_images(net, tmp_path / "x.npy", data_folder, print)
+    _, found = from_run.given_images(net, tmp_path / "x.npy", data_folder, print)
     np.testing.assert_allclose(found, of_test[20:23], rtol=0, atol=1e-5)
     np.save(tmp_path / "x.npy", of_test[20:23])
-    names, same = freeze.given_images(net, tmp_path / "x.npy", None, print)
+    names, same = from_run.given_images(net, tmp_path / "x.npy", None, print)
     assert names == ["0", "1", "2"] and np.array_equal(same, of_test[20:23])
     done = run("predict", path, "--images", tmp_path / "x.npy")
     assert done.exit_code == 0 and done.output.startswith("0: class ")

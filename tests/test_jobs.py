@@ -14,9 +14,8 @@ from filelock import FileLock
 from made import made_cell, made_record, settings
 
 from reproduce import spec
-from reproduce.campaign import carry_out as campaign
-from reproduce.campaign import estimate as planning
-from reproduce.campaign import jobs
+from reproduce.campaign import estimate, jobs, probe, worker
+from reproduce.campaign.wanted import runs_wanted
 from reproduce.datasets import fetch
 from reproduce.records import runs
 
@@ -127,11 +126,11 @@ def test_a_run_that_broke_off_in_another_process_is_not_made_again(tmp_path, dat
             )
             other.release()
 
-    plan = campaign.wanted([cell], "small", 0, 1, print)
-    summary = campaign.carry_out(plan, store, data_folder, torch.device("cpu"), say, bar=False)
+    plan = runs_wanted([cell], "small", [0], print)
+    summary = worker.carry_out(plan, store, data_folder, torch.device("cpu"), say, bar=False)
     assert summary.trained == 0 and summary.records == []
     assert [r.failure for r in summary.broken] == ["not finite after epoch 1"]
-    again = campaign.carry_out(plan, store, data_folder, torch.device("cpu"), say, bar=False)
+    again = worker.carry_out(plan, store, data_folder, torch.device("cpu"), say, bar=False)
     assert again.trained == 1  # asked for anew, it is tried anew
 
 
@@ -172,7 +171,7 @@ def test_as_many_runs_at_once_as_cores_and_memory_allow(
     monkeypatch.setattr(jobs, "cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: torchs)
     monkeypatch.setattr(jobs, "_free_memory", lambda: free)
-    plan = campaign.wanted([made_cell()], "small", 0, count, print)
+    plan = runs_wanted([made_cell()], "small", list(range(count)), print)
     assert jobs.at_once(plan, threads, device) == found
 
 
@@ -201,14 +200,14 @@ def test_torchs_threads_are_no_more_than_a_cpu_quota_allows(monkeypatch, quota, 
 
 
 def test_plan_times_several_at_once(tmp_path, data_folder, monkeypatch, capsys):
-    monkeypatch.setattr(planning, "SECONDS", 0.2)
-    plan = campaign.wanted([made_cell(train={"epochs": 3})], "small", 0, 2, print)
+    monkeypatch.setattr(probe, "SECONDS", 0.2)
+    plan = runs_wanted([made_cell(train={"epochs": 3})], "small", [0, 1], print)
     cpu, before = torch.device("cpu"), torch.get_num_threads()
-    (one,) = planning.estimates(plan, runs.Store(tmp_path / "s"), data_folder, cpu, print, 2, 1)
+    (one,) = estimate.estimates(plan, runs.Store(tmp_path / "s"), data_folder, cpu, print, 2, 1)
     assert one.jobs == 2 and one.at_once > 0 and torch.get_num_threads() == before
     assert one.gain == pytest.approx(2 * one.step / one.at_once)
     assert one.remaining == one.whole == pytest.approx(one.epoch * 6 / one.gain)
-    planning.show([one], cpu)
+    estimate.show([one], cpu)
     out = " ".join(capsys.readouterr().out.split())
     assert "2 at once" in out and "ms each" in out
 
@@ -217,17 +216,17 @@ def test_plan_says_where_so_many_do_not_run(monkeypatch, capsys):
     def gone(*_):
         raise EOFError
 
-    monkeypatch.setattr(planning.jobs, "beside", gone)
+    monkeypatch.setattr(estimate.jobs, "beside", gone)
     told = []
     cell = made_cell()
-    assert planning._at_once(cell.scales["small"], torch.device("cpu"), 3, 1, told.append) is None
+    assert estimate._at_once(cell.scales["small"], torch.device("cpu"), 3, 1, told.append) is None
     assert "3 processes at once do not run here" in told[0]
 
 
 def test_storage_that_fails_beside_is_one_line(tmp_path, capsys):
     store = tmp_path / "file"
     store.write_text("no folder")
-    plan = campaign.wanted([made_cell()], "small", 0, 1, print)
+    plan = runs_wanted([made_cell()], "small", [0], print)
     with pytest.raises(SystemExit) as stop:
         jobs.train(None, 2, plan, store, None, "cpu", None, None, None)
     out = capsys.readouterr().out

@@ -4,7 +4,7 @@ import pytest
 from test_campaign import command, experiments
 
 from reproduce import yamlfile
-from reproduce.campaign import small_check as check
+from reproduce.campaign import small_check
 from reproduce.records import runs
 from reproduce.spec import paper
 
@@ -23,8 +23,8 @@ def installed(tmp_path, monkeypatch):
     monkeypatch.setattr(yamlfile, "ROOT", place)
     monkeypatch.setattr(runs, "LOCAL", place / "results" / "local")
     monkeypatch.setattr(runs, "PUBLISHED", place / "results")
-    monkeypatch.setattr(check, "COMMITTED", place / "results" / "check")
-    monkeypatch.setattr(check, "OWN_STORE", place / "results" / "check-local")
+    monkeypatch.setattr(small_check, "COMMITTED", place / "results" / "check")
+    monkeypatch.setattr(small_check, "OWN_STORE", place / "results" / "check-local")
     return place
 
 

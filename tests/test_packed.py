@@ -14,6 +14,7 @@ import kernels
 from kernels import cpu, pixels
 from reproduce import nets, yamlfile
 from reproduce.packed import PackedError, PackedNet, file, freeze, freeze_net
+from reproduce.packed import blocks as layers
 from reproduce.packed import net as net_module
 from reproduce.training import preprocess
 from reproduce.training.train import Classifier
@@ -41,14 +42,14 @@ def random_state(wanted, seed=0, wild=True):
             made = rng.uniform(-1, 1, value.shape)
             made.reshape(-1)[:2] = [0.0, -0.0]
             state[name] = torch.tensor(made, dtype=torch.float32)
-    blocks = len(net_module.shapes(wanted))
-    for i in range(blocks):
+    count = len(layers.shapes(wanted))
+    for i in range(count):
         units = len(state[f"blocks.{i}.norm.mean"])
         reach = state[f"blocks.{i}.layer.weight"][0].numel()
         mean = rng.normal(0, reach**0.5 / 2, units)
         bias, beta = rng.uniform(-1, 1, units), rng.normal(0, 0.3, units)
         gamma, inv_std = rng.normal(0, 1, units), rng.uniform(0.5, 2, units) / reach**0.5
-        if wild and i < blocks - 1:
+        if wild and i < count - 1:
             kind = rng.integers(0, 10, units)
             mean[kind == 0] = np.rint(mean[kind == 0])  # BN is exactly 0 at an integer
             bias[kind == 0] = beta[kind == 0] = 0
@@ -191,8 +192,8 @@ def test_thresholds_are_found_at_the_very_integer():
     )
     mean[::3] = np.rint(mean[::3])
     beta[::4] = 0
-    norm = net_module.Norm(bias, mean, factor, beta)
-    level, below = net_module.thresholds(norm, reach)
+    norm = layers.Norm(bias, mean, factor, beta)
+    level, below = layers.thresholds(norm, reach)
     s = np.arange(-reach, reach + 1)[:, None]
     right = (((s + bias) - mean) * factor + beta) >= 0
     assert np.array_equal(np.where(below, s <= level, s >= level), right)
@@ -491,7 +492,7 @@ def test_levels_beyond_32_bits_are_kept_in_effect(tmp_path):
     wanted = settings(net={"hidden": [3, 4]})
     net = freeze_net(wanted, random_state(wanted), (1 / 128, np.float32(-1.0).reshape(())))
     rule = kernels.Thresholds([2**40, -(2**40), 2**40, -(2**40)], [False, False, True, True])
-    layer = net_module.BitLayer(net.hidden[0].shape, net.hidden[0].weights, rule)
+    layer = layers.BitLayer(net.hidden[0].shape, net.hidden[0].weights, rule)
     PackedNet(wanted, net.first, (layer,), net.output).save(tmp_path / "net.bnn")
     bits = list(PackedNet.load(tmp_path / "net.bnn").hidden_bits(images_for(wanted)))[1]
     assert (bits == [-1, 1, 1, -1]).all()

@@ -10,8 +10,8 @@ from made import made_cell, made_record, made_run, made_splits
 from test_campaign import command, experiments
 
 from reproduce import files, report, spec
-from reproduce.campaign import carry_out as campaign
-from reproduce.campaign import under_way as running
+from reproduce.campaign import under_way, worker
+from reproduce.campaign.progress import Progress
 from reproduce.datasets.data import Dataset
 from reproduce.records import machine, read_record, read_running, runs
 from reproduce.report import claims, table1
@@ -29,9 +29,9 @@ def go(store, epochs=None, seed=0, cell=CELL, scale="small"):
     data = preprocess.prepare(made_splits(), run.settings.data, True, CPU)
     for _ in range(epochs or 1):
         deadline = None if epochs is None else time.monotonic()
-        rest = (CPU, campaign.Progress([1.0], print), print, False, deadline, machine.call("cpu"), None)
+        rest = (CPU, Progress([1.0], print), print, False, deadline, machine.call("cpu"), None)
         with contextlib.suppress(train.OutOfTime):
-            campaign._train(run, store, lambda _: data, *rest)
+            worker._train(run, store, lambda _: data, *rest)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def publish(store, target, cells=(CELL,)):
     """As the command does it: what was said."""
     said = []
     runs.publish(store, target / "runs", said.append)
-    running.publish(store, target, cells, said.append)
+    under_way.publish(store, target, cells, said.append)
     return said
 
 

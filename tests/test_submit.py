@@ -11,7 +11,7 @@ import pytest
 from test_campaign import command, experiments
 
 from reproduce import spec, yamlfile
-from reproduce.campaign import slurm as submit
+from reproduce.campaign import slurm
 from reproduce.records import read_records
 
 
@@ -41,7 +41,7 @@ def test_every_run_that_is_not_in_the_store_becomes_a_task(tmp_path, data_folder
         handed.append((tasks, rest))
         return [types.SimpleNamespace(job_id=f"7_{i}") for i in range(len(tasks))]
 
-    monkeypatch.setattr(submit, "hand_over", hand_over)
+    monkeypatch.setattr(slurm, "hand_over", hand_over)
     assert small(tmp_path, data_folder, monkeypatch, "--time-limit", "10m", "--partition", "day") == 0
     out = capsys.readouterr().out
     assert "7_0: BNN (Theano), MNIST, small scale, seed 0" in out and "2 of 2 run(s) submitted" in out
@@ -69,18 +69,18 @@ def test_a_task_goes_on_after_its_time_until_it_is_done(monkeypatch):
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(subprocess, "run", run)
-    submit.Task(("run", "x"))()
+    slurm.Task(("run", "x"))()
     assert called == [[sys.executable, "-m", "reproduce", "run", "x"]] * 3
     codes[:], called[:] = [75], []
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     with pytest.raises(SystemExit):
-        submit.Task(("run", "x"))()
+        slurm.Task(("run", "x"))()
     assert called[1:] == [["scontrol", "requeue", "10_1"]]
     codes[:] = [1]
     with pytest.raises(RuntimeError, match="exit code 1"):
-        submit.Task(("run", "x"))()
+        slurm.Task(("run", "x"))()
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_task_that_cannot_be_requeued_is_a_line_and_its_work_is_kept(
     tmp_path, monkeypatch, capfd, scontrol, why
 ):
     """The exit code is the command's own at its time limit, after which its checkpoint is there."""
-    scripts = {"python": f"exit {submit.OUT_OF_TIME}"} | ({"scontrol": scontrol} if scontrol else {})
+    scripts = {"python": f"exit {slurm.OUT_OF_TIME}"} | ({"scontrol": scontrol} if scontrol else {})
     for name, script in scripts.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
@@ -104,7 +104,7 @@ def test_a_task_that_cannot_be_requeued_is_a_line_and_its_work_is_kept(
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(SystemExit) as end:
-        submit.Task(("run", "x"))()
+        slurm.Task(("run", "x"))()
     assert end.value.code == 75
     assert capfd.readouterr().err == (
         f"reproduce: job 7 is at its time limit and could not be requeued ({why}); "
@@ -117,26 +117,26 @@ def test_a_scontrol_that_does_not_answer_is_a_line(monkeypatch):
         raise subprocess.TimeoutExpired(words, timeout)
 
     monkeypatch.setattr(subprocess, "run", hangs)
-    assert submit._requeue("7") == "scontrol did not answer within 60 seconds"
+    assert slurm._requeue("7") == "scontrol did not answer within 60 seconds"
 
 
 def test_jobs_are_known_by_their_place_in_the_array():
-    assert submit.slurm_job({}) is None
-    assert submit.slurm_job({"SLURM_JOB_ID": "5"}) == "5"
+    assert slurm.slurm_job({}) is None
+    assert slurm.slurm_job({"SLURM_JOB_ID": "5"}) == "5"
     array = {"SLURM_JOB_ID": "6", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "0"}
-    assert submit.slurm_job(array) == "5_0"
+    assert slurm.slurm_job(array) == "5_0"
 
 
 def test_a_task_ends_before_its_job():
-    assert [submit.spare(limit) for limit in (60, 480, 3600)] == [15, 120, 120]
+    assert [slurm.spare(limit) for limit in (60, 480, 3600)] == [15, 120, 120]
 
 
 def test_tasks_run_by_submitit_itself(tmp_path, monkeypatch):
     """Submitted, pickled, run in processes of their own, with the command's exit codes."""
     submitit = pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(yamlfile.ROOT), *sys.path]))
-    tasks = [submit.Task(("list", "table1/bnn-theano-mnist")), submit.Task(("data", "minst"))]
-    good, bad = submit.hand_over(tasks, tmp_path / "jobs", "local", 120.0, 1, 0, None)
+    tasks = [slurm.Task(("list", "table1/bnn-theano-mnist")), slurm.Task(("data", "minst"))]
+    good, bad = slurm.hand_over(tasks, tmp_path / "jobs", "local", 120.0, 1, 0, None)
     assert good.result() is None and "table1/bnn-theano-mnist" in good.stdout()
     with pytest.raises(submitit.core.utils.FailedJobError, match="exit code 2"):
         bad.result()

@@ -8,7 +8,7 @@ import torch
 from made import convnet_settings, made_run, settings
 
 from kernels.cuda import trial as kernel_trial
-from reproduce.campaign import gpu_trial as trial
+from reproduce.campaign import gpu_trial
 from reproduce.nets import tensorcores, ways
 from reproduce.records import machine
 from reproduce.training import step, train
@@ -28,7 +28,7 @@ def nothing_left_out(monkeypatch):
 
 @pytest.mark.parametrize("part", ["bf16", "fp16", "tf32", "graph"])
 def test_a_sound_part_passes(part):
-    trial.check(part, NETS, CPU)
+    gpu_trial.check(part, NETS, CPU)
 
 
 def test_a_gradient_of_too_few_bits_is_found(nothing_left_out):
@@ -37,7 +37,7 @@ def test_a_gradient_of_too_few_bits_is_found(nothing_left_out):
     with pytest.raises(
         RuntimeError, match=r"linear layer of \d+ to \d+, batch 10+: .* gradients of inputs are wrong"
     ):
-        trial.check("bf16", NETS, CPU)
+        gpu_trial.check("bf16", NETS, CPU)
 
 
 def inexact_where(dtype, monkeypatch):
@@ -58,11 +58,11 @@ def test_an_inexact_convolution_is_found_and_left_out(nothing_left_out, dtype, p
     if part == "tf32":
         ways.leave_out("fp16")
     with pytest.raises(RuntimeError, match=r"convolution of 10 images 32×32, 4 to 4 channels: .* are wrong"):
-        trial.check(part, NETS, CPU)
-    trial.settle_here(NETS, CPU, said.append)
+        gpu_trial.check(part, NETS, CPU)
+    gpu_trial.settle_here(NETS, CPU, said.append)
     assert not ways.uses(part) and len(said) == 1 and said[0].startswith(f"left out: {part}: convolution of 10")
-    assert trial.inexact(NETS[1], CPU) is None  # what is left is exact
-    trial.settle_here(NETS, CPU, said.append)
+    assert gpu_trial.inexact(NETS[1], CPU) is None  # what is left is exact
+    gpu_trial.settle_here(NETS, CPU, said.append)
     assert len(said) == 1
 
 
@@ -76,7 +76,7 @@ def test_recorded_steps_that_do_something_else_are_found(nothing_left_out):
 
     nothing_left_out.setattr(step.Step, "__call__", other)
     with pytest.raises(RuntimeError, match="8 recorded steps cost"):
-        trial.check("graph", NETS[:1], CPU)
+        gpu_trial.check("graph", NETS[:1], CPU)
 
 
 def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
@@ -88,10 +88,10 @@ def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
         return {"updates": "RuntimeError: 3 of 9"} if "updates" in commands else {"graph of b": "hangs"}
 
     nothing_left_out.setattr(kernel_trial, "broken", broken)
-    nothing_left_out.setattr(trial, "CELLS", {"paper": ("a", "b")})
+    nothing_left_out.setattr(gpu_trial, "CELLS", {"paper": ("a", "b")})
     nothing_left_out.delenv("REPRODUCE_WITHOUT")
     said = []
-    found = trial.settle(said.append)
+    found = gpu_trial.settle(said.append)
     assert found == {"updates": "RuntimeError: 3 of 9", "graph of b": "hangs"}
     assert asked == [
         (["bf16", "fp16", "tf32", "updates"], ""),
@@ -99,7 +99,7 @@ def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
     ]
     assert ways.left_out() == ("updates", "graph")
     assert said == ["left out: updates: RuntimeError: 3 of 9", "left out: graph of b: hangs"]
-    assert trial.settle(said.append) == {} and len(asked) == 2
+    assert gpu_trial.settle(said.append) == {} and len(asked) == 2
 
 
 def test_a_trial_in_a_process_of_its_own_tells_what_is_wrong(nothing_left_out):

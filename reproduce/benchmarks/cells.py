@@ -16,7 +16,7 @@ from reproduce import files, nets, spec
 from reproduce.datasets import fetch
 from reproduce.nets import binarize
 from reproduce.packed import PackedNet, freeze_net, packing
-from reproduce.packed.net import Floats, Norm, PixelLayer, convolved, shapes
+from reproduce.packed.blocks import Floats, Norm, PixelLayer, convolved, shapes
 from reproduce.records import runs
 
 SCALE, SHIFT = 2 / 255, -1.0  # pixels onto -1..1, as the BNN cells of MNIST and CIFAR-10 have them

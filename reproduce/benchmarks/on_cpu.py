@@ -23,7 +23,7 @@ from kernels import cpu, pixels
 from kernels.bench import on_cpu as bench
 from kernels.bench import timing
 from reproduce import nets, spec
-from reproduce.benchmarks import peer_onnx, record
+from reproduce.benchmarks import common, peer_onnx
 from reproduce.benchmarks.cells import CELLS, SCALE, SHIFT, images_of, net_of
 from reproduce.packed import PackedNet
 from reproduce.records import machine, runs
@@ -47,11 +47,11 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         rows += found
         notes += remarks
     return {
-        "format": record.FORMAT,
+        "format": common.FORMAT,
         "kind": "cpu",
         "quick": quick,
         "started": started,
-        "machine": machine.machine("cpu") | {"clocks_mhz": record.clocks(), "load": os.getloadavg()},
+        "machine": machine.machine("cpu") | {"clocks_mhz": common.clocks(), "load": os.getloadavg()},
         "libraries": machine.libraries() | _optional(),
         "code": machine.code(),
         "backend": kernels.describe("cpu"),
@@ -61,7 +61,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         "rows": rows,
         "notes": notes,
         "warnings": timing.warnings(rows),
-        "paper": {key: record.figure3()[key] for key in ("where", "bars")},
+        "paper": {key: common.figure3()[key] for key in ("where", "bars")},
     }
 
 

@@ -1,6 +1,6 @@
 """Figure 3 on an NVIDIA GPU: products, the MNIST MLP and the CIFAR-10 ConvNet by every CUDA backend; one record.
 
-The nets are those of `benchmarks.nets`, of the paper's sizes. Beside the packed net stand the same
+The nets are those of `benchmarks.cells`, of the paper's sizes. Beside the packed net stand the same
 net in plain torch float32 (TF32 off, and on), and once more with every product by the paper's naive kernel. Images
 are on the GPU but where it is said, predictions end on the host, so every time is one of a host's clock. A packed
 net that gives another class than on the host has no row.
@@ -29,7 +29,7 @@ from kernels.bench import on_gpu as products
 from kernels.bench.on_cpu import has_compiler
 from kernels.cuda import arrays, launch, nvrtc, trial
 from reproduce import nets, spec
-from reproduce.benchmarks import record
+from reproduce.benchmarks import common
 from reproduce.benchmarks.cells import CELLS, SCALE, SHIFT, images_of, net_of
 from reproduce.datasets.data import DataError
 from reproduce.nets.tensorcores import full_precision
@@ -88,7 +88,7 @@ def measure(
         every = notes + [f"{one['what']}, {one['candidate']}: left out, {one['error']}" for one in failed]
         every += [f"cut off before: {name}" for name in left]
         return {
-            "format": record.FORMAT,
+            "format": common.FORMAT,
             "kind": "gpu",
             "quick": quick,
             "started": started,
@@ -102,7 +102,7 @@ def measure(
             "failed": list(failed),
             "notes": list(dict.fromkeys(every)),
             "warnings": timing.warnings(rows),
-            "paper": {key: record.figure3()[key] for key in ("where", "bars")},
+            "paper": {key: common.figure3()[key] for key in ("where", "bars")},
         }
 
     parts: dict[str, Callable[[], tuple[list[dict[str, Any]], list[str], list[dict[str, str]]]]]

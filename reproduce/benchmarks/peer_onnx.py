@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kernels
-from reproduce.packed.net import BitLayer, PackedNet, PixelLayer
+from reproduce.packed.blocks import BitLayer, PixelLayer
+from reproduce.packed.net import PackedNet
 
 ZERO, ONE = 128, 129  # the bytes that stand for 0 and +1
 OPSET = 17

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import kernels
 from kernels.bench import timing
 from kernels.torch import BinaryConv2d, BinaryLinear, operators, pack
-from reproduce.benchmarks import peer_onnx, record
+from reproduce.benchmarks import common, peer_onnx
 from reproduce.records import machine, runs
 
 Say = Callable[[str], None]
@@ -53,11 +53,11 @@ def measure(say: Say, _: Path | None, quick: bool = False) -> dict[str, Any]:
         rows += _rows(what, BinaryConv2d(c, c, 3, padding=1), x, 18.0 * n * side * side * c * c, n, c, quick)
     optional = {} if missing else {name: metadata.version(name) for name in ("onnxruntime", "onnx")}
     return {
-        "format": record.FORMAT,
+        "format": common.FORMAT,
         "kind": "layers",
         "quick": quick,
         "started": started,
-        "machine": machine.machine("cpu") | {"clocks_mhz": record.clocks(), "load": os.getloadavg()},
+        "machine": machine.machine("cpu") | {"clocks_mhz": common.clocks(), "load": os.getloadavg()},
         "libraries": machine.libraries() | optional,
         "code": machine.code(),
         "backend": kernels.describe("cpu"),

@@ -23,7 +23,7 @@ import kernels
 from kernels import reals
 from kernels.bench import on_cpu, timing
 from reproduce import spec
-from reproduce.benchmarks import breakdown, record
+from reproduce.benchmarks import breakdown, common
 from reproduce.benchmarks.cells import CELLS, SCALE, SHIFT, cell_settings, images_of
 from reproduce.benchmarks.peer_torch import Peer
 from reproduce.nets.products import mode
@@ -72,7 +72,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         "kind": "train-cpu",
         "quick": quick,
         "started": started,
-        "machine": own | {"clocks_mhz": record.clocks(), "load": os.getloadavg()},
+        "machine": own | {"clocks_mhz": common.clocks(), "load": os.getloadavg()},
         "libraries": machine.libraries(),
         "code": machine.code(),
         "backend": kernels.describe("cpu"),

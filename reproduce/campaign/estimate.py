@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,19 +16,15 @@ import torch
 from rich.table import Table
 
 from reproduce import spec
-from reproduce.campaign import begun as checkpoints
-from reproduce.campaign import carry_out as campaign
-from reproduce.campaign import jobs
+from reproduce.campaign import jobs, resuming
+from reproduce.campaign.probe import Probe, waited
+from reproduce.campaign.wanted import Wanted
 from reproduce.datasets import data, fetch
 from reproduce.identity import Device
 from reproduce.records import machine, runs, stem_of
-from reproduce.terminal import console
-from reproduce.training import train
-from reproduce.training.preprocess import DeviceData
+from reproduce.terminal import console, duration
 
 Say = Callable[[str], None]
-SECONDS = 2.0  # of timed steps a cell, at least
-STEPS = 2  # a turn
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ class Estimate:
 
 
 def estimates(
-    plan: Sequence[campaign.Wanted],
+    plan: Sequence[Wanted],
     store: runs.Store,
     data_folder: Path | None,
     device: torch.device,
@@ -73,7 +68,7 @@ def estimates(
     threads: int | None = None,
 ) -> list[Estimate]:
     """One estimate a cell of the plan, in order; with `number` processes at once, of `threads` threads each."""
-    cells: dict[str, list[campaign.Wanted]] = {}
+    cells: dict[str, list[Wanted]] = {}
     for item in plan:
         cells.setdefault(item.cell.name, []).append(item)
     datasets: dict[str, data.Dataset | None] = {}
@@ -91,33 +86,6 @@ def estimates(
     return found
 
 
-class Trial:
-    """A cell's net on random images, with its training step."""
-
-    def __init__(self, settings: spec.Settings, device: torch.device) -> None:
-        self.batch, self.device = settings.train.batch, device
-        self.data = _random_data(settings, max(self.batch, train.EVAL_BATCH), device)
-        parts = {"train": self.data, "valid": self.data, "test": self.data}
-        self.module = train.Classifier(settings, parts, 0).to(device)
-        self.module.on_train_epoch_start()
-
-    def turn(self, count: int) -> float:
-        """Seconds a step, of so many."""
-        blocks = [torch.randint(len(self.data), (self.batch,), device=self.device) for _ in range(count)]
-        start = time.perf_counter()
-        self.module.training_step(blocks, 0)
-        return _waited(self.device, start) / count
-
-    def step(self) -> float:
-        """Seconds a step: the median of turns, after the first."""
-        self.turn(1)
-        taken: list[float] = []
-        end = time.perf_counter() + SECONDS
-        while len(taken) < 3 or time.perf_counter() < end:
-            taken.append(self.turn(STEPS))
-        return statistics.median(taken)
-
-
 def _at_once(
     settings: spec.Settings, device: torch.device, number: int, threads: int | None, say: Say
 ) -> float | None:
@@ -127,7 +95,7 @@ def _at_once(
             for pipe in pipes:
                 pipe.recv()
             with jobs.with_threads(threads):
-                taken = Trial(settings, device).step()
+                taken = Probe(settings, device).step()
             for pipe in pipes:
                 pipe.close()
             return taken
@@ -144,16 +112,16 @@ def measured(settings: spec.Settings, device: torch.device) -> tuple[float, floa
     gc.collect()
     _reset_peak(device)
     steps = parts.train // batch if parts.drop_incomplete else math.ceil(parts.train / batch)
-    trial = Trial(settings, device)
-    module = trial.module
-    step = trial.step()
+    probe = Probe(settings, device)
+    module = probe.module
+    step = probe.step()
     module.evaluate("valid")
     start = time.perf_counter()
     module.evaluate("valid")
-    an_image = _waited(device, start) / module.scored("valid")
+    an_image = waited(device, start) / module.scored("valid")
     peak = _peak(device)
     if peak is not None:
-        few = trial.data
+        few = probe.data
         floats = few.rows.element_size()
         images = parts.train + parts.valid + parts.test
         kept = sum(t.numel() * t.element_size() for t in module.net.state_dict().values())  # the best epoch's
@@ -161,26 +129,8 @@ def measured(settings: spec.Settings, device: torch.device) -> tuple[float, floa
     return step, steps * step + (parts.valid + parts.test) * an_image, peak
 
 
-def _random_data(settings: spec.Settings, count: int, device: torch.device) -> DeviceData:
-    """Images as the cell's preprocessing leaves them on the device: bytes while it is affine, else floats."""
-    parts, image = settings.data, settings.dataset.planes
-    rows = torch.randint(0, 256, (count, math.prod(image)), dtype=torch.uint8, device=device)
-    affine = all(isinstance(s, spec.Range | spec.Standardize | spec.Center) for s in parts.preprocess)
-    shape = () if settings.net.flat else image
-    labels = torch.randint(settings.dataset.classes, (count,), device=device)
-    shift = torch.full((), -1.0, device=device)
-    return DeviceData(rows if affine else rows / 127.5 - 1, labels, shape, 1 / 127.5, shift)
-
-
-def _waited(device: torch.device, start: float) -> float:
-    """Seconds since `start`, with all work of the device done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def _epochs_made(
-    item: campaign.Wanted,
+    item: Wanted,
     store: runs.Store,
     folder: Path | None,
     datasets: dict[str, data.Dataset | None],
@@ -200,13 +150,11 @@ def _epochs_made(
     run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant, kind)
     if store.finished(run):
         return item.settings.train.epochs
-    saved = checkpoints.begun(store.checkpoint(run))
+    saved = resuming.begun(store.checkpoint(run))
     return saved.epochs if saved is not None and saved.of == run.parts else 0
 
 
-def unfinished(
-    plan: Sequence[campaign.Wanted], store: runs.Store, folder: Path | None, device: str
-) -> list[campaign.Wanted]:
+def unfinished(plan: Sequence[Wanted], store: runs.Store, folder: Path | None, device: str) -> list[Wanted]:
     """The runs of a plan that are not in the store."""
     datasets: dict[str, data.Dataset | None] = {}
     return [i for i in plan if _epochs_made(i, store, folder, datasets, device) < i.settings.train.epochs]
@@ -253,11 +201,11 @@ def show(found: Sequence[Estimate], device: torch.device) -> None:
             str(one.epochs),
             f"{1000 * one.step:.1f}",
             *([_at_once_words(one)] if number > 1 else []),
-            campaign.duration(one.epoch) if one.epoch >= 10 else f"{one.epoch:.2g} s",
-            campaign.duration(one.epoch * one.epochs),
+            duration(one.epoch) if one.epoch >= 10 else f"{one.epoch:.2g} s",
+            duration(one.epoch * one.epochs),
             str(one.wanted),
             str(one.finished or ""),
-            campaign.duration(one.remaining),
+            duration(one.remaining),
             "not known" if one.memory is None else f"{one.memory / 1e9:.1f} GB",
         )
     out = console(140)
@@ -266,7 +214,7 @@ def show(found: Sequence[Estimate], device: torch.device) -> None:
     whole, remaining = (sum(getattr(one, part) for one in found) for part in ("whole", "remaining"))
     out.print(
         f"{sum(one.wanted for one in found)} run(s) on {machine.machine(device.type)['name']}{beside}: "
-        f"{campaign.duration(whole)} in all, {campaign.duration(remaining)} remaining. "
+        f"{duration(whole)} in all, {duration(remaining)} remaining. "
         "Counted: steps, and both evaluations after every epoch; not: fetching and preprocessing the data."
     )
 

@@ -171,7 +171,7 @@ def _check_linear(batch: int, units: int, inputs: int, first: bool, device: torc
 
 def _check_graph(settings: spec.Settings, device: torch.device) -> None:
     """Steps recorded and not, from one state, without noise: they cost the same."""
-    from reproduce.campaign import estimate as plan
+    from reproduce.campaign.probe import Probe
 
     net = settings.net
     assert isinstance(net, spec.PaperNet)
@@ -182,7 +182,7 @@ def _check_graph(settings: spec.Settings, device: torch.device) -> None:
     costs = []
     for recorded in (True, False):
         torch.manual_seed(0)
-        made = plan.Trial(settings, device)
+        made = Probe(settings, device)
         order = torch.arange(made.batch, device=device)
         before = os.environ.get("REPRODUCE_WITHOUT", "")
         if not recorded:

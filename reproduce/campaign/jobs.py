@@ -26,7 +26,9 @@ import torch
 from kernels.cpu import thread_count
 from kernels.environment import cores
 from reproduce import extensions, spec
-from reproduce.campaign import carry_out as campaign
+from reproduce.campaign import worker
+from reproduce.campaign.probe import STEPS, Probe
+from reproduce.campaign.wanted import Wanted
 from reproduce.records import runs
 from reproduce.terminal import any_text, say
 
@@ -37,7 +39,7 @@ PROCESS = 1e9
 """Bytes of a process that trains, without its net and its data."""
 
 
-def at_once(plan: Sequence[campaign.Wanted], threads: int | None, device: str) -> int:
+def at_once(plan: Sequence[Wanted], threads: int | None, device: str) -> int:
     """How many runs to make at once where nobody says: as many as there are, and cores and memory for.
 
     Two runs on a core each take less time than one after the other on both. 1 on a GPU.
@@ -168,7 +170,7 @@ def _end_with_parent(pipe: Connection) -> None:
 def train(
     pipe: Connection,
     number: int,
-    plan: Sequence[campaign.Wanted],
+    plan: Sequence[Wanted],
     root: Path,
     data_folder: Path | None,
     device: str,
@@ -181,9 +183,7 @@ def train(
     tell = functools.partial(_tell, number)
     store = runs.Store(root)
     try:
-        campaign.carry_out(
-            plan, store, data_folder, torch.device(device), tell, False, deadline, checkpoint_seconds
-        )
+        worker.carry_out(plan, store, data_folder, torch.device(device), tell, False, deadline, checkpoint_seconds)
     except OSError as error:  # a full disk, say: the first process meets it, too, and tells how to go on
         tell(f"{error.filename or store.root}: {error.strerror or error}")
         sys.exit(1)
@@ -195,11 +195,9 @@ def _tell(number: int, text: str) -> None:
 
 def load(pipe: Connection, number: int, settings: spec.Settings, device: str, threads: int | None) -> None:
     """A process beside: training steps of a cell on random images, without end; says when the first is made."""
-    from reproduce.campaign import estimate as plan
-
     use_threads(threads)
-    turn = plan.Trial(settings, torch.device(device)).turn
+    turn = Probe(settings, torch.device(device)).turn
     turn(1)
     pipe.send("ready")
     while True:
-        turn(plan.STEPS)
+        turn(STEPS)

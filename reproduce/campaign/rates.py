@@ -59,17 +59,19 @@ def main(patterns: Sequence[str]) -> int:
     """Try what has not been tried, keep the records, and say what each arm's rate should be; exit code."""
     import torch
 
-    from reproduce.campaign import carry_out
+    from reproduce.campaign import jobs, worker
+    from reproduce.campaign.wanted import Wanted
     from reproduce.records import runs
 
     say = functools.partial(print, flush=True)
     cells = [cell for cell in spec.cells(list(patterns) or ["ablations"]) if cell.ablation]
     plan = [
-        carry_out.Wanted(cell, "small", SEED, settings, f"rate-{rate:g}")
-        for cell in cells
-        for rate, settings in tried(cell)
+        Wanted(cell, "small", SEED, settings, f"rate-{rate:g}") for cell in cells for rate, settings in tried(cell)
     ]
-    summary = carry_out.carry_out(plan, runs.Store(STORE), None, torch.device("cpu"), say, bar=False)
+    count = jobs.at_once(plan, 1, "cpu")
+    jobs.use_threads(1)
+    with jobs.beside(count - 1, jobs.train, plan, STORE, None, "cpu", 1, None, None):
+        summary = worker.carry_out(plan, runs.Store(STORE), None, torch.device("cpu"), say, bar=False)
     COMMITTED.mkdir(parents=True, exist_ok=True)
     records = [*summary.records, *summary.broken]
     for record in records:

@@ -16,7 +16,8 @@ import torch
 from scipy import stats
 
 from reproduce import spec, yamlfile
-from reproduce.campaign import carry_out as campaign
+from reproduce.campaign import worker
+from reproduce.campaign.wanted import Wanted
 from reproduce.files import write_whole
 from reproduce.records import Record, read_records, runs
 
@@ -83,11 +84,7 @@ def check(data: Path | None, say: Say) -> bool:
     """Train every check cell afresh with its own seed; whether all stay within their bands. Raises Missing."""
     cells = _cells()
     shutil.rmtree(OWN_STORE, ignore_errors=True)
-    plan = [
-        campaign.Wanted(c, "small", c.experiment.check.seed, c.scales["small"])
-        for c in cells
-        if c.experiment.check
-    ]
+    plan = [Wanted(c, "small", c.experiment.check.seed, c.scales["small"]) for c in cells if c.experiment.check]
     limits = {c.name: bands(c) for c in cells}
     records, missing = _trained(plan, data, say)
     good = True
@@ -117,7 +114,7 @@ def mutants(data: Path | None, say: Say, keep: bool) -> bool:
     cells = _cells()
     limits = {c.name: bands(c) for c in cells}
     plan = [
-        campaign.Wanted(c, "small", seed, settings, mutant)
+        Wanted(c, "small", seed, settings, mutant)
         for c in cells
         for mutant, settings in c.mutants.items()
         for seed in range(MUTANT_SEEDS)
@@ -145,7 +142,7 @@ def mutants(data: Path | None, say: Say, keep: bool) -> bool:
 def calibrate(data: Path | None, say: Say) -> None:
     """Train the calibration seeds and put their records into results/check/calibration."""
     plan = [
-        campaign.Wanted(c, "small", seed, c.scales["small"])
+        Wanted(c, "small", seed, c.scales["small"])
         for c in _cells()
         if c.experiment.check
         for seed in c.experiment.check.calibration
@@ -166,9 +163,9 @@ def _cells() -> list[spec.Cell]:
 Trained = dict[tuple[str, str | None, int], Record]
 
 
-def _trained(plan: Sequence[campaign.Wanted], data: Path | None, say: Say) -> tuple[Trained, dict[str, str]]:
+def _trained(plan: Sequence[Wanted], data: Path | None, say: Say) -> tuple[Trained, dict[str, str]]:
     store = runs.Store(OWN_STORE)
-    summary = campaign.carry_out(plan, store, data, torch.device("cpu"), say, bar=False)
+    summary = worker.carry_out(plan, store, data, torch.device("cpu"), say, bar=False)
     if summary.starved:  # no record is a planted error's record, and must not pass for one
         raise Missing(f"not enough memory for {', '.join(summary.starved)}")
     found = {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.broken]}

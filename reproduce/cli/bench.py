@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from reproduce import yamlfile
-from reproduce.terminal import DataOption, say, stop
+from reproduce.cli.options import DataOption
+from reproduce.terminal import say, stop
 
 
 def bench(
@@ -37,12 +38,12 @@ def bench(
 
     Exit code 2: the GPU was asked for and cannot be measured, or a packed net is damaged; 3: a data set's file is.
     """
+    from reproduce.benchmarks import common, on_gpu
     from reproduce.benchmarks import on_cpu as cpu
-    from reproduce.benchmarks import on_gpu, record
     from reproduce.benchmarks import single_layers as of_layers
     from reproduce.benchmarks import training_steps as of_training
     from reproduce.datasets.data import DataError
-    from reproduce.packed.net import PackedError
+    from reproduce.packed.blocks import PackedError
     from reproduce.spec import paper
 
     if gpu and (training or layers):
@@ -56,7 +57,7 @@ def bench(
         if training
         else (of_layers.measure, of_layers.show, "layers")
         if layers
-        else (cpu.measure, record.show, "kernels")
+        else (cpu.measure, common.show, "kernels")
     )
     if to is None and not (kept := yamlfile.ROOT / "results").is_dir():
         raise stop(f"no folder {kept}, as a checkout has it: name one for the record (--to)", 2)
@@ -66,7 +67,7 @@ def bench(
 
     def keep(state: dict[str, Any]) -> None:
         nonlocal path
-        path = record.write(state, to or yamlfile.ROOT / "results" / folder, path)
+        path = common.write(state, to or yamlfile.ROOT / "results" / folder, path)
         say(f"written: {yamlfile.shown(path)}")
 
     try:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reproduce import extensions, yamlfile
-from reproduce.cli import freeze
-from reproduce.terminal import DataOption, ResultsOption, UseOption, say, stop
+from reproduce.cli.options import DataOption, ResultsOption, UseOption
+from reproduce.terminal import say, stop
 
 if TYPE_CHECKING:
     from reproduce.packed import PackedNet
@@ -33,9 +33,9 @@ def export(
     Exit code 1: a prediction differs; 2: the net cannot be exported so, or a package is missing; 3: no data.
     """
     from reproduce import files
-    from reproduce.benchmarks.record import write
+    from reproduce.benchmarks.common import write
     from reproduce.datasets.data import DataError
-    from reproduce.packed import PackedNet
+    from reproduce.packed import PackedNet, from_run
     from reproduce.packed.export import formats
     from reproduce.records import runs
 
@@ -45,9 +45,9 @@ def export(
     if missing := formats.FORMATS[kind].missing():
         raise stop(f"{missing} not installed: pip install 'bnn-reproduce[export]'", 2)
     try:
-        packed = freeze.freeze_run(run, runs.Store(results or runs.LOCAL), data, say)
+        packed = from_run.freeze_run(run, runs.Store(results or runs.LOCAL), data, say)
         net = PackedNet.load(packed)
-        images, labels = freeze.test_images(net, data, say)
+        images, labels = from_run.test_images(net, data, say)
         content = formats.FORMATS[kind].build(net)
     except DataError as error:
         raise stop(error, 3) from None

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reproduce import files, spec
-from reproduce.terminal import say
+from reproduce.terminal import duration, say
 
 if TYPE_CHECKING:
     import torch
 
-    from reproduce.campaign import estimate as plan
+    from reproduce.campaign.probe import Probe
     from reproduce.identity import Device
 
 app = typer.Typer(no_args_is_help=True, help="The steps of gpu-evidence.sh.")
@@ -35,8 +35,7 @@ def versions(device: DeviceOption = "cuda") -> None:
     """Machine, libraries and code, and what the driver says of the GPU. Exit code 2: a package is missing."""
     import kernels
     from reproduce import packed, report  # noqa: F401, what any later step imports
-    from reproduce.campaign import carry_out as campaign  # noqa: F401, what any later step imports
-    from reproduce.cli import freeze  # noqa: F401, what any later step imports
+    from reproduce.campaign import worker  # noqa: F401, what any later step imports
     from reproduce.records import machine
 
     kind: Device = "cuda" if device == "cuda" else "cpu"
@@ -70,12 +69,12 @@ def trials(
     names = (*BACKENDS, PIXELS)
     keep(dict.fromkeys(names, "its trial was cut off"), tuple(ways.PARTS))
     import kernels
-    from reproduce.campaign import gpu_trial as trial
+    from reproduce.campaign import gpu_trial
 
     here = kernels.backends()
     unusable = {name: here[name] for name in BACKENDS if here[name].startswith("unavailable")}
     others = {name: ["kernels.cuda.trial", name] for name in names if name not in unusable}
-    found = unusable | trial.settled(say, device, scale, others, ROUNDS)
+    found = unusable | gpu_trial.settled(say, device, scale, others, ROUNDS)
     keep(found, ways.left_out())
     failed = {*found, *ways.left_out()}
     say(f"passed: {', '.join(name for name in (*names, *ways.PARTS) if name not in failed) or 'nothing'}")
@@ -92,35 +91,34 @@ def preflight(
     """Exactness of the convolutions, ms a step of both nets, a profiler table; whether training will end."""
     import torch
 
-    from reproduce.campaign import carry_out as campaign
-    from reproduce.campaign import estimate as plan
-    from reproduce.campaign import gpu_trial as trial
+    from reproduce.campaign import estimate, gpu_trial
+    from reproduce.campaign.probe import Probe
     from reproduce.nets import ways
 
     place = torch.device(device)
-    for name in dict.fromkeys([cell, *trial.CELLS[scale]]):
+    for name in dict.fromkeys([cell, *gpu_trial.CELLS[scale]]):
         settings = spec.cells([name])[0].at(scale)  # type: ignore[arg-type]
         assert settings is not None
-        trial.settle_here([settings], place, say)
+        gpu_trial.settle_here([settings], place, say)
         if settings.net.kind == "convnet":
             say(f"{name}: its forward convolutions of ±1 by ±1 are exact by what is not left out")
-        made = plan.Trial(settings, place)
+        made = Probe(settings, place)
         made.turn(5)
         step = made.turn(steps)
         without = ", ".join(ways.left_out()) or "nothing"
         say(f"{name}: {1000 * step:.3f} ms a step over {steps} steps; left out: {without}")
         if name == cell:
-            _, epoch, _ = plan.measured(settings, place)
+            _, epoch, _ = estimate.measured(settings, place)
             whole = epoch * settings.train.epochs
             ends = "will end in this call" if whole < left else "will not end in this call; its curve comes back"
             say(
-                f"{name}: {settings.train.epochs} epochs of {epoch:.3g} s are {campaign.duration(whole)}, "
-                f"{campaign.duration(left)} are left: training {ends}"
+                f"{name}: {settings.train.epochs} epochs of {epoch:.3g} s are {duration(whole)}, "
+                f"{duration(left)} are left: training {ends}"
             )
         say(f"{name}, {PROFILED} steps:\n{_profile(made, place)}")
 
 
-def _profile(made: plan.Trial, device: torch.device) -> str:
+def _profile(made: Probe, device: torch.device) -> str:
     from torch import profiler
 
     on_gpu = device.type == "cuda"

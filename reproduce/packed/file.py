@@ -22,12 +22,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kernels import LocalThresholds, Packed, Thresholds
 from kernels.operands import words_for
 from reproduce import files, spec, yamlfile
-from reproduce.packed.net import (
+from reproduce.packed.blocks import (
     BitLayer,
+    Layers,
     Norm,
     OutputLayer,
     PackedError,
-    PackedNet,
     PixelLayer,
     RealLayer,
     Shape,
@@ -80,7 +80,7 @@ def _arrays(header: _Header) -> list[_Array]:
     return found
 
 
-def save(net: PackedNet, path: Path) -> None:
+def save(net: Layers, path: Path) -> None:
     """Write `net` to `path`, under a scratch name beside it first. Raises OSError."""
     first = net.first
     values: list[NDArray[Any]] = [_octets(first.weights)]
@@ -102,7 +102,7 @@ def save(net: PackedNet, path: Path) -> None:
     files.write_whole(path, content + hashlib.sha256(content).digest())
 
 
-def load(path: Path | str) -> PackedNet:
+def load(path: Path | str) -> Layers:
     """The net in `path`. PackedError, one line, if the file cannot be read as one."""
     path = Path(path)
     try:
@@ -113,7 +113,7 @@ def load(path: Path | str) -> PackedNet:
         raise PackedError(f"{path.name}: {error}") from None
 
 
-def parse(content: bytes) -> PackedNet:
+def parse(content: bytes) -> Layers:
     """The net in a file's bytes. PackedError if they are not exactly what `save` writes."""
     if not content.startswith(MAGIC):
         raise PackedError("not a packed net")
@@ -134,7 +134,7 @@ def parse(content: bytes) -> PackedNet:
     return _net(header, body[_START.size + length :])
 
 
-def _net(header: _Header, body: bytes) -> PackedNet:
+def _net(header: _Header, body: bytes) -> Layers:
     wanted = _arrays(header)
     sizes = [array.size for array in wanted]
     if sum(sizes) != len(body):
@@ -158,7 +158,7 @@ def _net(header: _Header, body: bytes) -> PackedNet:
         output = OutputLayer(last, _packed(next(source), last), Norm(*next(source)))
     except (ValueError, TypeError) as error:
         raise PackedError(f"damaged: {error}") from None
-    return PackedNet(header.settings, layer, bits, output, header.about)
+    return Layers(header.settings, layer, bits, output, header.about)
 
 
 def _stacked(norm: Norm) -> NDArray[np.float64]:

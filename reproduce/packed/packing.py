@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from reproduce.cli import freeze
 from reproduce.datasets.data import DataError
 from reproduce.files import write_sealed
-from reproduce.packed import PackedNet
+from reproduce.packed import from_run
+from reproduce.packed.net import PackedNet
 from reproduce.records import Record, read_records
 from reproduce.records.runs import Store
 from reproduce.records.weights import of_run
@@ -48,11 +48,11 @@ def _wanted(record: Record) -> bool:
 
 def _publish(record: Record, store: Store, target: Path, data_folder: Path | None, say: Say) -> None:
     """Raises ValueError or DataError where the net cannot be packed or compared."""
-    packed = freeze.freeze_run(record.stem, store, data_folder, say)
+    packed = from_run.freeze_run(record.stem, store, data_folder, say)
     net = PackedNet.load(packed)
     state = of_run(store.net(record.stem), record)
-    found, _ = freeze.compare_net(net, data_folder, "auto", say, state)
-    content = freeze.record_of(packed, net, found, "auto")
+    found, _ = from_run.compare_net(net, data_folder, "auto", say, state)
+    content = from_run.record_of(packed, net, found, "auto")
     target.mkdir(parents=True, exist_ok=True)
     if record.seed == 0 and content["bytes"] <= LARGEST:
         shutil.copyfile(packed, target / packed.name)

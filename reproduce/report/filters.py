@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from reproduce import spec
-from reproduce.records import Record
-from reproduce.records import filter_counts as filters
+from reproduce.records import Record, filter_counts
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, notes, once, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
@@ -48,7 +47,7 @@ def layers(records: Sequence[Record]) -> pd.DataFrame:
         every = record.filters.layers if record.filters else []
         counts = operations([(found.maps_in, found.maps_out) for found in every])
         for number, (found, multiply_adds) in enumerate(zip(every, counts, strict=True), 1):
-            for rule, key in filters.RULES.items():
+            for rule, key in filter_counts.RULES.items():
                 line = {"cell": record.cell, "scale": record.scale, "seed": record.seed, "layer": number}
                 line |= {"maps_in": found.maps_in, "maps_out": found.maps_out, "operations": multiply_adds}
                 line |= {"rule": rule, "fraction": 100 * getattr(found, key), "first_layer": number == 1}
@@ -58,7 +57,7 @@ def layers(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _random(rule: str, maps_out: int) -> float:
-    return filters.random_share(int(rule.split()[0]), maps_out)
+    return filter_counts.random_share(int(rule.split()[0]), maps_out)
 
 
 def operations(maps: Sequence[tuple[int, int]]) -> list[int]:
@@ -93,7 +92,7 @@ def summary(evidence: Evidence) -> pd.DataFrame:
     for (name, scale), group in _cells(counted(evidence)).items():
         remarks = sorted({n for r in group for n in notes(r)})
         runs_apart = averages(layers(group), ["rule", "seed"])
-        for rule in filters.RULES:
+        for rule in filter_counts.RULES:
             found = pd.DataFrame(runs_apart.loc[rule])
             line = {"cell": name, "scale": scale, "seeds": len(found), "rule": rule}
             line |= {str(key): value for key, value in found.mean().items()}
@@ -124,7 +123,7 @@ def chance(evidence: Evidence) -> pd.DataFrame:
         maps = list(zip([3, *widths], widths, strict=False))
         table = pd.DataFrame(maps, columns=["maps_in", "maps_out"]).assign(operations=operations(maps))
         table["first_layer"] = table.index == 0
-        for rule in filters.RULES:
+        for rule in filter_counts.RULES:
             share = [100 * _random(rule, out) for _, out in maps]
             found = averages(table.assign(rule=rule, fraction=share, random=share), ["rule"]).loc[rule]
             line = {"cell": cell.name, "rule": rule, "random": found["random"]}

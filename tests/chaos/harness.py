@@ -36,7 +36,7 @@ import torch  # noqa: E402
 from made import made_images, settings  # noqa: E402
 
 from reproduce import files, report, spec  # noqa: E402, F401
-from reproduce.campaign import carry_out as campaign  # noqa: E402, F401
+from reproduce.campaign import worker  # noqa: E402, F401
 from reproduce.cli import app as cli  # noqa: E402
 from reproduce.datasets import DATASETS, data  # noqa: E402
 from reproduce.records import machine, read_record, runs, weights  # noqa: E402

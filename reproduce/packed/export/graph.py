@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kernels
-from reproduce.packed.net import BitLayer, OutputLayer, PackedNet, PixelLayer, RealLayer, Shape
+from reproduce.packed.blocks import BitLayer, OutputLayer, PixelLayer, RealLayer, Shape
+from reproduce.packed.net import PackedNet
 from reproduce.records import machine
 
 OPSET = 13

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 import kernels
 from kernels import LocalThresholds
+from reproduce.packed.blocks import OutputLayer, RealLayer
 from reproduce.packed.export.graph import PRODUCER, about, version
-from reproduce.packed.net import OutputLayer, PackedNet, RealLayer
+from reproduce.packed.net import PackedNet
 
 README = "README.md"
 BATCH = 500

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kernels
+from reproduce.packed.blocks import Norm, OutputLayer, PixelLayer, RealLayer
 from reproduce.packed.export.graph import Graph, channels, direction
-from reproduce.packed.net import Norm, OutputLayer, PackedNet, PixelLayer, RealLayer
+from reproduce.packed.net import PackedNet
 
 BATCH = 1000
 

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 import kernels
 from reproduce import spec
+from reproduce.packed.blocks import Norm, OutputLayer, PixelLayer, RealLayer
 from reproduce.packed.export.graph import OPSET, Graph, channels, direction
-from reproduce.packed.net import Norm, OutputLayer, PackedNet, PixelLayer, RealLayer
+from reproduce.packed.net import PackedNet
 
 DOMAIN = "qonnx.custom_op.general"
 BATCH = 500

@@ -11,12 +11,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
-
-from reproduce import yamlfile
-from reproduce.terminal import ResultsOption, say, stop
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reproduce.records import runs
@@ -81,26 +76,3 @@ def make_way(run: runs.Run, store: runs.Store, say: Callable[[str], None]) -> No
         if not own.exists() and found is not None and found.of == parts:
             os.rename(path, own)
             say(f"    checkpoint {path.name}: of this run ({found.epochs} epochs), resumed")
-
-
-def clean(
-    results: ResultsOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False,
-) -> None:
-    """Remove checkpoints that were set aside because they are of other code, data or settings, or damaged."""
-    from reproduce.records import runs
-
-    store = results or runs.LOCAL
-    if not store.is_dir():
-        raise stop(f"no store {yamlfile.shown(store)}: not a folder", 2)
-    found = sorted((store / "work").glob("*.ckpt.other*"))
-    total = 0
-    for path in found:
-        size, of = path.stat().st_size, begun(path)
-        total += size
-        epochs = "cannot be read" if of is None else f"{of.epochs} epochs"
-        say(f"{path.name}: {size / 1e6:,.1f} MB, {epochs}")
-        if not dry_run:
-            path.unlink()
-    words = "would be removed" if dry_run else "removed"
-    say(f"{len(found)} checkpoint(s) set aside, {total / 1e6:,.1f} MB: {words}")

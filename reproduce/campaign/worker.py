@@ -1,9 +1,8 @@
-"""Many runs: which are wanted, which are done, what is missing, and how long the rest will take."""
+"""A process that makes runs one after another, skips those that are done, and says what is missing."""
 
 from __future__ import annotations
 
 import gc
-import re
 import sys
 import time
 from collections import deque
@@ -12,19 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from filelock import FileLock, Timeout
-from lightning.pytorch.callbacks import Callback
 
-from reproduce import nets, spec
-from reproduce.campaign import begun as checkpoints
-from reproduce.campaign import gpu_trial as trial
+from reproduce import spec
+from reproduce.campaign import gpu_trial, resuming
+from reproduce.campaign.progress import Progress, cost
+from reproduce.campaign.wanted import Wanted, describe
 from reproduce.datasets import data, fetch
 from reproduce.identity import Device
 from reproduce.nets import products
-from reproduce.records import EpochRow, Filters, Record, Result, machine, runs, weights
-from reproduce.records import filter_counts as filters
+from reproduce.records import EpochRow, Filters, Record, Result, filter_counts, machine, runs, weights
+from reproduce.terminal import duration
 from reproduce.training import preprocess, train
 from reproduce.training.checkpoint import out_of_memory
 
@@ -58,116 +56,6 @@ def pick_device(wanted: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
-def cost(settings: spec.Settings) -> float:
-    """Multiply-adds of a whole run; a backward pass counts as two forward ones."""
-    images = settings.train.epochs * (3 * settings.data.train + settings.data.valid)
-    overhead = 2e6  # of a pass over one image, in the same unit: small nets do not reach the machine's rate
-    return images * (nets.macs(settings) + overhead)
-
-
-class Progress(Callback):
-    """Overall progress and time left, as a line now and then (beside Lightning's own bar on a terminal)."""
-
-    EVERY = 15.0
-
-    def __init__(self, costs: Sequence[float], say: Say) -> None:
-        self.costs, self.say = list(costs), say
-        self.started = time.monotonic()
-        self.done = 0.0
-        self.position = 0
-        self._told = self.started
-
-    def skip(self, position: int) -> None:
-        """Run number `position` needs no work."""
-        self.costs[position] = 0.0
-
-    def left(self, share: float = 0.0) -> str:
-        """About how long the rest will take, when `share` of the present run is done."""
-        done = self.done + share * self.costs[self.position]
-        spent = time.monotonic() - self.started
-        if done <= 0:
-            return "time left not known yet"
-        seconds = spent * (sum(self.costs) - done) / done
-        return f"about {duration(seconds)} left of all"
-
-    def finish(self) -> None:
-        self.done += self.costs[self.position]
-
-    def seconds(self, cost: float) -> float:
-        """About how long work of so much `cost` takes, by the finished runs; 0 before the first."""
-        return (time.monotonic() - self.started) * cost / self.done if self.done else 0.0
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if time.monotonic() - self._told < self.EVERY or not isinstance(module, train.Classifier):
-            return
-        self._told = time.monotonic()
-        row, epochs = module.curve[-1], module.settings.train.epochs
-        error = 100 * row["valid_wrong"] / module.scored("valid")
-        self.say(
-            f"    epoch {row['epoch']}/{epochs}: cost {row['train_loss']:.4f}, validation error {error:.2f} %; "
-            f"{self.left(row['epoch'] / epochs)}"
-        )
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 2 h 05 min."""
-    seconds = int(seconds + 0.5)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-
-
-def time_limit(text: str, option: str = "--time-limit") -> float:
-    """Seconds of "90s", "9m", "2h" or "1h30m". ValueError for anything else, and for no time at all."""
-    found = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text)
-    seconds = (
-        sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
-    )
-    if not seconds:
-        raise ValueError(f"{option} takes 90s, 9m, 2h or 1h30m, not {text!r}")
-    return float(seconds)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One run to be made, before its data have been looked for."""
-
-    cell: spec.Cell
-    scale: spec.Scale
-    seed: int
-    settings: spec.Settings
-    variant: str | None = None
-
-
-def wanted(cells: Sequence[spec.Cell], scale: spec.Scale, first: int, seeds: int | None, say: Say) -> list[Wanted]:
-    """Cells × seeds at a scale, seed by seed, so that a broken-off campaign still covers every cell.
-
-    The seeds are `first` and those after it: so many as `seeds` says, else as each cell's file does. Raises
-    ValueError where no cell has that scale.
-    """
-    found = []
-    for number in range(max(seeds or cell.experiment.seeds for cell in cells)):
-        for cell in cells:
-            settings = cell.at(scale)
-            if settings is not None and number < (seeds or cell.experiment.seeds):
-                found.append(Wanted(cell, scale, first + number, settings))
-            elif settings is None and not number:
-                say(f"{cell.name} has no {scale} scale; left out")
-    if not found:
-        raise ValueError(f"no cell with a {scale} scale: nothing to run")
-    return found
-
-
-def shard(plan: Sequence[Wanted], part: str) -> list[Wanted]:
-    """Part i of n of a plan, for "i/n" with 1 <= i <= n: every n-th run. ValueError for anything else."""
-    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", part)
-    if not found or int(found[1]) > int(found[2]):
-        raise ValueError(f"--shard takes i/n with 1 <= i <= n, not {part!r}")
-    return list(plan[int(found[1]) - 1 :: int(found[2])])
-
-
 def carry_out(
     plan: Sequence[Wanted],
     store: runs.Store,
@@ -189,7 +77,7 @@ def carry_out(
     if device.type == "cpu" and (reason := products.fallback()):
         say(f"note: {reason}; products are torch's, and give other numbers, under other names")
     if device.type == "cuda":
-        trial.settle_here([item.settings for item in plan], device, say)
+        gpu_trial.settle_here([item.settings for item in plan], device, say)
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
     machine.code(kind)  # what runs is what lies here now, not when the first record is written
     call = machine.call(kind)
@@ -258,7 +146,7 @@ def carry_out(
             say(f"{title}: {progress.left()}" if number else title)
             if run.mode != products.mode(kind):
                 say(f"    steps go through autograd: {run.why_autograd}")
-            checkpoints.make_way(run, store, say)
+            resuming.make_way(run, store, say)
             try:
                 record = _train(
                     run, store, prepared, device, progress, say, bar, deadline, call, checkpoint_seconds
@@ -290,11 +178,6 @@ def carry_out(
             else:
                 summary.records.append(record)
     return summary
-
-
-def describe(item: Wanted) -> str:
-    name = f"{item.cell.experiment.row}, {item.cell.dataset_at(item.scale)}, {item.scale} scale, seed {item.seed}"
-    return f"{name}, {item.variant}" if item.variant else name
 
 
 def _shown(record: Record) -> str:
@@ -419,5 +302,5 @@ def _by_all(record: Record, calls: Sequence[dict[str, Any]]) -> Record:
 def kept_filters(settings: spec.Settings, state: dict[str, torch.Tensor]) -> Filters | None:
     """The counts of a net's binary convolutions for its record; None for another net."""
     net = settings.net
-    found = filters.of_net(state) if isinstance(net, spec.PaperNet) and net.weights == "binary" else None
+    found = filter_counts.of_net(state) if isinstance(net, spec.PaperNet) and net.weights == "binary" else None
     return None if found is None else Filters.model_validate(found)

@@ -1,0 +1,66 @@
+"""How far a campaign is, and how long the rest will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from reproduce import nets, spec
+from reproduce.terminal import duration
+from reproduce.training import train
+
+Say = Callable[[str], None]
+
+
+def cost(settings: spec.Settings) -> float:
+    """Multiply-adds of a whole run; a backward pass counts as two forward ones."""
+    images = settings.train.epochs * (3 * settings.data.train + settings.data.valid)
+    overhead = 2e6  # of a pass over one image, in the same unit: small nets do not reach the machine's rate
+    return images * (nets.macs(settings) + overhead)
+
+
+class Progress(Callback):
+    """Overall progress and time left, as a line now and then (beside Lightning's own bar on a terminal)."""
+
+    EVERY = 15.0
+
+    def __init__(self, costs: Sequence[float], say: Say) -> None:
+        self.costs, self.say = list(costs), say
+        self.started = time.monotonic()
+        self.done = 0.0
+        self.position = 0
+        self._told = self.started
+
+    def skip(self, position: int) -> None:
+        """Run number `position` needs no work."""
+        self.costs[position] = 0.0
+
+    def left(self, share: float = 0.0) -> str:
+        """About how long the rest will take, when `share` of the present run is done."""
+        done = self.done + share * self.costs[self.position]
+        spent = time.monotonic() - self.started
+        if done <= 0:
+            return "time left not known yet"
+        seconds = spent * (sum(self.costs) - done) / done
+        return f"about {duration(seconds)} left of all"
+
+    def finish(self) -> None:
+        self.done += self.costs[self.position]
+
+    def seconds(self, cost: float) -> float:
+        """About how long work of so much `cost` takes, by the finished runs; 0 before the first."""
+        return (time.monotonic() - self.started) * cost / self.done if self.done else 0.0
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if time.monotonic() - self._told < self.EVERY or not isinstance(module, train.Classifier):
+            return
+        self._told = time.monotonic()
+        row, epochs = module.curve[-1], module.settings.train.epochs
+        error = 100 * row["valid_wrong"] / module.scored("valid")
+        self.say(
+            f"    epoch {row['epoch']}/{epochs}: cost {row['train_loss']:.4f}, validation error {error:.2f} %; "
+            f"{self.left(row['epoch'] / epochs)}"
+        )

@@ -1,0 +1,57 @@
+"""Which runs a campaign is to make: cells × seeds at a scale, and a machine's share of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from reproduce import spec
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One run to be made, before its data have been looked for."""
+
+    cell: spec.Cell
+    scale: spec.Scale
+    seed: int
+    settings: spec.Settings
+    variant: str | None = None
+
+
+def runs_wanted(
+    cells: Sequence[spec.Cell], scale: spec.Scale, seeds: Sequence[int] | None, say: Say, first: int = 0
+) -> list[Wanted]:
+    """Cells × seeds at a scale, seed by seed, so that a broken-off campaign still covers every cell.
+
+    Where no seeds are given they are so many as each cell's file says, from `first` on. Raises ValueError where no
+    cell has that scale.
+    """
+    every = seeds or range(first, first + max(cell.experiment.seeds for cell in cells))
+    found = []
+    for number, seed in enumerate(every):
+        for cell in cells:
+            settings = cell.at(scale)
+            if settings is not None and (seeds or number < cell.experiment.seeds):
+                found.append(Wanted(cell, scale, seed, settings))
+            elif settings is None and not number:
+                say(f"{cell.name} has no {scale} scale; left out")
+    if not found:
+        raise ValueError(f"no cell with a {scale} scale: nothing to run")
+    return found
+
+
+def share(plan: Sequence[Wanted], part: str) -> list[Wanted]:
+    """Part i of n of a plan, for "i/n" with 1 <= i <= n: every n-th run. ValueError for anything else."""
+    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", part)
+    if not found or int(found[1]) > int(found[2]):
+        raise ValueError(f"--shard takes i/n with 1 <= i <= n, not {part!r}")
+    return list(plan[int(found[1]) - 1 :: int(found[2])])
+
+
+def describe(item: Wanted) -> str:
+    name = f"{item.cell.experiment.row}, {item.cell.dataset_at(item.scale)}, {item.scale} scale, seed {item.seed}"
+    return f"{name}, {item.variant}" if item.variant else name

@@ -1,0 +1,39 @@
+"""`reproduce check`: two small nets against the committed bands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kernels.environment import VariableError
+from reproduce import spec
+from reproduce.cli.options import DataOption
+from reproduce.terminal import say, stop, stoppable
+
+
+@stoppable("stopped; --mutants and --calibrate go on from the last checkpoint, a check begins afresh")
+def check(
+    data: DataOption = None,
+    mutants: Annotated[bool, typer.Option("--mutants", help="Train the planted errors instead.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Train the bands' seeds instead, and keep them.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the mutants' records in results/check.")] = False,
+) -> None:
+    """Train small nets afresh, hold them against the committed bands. Exit code 1: outside, 3: no data, memory."""
+    from reproduce.campaign import jobs, small_check
+
+    jobs.use_threads(None)
+    try:
+        if calibrate:
+            small_check.calibrate(data, say)
+            return
+        good = small_check.mutants(data, say, keep) if mutants else small_check.check(data, say)
+    except (spec.SpecError, VariableError):
+        raise
+    except (ValueError, small_check.Missing) as error:
+        raise stop(str(error), 3) from None
+    say("check passed" if good else "check FAILED")
+    if not good:
+        raise typer.Exit(1)

@@ -1,0 +1,41 @@
+"""`reproduce data`: fetch and check data sets."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated
+
+import typer
+
+from reproduce import extensions
+from reproduce.cli.options import DataOption, UseOption
+from reproduce.terminal import say, stop
+
+
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="mnist, cifar10, svhn, svhn_test10k.", show_default="all")
+    ] = None,
+    data: DataOption = None,
+    use: UseOption = None,
+) -> None:
+    """Fetch and check data sets; say where each stands and, if it cannot be had, how to get it."""
+    from reproduce.datasets import DATASETS
+    from reproduce.datasets import data as sets
+    from reproduce.datasets.fetch import folder, load
+
+    extensions.use(use or [])
+    missing = False
+    for name in names or DATASETS:
+        if name not in DATASETS:
+            near = difflib.get_close_matches(name, DATASETS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(DATASETS)}"
+            raise stop(f"no data set {name!r}{hint}", 2)
+        try:
+            found = load(name, data, say)
+            say(f"{name}: content {found.digest[:12]}, order {found.order[:12]}, in {folder(data)}")
+        except sets.DataError as error:
+            missing = True
+            say(str(error))
+    if missing:
+        raise typer.Exit(1)

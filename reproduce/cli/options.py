@@ -1,0 +1,51 @@
+"""Options and arguments that several commands have, and how they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reproduce import spec, yamlfile
+from reproduce.terminal import stop
+
+MOST_THREADS, MOST_JOBS, MOST_SEEDS, LAST_SEED = 4096, 256, 10_000, 10**9
+ResultsOption = Annotated[
+    Path | None, typer.Option("--results", help="Your store of runs.", show_default="results/local")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of the data sets.", show_default="$REPRODUCE_DATA, else a user cache"),
+]
+ExperimentsOption = Annotated[
+    Path | None,
+    typer.Option("--experiments", help="Folder of experiment files.", show_default="the project's"),
+]
+UseOption = Annotated[
+    list[Path] | None,
+    typer.Option("--use", help="A Python file that registers what experiment files name; as often as needed."),
+]
+Cells = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Cells (`table1/bnn-theano-mnist`), groups (`table1`), patterns (`*/*-mnist`), or your own files "
+        "and folders (`mine.yaml`).",
+        show_default="all",
+    ),
+]
+
+
+def cells_of(patterns: list[str] | None, experiments: Path | None, ablations: bool = True) -> list[spec.Cell]:
+    """The cells that a command names, of the project's experiments or of another folder.
+
+    Without `ablations` their arms, which take hours, have to be named.
+    """
+    found = spec.cells(patterns) if experiments is None else spec.cells(patterns, experiments)
+    return [cell for cell in found if patterns or ablations or not cell.ablation]
+
+
+def check_store(store: Path | None) -> None:
+    """Ends the command where a store is named that is no folder."""
+    if store is not None and not store.is_dir():
+        raise stop(f"no store {yamlfile.shown(store)}: not a folder", 2)

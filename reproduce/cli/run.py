@@ -1,0 +1,184 @@
+"""`reproduce run`: train cells, then show Table 1 of the store."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from reproduce import extensions, files, spec, yamlfile
+from reproduce.cli.options import (
+    LAST_SEED,
+    MOST_JOBS,
+    MOST_SEEDS,
+    MOST_THREADS,
+    Cells,
+    DataOption,
+    ExperimentsOption,
+    ResultsOption,
+    UseOption,
+    cells_of,
+)
+from reproduce.terminal import console, say, seconds_of, stop, stoppable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@stoppable("stopped; the same command goes on from the last checkpoint")
+def run(
+    cells: Cells = None,
+    scale: Annotated[
+        str, typer.Option(help="paper, short, small, or auto: paper with CUDA, else small.")
+    ] = "auto",
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_SEEDS,
+            help="How many seeds: 0, 1, … one after another.",
+            show_default="as the file says",
+        ),
+    ] = None,
+    first_seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="The first of them.")] = 0,
+    results: ResultsOption = None,
+    data: DataOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="all cores")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_JOBS,
+            help="Runs made at once, by as many processes.",
+            show_default="on a CPU as many as there are cores and memory for",
+        ),
+    ] = None,
+    shard: Annotated[str, typer.Option(help="i/n: only every n-th run, to share them among machines.")] = "1/1",
+    time_limit: Annotated[
+        str | None,
+        typer.Option(help="90s, 9m, 2h, 1h30m: stop at the end of an epoch when the next would not fit."),
+    ] = None,
+    checkpoint_every: Annotated[
+        str | None, typer.Option(help="As --time-limit: how much work may be lost.", show_default="1m")
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Only time a few steps, and say how long and how large it will be.")
+    ] = False,
+    experiments: ExperimentsOption = None,
+    use: UseOption = None,
+) -> None:
+    """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
+
+    What cannot be run for want of data is named with how to get it. Exit code 1: a run failed, or memory was not
+    enough for it; 2: an experiment file asks for what cannot be done; 3: no data at all;
+    75: the time limit came first, and the same command goes on, here or where the store is copied to.
+    """
+    began = time.monotonic()
+    from reproduce import report
+    from reproduce.campaign import jobs as beside
+    from reproduce.campaign import worker
+    from reproduce.campaign.wanted import runs_wanted, share
+    from reproduce.records import equal_code, runs
+    from reproduce.report import table1
+    from reproduce.spec import paper
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
+    extensions.use(use or [])
+    found = cells_of(cells, experiments, ablations=False)
+    paper.read(), equal_code.known()  # as the table at the end needs them
+    try:
+        chosen = worker.pick_device(device)
+        size = _scale(scale, chosen.type)
+        plan = runs_wanted(found, size, seeds and range(first_seed, first_seed + seeds), say, first_seed)
+        plan = share(plan, shard)
+        deadline = None if time_limit is None else began + seconds_of(time_limit)
+        every = None if checkpoint_every is None else seconds_of(checkpoint_every, "--checkpoint-every")
+    except ValueError as error:
+        raise stop(str(error), 2) from None
+    store = runs.Store(results or runs.LOCAL)
+    if chosen.type == "cuda":
+        from reproduce.campaign import gpu_trial
+
+        gpu_trial.settle(say)
+    jobs = jobs or beside.at_once(plan, threads, chosen.type)
+    each = beside.threads_each(jobs, threads, chosen.type)
+    if plan_only:
+        from reproduce.campaign import estimate
+
+        beside.use_threads(threads)
+        estimate.show(estimate.estimates(plan, store, data, chosen, say, jobs, each), chosen)
+        return
+    beside.use_threads(each)
+    many = f", {jobs} at once" if jobs > 1 else ""
+    say(f"{len(plan)} run(s) at {size} scale on {chosen.type}{many}; results in {yamlfile.shown(store.root)}")
+    shared = (plan, store.root, data, chosen.type, each, deadline, every)
+    with beside.beside(jobs - 1, beside.train, *shared):
+        summary = worker.carry_out(plan, store, data, chosen, say, False if jobs > 1 else None, deadline, every)
+    known = {c.name: c for c in [*report.cells(), *found]}
+    evidence = report.gather(store.root, list(known.values()), say)
+    _show(table1.frame(evidence.runs, found, quoted=False, groups=None), size)
+    folder = yamlfile.shown(store.root)
+    try:
+        report.folder.add(report.tables(evidence), store.root / "report")
+        written = f"written: {folder}/report/table1.md and table1.csv"
+    except files.Foreign as error:
+        written = f"Table 1 was not written: {error}"
+    for cell, reason in summary.missing.items():
+        say(f"not run: {cell}: {reason}")
+    for cell, reason in summary.refused.items():
+        say(f"not run: {cell}: {reason}")
+    for record in summary.broken:
+        say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
+    for title, reason in summary.starved.items():
+        say(f"not made: {title}: {reason}; the same command tries again")
+    say(f"{written}; the whole page: reproduce report --results {folder}")
+    if summary.stopped:
+        left = len(plan) - len(summary.records) - len(summary.broken)
+        raise stop(
+            f"time limit of {time_limit}: {left} of {len(plan)} run(s) left, {summary.stopped}; "
+            "the same command goes on from there",
+            75,
+        )
+    if summary.refused:
+        raise typer.Exit(2)
+    if summary.broken or summary.starved:
+        raise typer.Exit(1)
+    if plan and not summary.records:
+        raise typer.Exit(3)
+
+
+def _show(frame: pd.DataFrame, scale: str) -> None:
+    """The table of one scale on the terminal: cell, paper, ours, scale, seeds, seconds, what made them."""
+    import pandas as pd
+
+    table = Table("cell", "paper %", "ours %", "prediction", "scale", "seeds", "seconds", "verdict", "made by")
+    frame = frame[frame["scale"] == scale]
+    for _, line in frame.iterrows():
+        number = {k: "" if pd.isna(line[k]) else f"{line[k]:.2f}" for k in ("paper", "mean", "low", "high")}
+        interval = f"{number['low']} to {number['high']}" if number["low"] else ""
+        seconds = "" if pd.isna(line["seconds"]) else f"{line['seconds']:.0f}"
+        table.add_row(
+            *(f"{line['row']}, {line['dataset']}", number["paper"]),
+            *(number["mean"] + ("*" if line["dirty"] else ""), interval, scale),
+            *(str(line["seeds"]), seconds, line["verdict"], line["code"]),
+        )
+    out = console(140)
+    out.print(table)
+    if remarks := sorted({n for note in frame.loc[frame["dirty"].astype(bool), "note"] for n in note.split("; ")}):
+        out.print(f"* of at least one run: {'; '.join(remarks)}.")
+    if scale == "small":
+        out.print("Small nets, short training: not the paper's cells, never judged against the paper.")
+
+
+def _scale(scale: str, device: str) -> spec.Scale:
+    if scale == "auto":
+        return "paper" if device == "cuda" else "small"
+    if scale not in ("paper", "short", "small"):
+        raise stop(f"--scale takes paper, short, small or auto, not {scale!r}", 2)
+    return scale  # type: ignore[return-value]

@@ -1,0 +1,102 @@
+"""`reproduce submit`: hand runs to a SLURM cluster."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reproduce import extensions, yamlfile
+from reproduce.campaign import slurm
+from reproduce.campaign.wanted import describe, runs_wanted
+from reproduce.cli.options import (
+    LAST_SEED,
+    MOST_SEEDS,
+    MOST_THREADS,
+    DataOption,
+    ExperimentsOption,
+    ResultsOption,
+    UseOption,
+    cells_of,
+)
+from reproduce.terminal import say, seconds_of, stop
+
+SHORTEST = 10.0
+"""Seconds that a task may take at least: of less, none are left to train in."""
+
+
+def submit(
+    cells: Annotated[list[str] | None, typer.Argument(help="As for `run`.", show_default="all")] = None,
+    scale: Annotated[str, typer.Option(help="paper, short or small.")] = "paper",
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_SEEDS, help="How many seeds: 0, 1, …", show_default="as the file says"),
+    ] = None,
+    first_seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="The first of them.")] = 0,
+    results: ResultsOption = None,
+    data: DataOption = None,
+    device: Annotated[str, typer.Option(help="cuda (one GPU a run) or cpu.")] = "cuda",
+    cpus: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU cores a run.")] = 4,
+    time_limit: Annotated[str, typer.Option(help="Of one stay on a node: 90s, 9m, 2h, 1h30m.")] = "4h",
+    partition: Annotated[str | None, typer.Option(help="SLURM's, if not its default one.")] = None,
+    cluster: Annotated[
+        str, typer.Option(help="slurm, or local: as processes on this machine, all at once.")
+    ] = "slurm",
+    experiments: ExperimentsOption = None,
+    use: UseOption = None,
+) -> None:
+    """Train cells on a SLURM cluster: an array with one task for each run that is not in your store yet.
+
+    Store, data folder and this environment must be where the nodes see them too. Needs the extra `cluster`.
+    """
+    from importlib.util import find_spec
+
+    from reproduce.campaign import estimate
+    from reproduce.datasets.fetch import folder
+    from reproduce.records import runs
+
+    if not find_spec("submitit"):
+        raise stop("submit needs submitit: pip install 'submitit>=1.5.3', or this project with '.[cluster]'", 2)
+    choices = {"--scale": (scale, ("paper", "short", "small")), "--device": (device, ("cuda", "cpu"))}
+    choices["--cluster"] = (cluster, ("slurm", "local"))
+    for option, (given, allowed) in choices.items():
+        if given not in allowed:
+            raise stop(f"{option} takes {', '.join(allowed)}, not {given!r}", 2)
+    extensions.use(use or [])
+    found = cells_of(cells, experiments, ablations=False)
+    try:
+        limit = seconds_of(time_limit)
+        wanted = seeds and range(first_seed, first_seed + seeds)
+        plan = runs_wanted(found, scale, wanted, say, first_seed)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise stop(error, 2) from None
+    if limit < SHORTEST:
+        raise stop(f"--time-limit takes at least {SHORTEST:.0f}s, not {time_limit}", 2)
+    store = runs.Store((results or runs.LOCAL).absolute())
+    where = folder(data).absolute()
+    missing = estimate.unfinished(plan, store, where, device)
+    common = ["--scale", scale, "--seeds", "1", "--results", str(store.root), "--data", str(where)]
+    common += ["--device", device, "--threads", str(cpus), "--time-limit", f"{int(limit - slurm.spare(limit))}s"]
+    for module in extensions.used():
+        common += ["--use", str(module)]
+    elsewhere = experiments is not None or any(Path(given).exists() for given in cells or [])
+    tasks = []
+    for item in missing:
+        path = item.cell.path if elsewhere else None
+        named = str(path.absolute()) if path else item.cell.name
+        tasks.append(slurm.Task(("run", named, "--first-seed", str(item.seed), *common)))
+    if not tasks:
+        say(f"all {len(plan)} run(s) are in {yamlfile.shown(store.root)} already")
+        return
+    store.prepare()
+    try:
+        jobs = slurm.hand_over(
+            tasks, store.root / "cluster", cluster, limit, cpus, int(device == "cuda"), partition
+        )
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        raise stop(f"submitting failed: {error}", 1) from None
+    for job, item in zip(jobs, missing, strict=True):
+        say(f"{job.job_id}: {describe(item)}")
+    say(f"{len(jobs)} of {len(plan)} run(s) submitted; logs in {yamlfile.shown(store.root / 'cluster')}")

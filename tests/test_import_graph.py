@@ -1,0 +1,109 @@
+"""The packages' structure, from the parsed sources: no import cycle, no crowded folder, one meaning for a name.
+
+Imports inside functions and those for type checkers count like all others. A module that imports `a.b.c` also runs
+`a/b/__init__.py`, and depends on it unless it is in `a.b` itself.
+"""
+
+import ast
+from collections import Counter
+
+import pytest
+
+from reproduce import yamlfile
+
+PACKAGES = ("reproduce", "kernels")
+MOST_FILES = 15  # Python files in a folder of reproduce, without its `__init__.py`
+
+
+def modules(root):
+    """The modules of the packages in `root`: name -> file."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(name, path, known):
+    """The modules of the packages that a module imports anywhere in its source."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    targets = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            targets |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            folder = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                inner = f"{folder}.{alias.name}"
+                targets.add(inner if inner in known else folder)
+    targets &= set(known)
+    for target in list(targets):
+        while target := target.rpartition(".")[0]:
+            if package[: target.count(".") + 1] != target.split("."):
+                targets.add(target)
+    return targets - {name}
+
+
+def cycle(root, packages=PACKAGES):
+    """Modules of which each imports the next and the last the first; empty if there are none."""
+    known = {name: path for name, path in modules(root).items() if name.split(".")[0] in packages}
+    graph = {name: imports(name, path, known) for name, path in known.items()}
+    done = set()
+
+    def search(name, way):
+        if name in way:
+            return way[way.index(name) :]
+        if name in done:
+            return []
+        for target in sorted(graph[name]):
+            if found := search(target, [*way, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in graph if (found := search(name, []))), [])
+
+
+TANGLED = pytest.mark.xfail(strict=True, reason="kernels.pixels and kernels.cuda.pixels import each other")
+
+
+@pytest.mark.parametrize("packages", [["reproduce"], pytest.param(PACKAGES, marks=TANGLED)])
+def test_no_module_imports_itself_by_way_of_others(packages):
+    assert cycle(yamlfile.ROOT, packages) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    ["from kernels import a", "def f():\n    from kernels.a import X", "import kernels.a", "from . import a"],
+)
+def test_a_cycle_is_found_wherever_its_import_stands(tmp_path, back):
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / "kernels" / "a.py").write_text("from kernels import b\n\nX = b.Y\n")
+    (tmp_path / "kernels" / "b.py").write_text("Y = 1\n")
+    assert cycle(tmp_path) == []
+    (tmp_path / "kernels" / "b.py").write_text(f"Y = 1\n{back}\n")
+    assert set(cycle(tmp_path)) == {"kernels.a", "kernels.b"}
+
+
+def test_an_import_of_a_module_depends_on_the_package_around_it(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "reproduce").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text("from reproduce import x\n")
+    (tmp_path / "kernels" / "a.py").write_text("")
+    (tmp_path / "reproduce" / "__init__.py").write_text("")
+    (tmp_path / "reproduce" / "x.py").write_text("from kernels import a\n")
+    assert set(cycle(tmp_path)) == {"kernels", "reproduce.x"}
+
+
+def test_no_folder_is_crowded_and_no_two_files_of_reproduce_have_one_name():
+    """The report has more files; a command's file is named as the command."""
+    parts = (yamlfile.ROOT / "reproduce").rglob("*.py")
+    paths = [p for p in parts if p.name != "__init__.py" and p.parent.name != "report"]
+    crowded = {folder.name for folder, n in Counter(p.parent for p in paths).items() if n > MOST_FILES}
+    assert not crowded
+    names = Counter(p.name for p in paths if p.parent.name != "cli")
+    assert not [name for name, n in names.items() if n > 1]
