@@ -1,4 +1,4 @@
-"""Loads compiled kernels through CuPy and launches them; every argument travels as eight bytes or a structure."""
+"""Loads compiled kernels through CuPy and launches them. Arguments are eight bytes each, or a structure."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +12,7 @@ from kernels.cuda import nvrtc, tiles
 
 @dataclass
 class Job:
-    """`Job` of src/common.cuh; arrays are CuPy's, None is a null pointer. `k` and `level` stay on the host."""
+    """`Job` of src/common.cuh; arrays are CuPy's, None is a null pointer. `k` and `level` are not passed on."""
 
     a: Any
     b: Any
@@ -30,7 +30,7 @@ class Job:
 
     @property
     def form(self) -> str:
-        """Which of a kernel's two entries does the job."""
+        """Which of the two entries of a kernel carries out the job."""
         return "product" if self.bits is None else "bits"
 
     def argument(self) -> NDArray[np.void]:
@@ -77,14 +77,14 @@ def kernel(
 
 
 def on(stream: int) -> Any:
-    """A context in which launches go to a stream of another library, given by its handle."""
+    """A context in which launches use the stream of another library, given by its handle."""
     import cupy
 
     return cupy.cuda.ExternalStream(stream)
 
 
 def rows(entry: str, threads: int, *arguments: Any) -> None:
-    """Queues a kernel of src/rows.cu with about one thread for each of `threads` pieces of work."""
+    """Queues a kernel of src/rows.cu with about `threads` threads, one per piece of work."""
     blocks = max(1, min(-(-threads // tiles.ROWS.threads), multiprocessors() * 32))
     kernel(tiles.ROWS, entry, (blocks,), *arguments)
 
@@ -133,15 +133,15 @@ def capability() -> str:
 
 
 def architecture(which: tiles.Kernel) -> str | None:
-    """The target a kernel is compiled for on the current GPU, or None: the best of its own generation."""
+    """The target that a kernel is compiled for on the current GPU, or None if it has none for this generation."""
     return best_target(which.architectures, capability())
 
 
 def best_target(architectures: tuple[str, ...], capability: str) -> str | None:
     """The newest of `architectures` whose machine code a GPU of this capability runs, or None.
 
-    Machine code runs on later minor versions of its generation; that of an "a" target on its own version only,
-    and is taken last, where nothing else is offered.
+    Machine code runs on later minor versions of its generation, that of an "a" target on its own version only. An
+    "a" target is taken only where the plain one is not offered.
     """
     if f"{capability}a" in architectures and capability not in architectures:
         return f"{capability}a"

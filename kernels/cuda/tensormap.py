@@ -1,4 +1,4 @@
-"""Tensor maps: how the copy engine of sm_90 is told of a matrix (CUDA driver API, cuTensorMapEncodeTiled)."""
+"""Tensor maps describe a matrix to the copy engine of sm_90 (CUDA driver API, cuTensorMapEncodeTiled)."""
 
 import ctypes
 from functools import cache
@@ -42,7 +42,7 @@ def fields(address: int, rows: int, pitch: int, box_rows: int) -> tuple[Any, ...
 def encode(address: int, rows: int, pitch: int, box_rows: int) -> NDArray[np.void]:
     """The 128 bytes of a tensor map, to be passed to a kernel by value. Raises ValueError, TensorMapError."""
     room = np.zeros(128 + 63, np.uint8)
-    made = room[-room.ctypes.data % 64 :][:128]  # the driver wants it on a multiple of 64
+    made = room[-room.ctypes.data % 64 :][:128]  # the driver needs an address that is a multiple of 64
     status = _driver().cuTensorMapEncodeTiled(
         ctypes.c_void_p(made.ctypes.data), *fields(address, rows, pitch, box_rows)
     )

@@ -22,7 +22,7 @@ operators = torch.ops.kernels
 
 
 def _operator(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Registers a function as the operator of this schema, on CPU and CUDA; `fake` gives its result's shape."""
+    """Registers a function as the operator of this schema on CPU and CUDA; `fake` returns an empty result."""
 
     def register(real: Callable[..., Any]) -> Callable[..., Any]:
         name = schema.partition("(")[0]
@@ -71,8 +71,8 @@ _kept: Any = WeakTensorKeyDictionary()
 
 
 def _weights(words: Tensor, k: int) -> Packed:
-    """`_packed`, kept for as long as the tensor lives and is not changed: layouts derived from it are kept too."""
-    if words.is_inference():  # such tensors do not tell whether they were changed
+    """`_packed`, kept with its derived layouts while the tensor lives and is not changed."""
+    if words.is_inference():  # these tensors have no version counter
         return _packed(words, k)
     version, found = _kept.get(words, (None, None))
     if version != words._version or found.k != k:
@@ -144,7 +144,7 @@ def _real_linear_fake(x: Tensor, weight: Tensor) -> Tensor:
 
 @_operator("real_linear(Tensor x, Tensor weight) -> Tensor", _real_linear_fake)
 def _real_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x (M, K) · sign(weight (N, K))ᵀ: (M, N) of x's dtype; the weight's gradient is passed on as it is."""
+    """x (M, K) · sign(weight (N, K))ᵀ: (M, N) of x's dtype; the gradient of sign(weight) is passed to weight."""
     if not _by_tables(x, weight):
         return F.linear(x, signs_of(weight))
     latent = weight.detach()
@@ -178,7 +178,7 @@ def _real_conv2d_fake(x: Tensor, weight: Tensor, padding: int, stride: int) -> T
 def _real_conv2d(x: Tensor, weight: Tensor, padding: int, stride: int) -> Tensor:
     """x (N, C, H, W) by sign(weight (Cout, C, kh, kw)), a border of zeros: (N, Cout, H', W'), channels-last.
 
-    The weight's gradient is passed on as it is.
+    The gradient of sign(weight) is passed to weight.
     """
     found = _real_conv2d_fake(x, weight, padding, stride)
     if not _by_tables(x, weight) or stride != 1:
@@ -204,7 +204,7 @@ def _real_conv2d_input(grad: Tensor, weight: Tensor, height: int, width: int, pa
     border = taps[0] - 1 - padding
     if not _by_tables(grad, weight) or stride != 1 or taps[0] != taps[1] or border < 0:
         return found.copy_(_backward(grad, found, signs_of(weight), padding, stride, 0))
-    by_tap = _nhwc(weight).reshape(cout, -1, channels).swapaxes(0, 1)[::-1]  # the taps turned round
+    by_tap = _nhwc(weight).reshape(cout, -1, channels).swapaxes(0, 1)[::-1]  # the taps in reverse order
     out = found.permute(0, 2, 3, 1).numpy()
     reals.real_conv2d(_nhwc(grad), reals.signs(by_tap), (taps[0], taps[1]), border, out=out)
     return found
