@@ -71,12 +71,6 @@ class Packed:
         """The address of the words (kept, because NumPy takes a microsecond to look it up)."""
         return self.words.ctypes.data
 
-    @cached_property
-    def counts(self) -> NDArray[np.int32]:
-        """Number of +1 in each row: int32 of shape `shape[:-1]`."""
-        counts: NDArray[np.int32] = np.bitwise_count(self.words).sum(axis=-1, dtype=np.int32)
-        return counts
-
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:

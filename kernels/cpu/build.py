@@ -39,7 +39,7 @@ def load() -> ctypes.CDLL:
     try:
         with tempfile.TemporaryDirectory(prefix="xnor-kernels-") as scratch:
             built = Path(scratch, "kernels.so")
-            _compile(compiler, built)
+            compile_library(compiler, built)
             try:
                 kept = keep(name, ".so", built.read_bytes())
             except OSError as error:
@@ -108,7 +108,8 @@ def stem(compiler: list[str], version: str) -> str:
     return f"kernels-{digest.hexdigest()[:24]}"
 
 
-def _compile(compiler: list[str], target: Path) -> None:
+def compile_library(compiler: list[str], target: Path) -> None:
+    """Compiles all sources into a shared library. Raises BuildError."""
     sources = sorted(str(source) for source in SOURCES.rglob("*.c"))
     _run([*compiler, *FLAGS, *sources, "-o", str(target)], COMPILE_SECONDS)
     if not target.is_file():

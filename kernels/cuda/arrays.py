@@ -49,11 +49,6 @@ class GpuPacked(Packed):
         """The address of the words in the GPU's memory."""
         return int(self.words.data.ptr)  # type: ignore[attr-defined]  # CuPy's `data`
 
-    @property
-    def counts(self) -> Any:
-        """Number of +1 in each row: NumPy int32 of shape `shape[:-1]`, counted on the host."""
-        return to_host(self).counts
-
 
 def gpu_words_for(k: int) -> int:
     """64-bit words a row of k bits takes on the GPU."""

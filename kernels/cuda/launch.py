@@ -72,8 +72,8 @@ def kernel(
     values = tuple(
         value if type(value) is np.ndarray else np.array([_word(value)], np.int64) for value in arguments
     )
-    function = _function(which, entry, _device().id)
-    function(grid, block or (which.threads,), values, shared_mem=which.shared_bytes)
+    queued = loaded(which, entry, _device().id)
+    queued(grid, block or (which.threads,), values, shared_mem=which.shared_bytes)
 
 
 def on(stream: int) -> Any:
@@ -100,7 +100,8 @@ def _module(which: tiles.Kernel, device: int) -> Any:
 
 
 @cache
-def _function(which: tiles.Kernel, entry: str, device: int) -> Any:
+def loaded(which: tiles.Kernel, entry: str, device: int) -> Any:
+    """The CuPy function of an entry, compiled and loaded on a device."""
     found = _module(which, device).get_function(entry)
     if which.shared_bytes > 48 << 10:
         found.max_dynamic_shared_size_bytes = which.shared_bytes
@@ -150,7 +151,8 @@ def best_target(architectures: tuple[str, ...], capability: str) -> str | None:
 
 
 @cache
-def _attribute(name: str, device: int) -> Any:
+def attribute(name: str, device: int) -> Any:
+    """A property of a device as the CUDA runtime names it."""
     import cupy
 
     return cupy.cuda.runtime.getDeviceProperties(device)[name]
@@ -158,10 +160,10 @@ def _attribute(name: str, device: int) -> Any:
 
 def multiprocessors() -> int:
     """Multiprocessors of the current GPU."""
-    return int(_attribute("multiProcessorCount", _device().id))
+    return int(attribute("multiProcessorCount", _device().id))
 
 
 def gpu_name() -> str:
     """Name of the current GPU."""
-    name = _attribute("name", _device().id)
+    name = attribute("name", _device().id)
     return name.decode() if isinstance(name, bytes) else str(name)

@@ -43,7 +43,7 @@ def encode(address: int, rows: int, pitch: int, box_rows: int) -> NDArray[np.voi
     """The 128 bytes of a tensor map, to be passed to a kernel by value. Raises ValueError, TensorMapError."""
     room = np.zeros(128 + 63, np.uint8)
     made = room[-room.ctypes.data % 64 :][:128]  # the driver needs an address that is a multiple of 64
-    status = _driver().cuTensorMapEncodeTiled(
+    status = driver().cuTensorMapEncodeTiled(
         ctypes.c_void_p(made.ctypes.data), *fields(address, rows, pitch, box_rows)
     )
     if status:
@@ -52,5 +52,6 @@ def encode(address: int, rows: int, pitch: int, box_rows: int) -> NDArray[np.voi
 
 
 @cache
-def _driver() -> ctypes.CDLL:
+def driver() -> ctypes.CDLL:
+    """The CUDA driver's library."""
     return ctypes.CDLL("libcuda.so.1")
