@@ -127,11 +127,11 @@ def products(say: Say, quick: bool = False, backend: str = "cpu") -> tuple[list[
                 else None
             )
             found = timing.row(what, name, times, operations, size=size)
-            peak = bounds.get(bound) if bound else None
-            share = None if peak is None else found["operations_per_second"] / peak
+            limit = bounds.get(bound) if bound else None
+            share = None if limit is None else found["operations_per_second"] / limit
             fp32 = bounds.get("fp32_peak")
             against = None if fp32 is None else found["operations_per_second"] / fp32
-            rows.append(found | {"bound": bound, "peak": peak, "share_of_bound": share, "of_fp32_peak": against})
+            rows.append(found | {"bound": bound, "peak": limit, "share_of_bound": share, "of_fp32_peak": against})
     if bounds:
         notes.append("bounds are loops in registers, timed in the same rounds as the products; medians")
     if compiled and not quick:

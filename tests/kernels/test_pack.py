@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import LocalThresholds, Packed, Thresholds, pack, pixels, reals, unpack, updates, xnor_matmul
+from kernels import LocalThresholds, Packed, Rule, Thresholds, pack, pixels, reals, unpack, updates, xnor_matmul
 
 LENGTHS = [1, 31, 32, 33, 63, 64, 65, 127, 1000, 100003]
 FLOATS = ["float64", "float32", "float16"]
@@ -188,7 +188,7 @@ def test_every_front_door_refuses_a_mask():
         lambda: pixels.pixel_conv2d(one.astype(np.uint8), w),
         lambda: reals.signs(floats[0]),
         lambda: reals.real_matmul(floats[0, 0], reals.signs(np.ones((1, 1), np.float32))),
-        lambda: updates.adam(*[floats] * 4, rate=1, beta1=0, beta2=0, eps=1),
+        lambda: updates.update(Rule("sgd", 0, 0, 1, 1, 1), *[floats] * 4),
     ]
     for call in calls:
         with pytest.raises(TypeError, match=r"not accepted|MaskedArray"):

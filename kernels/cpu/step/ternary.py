@@ -43,12 +43,6 @@ class Panels:
     k: int
     n: int
 
-    def unpack(self) -> NDArray[np.int8]:
-        """The ±1 matrix."""
-        bits = np.unpackbits(self.bytes[:, :, None, :], axis=2, bitorder="little")
-        rows = bits.transpose(1, 2, 0, 3).reshape(self.bytes.shape[1] * 8, -1)
-        return (2 * rows[: self.k, : self.n].astype(np.int8) - 1).astype(np.int8)
-
 
 def available() -> bool:
     """Whether the compiled library is there and $KERNELS_ISA does not ask for NumPy."""
@@ -68,20 +62,6 @@ def room(k: int, n: int) -> Panels:
     array = aligned(int(np.prod(shape)), np.uint8)[0]
     array[:] = 0
     return Panels(array.reshape(shape), k, n)
-
-
-def panels(x: NDArray[np.float32], out: Panels | None = None) -> Panels:
-    """Signs of x (k, n), any strides, +1 where x >= 0, in `out` or new panels. ValueError where x does not fit."""
-    k, n = x.shape
-    made = room(k, n) if out is None else out
-    if made.k != k or made.n != n:
-        raise ValueError(f"panels of ({made.k}, {made.n}) do not fit x {x.shape}")
-    count, rows, _ = made.bytes.shape
-    bits = np.zeros((8 * rows, count * COLUMNS), np.bool_)
-    np.greater_equal(x, 0, out=bits[:k, :n])
-    packed = np.packbits(bits.reshape(rows, 8, count, COLUMNS), axis=1, bitorder="little")
-    made.bytes[:] = packed[:, 0].transpose(1, 0, 2)
-    return made
 
 
 def code_shape(images: int, height: int, width: int, channels: int, pad: int) -> tuple[int, int, int, int]:
