@@ -1,4 +1,4 @@
-"""Products by `np.bitwise_count`: what the CPU backend does on a machine without a C compiler."""
+"""Products by `np.bitwise_count`, for the CPU backend on a machine without a C compiler."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -22,12 +22,12 @@ def differing(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.int64]
 def starts(
     w: Packed, size: tuple[int, ...], padding: int, stride: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-    """What a filter's product with zero bits outside an image of `size` counts down from, to be exact.
+    """Start values of a convolution: a product is its start - 2 (differing bits), the border being zero bits.
 
-    Inside, a product is K - 2 (differing bits). A tap outside is to count 0; its zero bits differ from each
-    of its ones, so the start takes 2 (ones of the tap) instead of its share of K. Output rows that miss the
-    same taps are one class, columns likewise: returns starts int32 (row classes, column classes, Cout) and
-    the class of each output row (H',) and column (W',).
+    Inside an image of `size` (H, W) the start is K. A tap outside has to add 0: its zero bits differ from each of
+    the ones of w, so the start has 2 (ones of the tap) in place of the tap's share of K. Output rows that miss
+    the same taps are one class, columns likewise. Returns the starts, int32 (row classes, column classes, Cout),
+    and the class of each output row (H',) and column (W',).
     """
     ones = np.bitwise_count(w.words).sum(axis=3, dtype=np.int64)
     missed, classes = [], []
@@ -48,7 +48,7 @@ def matmul(a: Packed, b: Packed) -> NDArray[np.int32]:
 
 
 def conv2d(x: Packed, w: Packed, padding: int, stride: int) -> NDArray[np.int32]:
-    """x (N, H, W, C), w (Cout, kh, kw, C): int32 (N, H', W', Cout), border taps counting as 0."""
+    """x (N, H, W, C), w (Cout, kh, kw, C), zero border: int32 (N, H', W', Cout)."""
     cout, kh, kw, _ = w.words.shape
     border = (padding, padding)
     image = np.pad(x.words, ((0, 0), border, border, (0, 0)))

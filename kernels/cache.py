@@ -14,26 +14,26 @@ from kernels.environment import user_cache, variable
 
 
 def cache_folder() -> Path | None:
-    """Where compiled libraries are kept (it need not exist); None where the user has no home folder."""
+    """The folder (it need not exist); None where $KERNELS_CACHE is unset and the user has no home folder."""
     chosen = variable("KERNELS_CACHE")
     return Path(chosen) if chosen else user_cache("xnor-kernels")
 
 
 def find(stem: str, suffix: str) -> Path | None:
-    """The cached file of this stem with the content that was written, or None; damaged ones are removed."""
+    """The undamaged file whose name begins with `stem`, or None; damaged ones are removed."""
     folder = cache_folder()
     for path in sorted(folder.glob(f"{stem}-*{suffix}")) if folder else ():
         try:
             if path.name == _named(stem, suffix, path.read_bytes()):
                 return path
             path.unlink()
-        except OSError:  # another user's, or removed meanwhile
+        except OSError:  # of another user, or removed in the meantime
             continue
     return None
 
 
 def keep(stem: str, suffix: str, content: bytes) -> Path:
-    """Write `content` into the cache folder, whole or not at all: its path, for `find`. Raises OSError."""
+    """Writes `content` to the cache, whole or not at all, for `find`: its path. Raises OSError."""
     folder = cache_folder()
     if folder is None:
         raise OSError("this user has no home folder; set KERNELS_CACHE to a folder for them")

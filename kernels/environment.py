@@ -1,4 +1,4 @@
-"""What the caller's environment says: variables, the user's cache folder, the CPU cores of this process."""
+"""Environment variables, the user's cache folder, the number of CPU cores of this process."""
 
 import math
 import os
@@ -19,7 +19,7 @@ def variable(name: str) -> str | None:
 def user_cache(name: str) -> Path | None:
     """The folder `name` in $XDG_CACHE_HOME, else in ~/.cache (it need not exist); None without a home folder.
 
-    A user has no home folder where $HOME is unset and the system does not know the user's id, as in containers.
+    In containers $HOME may be unset and the user's id unknown to the system: then there is no home folder.
     """
     if base := variable("XDG_CACHE_HOME"):
         return Path(base, name)
@@ -30,9 +30,9 @@ def user_cache(name: str) -> Path | None:
 
 
 def cores() -> int:
-    """CPU cores this process may use: its affinity (where the system says), and no more than its cgroup's quota.
+    """CPU cores that this process may use: its affinity (where the system has one), limited by its cgroup's quota.
 
-    A quota of 2.5 cores counts as 3. It is read once a process: every product asks for the cores.
+    A quota of 2.5 cores counts as 3. The quota is read once per process.
     """
     allowed = getattr(os, "sched_getaffinity", None)
     count = len(allowed(0)) if allowed else os.cpu_count() or 1
@@ -42,15 +42,15 @@ def cores() -> int:
 
 @cache
 def own_quota() -> float | None:
-    """`cpu_quota` of this process when it was first asked for."""
+    """`cpu_quota` of this process, read once."""
     return cpu_quota()
 
 
 def cpu_quota(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """CPU seconds a second that the cgroups of this process allow, the least of all levels; None if any number.
+    """Number of CPU cores that the cgroups of this process allow, the smallest of all levels; None if unlimited.
 
-    own: the file that names this process's cgroups; mount: where their folders are. Of version 2 (`cpu.max`) and
-    version 1 (`cpu.cfs_quota_us`).
+    own: the file that names this process's cgroups; mount: the folder of all cgroups. Reads cgroups of version 2
+    (`cpu.max`) and version 1 (`cpu.cfs_quota_us`).
     """
     try:
         lines = own.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -72,7 +72,7 @@ def cpu_quota(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs
 
 
 def _quota(folder: Path) -> float | None:
-    """The quota that is set in one cgroup's folder; None if none is."""
+    """The quota set in the folder of one cgroup, in cores; None if unlimited."""
     try:
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text().split()

@@ -1,4 +1,4 @@
-"""What every backend takes and gives: packed ±1 arrays, thresholds, update rules; real arrays as rows to pack."""
+"""Operands of the backends: packed ±1 arrays, signs, thresholds, update rules, real arrays as rows to pack."""
 
 import sys
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ MAX_WINDOW = 1 << 15  # elements of a filter for pixels: eight bit planes of it 
 
 
 def _unwritable(array: Any) -> bool:
-    """Whether neither this array nor any that it is a view of can be written to."""
+    """Whether neither this array nor any array that it is a view of is writable."""
     while isinstance(array, np.ndarray):
         if array.flags.writeable:
             return False
@@ -58,7 +58,7 @@ class Packed:
             object.__setattr__(self, "words", read_only(words.copy()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles leave `derived` behind: it holds addresses."""
+        """Copies and pickles omit `derived`: it holds addresses."""
         return Packed, (self.words, self.k)
 
     @property
@@ -68,14 +68,8 @@ class Packed:
 
     @cached_property
     def address(self) -> int:
-        """Where the words begin in memory (NumPy takes a microsecond to say so)."""
+        """The address of the words (kept, because NumPy takes a microsecond to look it up)."""
         return self.words.ctypes.data
-
-    @cached_property
-    def counts(self) -> NDArray[np.int32]:
-        """Number of +1 in each row: int32 of shape `shape[:-1]`."""
-        counts: NDArray[np.int32] = np.bitwise_count(self.words).sum(axis=-1, dtype=np.int32)
-        return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +79,7 @@ class Thresholds:
     `level` is int64 (N,) and may lie outside the reachable range, so that a unit can be constant; `below` is
     bool (N,), all False by default. Both are copied and read-only.
 
-    Raises TypeError where the dtypes are others (any signed integer will do for `level`), ValueError for
-    other shapes.
+    Raises TypeError for other dtypes (`level` may be any signed integer), ValueError for other shapes.
     """
 
     level: NDArray[np.int64]
@@ -108,7 +101,7 @@ class Thresholds:
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles leave `derived` behind: it holds addresses."""
+        """Copies and pickles omit `derived`: it holds addresses."""
         return Thresholds, (self.level, self.below)
 
     def apply(self, dot: NDArray[Any]) -> NDArray[np.bool_]:
@@ -149,7 +142,7 @@ class LocalThresholds:
             object.__setattr__(self, name, copied)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles leave `derived` behind: it holds addresses."""
+        """Copies and pickles omit `derived`: it holds addresses."""
         return LocalThresholds, (self.level, self.below, self.row, self.column)
 
     def apply(self, dot: NDArray[Any]) -> NDArray[np.bool_]:
@@ -201,7 +194,7 @@ class Rule:
 
 
 class Rows(NamedTuple):
-    """A real array as rows to pack: `values` (rows, K), unit stride along K; bfloat16 travels as uint16."""
+    """A real array as rows to pack: `values` (rows, K), unit stride along K; bfloat16 as the bits in uint16."""
 
     values: NDArray[Any]
     kind: str  # the NumPy name of the element type, or "bfloat16"
@@ -226,8 +219,8 @@ def conv2d_shape(
 def rows_of(x: Any) -> tuple[Rows, tuple[int, ...]]:
     """A NumPy array or torch CPU tensor (*lead, K) as rows, and its leading shape.
 
-    Copies only what has no unit stride along K, is misaligned or byte-swapped, or cannot be viewed as two
-    axes. Raises TypeError for other kinds of array and element, ValueError for no axes and for K = 0.
+    Copies only arrays that have no unit stride along K, are misaligned or byte-swapped, or cannot be viewed with
+    two axes. Raises TypeError for other classes of array and elements, ValueError for no axes and for K = 0.
     """
     array, kind = _as_numpy(x)
     if kind not in KINDS:

@@ -6,47 +6,13 @@ where it has AVX-512, and uses NumPy elsewhere. Updates on a GPU are in `cuda.up
 
 from __future__ import annotations
 
-import math
-
 from kernels.arrays import Floats, check_plain
 from kernels.backend import choose_host
 from kernels.operands import Rule
 
 
-def adam(
-    w: Floats,
-    m: Floats,
-    v: Floats,
-    g: Floats,
-    *,
-    rate: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    bound: float = math.inf,
-) -> None:
-    """A step of Adam for the gradient g. NaN stays NaN. ValueError where arrays do not fit."""
-    update(Rule("adam", beta1, beta2, eps, rate, bound), w, m, v, g)
-
-
-def shift_adamax(
-    w: Floats,
-    m: Floats,
-    v: Floats,
-    g: Floats,
-    *,
-    rate: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    bound: float = math.inf,
-) -> None:
-    """A step of shift-based AdaMax (arXiv 1602.02830, section 1.3) for the gradient g; else as `adam`."""
-    update(Rule("shift_adamax", beta1, beta2, eps, rate, bound), w, m, v, g)
-
-
 def update(rule: Rule, w: Floats, m: Floats, v: Floats, g: Floats, backend: str = "auto") -> None:
-    """A step by any rule for the gradient g; else as `adam`."""
+    """One step by `rule` for the gradient g. NaN stays NaN. TypeError or ValueError where arrays do not fit."""
     for array in (w, m, v, g):
         check_plain(array)
         if array.dtype != "float32" or array.size != w.size or not array.flags.c_contiguous:

@@ -17,9 +17,9 @@ def pack(x: object, backend: str = "auto") -> Packed:
     """Packs the signs of a real array (*lead, K) along its last axis.
 
     x: a NumPy or CuPy array or torch tensor of float64/32/16, bfloat16, int8/16/32/64 or bool, any strides,
-    read-only or not. Values >= 0 (so -0.0 too) and True are +1. A packed array is given back as it is. What is
-    on a GPU gives a `GpuPacked`. Raises ValueError for NaN and for K = 0, TypeError for other elements and
-    arrays (masked ones, too: the mask would be lost), and where the backend does not take arrays from where x is.
+    read-only or not. Values >= 0 (so -0.0 too) and True are +1. A packed array is returned as it is. An array on a
+    GPU gives a `GpuPacked`. Raises ValueError for NaN and for K = 0, TypeError for other elements and classes of
+    array (a mask would be lost), and where x is on a GPU and the backend is not, or the reverse.
     """
     if isinstance(x, Packed):
         return x
@@ -31,7 +31,7 @@ def pack(x: object, backend: str = "auto") -> Packed:
 
 
 def unpack(p: Packed) -> NDArray[np.int8]:
-    """The ±1 array of a packed one, from wherever it is: NumPy int8 of shape `p.shape`."""
+    """The ±1 array of a packed one, in host memory or on a GPU: NumPy int8 of shape `p.shape`."""
     return reference.unpack(to_host(p))
 
 
@@ -40,10 +40,10 @@ def xnor_matmul(
 ) -> NDArray[np.int32]:
     """The exact product sign(a) @ sign(b).T: int32 (M, N) of a (M, K) and b (N, K), M and N >= 0, K >= 1.
 
-    A packed b keeps the layout the backend wants of it, so weights are best packed once and given as b. The
-    product is written to `out` where one is given (writable, C-contiguous), which saves a large one's page
-    faults. Raises ValueError where shapes or `out` do not fit, TypeError where one operand is on a GPU and the
-    other is not, and what `pack` raises.
+    A packed b keeps the layout that the backend has made of it, so weights are best packed once and passed as b.
+    The product is written to `out` where one is given (writable, C-contiguous), which saves the page faults of a
+    large new array. Raises ValueError where shapes or `out` do not fit, TypeError where only one operand is on a
+    GPU, and what `pack` raises.
     """
     left, right = _matmul_operands(a, b, backend)
     return _runner(backend, left, right).matmul(left, right, out)

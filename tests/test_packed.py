@@ -252,7 +252,7 @@ def test_real_inputs_are_done_in_float64(kind):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "convnet"])
-def test_the_first_layer_gives_the_same_in_every_way(kind):
+def test_the_first_layer_gives_the_same_with_every_instruction_set(kind, monkeypatch):
     wanted = of_kind(kind)
     net = freeze_net(wanted, random_state(wanted), (2 / 255, np.float32(-1.0).reshape(())))
     images = images_for(wanted, 3)
@@ -260,10 +260,11 @@ def test_the_first_layer_gives_the_same_in_every_way(kind):
     padding = net.first.shape.padding
     right = pixels.pixel_conv2d(x, net.first.weights, padding, "reference")
     bits = net.first.rule.apply(right)
-    for way in (None, *cpu.ways()):
-        assert np.array_equal(cpu.pixel_conv2d(x, net.first.weights, padding, way=way), right)
-        words = cpu.pixel_conv2d_threshold(x, net.first.weights, net.first.rule, padding, way=way)
-        assert np.array_equal(kernels.unpack(kernels.Packed(words, bits.shape[3])) > 0, bits)
+    for isa in cpu.isas():
+        monkeypatch.setenv("KERNELS_ISA", isa)
+        assert np.array_equal(pixels.pixel_conv2d(x, net.first.weights, padding), right)
+        fused = pixels.pixel_conv2d_threshold(x, net.first.weights, net.first.rule, padding)
+        assert np.array_equal(kernels.unpack(fused) > 0, bits)
 
 
 # --- the float32 net ------------------------------------------------------------------------------------------

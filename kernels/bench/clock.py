@@ -1,4 +1,4 @@
-"""Time on a GPU: device events, a synchronised wall clock, the clocks the driver tells of, bounds from them."""
+"""Time on a GPU: device events, a synchronised wall clock, clock frequencies, and the bounds they give."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kernels.cuda import launch
 FIELDS = ("clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu", "power.draw")
 FP32_LANES = {"80": 64}  # a multiprocessor, else 128 (CUDA C++ Programming Guide, "Arithmetic Instructions")
 POPCOUNTS = 16  # a multiprocessor and cycle (same table)
-_CYCLES = 2.0e9  # a second, about the fastest clock of these GPUs: a wait of so many is no shorter than meant
-_MOST = 2e-3  # seconds a call that are waited for at most
+_CYCLES = 2.0e9  # a second, at about the fastest clock of these GPUs, so that waits are long enough
+_MOST = 2e-3  # seconds per call, the longest wait
 
 
 class Events:
-    """Seconds a call between two device events, on the stream that CuPy and torch both have by default.
+    """Seconds per call between two device events, on the default stream of CuPy and torch.
 
-    The GPU is kept waiting until all calls are queued, so that a short kernel is not timed by how fast Python asks
-    for it. Calls that wait for the GPU themselves are for `waiting`.
+    The GPU waits until all calls are queued, so that a short kernel's time does not include Python's. For calls
+    that wait for the GPU themselves use `waiting`.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Events:
 
 
 def waiting(call: Call, repeats: int) -> float:
-    """Seconds a call on the host's clock, from an idle GPU to an idle GPU."""
+    """Seconds per call on the host's clock, from an idle GPU to an idle GPU."""
     import torch
 
     torch.cuda.synchronize()
@@ -58,14 +58,14 @@ def waiting(call: Call, repeats: int) -> float:
 
 
 def readings() -> dict[str, float] | None:
-    """FIELDS as nvidia-smi has them at this moment, in MHz, °C and W; None where it cannot be asked."""
+    """FIELDS as nvidia-smi reports them now, in MHz, °C and W; None where it cannot be run."""
     import cupy
 
     try:
         bus = cupy.cuda.runtime.deviceGetPCIBusId(cupy.cuda.Device().id)
         command = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits", "-i", bus]
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except Exception:  # no such program, no right to ask, an older CuPy: figures that are only shown
+    except Exception:  # no such program, no permission, an older CuPy; the figures are informative only
         return None
     found = {}
     for name, value in zip(FIELDS, done.stdout.strip().split(","), strict=False):
@@ -79,8 +79,7 @@ def readings() -> dict[str, float] | None:
 def bounds(read: dict[str, float] | None) -> dict[str, Any]:
     """Operations a second at the highest clock: FP32 multiply-adds, and xor-popcounts on CUDA cores.
 
-    The second is what `cuda-xnor` can reach at most: one popcount for 64 bits (src/xnor.cu). None where the clock
-    is not known.
+    The second bounds `cuda-xnor`: one popcount for 64 bits (cuda/src/xnor.cu). None where the clock is not known.
     """
     mhz = (read or {}).get("clocks.max.sm") or _rated()
     if mhz is None:
@@ -95,5 +94,5 @@ def _rated() -> float | None:
 
     try:
         return float(cupy.cuda.Device().attributes["ClockRate"]) / 1000
-    except Exception:  # not told by this driver
+    except Exception:  # this driver does not report it
         return None

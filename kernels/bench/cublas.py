@@ -1,10 +1,9 @@
-"""What the binary products are compared with: the same ±1 product by NVIDIA's libraries, through torch.
+"""Comparators of the binary products: the same ±1 product by NVIDIA's libraries, through torch.
 
-    left, right = operands(a, b, "int8")    # once: converting is not what is compared
+    left, right = operands(a, b, "int8")    # once: conversion is not part of the comparison
     c = matmul(left, right, "int8")
 
-The paper's own comparator (section 4) is cuBLAS in float32; the others are what a GPU
-with tensor cores offers beside it.
+The paper compares with cuBLAS in float32 (section 4); the others use the tensor cores of later GPUs.
 """
 
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# element type of the operands, and what torch may do with float32
+# element type of the operands, and torch's precision of float32 products
 WAYS = {
     "float32": ("float32", "ieee"),
     "tf32": ("float32", "tf32"),

@@ -1,6 +1,6 @@
 """Products of random ±1 matrices on the CPU, 1-bit kernels against others: the left bars of the paper's Figure 3.
 
-Every candidate has all cores. torch (FP32 and int8 products) takes part where it is installed, ONNX Runtime
+Every candidate uses all cores. torch (FP32 and int8 products) takes part where it is installed, ONNX Runtime
 where it and the `onnx` package are.
 """
 
@@ -21,7 +21,7 @@ from kernels.bench import timing
 
 Say = Callable[[str], None]
 SIZES = (1024, 2048, 4096, 8192)
-NAIVE_REPEATED = 2048  # size up to which the naive kernel takes turns with the rest; beyond, it is timed once
+NAIVE_REPEATED = 2048  # size up to which the naive kernel is timed in every round; larger ones once
 KERNEL, WITH_PACKING, FUSED = "xnor, kernel alone", "xnor, with packing", "xnor, to bits by thresholds"
 FP32, FP32_ONEDNN, NAIVE = "torch float32", "oneDNN float32 (by torch)", "naive float32"
 INT8, ORT_INT8 = "torch int8 (_int_mm)", "onnxruntime MatMulInteger"
@@ -35,7 +35,7 @@ def has_compiler() -> bool:
 def naive(a: NDArray[np.float32], b: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """out (M, N) = a (M, K) b (K, N) by the paper's unoptimized kernel (section 4), as C on all cores.
 
-    16×16 tiles of both operands are copied in, each output is summed by itself. All arrays float32, C-contiguous.
+    16×16 tiles of both operands are copied in, each output is summed on its own. All arrays float32, C-contiguous.
     Raises ValueError where shapes do not fit or are no multiples of 16, RuntimeError without compiled kernels.
     """
     (m, k), (k2, n) = a.shape, b.shape
@@ -93,7 +93,7 @@ def peaks() -> dict[str, float | None]:
 
 
 def products(say: Say, quick: bool = False, backend: str = "cpu") -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows for the products of each size, and notes on what took no part. `quick`: tiny sizes, for tests.
+    """Rows for the products of each size, and notes on candidates left out. `quick`: tiny sizes, for tests.
 
     RuntimeError if two candidates give different integers.
     """
@@ -127,15 +127,15 @@ def products(say: Say, quick: bool = False, backend: str = "cpu") -> tuple[list[
                 else None
             )
             found = timing.row(what, name, times, operations, size=size)
-            peak = bounds.get(bound) if bound else None
-            share = None if peak is None else found["operations_per_second"] / peak
+            limit = bounds.get(bound) if bound else None
+            share = None if limit is None else found["operations_per_second"] / limit
             fp32 = bounds.get("fp32_peak")
             against = None if fp32 is None else found["operations_per_second"] / fp32
-            rows.append(found | {"bound": bound, "peak": peak, "share_of_bound": share, "of_fp32_peak": against})
+            rows.append(found | {"bound": bound, "peak": limit, "share_of_bound": share, "of_fp32_peak": against})
     if bounds:
-        notes.append("bounds are loops in registers, timed in the same rounds as the products, medians as theirs")
+        notes.append("bounds are loops in registers, timed in the same rounds as the products; medians")
     if compiled and not quick:
-        notes.append(f"the naive kernel takes turns at up to {NAIVE_REPEATED}, and is timed once beyond")
+        notes.append(f"the naive kernel is timed in every round up to {NAIVE_REPEATED}, and once beyond")
     return rows, list(dict.fromkeys(notes))
 
 
@@ -166,7 +166,7 @@ def _candidates(
             x, y, z = torch.from_numpy(real[0]), torch.from_numpy(real[1]).T.contiguous(), torch.empty(size, size)
         found[FP32] = lambda: torch.mm(x, y, out=z)
         others.append(lambda: z.numpy())
-        if torch.backends.mkldnn.is_available():  # torch.mm goes to MKL, which is slow on other makers' CPUs
+        if torch.backends.mkldnn.is_available():  # torch.mm uses MKL, which is slow on CPUs of other makers
             p, q = (torch.from_numpy(each).to_mkldnn() for each in real)
             found[FP32_ONEDNN] = lambda: torch.nn.functional.linear(p, q)
             others.append(lambda: torch.nn.functional.linear(p, q).to_dense().numpy())
@@ -200,7 +200,7 @@ def _naive(left: NDArray[np.int8], right: NDArray[np.int8]) -> Callable[[], obje
 
 
 def _onnx(left: NDArray[np.int8], right: NDArray[np.int8], notes: list[str]) -> Callable[[], Any] | None:
-    """ONNX Runtime's product of unsigned by signed bytes: the left is 128 ± 1 with zero point 128; an OrtValue."""
+    """ONNX Runtime's product of unsigned by signed bytes, left operand 128 ± 1, zero point 128: an OrtValue."""
     if not (util.find_spec("onnxruntime") and util.find_spec("onnx")):
         notes.append(f"{ORT_INT8} left out: onnxruntime and onnx are not installed")
         return None
@@ -224,7 +224,7 @@ def _onnx(left: NDArray[np.int8], right: NDArray[np.int8], notes: list[str]) -> 
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     a = runtime.OrtValue.ortvalue_from_numpy((left.astype(np.int16) + 128).astype(np.uint8))
     out = runtime.OrtValue.ortvalue_from_numpy(np.empty((len(left), len(right)), np.int32))
-    binding = session.io_binding()  # the result is written in place, as the others' are
+    binding = session.io_binding()  # the result is written in place, as by the other candidates
     binding.bind_ortvalue_input("a", a)
     binding.bind_ortvalue_output("c", out)
 

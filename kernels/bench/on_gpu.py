@@ -1,9 +1,8 @@
 """Products of random ±1 matrices on a GPU: every CUDA backend, the naive kernel, NVIDIA's libraries.
 
-What kernels.bench is to a CPU, with rows of the same kind. Operands and results stay on the GPU. Kernels alone are
-timed by device events, packing by a clock on the host, since it waits for the answer whether there was a NaN
-(kernels.cuda.clock). A candidate that fails, or gives other integers than the float32 product, has no row but a
-line that says so.
+Rows as in `on_cpu`. Operands and results stay on the GPU. Kernels alone are timed by device events; packing is
+timed by a clock on the host, because it waits for the GPU to report a NaN (`clock`). A candidate that raises, or
+whose integers differ from the float32 product, has no row; its error is reported instead.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 SIZES = (1024, 2048, 4096, 8192)
 BACKENDS = ("cuda-wgmma", "cuda-bmma", "cuda-xnor")
-"""The paper's kind last: of several, the report sets the last beside the paper's figure."""
+"""The backend of the paper's kind is last: the report puts the last one beside the paper's figure."""
 NAIVE, FP32 = "naive float32 (cuda-naive)", "torch float32"
 LIBRARY = {FP32: "float32", "torch tf32": "tf32", "torch bfloat16": "bfloat16", "torch int8 (_int_mm)": "int8"}
-DEVICE = "cuda"  # torch's word for where CuPy's arrays are
+DEVICE = "cuda"  # torch's name of CuPy's device
 REPEATS = 50  # of a call between two events, at most: a launch queue takes about a thousand
 
 Failures = list[dict[str, str]]
@@ -54,7 +53,7 @@ def products(say: Say, broken: Mapping[str, str], quick: bool = False) -> tuple[
 def _times(
     size: int, broken: Mapping[str, str], quick: bool, errors: dict[str, str]
 ) -> tuple[timing.Times, dict[str, float] | None]:
-    """Times of all candidates that give the right result, and the clocks after them; the others' `errors`."""
+    """Times of the candidates with right results, and the GPU's clocks afterwards; adds to `errors` by name."""
     import torch
 
     torch.manual_seed(size)
@@ -66,7 +65,7 @@ def _times(
     for name in list(candidates):
         try:
             wrong = _wrong(name, candidates[name](), want, rule)
-        except Exception as error:  # a launch that fails, memory, a driver's own words
+        except Exception as error:  # a failed launch, no memory, an error of the driver
             wrong = timing.said(error)
         if wrong:
             errors[name] = wrong
@@ -81,7 +80,7 @@ def _times(
 def _candidates(
     left: Tensor, right: Tensor, rule: Thresholds, broken: Mapping[str, str], errors: dict[str, str]
 ) -> tuple[dict[str, Callable[[], Any]], set[str]]:
-    """What is timed for int8 ±1 operands (M, K), (N, K), by name, and which of it waits for the GPU by itself."""
+    """The candidates for int8 ±1 operands (M, K), (N, K) by name, and the names of those that wait for the GPU."""
     import cupy
     import torch
 
@@ -122,7 +121,7 @@ def _library(a: Tensor, b: Tensor, way: str) -> Callable[[], Any]:
 
 
 def _wrong(name: str, found: Any, want: Tensor, rule: Thresholds) -> str | None:
-    """What is wrong with a candidate's result, or None. bfloat16 may round its sums to 8 bits."""
+    """The error of a candidate's result in words, or None. bfloat16 may round its sums to 8 bits."""
     import torch
 
     if isinstance(found, kernels.GpuPacked):

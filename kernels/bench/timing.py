@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 Times = dict[str, NDArray[np.float64]]
 Call = Callable[[], object]
-Turn = Callable[[Call, int], float]  # seconds a call, of so many
+Turn = Callable[[Call, int], float]  # mean seconds per call over a number of calls
 UNSTEADY = 0.10  # a spread over this is warned about
-LONG = 1.0  # seconds: what takes so long is warm, and worth a turn of its own, after one call
-PAUSE = 0.003  # seconds between turns: threads of the candidate before go on spinning for a while
+LONG = 1.0  # seconds: a call that takes so long is warm after one call
+PAUSE = 0.003  # seconds between turns: threads of the previous candidate spin for a while
 
 
 def by_wall_clock(call: Call, repeats: int) -> float:
-    """Seconds a call, of so many one after another."""
+    """Mean seconds per call over `repeats` calls in a row."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
@@ -36,12 +36,12 @@ def interleave(
     repeats_most: int = 1 << 30,
     failed: dict[str, str] | None = None,
 ) -> Times:
-    """Seconds a call of each candidate, one number a round, after warm-up calls; each round has its own order.
+    """Seconds per call of each candidate, one number per round, after warm-up calls; each round has its own order.
 
-    As many rounds as fit into `budget` seconds, but between `least` and `most`. A candidate is called often enough
-    in each turn to fill `floor` seconds, `repeats_most` times at the most. `turns`: another clock than
-    `by_wall_clock`, by candidate. With `failed` a candidate that raises is left out, its error is kept there under
-    its name, and the rest go on.
+    As many rounds as fit into `budget` seconds, but between `least` and `most`. In each turn a candidate is called
+    often enough to fill `floor` seconds, at most `repeats_most` times. `turns`: clocks other than `by_wall_clock`,
+    by candidate. With `failed`, a candidate that raises is left out and its error is stored there by its name;
+    without, the error is raised.
     """
     names, turns, repeats = list(candidates), turns or {}, {}
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -49,7 +49,7 @@ def interleave(
     def attempt(name: str, count: int) -> float | None:
         try:
             return turns.get(name, by_wall_clock)(candidates[name], count)
-        except Exception as error:  # whatever a library has to say
+        except Exception as error:  # any error of a library
             if failed is None:
                 raise
             failed[name] = said(error)
@@ -66,13 +66,13 @@ def interleave(
     for round_number in range(most):
         if round_number >= least and time.perf_counter() > end:
             break
-        for index in order.permutation(len(names)):  # or one would always come behind the same other
+        for index in order.permutation(len(names)):  # otherwise a candidate would always follow the same other one
             name = names[index]
             if name not in times:
                 continue
             time.sleep(PAUSE)
             if repeats[name] > 1:
-                attempt(name, 1)  # short calls find the caches cold after the others' turns
+                attempt(name, 1)  # the turns of the others leave the caches cold
             if name in times and (taken := attempt(name, repeats[name])) is not None:
                 times[name].append(taken)
     return {name: np.array(taken) for name, taken in times.items()}
@@ -85,14 +85,14 @@ def said(error: Exception) -> str:
 
 
 def once(call: Callable[[], object]) -> NDArray[np.float64]:
-    """Seconds of a single call, without warm-up: for what takes too long to repeat."""
+    """Seconds of a single call, without warm-up: for calls that take too long to repeat."""
     start = time.perf_counter()
     call()
     return np.array([time.perf_counter() - start])
 
 
 def spread(times: NDArray[np.float64]) -> float:
-    """How far apart the 10th and the 90th percentile lie, as a share of the median."""
+    """Distance between the 10th and the 90th percentile as a share of the median."""
     low, high = np.percentile(times, [10, 90])
     return float((high - low) / np.median(times))
 
@@ -100,8 +100,8 @@ def spread(times: NDArray[np.float64]) -> float:
 def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64], draws: int = 4000) -> dict[str, float | None]:
     """How many times faster `fast` is: the `ratio` of medians, `low` and `high` of its 95 % bootstrap interval.
 
-    Rounds are drawn as pairs, since what disturbs a machine disturbs both. No interval (None) where the two were
-    not timed in the same rounds, or in fewer than three.
+    Rounds are drawn as pairs, since a disturbance of the machine affects both. No interval (None) where the two
+    were not timed in the same rounds, or in fewer than three.
     """
     found = float(np.median(slow) / np.median(fast))
     if len(slow) != len(fast) or len(slow) < 3:
@@ -113,9 +113,9 @@ def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64], draws: int = 400
 
 
 def row(what: str, candidate: str, times: Times, operations: float, **rest: Any) -> dict[str, Any]:
-    """One line of a record: median and range of `candidate`, and how much faster it is than each other.
+    """One row of a record: median and range of `candidate`, and how many times faster it is than each other one.
 
-    `operations`: of one call, 2 a multiply-add.
+    operations: of one call, 2 per multiply-add.
     """
     mine = times[candidate]
     seconds = float(np.median(mine))

@@ -6,7 +6,7 @@ another. Threads: one for each core that this process may use (affinity, cgroup 
 says. The operations of a training step in fixed point are in `step`.
 """
 
-from kernels.cpu.pixels import describe_pixels, pixel_conv2d, pixel_conv2d_threshold, ways
+from kernels.cpu.pixels import describe_pixels, pixel_conv2d, pixel_conv2d_threshold
 from kernels.cpu.products import conv2d, conv2d_threshold, matmul, matmul_threshold, maxpool2x2, pack
 from kernels.cpu.reals import conv_gradient, has_tables, real_conv2d, real_matmul, signs, ternary, update
 from kernels.cpu.runtime import chosen_isa, compiled, isas, library, thread_count
@@ -35,7 +35,6 @@ __all__ = [
     "thread_count",
     "unavailable",
     "update",
-    "ways",
 ]
 
 

@@ -29,8 +29,8 @@ class BuildError(RuntimeError):
 def load() -> ctypes.CDLL:
     """The compiled library, from the cache or built now.
 
-    Warns (RuntimeWarning) where it cannot be kept in the cache folder and serves this process only. Raises
-    BuildError where there is no working compiler.
+    Warns (RuntimeWarning) if it cannot be written to the cache, so that only this process has it. Raises
+    BuildError without a working compiler.
     """
     compiler, version = find_compiler()
     name = stem(compiler, version)
@@ -39,7 +39,7 @@ def load() -> ctypes.CDLL:
     try:
         with tempfile.TemporaryDirectory(prefix="xnor-kernels-") as scratch:
             built = Path(scratch, "kernels.so")
-            _compile(compiler, built)
+            compile_library(compiler, built)
             try:
                 kept = keep(name, ".so", built.read_bytes())
             except OSError as error:
@@ -55,7 +55,7 @@ def load() -> ctypes.CDLL:
 
 
 def _opened(kept: Path) -> ctypes.CDLL | None:
-    """The library at `kept`, or a temporary copy of it where the cache is mounted without the right to execute."""
+    """The library at `kept`, or a temporary copy of it if the cache is mounted noexec; None if both fail."""
     try:
         return ctypes.CDLL(str(kept))
     except OSError:
@@ -68,7 +68,7 @@ def _opened(kept: Path) -> ctypes.CDLL | None:
 
 
 def find_compiler() -> tuple[list[str], str]:
-    """Command and version of $CC where it is set, else of the first of cc, gcc and clang that answers."""
+    """Command and version of $CC where it is set, else of the first of cc, gcc and clang that runs."""
     tried, chosen = [["cc"], ["gcc"], ["clang"]], variable("CC")
     if chosen:
         try:
@@ -86,7 +86,7 @@ def find_compiler() -> tuple[list[str], str]:
 
 
 def _run(command: list[str], seconds: float) -> str:
-    """What a compiler prints. BuildError with the reason if it fails or is not done within `seconds`."""
+    """The output of a compiler. BuildError with the reason if it fails or takes longer than `seconds`."""
     name = command[0]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
@@ -108,7 +108,8 @@ def stem(compiler: list[str], version: str) -> str:
     return f"kernels-{digest.hexdigest()[:24]}"
 
 
-def _compile(compiler: list[str], target: Path) -> None:
+def compile_library(compiler: list[str], target: Path) -> None:
+    """Compiles all sources into a shared library. Raises BuildError."""
     sources = sorted(str(source) for source in SOURCES.rglob("*.c"))
     _run([*compiler, *FLAGS, *sources, "-o", str(target)], COMPILE_SECONDS)
     if not target.is_file():

@@ -31,61 +31,54 @@ class _Job(ctypes.Structure):
 
 def describe_pixels() -> str:
     """What `pixel_conv2d` runs here, in words."""
-    names = {"bytes": "bytes by ±1 (VNNI)", "planes": "bit planes, fused"}
-    return names[ways()[0]] if ways() else reference.describe_pixels()
-
-
-def ways() -> tuple[str, ...]:
-    """The ways that run here, the fastest first: `bytes`, `planes`; none without a compiler."""
-    return () if (found := compiled()) is None else _ways(*found)
+    if (found := compiled()) is None:
+        return reference.describe_pixels()
+    return "bytes by ±1 (VNNI)" if _has_bytes(*found) else "bit planes, fused"
 
 
 @cache
-def _ways(library: ctypes.CDLL, level: int) -> tuple[str, ...]:
-    return ("bytes", "planes") if ISAS[level] == "avx512" and library.kernels_has_bytes() else ("planes",)
+def _has_bytes(library: ctypes.CDLL, level: int) -> bool:
+    return ISAS[level] == "avx512" and bool(library.kernels_has_bytes())
 
 
 def pixel_conv2d(
-    x: NDArray[np.uint8], w: Packed, padding: int, out: NDArray[np.int32] | None = None, *, way: str | None = None
+    x: NDArray[np.uint8], w: Packed, padding: int, out: NDArray[np.int32] | None = None
 ) -> NDArray[np.int32]:
-    """x (N, H, W, C) by w (Cout, kh, kw, C), zero border: int32 (N, H', W', Cout). `way`: one of `ways()`."""
+    """x (N, H, W, C) by w (Cout, kh, kw, C), zero border: int32 (N, H', W', Cout)."""
     result = output(conv2d_shape(x, w, padding), out)
-    if not _run(x, w, padding, way, out=result.ctypes.data):
+    if not _run(x, w, padding, out=result.ctypes.data):
         reference.pixel_conv2d(x, w, padding, result)
     return result
 
 
 def pixel_conv2d_threshold(
-    x: NDArray[np.uint8], w: Packed, rule: LocalThresholds, padding: int, *, way: str | None = None
+    x: NDArray[np.uint8], w: Packed, rule: LocalThresholds, padding: int
 ) -> NDArray[np.uint64]:
     """`pixel_conv2d` against a threshold for each filter and position: words (N, H', W', ceil(Cout / 64))."""
     shape = conv2d_shape(x, w, padding)
     bits = np.zeros((*shape[:3], words_for(shape[3])), np.uint64)
     level, flip, row, column = _lanes(rule)
     fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[3] * 8, "level": level.at, "flip": flip.at}
-    if _run(x, w, padding, way, **fused, level_y=row.at, level_x=column.at):
+    if _run(x, w, padding, **fused, level_y=row.at, level_x=column.at):
         return read_only(bits)
-    found = rule.apply(reference.pixel_conv2d(x, w, padding))
-    return reference.pack(Rows(found.reshape(-1, shape[3]), "bool")).reshape(bits.shape)
+    return reference.pixel_conv2d_threshold(x, w, rule, padding)
 
 
-def _run(x: NDArray[np.uint8], w: Packed, padding: int, way: str | None, **target: int) -> bool:
-    """Runs the C into `target`; False where NumPy has to. ValueError for a way that does not run here."""
-    if way is not None and way not in ways():
-        raise ValueError(f"way {way!r} does not run here: {', '.join(ways()) or 'none'} would")
+def _run(x: NDArray[np.uint8], w: Packed, padding: int, **target: int) -> bool:
+    """Runs the C into `target`; False where NumPy has to."""
     if (found := compiled()) is None:
         return False
     library, level = found
-    chosen = way or ways()[0]
+    in_bytes, workers = _has_bytes(library, level), thread_count()
     flat, start = _flat(w)
-    filters = _panels(library, flat, chosen)
+    filters = _byte_panels(library, flat) if in_bytes else panels(library, flat, flat.words.shape[1], workers)
     _, out_h, out_w, n = conv2d_shape(x, w, padding)
     x = np.ascontiguousarray(x)
     job = _Job(
         pixels=x.ctypes.data, images=x.shape[0], height=x.shape[1], width=x.shape[2], channels=x.shape[3],
         taps_h=w.shape[1], taps_w=w.shape[2], pad=padding, out_h=out_h, out_w=out_w,
         panels=filters.at, n=n, words=flat.words.shape[1], start=start.at,
-        bytes=chosen == "bytes", isa=level, threads=thread_count(), **target,
+        bytes=in_bytes, isa=level, threads=workers, **target,
     )  # fmt: skip
     library.kernels_pixels(ctypes.byref(job))
     return True
@@ -98,15 +91,13 @@ def _flat(w: Packed) -> tuple[Packed, Held]:
         k = math.prod(w.shape[1:])
         flat = Packed(reference.pack(Rows(reference.unpack(w).reshape(w.shape[0], k), "int8")), k)
         start = np.zeros(padded(w.shape[0]), np.int32)
-        start[: w.shape[0]] = 2 * flat.counts
+        start[: w.shape[0]] = 2 * np.bitwise_count(flat.words).sum(axis=1)
         made = w.derived["pixel rows"] = (flat, held(start))
     return made
 
 
-def _panels(library: ctypes.CDLL, flat: Packed, way: str) -> Held:
+def _byte_panels(library: ctypes.CDLL, flat: Packed) -> Held:
     n, words = flat.words.shape
-    if way == "planes":
-        return panels(library, flat, words, thread_count())
     made: Held | None = flat.derived.get("byte panels")
     if made is None:
         made = room(padded(n) * words, np.uint64)

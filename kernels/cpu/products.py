@@ -1,6 +1,6 @@
 """±1 by ±1 in C (csrc/xnor): packing, products, convolutions, pooling of bits. In NumPy without a compiler.
 
-ctypes releases the GIL during a call. `isa=` and `threads=` override what `library` would choose.
+ctypes releases the GIL during a call.
 """
 
 import ctypes
@@ -26,80 +26,54 @@ class _Job(ctypes.Structure):
     )
 
 
-def pack(rows: Rows, *, isa: str | None = None, threads: int | None = None) -> NDArray[np.uint64]:
+def pack(rows: Rows) -> NDArray[np.uint64]:
     """Words (rows, ceil(K / 64)) of rows; ValueError for NaN."""
-    found = compiled(isa)
-    if found is None:
+    if (found := compiled()) is None:
         return reference.pack(rows)
     library, level = found
     count, k = rows.values.shape
     words = np.empty((count, words_for(k)), np.uint64)
     at, step = rows.values.ctypes.data, rows.values.strides[0]
     kind = KINDS.index(rows.kind)
-    if library.kernels_pack(level, thread_count(threads), kind, at, step, count, k, words.ctypes.data):
+    if library.kernels_pack(level, thread_count(), kind, at, step, count, k, words.ctypes.data):
         raise ValueError("cannot pack NaN: it has no sign")
     return read_only(words)
 
 
-def matmul(
-    a: Packed,
-    b: Packed,
-    out: NDArray[np.int32] | None = None,
-    *,
-    isa: str | None = None,
-    threads: int | None = None,
-) -> NDArray[np.int32]:
+def matmul(a: Packed, b: Packed, out: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
     """a (M, K) by b (N, K): int32 (M, N). Keeps layouts of both in their `derived` for the next call."""
     out = output((len(a.words), len(b.words)), out)
-    if not _matmul(a, b, isa, threads, out=out.ctypes.data):
+    if not _matmul(a, b, out=out.ctypes.data):
         out[:] = bitcount.matmul(a, b)
     return out
 
 
-def matmul_threshold(
-    a: Packed, b: Packed, rule: Thresholds, *, isa: str | None = None, threads: int | None = None
-) -> NDArray[np.uint64]:
+def matmul_threshold(a: Packed, b: Packed, rule: Thresholds) -> NDArray[np.uint64]:
     """Packed bits of the product against a rule for each row of b: words (M, ceil(N / 64))."""
     bits = np.zeros((len(a.words), words_for(len(b.words))), np.uint64)
     level, flip = lanes(rule, a.k)
     fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[1] * 8}
-    if not _matmul(a, b, isa, threads, **fused, level=level.at, flip=flip.at):
+    if not _matmul(a, b, **fused, level=level.at, flip=flip.at):
         return reference.pack(Rows(rule.apply(bitcount.matmul(a, b)), "bool"))
     return read_only(bits)
 
 
 def conv2d(
-    x: Packed,
-    w: Packed,
-    padding: int,
-    stride: int,
-    out: NDArray[np.int32] | None = None,
-    *,
-    isa: str | None = None,
-    threads: int | None = None,
+    x: Packed, w: Packed, padding: int, stride: int, out: NDArray[np.int32] | None = None
 ) -> NDArray[np.int32]:
     """x (N, H, W, C), w (Cout, kh, kw, C): int32 (N, H', W', Cout). Keeps w's panels in `w.derived`."""
     out = output(conv2d_shape(x, w, padding, stride), out)
-    if not _conv2d(x, w, padding, stride, isa, threads, out=out.ctypes.data):
+    if not _conv2d(x, w, padding, stride, out=out.ctypes.data):
         out[:] = bitcount.conv2d(x, w, padding, stride)
     return out
 
 
-def conv2d_threshold(
-    x: Packed,
-    w: Packed,
-    rule: Thresholds,
-    padding: int,
-    stride: int,
-    *,
-    isa: str | None = None,
-    threads: int | None = None,
-) -> NDArray[np.uint64]:
+def conv2d_threshold(x: Packed, w: Packed, rule: Thresholds, padding: int, stride: int) -> NDArray[np.uint64]:
     """Packed bits of the convolution against a rule for each filter: words (N, H', W', ceil(Cout / 64))."""
     bits = np.zeros((*conv2d_shape(x, w, padding, stride)[:3], words_for(len(w.words))), np.uint64)
     level, flip = lanes(rule, w.shape[1] * w.shape[2] * w.k)
     fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[3] * 8}
-    if not _conv2d(x, w, padding, stride, isa, threads, **fused, level=level.at, flip=flip.at):
+    if not _conv2d(x, w, padding, stride, **fused, level=level.at, flip=flip.at):
         dot = bitcount.conv2d(x, w, padding, stride)
         return reference.pack(Rows(rule.apply(dot).reshape(-1, len(w.words)), "bool")).reshape(bits.shape)
     return read_only(bits)
@@ -119,12 +93,11 @@ def maxpool2x2(x: Packed, falling: Packed) -> NDArray[np.uint64]:
     return read_only(out)
 
 
-def _matmul(a: Packed, b: Packed, isa: str | None, threads: int | None, **target: int) -> bool:
+def _matmul(a: Packed, b: Packed, **target: int) -> bool:
     """Runs the product into `target`; False where NumPy has to."""
-    found, workers = compiled(isa), thread_count(threads)
-    if found is None:
+    if (found := compiled()) is None:
         return False
-    library, level = found
+    (library, level), workers = found, thread_count()
     rows, words = a.words.shape
     segs = -(-words // CHUNK_WORDS)
     pairs = -(-words // segs)
@@ -145,14 +118,11 @@ def _matmul(a: Packed, b: Packed, isa: str | None, threads: int | None, **target
     return True
 
 
-def _conv2d(
-    x: Packed, w: Packed, padding: int, stride: int, isa: str | None, threads: int | None, **target: int
-) -> bool:
+def _conv2d(x: Packed, w: Packed, padding: int, stride: int, **target: int) -> bool:
     """Runs the convolution into `target`; False where NumPy has to."""
-    found, workers = compiled(isa), thread_count(threads)
-    if found is None:
+    if (found := compiled()) is None:
         return False
-    library, level = found
+    (library, level), workers = found, thread_count()
     images, height, width, words = x.words.shape
     cout, kh, kw, _ = w.words.shape
     _, out_h, out_w, _ = conv2d_shape(x, w, padding, stride)

@@ -57,36 +57,27 @@ def _isas(found: ctypes.CDLL | build.BuildError) -> tuple[str, ...]:
     return (*ISAS[found.kernels_level() :: -1], "numpy")
 
 
-def chosen_isa(isa: str | None = None) -> str:
-    """The instruction set in use: `isa`, else $KERNELS_ISA, else the best; ValueError if it does not run here."""
+def chosen_isa() -> str:
+    """The instruction set in use: $KERNELS_ISA, else the best. VariableError if it does not run here."""
     usable, given = isas(), variable("KERNELS_ISA")
-    chosen = isa or given or usable[0]
+    chosen = given or usable[0]
     if chosen in usable:
         return chosen
-    if isa:
-        raise ValueError(f"instruction set {isa!r} does not run here: one of {', '.join(usable)} does")
     raise VariableError(f"KERNELS_ISA={given!r} does not run here: one of {', '.join(usable)} does")
 
 
-def compiled(isa: str | None = None) -> tuple[ctypes.CDLL, int] | None:
+def compiled() -> tuple[ctypes.CDLL, int] | None:
     """The library and the level of the instruction set in use; None where NumPy does the work."""
-    chosen, found = chosen_isa(isa), library()
+    chosen, found = chosen_isa(), library()
     return None if chosen == "numpy" or isinstance(found, build.BuildError) else (found, ISAS.index(chosen))
 
 
-def thread_count(threads: int | None = None) -> int:
-    """Threads of a call: `threads`, else $KERNELS_THREADS, else one for each core that this process may use.
-
-    Raises ValueError for fewer than one.
-    """
-    if threads is None:
-        given = variable("KERNELS_THREADS")
-        if given and not re.fullmatch(r"[1-9][0-9]{0,3}", given):
-            raise VariableError(f"KERNELS_THREADS takes a number of threads from 1 to 9999, not {given!r}")
-        threads = int(given or cores())
-    if threads < 1:
-        raise ValueError(f"the number of threads must be at least 1, not {threads}")
-    return threads
+def thread_count() -> int:
+    """Threads of a call: $KERNELS_THREADS, else one for each core that this process may use."""
+    given = variable("KERNELS_THREADS")
+    if given and not re.fullmatch(r"[1-9][0-9]{0,3}", given):
+        raise VariableError(f"KERNELS_THREADS takes a number of threads from 1 to 9999, not {given!r}")
+    return int(given or cores())
 
 
 def fields(names: str) -> list[tuple[str, Any]]:

@@ -1,9 +1,9 @@
-"""The CUDA backends: they take packed arrays on the GPU (`arrays`) and queue work on CuPy's current stream.
+"""The CUDA backends: they work on packed arrays on the GPU (`arrays`), on CuPy's current stream.
 
 `cuda-naive` unpacks to float32 and runs the paper's unoptimized kernel (exact for K < 2^24); `cuda-xnor` counts
 on CUDA cores; `cuda-bmma` uses the binary tensor cores of sm_80 to sm_90 through mma.sync, `cuda-wgmma` those
-of sm_90a through wgmma. The sources in `src` say how; `tiles` holds their sizes, `nvrtc` compiles them on first
-use. Convolutions gather their windows into rows, WINDOW_BYTES of them at a time.
+of sm_90a through wgmma. The sources in `src` describe the kernels; `tiles` has their sizes, `nvrtc` compiles
+them on first use, `jobs` prepares operands and results.
 """
 
 import math
@@ -122,14 +122,14 @@ class CudaBackend:
 
 
 def _tiled(backend: CudaBackend, job: Job) -> None:
-    """One block a tile."""
+    """One block per tile."""
     kernel = backend.kernel
     blocks = -(-job.m // kernel["TILE_M"]) * -(-job.n // kernel["TILE_N"])
     launch.kernel(kernel, f"{kernel.name}_{job.form}", (blocks,), job.argument())
 
 
 def _persistent(backend: CudaBackend, job: Job) -> None:
-    """One block a multiprocessor, each over many tiles; operands by tensor maps."""
+    """One block per multiprocessor, each over many tiles; operands through tensor maps."""
     kernel, tile_m = backend.kernel, 64 * backend.kernel["CONSUMERS"]
     blocks = min(launch.multiprocessors(), -(-job.m // tile_m) * -(-job.n // tiles.WGMMA_N))
     maps = (

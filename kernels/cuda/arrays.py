@@ -1,7 +1,7 @@
-"""Packed arrays on an NVIDIA GPU, held by CuPy, and how CuPy arrays and torch CUDA tensors are brought to them.
+"""Packed arrays on an NVIDIA GPU, held by CuPy; conversion of CuPy arrays and torch CUDA tensors.
 
-CuPy is imported only once an array is on the GPU or a CUDA backend is asked for, so that this module can be
-imported anywhere.
+CuPy is imported only when an array is on the GPU or a CUDA backend is chosen: this module can be imported
+anywhere.
 """
 
 import sys
@@ -13,19 +13,18 @@ import numpy as np
 from kernels.arrays import check_plain
 from kernels.operands import KINDS, MAX_K, Packed, Rows, words_for
 
-ROW_WORDS = 2  # rows are whole multiples of 16 bytes, as the copy engines want them
+ROW_WORDS = 2  # rows are multiples of 16 bytes, as the copy engines need them
 
 
 @dataclass(frozen=True, eq=False)
 class GpuPacked(Packed):
     """A ±1 array of shape (*lead, k) whose bits are on a GPU.
 
-    `words` is a C-contiguous CuPy uint64 array of shape (*lead, 2 ceil(k / 128)), bits as in `Packed`, those
-    beyond k zero (they are trusted to be: `pack` and the fused products make them so). Nothing may write to
-    them afterwards, since layouts derived from them are kept in `derived`. Work on them is queued on CuPy's
-    current stream.
+    `words` is a C-contiguous CuPy uint64 array of shape (*lead, 2 ceil(k / 128)), bits as in `Packed`. Bits beyond
+    k must be zero (not checked), and nothing may write to the words afterwards, because other layouts of them are
+    kept in `derived`. Work on them is queued on CuPy's current stream.
 
-    Raises ValueError or TypeError where `words` cannot be such an array.
+    Raises ValueError or TypeError where `words` is no such array.
     """
 
     def __post_init__(self) -> None:
@@ -42,18 +41,13 @@ class GpuPacked(Packed):
             raise ValueError("packed words on a GPU must begin at a multiple of 16 bytes")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles travel through the host."""
+        """Copies and pickles go through host memory."""
         return to_gpu, (to_host(self),)
 
     @property
     def address(self) -> int:
-        """Where the words begin in the GPU's memory."""
+        """The address of the words in the GPU's memory."""
         return int(self.words.data.ptr)  # type: ignore[attr-defined]  # CuPy's `data`
-
-    @property
-    def counts(self) -> Any:
-        """Number of +1 in each row: NumPy int32 of shape `shape[:-1]`, counted on the host."""
-        return to_host(self).counts
 
 
 def gpu_words_for(k: int) -> int:
@@ -62,7 +56,7 @@ def gpu_words_for(k: int) -> int:
 
 
 def to_gpu(p: Packed) -> GpuPacked:
-    """A copy of a packed array on CuPy's current device (one that is on a GPU is given back as it is)."""
+    """A copy of a packed array on CuPy's current device; one that is on a GPU is returned as it is."""
     if isinstance(p, GpuPacked):
         return p
     import cupy
@@ -88,7 +82,7 @@ def kept_on_gpu(p: Packed) -> GpuPacked:
 
 
 def to_host(p: Packed) -> Packed:
-    """A copy of a packed array in the host's memory (one that is there is given back as it is)."""
+    """A copy of a packed array in host memory; one that is there is returned as it is."""
     if not isinstance(p, GpuPacked):
         return p
     words = p.words.get()  # type: ignore[attr-defined]  # CuPy's
@@ -134,7 +128,7 @@ def on_gpu(x: object) -> bool:
 def rows_of(x: Any) -> tuple[Rows, tuple[int, ...]]:
     """A CuPy array or torch CUDA tensor (*lead, K) as CuPy rows (rows, K), and its leading shape.
 
-    Copies only what is not C-contiguous. bfloat16 travels as uint16. Raises as `operands.rows_of` does.
+    Copies only arrays that are not C-contiguous. bfloat16 as uint16. Raises as `operands.rows_of` does.
     """
     check_plain(x)
     array, kind = as_cupy(x)
@@ -160,7 +154,7 @@ def as_cupy(x: Any) -> tuple[Any, str]:
     if x.layout != torch.strided:
         raise TypeError(f"cannot pack a {x.layout} tensor: a dense one is needed")
     x = x.detach().resolve_neg().contiguous()
-    # DLPack makes CuPy's current stream wait for torch's; it takes integers everywhere, so these two go as such
+    # DLPack makes CuPy's current stream wait for torch's. Not every version takes these two types: as integers
     as_integers = {torch.bfloat16: torch.int16, torch.bool: torch.uint8}
     kind = str(x.dtype).removeprefix("torch.")
     return cupy.from_dlpack(x.view(as_integers.get(x.dtype, x.dtype))), kind

@@ -1,4 +1,4 @@
-"""What stands between and after a chain of products on a GPU: pooling of bits, and the last decision."""
+"""Pooling of packed bits on a GPU, and the choice of a class from the integers of the last layer."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ def affine_table(*parts: NDArray[np.float64]) -> Any:
 
 
 def affine_argmax(dot: Any, table: Any) -> Any:
-    """The unit with the largest ((dot + bias) - mean) · factor + beta in float64, the first of them at a tie.
+    """The unit with the largest ((dot + bias) - mean) · factor + beta in float64, the first at a tie: int64
+    (rows,).
 
-    dot: CuPy int32 (rows, N), C-contiguous; table: `affine_table` of N units. CuPy int64 (rows,). Every step is
-    rounded as NumPy rounds it. ValueError where they do not fit.
+    dot: CuPy int32 (rows, N), C-contiguous; table: `affine_table` of N units. Every step is rounded as in NumPy.
+    ValueError where they do not fit.
     """
     import cupy
 

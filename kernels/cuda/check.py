@@ -1,8 +1,9 @@
-"""What the compiler makes of every CUDA kernel, without a GPU: python -m kernels.cuda.check [--json FILE].
+"""Compiles every CUDA kernel and checks the machine code, without a GPU: python -m kernels.cuda.check [--json
+FILE].
 
-Compiles each kernel for each of its targets, reads registers, spills and shared memory off the assembler's report,
-and counts instructions in the machine code where nvdisasm is found (on the PATH or in the package
-nvidia-cuda-nvdisasm). Exit code 1 where something is out of bounds.
+Each kernel is compiled for each of its targets. Registers, spills and shared memory are read from the assembler's
+report; instructions are counted where nvdisasm is found (on the PATH or in the package nvidia-cuda-nvdisasm). Exit
+code 1 where a limit is exceeded.
 """
 
 import argparse
@@ -55,12 +56,12 @@ def nvdisasm() -> str | None:
 
 
 def opcodes(cubin: bytes, tool: str) -> dict[str, collections.Counter[str]]:
-    """How often each instruction stands in each function of a cubin."""
+    """How often each instruction occurs in each function of a cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         text = subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout
-    text = re.sub(r"CALL\S* `\(\.L_", "BRA `(.L_", text)  # a way out of a loop, not a function
+    text = re.sub(r"CALL\S* `\(\.L_", "BRA `(.L_", text)  # leaves a loop, calls no function
     sections = re.split(r"^\s*\.section\s+\.text\.(\w+)", text, flags=re.M)
     names, bodies = sections[1::2], sections[2::2]
     return {name: collections.Counter(_OPCODE.findall(body)) for name, body in zip(names, bodies, strict=True)}
@@ -89,7 +90,7 @@ def check(kernel: tiles.Kernel, target: str, tool: str | None) -> list[Report]:
         if tensor is not None and kernel.instruction and not any(kernel.instruction in c for c in tensor):
             complaints.append(f"no {kernel.instruction}")
         if codes is not None and kernel.instruction and any(c.startswith("CALL") for c in codes):
-            complaints.append("calls")  # how an instruction that the target lacks is emulated
+            complaints.append("calls")  # the emulation of an instruction that the target lacks
         reports.append(
             Report(
                 kernel.name, entry, target, kernel.threads, registers, stores + loads, stack,

@@ -19,7 +19,7 @@ FUSED_K = 1 << 30
 
 
 def device_of(a: Packed, b: Packed) -> Any:
-    """The device both are on, to run there; TypeError where there are two."""
+    """The device of both, to run there; TypeError if they are on two."""
     words: tuple[Any, Any] = (a.words, b.words)  # CuPy's
     first, second = (each.device for each in words)
     if first != second:
@@ -28,6 +28,7 @@ def device_of(a: Packed, b: Packed) -> Any:
 
 
 def matmul_job(kernel: tiles.Kernel, a: Packed, b: Packed, rule: Thresholds | None) -> Job:
+    """The job of a (M, K) by b (N, K); the caller sets where the result goes."""
     job = Job(a.words, b.words, a.shape[0], b.shape[0], a.words.shape[1] * 8, a.k, None)
     _set_tables(kernel, job, b, rule, b.k, lambda: np.full((1, b.shape[0]), b.k, np.int32), ())
     if kernel.and_form and kernel is not tiles.NAIVE:
@@ -44,10 +45,10 @@ def _set_tables(
     starts: Callable[[], Any],
     place: tuple[int, ...],
 ) -> None:
-    """Sets what counts are added to or compared with (common.cuh), kept in `b.derived` for the next call.
+    """Sets the tables that counts are added to or compared with (common.cuh); they are kept in `b.derived`.
 
-    It is finished before it is kept, so that any stream may use it. `starts` gives int32 (classes, N), which
-    `place` tells apart; `k` bounds the products.
+    The GPU finishes them before they are kept, so that any stream may use them. `starts` returns int32 (classes,
+    N); `place` identifies it among the kept tables; `k` bounds the products.
     """
     import cupy
 
@@ -62,14 +63,14 @@ def _set_tables(
         level = _levels(rule, k)[0] if rule is not None and fused else None
         launch.rows("table_of", table.size, given, counts, level, table, classes, n, table.shape[1])
         cupy.cuda.get_current_stream().synchronize()
-        kept = b.derived[key] = (table, rule)  # the rule too, so that its id stays its own
+        kept = b.derived[key] = (table, rule)  # with the rule, so that no other rule gets its id
     job.base = kept[0]
     if rule is not None:
         job.level, job.turn = _levels(rule, k)
 
 
 def _kept_counts(p: Packed) -> Any:
-    """Ones of each row, kept for later products on the same stream, which come after the counting."""
+    """Ones of each row, kept for later products on the same stream: they run after the counting."""
     import cupy
 
     key = ("cuda counts", cupy.cuda.get_current_stream().ptr)
@@ -102,10 +103,10 @@ def _levels(rule: Thresholds, k: int) -> tuple[Any, Any]:
 
 
 def levels(rule: Thresholds, k: int) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
-    """A rule for |dot| <= k as the kernels take it: dot >= level (int32 (N,)), turned where its bit is set.
+    """A rule for |dot| <= k as the kernels take it: dot >= level, int32 (N,), inverted for units whose bit is set.
 
-    Levels are clipped to what dot can meet. dot <= t is the opposite of dot >= t + 1. Raises ValueError for
-    k >= 2^30, where the comparison would leave int32.
+    Levels are clipped to the range of dot. dot <= t is the inverse of dot >= t + 1. Raises ValueError for k >=
+    2^30, where the comparison would overflow int32.
     """
     if k >= FUSED_K:
         raise ValueError(f"the CUDA backends apply thresholds for K < 2^30, not {k}")
@@ -119,7 +120,7 @@ def levels(rule: Thresholds, k: int) -> tuple[NDArray[np.int32], NDArray[np.uint
 def windows(
     kernel: tiles.Kernel, x: Packed, w: Packed, rule: Thresholds | None, padding: int, stride: int
 ) -> Iterator[tuple[Job, slice]]:
-    """Jobs whose products, one after the other, are the rows of the convolution, and which rows they are."""
+    """The jobs of a convolution, products of gathered windows, each with its slice of the result rows."""
     import cupy
 
     images, out_h, out_w, cout = conv2d_shape(x, w, padding, stride)
@@ -150,7 +151,7 @@ def windows(
 
 
 def _border(x: Packed, w: Packed, padding: int, stride: int) -> tuple[Any, Any, Any]:
-    """`bitcount.starts`: (row classes, column classes, Cout) on the host, each row's and column's class there."""
+    """`bitcount.starts`: the starts in host memory, the classes of rows and of columns on the GPU."""
     import cupy
 
     key = ("cuda border", *x.shape[1:3], padding, stride)

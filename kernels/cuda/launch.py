@@ -1,4 +1,4 @@
-"""Loads compiled kernels through CuPy and launches them; every argument travels as eight bytes or a structure."""
+"""Loads compiled kernels through CuPy and launches them. Arguments are eight bytes each, or a structure."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +12,7 @@ from kernels.cuda import nvrtc, tiles
 
 @dataclass
 class Job:
-    """`Job` of src/common.cuh; arrays are CuPy's, None is a null pointer. `k` and `level` stay on the host."""
+    """`Job` of src/common.cuh; arrays are CuPy's, None is a null pointer. `k` and `level` are not passed on."""
 
     a: Any
     b: Any
@@ -30,7 +30,7 @@ class Job:
 
     @property
     def form(self) -> str:
-        """Which of a kernel's two entries does the job."""
+        """Which of the two entries of a kernel carries out the job."""
         return "product" if self.bits is None else "bits"
 
     def argument(self) -> NDArray[np.void]:
@@ -72,19 +72,19 @@ def kernel(
     values = tuple(
         value if type(value) is np.ndarray else np.array([_word(value)], np.int64) for value in arguments
     )
-    function = _function(which, entry, _device().id)
-    function(grid, block or (which.threads,), values, shared_mem=which.shared_bytes)
+    queued = loaded(which, entry, _device().id)
+    queued(grid, block or (which.threads,), values, shared_mem=which.shared_bytes)
 
 
 def on(stream: int) -> Any:
-    """A context in which launches go to a stream of another library, given by its handle."""
+    """A context in which launches use the stream of another library, given by its handle."""
     import cupy
 
     return cupy.cuda.ExternalStream(stream)
 
 
 def rows(entry: str, threads: int, *arguments: Any) -> None:
-    """Queues a kernel of src/rows.cu with about one thread for each of `threads` pieces of work."""
+    """Queues a kernel of src/rows.cu with about `threads` threads, one per piece of work."""
     blocks = max(1, min(-(-threads // tiles.ROWS.threads), multiprocessors() * 32))
     kernel(tiles.ROWS, entry, (blocks,), *arguments)
 
@@ -100,7 +100,8 @@ def _module(which: tiles.Kernel, device: int) -> Any:
 
 
 @cache
-def _function(which: tiles.Kernel, entry: str, device: int) -> Any:
+def loaded(which: tiles.Kernel, entry: str, device: int) -> Any:
+    """The CuPy function of an entry, compiled and loaded on a device."""
     found = _module(which, device).get_function(entry)
     if which.shared_bytes > 48 << 10:
         found.max_dynamic_shared_size_bytes = which.shared_bytes
@@ -133,15 +134,15 @@ def capability() -> str:
 
 
 def architecture(which: tiles.Kernel) -> str | None:
-    """The target a kernel is compiled for on the current GPU, or None: the best of its own generation."""
+    """The target that a kernel is compiled for on the current GPU, or None if it has none for this generation."""
     return best_target(which.architectures, capability())
 
 
 def best_target(architectures: tuple[str, ...], capability: str) -> str | None:
     """The newest of `architectures` whose machine code a GPU of this capability runs, or None.
 
-    Machine code runs on later minor versions of its generation; that of an "a" target on its own version only,
-    and is taken last, where nothing else is offered.
+    Machine code runs on later minor versions of its generation, that of an "a" target on its own version only. An
+    "a" target is taken only where the plain one is not offered.
     """
     if f"{capability}a" in architectures and capability not in architectures:
         return f"{capability}a"
@@ -150,7 +151,8 @@ def best_target(architectures: tuple[str, ...], capability: str) -> str | None:
 
 
 @cache
-def _attribute(name: str, device: int) -> Any:
+def attribute(name: str, device: int) -> Any:
+    """A property of a device as the CUDA runtime names it."""
     import cupy
 
     return cupy.cuda.runtime.getDeviceProperties(device)[name]
@@ -158,10 +160,10 @@ def _attribute(name: str, device: int) -> Any:
 
 def multiprocessors() -> int:
     """Multiprocessors of the current GPU."""
-    return int(_attribute("multiProcessorCount", _device().id))
+    return int(attribute("multiProcessorCount", _device().id))
 
 
 def gpu_name() -> str:
     """Name of the current GPU."""
-    name = _attribute("name", _device().id)
+    name = attribute("name", _device().id)
     return name.decode() if isinstance(name, bytes) else str(name)

@@ -1,7 +1,7 @@
 """Compiles CUDA sources to machine code with NVRTC, which needs no GPU, and keeps it in the kernels' cache.
 
-NVRTC is looked for in $KERNELS_NVRTC (a path), in the `nvidia` packages that torch's and CuPy's wheels depend
-on, then wherever the system's loader finds it; `compiler()` says which it was. A cubin's name is a digest of
+NVRTC is searched for in $KERNELS_NVRTC (a path), in the `nvidia` packages that the wheels of torch and CuPy depend
+on, then by the system's loader; `compiler()` says which it is. A cubin's name is a digest of
 source, options, target and NVRTC's version (see kernels.cache).
 """
 
@@ -21,12 +21,12 @@ _SONAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 
 
 class CompileError(RuntimeError):
-    """There is no NVRTC, or it refused a source; the message holds its words."""
+    """There is no NVRTC, or it refused a source; the message has its report."""
 
 
 @dataclass(frozen=True)
 class Compiler:
-    """An NVRTC: `path` says where it was found, `version` which it is."""
+    """An NVRTC, where it was found, and its version."""
 
     library: ctypes.CDLL
     path: str
@@ -35,7 +35,7 @@ class Compiler:
 
 @dataclass(frozen=True)
 class Compiled:
-    """Machine code for one target, and what NVRTC and its assembler had to say."""
+    """Machine code for one target, and the report of NVRTC and its assembler."""
 
     cubin: bytes
     log: str
@@ -69,7 +69,7 @@ def _candidates() -> list[str]:
 
 
 def _load(candidate: str) -> ctypes.CDLL:
-    """The library; the builtins it looks for by name are loaded first where they lie beside it."""
+    """The library; its builtins, which it looks for by name, are loaded first where they lie beside it."""
     for builtins in sorted(Path(candidate).parent.glob("libnvrtc-builtins.so.*")) if "/" in candidate else ():
         ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)
     return ctypes.CDLL(candidate)

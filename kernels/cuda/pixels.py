@@ -1,7 +1,7 @@
 """Products of 8-bit images with ±1 filters on a GPU (see kernels.pixels): bytes by bytes on tensor cores.
 
-Windows of an image become rows of bytes, WINDOW_BYTES of them at a time; images that are one whole window are rows
-as they are. The products and their thresholds are src/mma.cuh's, tables as in src/common.cuh.
+Windows of an image are gathered as rows of bytes, WINDOW_BYTES at a time; an image that is one window is a row
+already. Products and thresholds are in src/mma.cuh, tables as in src/common.cuh.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _launch(job: Job) -> None:
 def _jobs(
     x: Any, w: Packed, padding: int, shape: tuple[int, ...], rule: LocalThresholds | None
 ) -> Iterator[tuple[Job, slice]]:
-    """Jobs whose products, one after the other, are the rows of the convolution, and which rows they are."""
+    """The jobs of a convolution, each with the slice of result rows that it gives."""
     import cupy
 
     images, out_h, out_w, units = shape
@@ -97,7 +97,7 @@ def _padded(units: int) -> int:
 
 
 def _filters(w: Packed) -> tuple[Any, int]:
-    """The filters as rows of ±1 bytes, zeros up to the pitch, on the current GPU; kept in w. And the pitch."""
+    """The filters as rows of ±1 bytes on the current GPU, zeros up to the pitch, kept in w; and the pitch."""
     import cupy
 
     k = int(np.prod(w.shape[1:]))
@@ -114,8 +114,8 @@ def _filters(w: Packed) -> tuple[Any, int]:
 
 
 def _cuts(rule: LocalThresholds) -> tuple[Any, ...]:
-    """A rule on the current GPU, kept in it: least integers (classes, padded units), which units' bits are turned,
-    the classes of rows and of columns. dot <= t is the opposite of dot >= t + 1."""
+    """A rule on the current GPU, kept in it: levels (classes, padded units), which units' bits are inverted, the
+    classes of rows and of columns. dot <= t is the inverse of dot >= t + 1."""
     import cupy
 
     key = ("cuda", cupy.cuda.Device().id)

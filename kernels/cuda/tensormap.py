@@ -1,4 +1,4 @@
-"""Tensor maps: how the copy engine of sm_90 is told of a matrix (CUDA driver API, cuTensorMapEncodeTiled)."""
+"""Tensor maps describe a matrix to the copy engine of sm_90 (CUDA driver API, cuTensorMapEncodeTiled)."""
 
 import ctypes
 from functools import cache
@@ -42,8 +42,8 @@ def fields(address: int, rows: int, pitch: int, box_rows: int) -> tuple[Any, ...
 def encode(address: int, rows: int, pitch: int, box_rows: int) -> NDArray[np.void]:
     """The 128 bytes of a tensor map, to be passed to a kernel by value. Raises ValueError, TensorMapError."""
     room = np.zeros(128 + 63, np.uint8)
-    made = room[-room.ctypes.data % 64 :][:128]  # the driver wants it on a multiple of 64
-    status = _driver().cuTensorMapEncodeTiled(
+    made = room[-room.ctypes.data % 64 :][:128]  # the driver needs an address that is a multiple of 64
+    status = driver().cuTensorMapEncodeTiled(
         ctypes.c_void_p(made.ctypes.data), *fields(address, rows, pitch, box_rows)
     )
     if status:
@@ -52,5 +52,6 @@ def encode(address: int, rows: int, pitch: int, box_rows: int) -> NDArray[np.voi
 
 
 @cache
-def _driver() -> ctypes.CDLL:
+def driver() -> ctypes.CDLL:
+    """The CUDA driver's library."""
     return ctypes.CDLL("libcuda.so.1")

@@ -1,6 +1,6 @@
-"""The CUDA kernels: their sources, what they are compiled for, and the tile sizes that kernel and host share.
+"""The CUDA kernels: sources, targets, and the tile sizes that kernel and host share.
 
-The sizes reach a kernel as preprocessor definitions and the host as attributes, so they stand here only.
+The sizes are passed to a kernel as preprocessor definitions, so they are defined only here.
 """
 
 from dataclasses import dataclass, field
@@ -51,7 +51,7 @@ TABLE_COLUMNS = 256  # tables are padded to a multiple of the widest tile
 
 
 def wgmma_wrapper() -> str:
-    """`multiply`: one wgmma m64n256k256 over 128 accumulators, which are not read where `add` is 0."""
+    """`multiply`: one wgmma m64n256k256 on 128 accumulators, whose old values are ignored where `add` is 0."""
     registers = WGMMA_N // 2
     outputs = ", ".join(f"%{i}" for i in range(registers))
     bound = ", ".join(f'"+r"(c[{i}])' for i in range(registers))
@@ -73,7 +73,7 @@ def naive(side: int = 16) -> Kernel:
 
 
 def rows() -> Kernel:
-    """Packing and what else is done row by row."""
+    """Packing and other work row by row."""
     kinds = "float32 float64 float16 bfloat16 int8 int16 int32 int64 bool"
     helpers = (
         "count_rows table_of unpack_float finish_float threshold_rows windows pixel_windows maxpool argmax_of"

@@ -1,7 +1,7 @@
-"""A backend's first meeting with a GPU, in a process of its own: python -m kernels.cuda.trial cuda-wgmma.
+"""Checks a backend on this machine's GPU, in a process of its own: python -m kernels.cuda.trial cuda-wgmma.
 
-A kernel that never ends, or that spoils the GPU's state, takes its whole process along; so a benchmark asks
-`failures` first. Exit code 0 if every result is the host's, else 1 and a line that says which is not.
+A kernel that never ends or corrupts the GPU's state makes its whole process useless, so a benchmark calls
+`failures` first. Exit code 0 if all results equal the host's, else 1 and a line that names the wrong one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from kernels.cuda.arrays import moved, to_gpu
 
 PIXELS = "pixels"
 UPDATES = "updates"
-SECONDS = 60.0  # for all trials together, the compiler's time included
+SECONDS = 60.0  # time limit of all trials together, with compiling
 SHAPES = ((1, 1, 1), (131, 257, 1000), (4096, 4096, 8192))
 QUICK = ((1, 1, 1), (35, 129, 300))
-ROWS = 16  # of a product that are held against the host's
+ROWS = 16  # of a product that are compared with the host's
 
 
 def check(name: str, quick: bool = False) -> None:
@@ -65,7 +65,7 @@ def check(name: str, quick: bool = False) -> None:
 
 
 def _check_update(entry: str, rng: np.random.Generator) -> None:
-    """One step of an update rule, and the signs beside it, against NumPy's float64."""
+    """One step of an update rule, and the signs written beside it, against NumPy in float64."""
     w, g = (rng.uniform(-0.02, 0.02, 100003).astype(np.float32) for _ in range(2))
     there = [moved(x) for x in (w, np.zeros_like(w), np.zeros_like(w), g, np.zeros(len(w), np.uint16))]
     rate = moved(np.array(0.01))
@@ -93,14 +93,14 @@ def _same(found: Any, want: Any, what: str) -> None:
 
 
 def failures(names: Sequence[str], seconds: float = SECONDS) -> dict[str, str]:
-    """What is wrong with each of `names`, by name: none of those that passed. All run at once."""
+    """The error of each of `names` that failed, by name. All run at once."""
     return broken({name: ["kernels.cuda.trial", name] for name in names}, seconds)
 
 
 def broken(commands: Mapping[str, Sequence[str]], seconds: float = SECONDS) -> dict[str, str]:
-    """What is wrong with each of these modules, each with its arguments, run at once in processes of their own.
+    """The errors of modules with their arguments, run at once in processes of their own, by name.
 
-    One that ends with exit code 0 is left out; of another the last line it printed tells what is wrong.
+    Modules that end with exit code 0 are left out; the error of another is the last line it printed.
     """
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -117,7 +117,7 @@ def broken(commands: Mapping[str, Sequence[str]], seconds: float = SECONDS) -> d
             output, _ = process.communicate(timeout=max(0.1, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
-            with suppress(subprocess.TimeoutExpired):  # one that hangs in the driver may not end
+            with suppress(subprocess.TimeoutExpired):  # a process that hangs in the driver may not end
                 process.communicate(timeout=2)
             found[name] = f"not done after {seconds:.0f} s: hangs, or is compiled very slowly"
             continue
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     try:
         check(name)
-    except Exception as error:  # whatever a driver has to say
+    except Exception as error:  # any error of a driver
         print(said(error))
         return 1
     return 0

@@ -1,7 +1,7 @@
-"""Update rules of latent weights on a GPU (src/updates.cu), for callers that keep their arrays in another library.
+"""Updates of latent weights on a GPU (src/updates.cu), for callers whose arrays belong to another library.
 
-Everything travels as device addresses, the rate too, so that a launch recorded in a CUDA graph reads the
-schedule's value of the step it is replayed in.
+Arrays and the rate are passed as device addresses, so that a launch recorded in a CUDA graph reads the rate of the
+step in which it is replayed.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def update(
 ) -> None:
     """Queues one of ENTRIES on `stream` for `count` float32 numbers at addresses w, m, v and g.
 
-    rate: address of a float64 on the device. Formulas as in kernels.updates. signs, if not 0, is where sign(w) of
-    the new w is written, two bytes each: `one` for w >= 0 (1.0 in bfloat16 or float16), else with the sign bit.
-    Raises RuntimeError on a GPU that the kernel is not compiled for.
+    rate: address of a float64 on the device. Formulas as in `kernels.Rule`. signs, if not 0, is the address for
+    sign(w) of the new w, two bytes each: `one` for w >= 0 (1.0 in bfloat16 or float16), else `one` with the sign
+    bit. Raises RuntimeError on a GPU that the kernel is not compiled for.
     """
     if count == 0:
         return

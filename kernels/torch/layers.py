@@ -1,4 +1,4 @@
-"""Layers with ±1 weights and, but for a first one, ±1 inputs."""
+"""Layers with ±1 weights and, unless `real_inputs`, ±1 inputs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _pack_again(module: nn.Module, _: Any) -> None:
 
 
 class _Binary(nn.Module):
-    """What the layers share: latent weights, and their bits after `eval()`."""
+    """Common to the layers: latent weights, and their bits after `eval()`."""
 
     packed: Tensor | None
     real_inputs: bool
@@ -47,11 +47,11 @@ class _Binary(nn.Module):
         self.register_load_state_dict_post_hook(_pack_again)  # type: ignore[no-untyped-call]
 
     def _latent(self) -> Tensor:
-        """The latent weights with the axis that is to be packed last."""
+        """The latent weights, with the axis to be packed last."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Any:
-        """As of any module; `eval()` packs the weights as they are now."""
+        """As for any module; `eval()` packs the current weights."""
         super().train(mode)
         self.packed = None
         if not mode and not self.real_inputs:
@@ -60,10 +60,10 @@ class _Binary(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self.train(self.training)  # bits lie otherwise on another device
+        return self.train(self.training)  # the layout of bits depends on the device
 
     def _bits(self) -> Tensor | None:
-        """The packed weights, if this call is to use them."""
+        """The packed weights if this call uses them, else None."""
         if self.packed is None or torch.is_grad_enabled():
             return None
         if not torch.compiler.is_compiling() and self._version != self._latent()._version:
@@ -77,8 +77,9 @@ class _Binary(nn.Module):
 class BinaryLinear(_Binary, nn.Linear):
     """y = sign(x) · sign(W)ᵀ + b, or x · sign(W)ᵀ + b with `real_inputs` (a first layer): (*, in) to (*, out).
 
-    Gradients: W's is passed on as it is, x's where |x| <= 1 (Algorithm 1): clip the weights after each step
-    (`clip_weights`). In `eval()` without gradients, weights and inputs are bits; a NaN is then a ValueError.
+    The gradient of sign(W) is passed to W unchanged, that of sign(x) to x where |x| <= 1 (Algorithm 1): clip the
+    weights after each step (`clip_weights`). In `eval()` without gradients, weights and inputs are bits; a NaN in
+    x is then a ValueError.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ def _unsupported(layer: nn.Conv2d) -> str | None:
 
 
 def make_binary(model: nn.Module, real_inputs: Collection[str]) -> nn.Module:
-    """Replace every Linear and Conv2d inside `model` by its binary layer over the same parameters; gives `model`.
+    """Replaces every Linear and Conv2d inside `model` by a binary layer with the same parameters; returns `model`.
 
     `real_inputs`: names (as of `named_modules`) of the layers whose inputs stay real, as a first layer's should.
     ValueError for other names, and for convolutions that BinaryConv2d refuses.
@@ -187,7 +188,7 @@ def _binary_of(name: str, layer: nn.Linear | nn.Conv2d, real_inputs: bool) -> Bi
 
 @torch.no_grad()
 def clip_weights(model: nn.Module) -> None:
-    """Clip the latent weights of all binary layers in `model` to [-1, 1], as Algorithm 1 does after each step."""
+    """Clips the latent weights of all binary layers of `model` to [-1, 1], as Algorithm 1 does after each step."""
     for layer in model.modules():
         if isinstance(layer, BinaryLinear | BinaryConv2d):
             layer.weight.clamp_(-1, 1)

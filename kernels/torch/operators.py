@@ -22,7 +22,7 @@ operators = torch.ops.kernels
 
 
 def _operator(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Registers a function as the operator of this schema, on CPU and CUDA; `fake` gives its result's shape."""
+    """Registers a function as the operator of this schema on CPU and CUDA; `fake` returns an empty result."""
 
     def register(real: Callable[..., Any]) -> Callable[..., Any]:
         name = schema.partition("(")[0]
@@ -67,17 +67,18 @@ def _packed(words: Tensor, k: int) -> Packed:
     return Packed(words.numpy().view(np.uint64), k)
 
 
-_kept: Any = WeakTensorKeyDictionary()
+kept_weights: Any = WeakTensorKeyDictionary()
+"""(version, packed array) of each tensor of packed weights that was used."""
 
 
 def _weights(words: Tensor, k: int) -> Packed:
-    """`_packed`, kept for as long as the tensor lives and is not changed: layouts derived from it are kept too."""
-    if words.is_inference():  # such tensors do not tell whether they were changed
+    """`_packed`, kept with its derived layouts while the tensor lives and is not changed."""
+    if words.is_inference():  # these tensors have no version counter
         return _packed(words, k)
-    version, found = _kept.get(words, (None, None))
+    version, found = kept_weights.get(words, (None, None))
     if version != words._version or found.k != k:
         found = _packed(words, k)
-        _kept[words] = words._version, found
+        kept_weights[words] = words._version, found
     kept: Packed = found
     return kept
 
@@ -124,7 +125,8 @@ def signs_of(x: Tensor) -> Tensor:
     return x.ge(0).to(x.dtype) * 2 - 1
 
 
-def _by_tables(*operands: Tensor) -> bool:
+def by_tables(*operands: Tensor) -> bool:
+    """Whether products of these operands use `reals`: float32 on a CPU with AVX-512."""
     return reals.available() and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in operands)
 
 
@@ -144,8 +146,8 @@ def _real_linear_fake(x: Tensor, weight: Tensor) -> Tensor:
 
 @_operator("real_linear(Tensor x, Tensor weight) -> Tensor", _real_linear_fake)
 def _real_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x (M, K) · sign(weight (N, K))ᵀ: (M, N) of x's dtype; the weight's gradient is passed on as it is."""
-    if not _by_tables(x, weight):
+    """x (M, K) · sign(weight (N, K))ᵀ: (M, N) of x's dtype; the gradient of sign(weight) is passed to weight."""
+    if not by_tables(x, weight):
         return F.linear(x, signs_of(weight))
     latent = weight.detach()
     turned = latent.stride(0) == 1 and latent.stride(1) != 1
@@ -159,7 +161,7 @@ def _real_linear(x: Tensor, weight: Tensor) -> Tensor:
 )
 def _real_linear_weight(grad: Tensor, x: Tensor) -> Tensor:
     """gradᵀ (N, M) · x (M, K): the gradient of a weight (N, K); by tables where x is 0 or ± one number."""
-    values = x.detach().contiguous().numpy() if _by_tables(grad, x) else None
+    values = x.detach().contiguous().numpy() if by_tables(grad, x) else None
     found = None if values is None else reals.ternary(values)
     if values is None or found is None:
         return grad.T.matmul(x)
@@ -178,10 +180,10 @@ def _real_conv2d_fake(x: Tensor, weight: Tensor, padding: int, stride: int) -> T
 def _real_conv2d(x: Tensor, weight: Tensor, padding: int, stride: int) -> Tensor:
     """x (N, C, H, W) by sign(weight (Cout, C, kh, kw)), a border of zeros: (N, Cout, H', W'), channels-last.
 
-    The weight's gradient is passed on as it is.
+    The gradient of sign(weight) is passed to weight.
     """
     found = _real_conv2d_fake(x, weight, padding, stride)
-    if not _by_tables(x, weight) or stride != 1:
+    if not by_tables(x, weight) or stride != 1:
         return found.copy_(F.conv2d(x, signs_of(weight), padding=padding, stride=stride))
     cout, channels, *taps = weight.shape
     by_tap = _nhwc(weight).reshape(cout, -1, channels).swapaxes(0, 1)
@@ -202,9 +204,9 @@ def _real_conv2d_input(grad: Tensor, weight: Tensor, height: int, width: int, pa
     cout, channels, *taps = weight.shape
     found = _images(grad, len(grad), height, width, channels)
     border = taps[0] - 1 - padding
-    if not _by_tables(grad, weight) or stride != 1 or taps[0] != taps[1] or border < 0:
+    if not by_tables(grad, weight) or stride != 1 or taps[0] != taps[1] or border < 0:
         return found.copy_(_backward(grad, found, signs_of(weight), padding, stride, 0))
-    by_tap = _nhwc(weight).reshape(cout, -1, channels).swapaxes(0, 1)[::-1]  # the taps turned round
+    by_tap = _nhwc(weight).reshape(cout, -1, channels).swapaxes(0, 1)[::-1]  # the taps in reverse order
     out = found.permute(0, 2, 3, 1).numpy()
     reals.real_conv2d(_nhwc(grad), reals.signs(by_tap), (taps[0], taps[1]), border, out=out)
     return found
@@ -218,7 +220,7 @@ def _real_conv2d_weight(grad: Tensor, x: Tensor, kh: int, kw: int, padding: int,
     """The gradient of the weight of `real_conv2d`: (Cout, C, kh, kw); by tables where x is ± one number."""
     cout, (images, channels, height, width) = grad.shape[1], x.shape
     fits = (kh, kw, padding, stride) == (3, 3, 1, 1) and width <= reals.MAX_WIDTH
-    pixels = _nhwc(x) if fits and _by_tables(grad, x) else None
+    pixels = _nhwc(x) if fits and by_tables(grad, x) else None
     found = None if pixels is None else reals.ternary(pixels)
     if pixels is None or found is None or found[1]:
         return _backward(grad, x, grad.new_empty((cout, channels, kh, kw)), padding, stride, 1).contiguous()

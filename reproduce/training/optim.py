@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+import kernels
 from kernels import reals, updates
 from kernels.cuda import launch
 from kernels.cuda import updates as cuda_updates
@@ -30,7 +31,7 @@ class Rule(torch.optim.Optimizer):
     """
 
     kernel: Literal["adam", "shift_adamax", "sgd"] | None = None
-    """Name of the rule in `kernels.updates` and `kernels.fixed`; None: by its `formula` alone."""
+    """Kind of the rule in `kernels.Rule`; None: by its `formula` alone."""
     binary: frozenset[Tensor] = frozenset()
     """The latent weights of the net's binary layers."""
 
@@ -98,7 +99,8 @@ class Rule(torch.optim.Optimizer):
         constants = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "bound": bound}
         same = g.stride() == p.stride() == m.stride() == v.stride()
         if same and self.kernel and by_kernels(p):
-            getattr(updates, self.kernel)(*map(_flat, (p, m, v, g)), rate=float(rate), **constants)
+            step = kernels.Rule(self.kernel, rate=float(rate), **constants)
+            updates.update(step, *map(_flat, (p, m, v, g)))
         elif same and self.kernel and on_gpu(p):
             w_at, m_at, v_at, g_at = (x.data_ptr() for x in (p, m, v, g))
             stream = torch.cuda.current_stream(p.device).cuda_stream if p.is_cuda else 0

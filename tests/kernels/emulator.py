@@ -167,11 +167,11 @@ def installed(folder, monkeypatch, multiprocessors=3):
 
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
-        patch.setattr(launch, "_function", lambda which, entry, _: function(folder, which, entry))
+        patch.setattr(launch, "loaded", lambda which, entry, _: function(folder, which, entry))
         patch.setattr(launch, "no_gpu", lambda: None)
         patch.setattr(launch, "on", lambda stream: contextlib.nullcontext())
-        patch.setattr(tensormap, "_driver", lambda: Driver)
+        patch.setattr(tensormap, "driver", lambda: Driver)
         patch.setattr(nvrtc, "compiler", lambda: types.SimpleNamespace(version=(0, 0)))
-        launch._attribute.cache_clear()
+        launch.attribute.cache_clear()
         yield cupy
-        launch._attribute.cache_clear()
+        launch.attribute.cache_clear()

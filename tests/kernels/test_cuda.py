@@ -146,7 +146,6 @@ def test_pack(cp, kind, k):
     assert isinstance(packed, GpuPacked) and packed.shape == (5, k)
     assert np.array_equal(to_host(packed).words, pack(x).words)
     assert not numpy(packed.words)[:, -(-k // 64) :].any()
-    assert np.array_equal(packed.counts, pack(x).counts)
 
 
 def test_pack_bfloat16(cp):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from layouts import unpacked
 
 from kernels import cpu
 from kernels.cpu.step import first_layer, fixed, ternary
@@ -42,7 +43,7 @@ def test_the_gradient_is_float64s_within_16_bits_and_the_update_is_from_it(size)
     fixed.update_from(m, other_w, other_m, other_v, fixed.Rule("adam", 0.0, 0.999, 1e-8, 0.01, 1.0))
     np.testing.assert_allclose(w, other_w, atol=1e-6)
     np.testing.assert_allclose(v, other_v, rtol=1e-6)
-    np.testing.assert_array_equal(to_out.unpack(), np.where(w.T >= 0, 1, -1))
+    np.testing.assert_array_equal(unpacked(to_out), np.where(w.T >= 0, 1, -1))
 
 
 @pytest.mark.parametrize("kind", ("adam", "shift_adamax"))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from layouts import panels_of
 
 from kernels import cpu
 from kernels.cpu.step import fixed, ternary
@@ -115,7 +116,7 @@ def taps(rng, channels, n):
     """Signs (9, channels, n), and the panels that hold them."""
     filled = np.zeros((9, fixed.filled(channels), n), np.float32)
     filled[:] = rng.choice([-1, 1], filled.shape)
-    return filled[:, :channels].astype(np.int8), ternary.panels(filled.reshape(-1, n))
+    return filled[:, :channels].astype(np.int8), panels_of(filled.reshape(-1, n))
 
 
 def error(found, right):
@@ -127,7 +128,7 @@ def error(found, right):
 def test_matmul_has_the_bits_of_its_definition(rng, isa, m, k):
     for n in (1, 64, 200):
         w = rng.standard_normal((k, n)).astype(np.float32)
-        signs, panels = np.where(w >= 0, 1, -1), ternary.panels(w)
+        signs, panels = np.where(w >= 0, 1, -1), panels_of(w)
         for x in (reals(rng, m, k), reals(rng, k, m).T, reals(rng, 2 * m, 3 * k)[::-2, ::3]):
             np.testing.assert_array_equal(fixed.matmul(x, panels, 0.3), matmul_by_definition(x, signs, 0.3))
 
@@ -140,10 +141,10 @@ def test_matmul_of_whole_numbers_is_exact(rng, isa, m, k):
     x[0] = np.where(w[:, 3] >= 0, 255, -255)  # the largest sum
     for layout in (x, np.asfortranarray(x)):
         right = x.astype(int) @ np.where(w >= 0, 1, -1)
-        np.testing.assert_array_equal(fixed.matmul(layout, ternary.panels(w)), right)
+        np.testing.assert_array_equal(fixed.matmul(layout, panels_of(w)), right)
     x[0, 0] = 256
     with pytest.raises(ValueError, match="255"):
-        fixed.matmul(x, ternary.panels(w))
+        fixed.matmul(x, panels_of(w))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -167,7 +168,7 @@ def test_errors_are_as_documented(rng, isa):
     x = rng.standard_normal((2, 8, 8, 256)).astype(np.float32)
     assert 1e-4 < error(fixed.conv(x, panels), conv64(x, signs)) < 6e-4
     rows, w = x.reshape(128, 256), rng.standard_normal((256, 50)).astype(np.float32)
-    assert 1e-4 < error(fixed.matmul(rows, ternary.panels(w)), rows @ np.where(w >= 0, 1.0, -1.0)) < 6e-4
+    assert 1e-4 < error(fixed.matmul(rows, panels_of(w)), rows @ np.where(w >= 0, 1.0, -1.0)) < 6e-4
     a = rng.choice(np.array([-1, 1], np.int8), (2, 8, 8, 64))
     assert 1e-4 < error(fixed.conv_gradient(x, a), gradient64(x, a)) < 6e-4
 
@@ -202,7 +203,7 @@ def test_the_number_of_threads_changes_no_bit(rng, monkeypatch):
     found = []
     for threads in ("1", "2", "3"):
         monkeypatch.setenv("KERNELS_THREADS", threads)
-        rows, square = x.reshape(-1, 1350), ternary.panels(x.reshape(1350, -1))
+        rows, square = x.reshape(-1, 1350), panels_of(x.reshape(1350, -1))
         results = fixed.conv(x, panels), fixed.conv_gradient(x, a), fixed.matmul(rows, square)
         found.append(b"".join(result.tobytes() for result in results))
     assert len(set(found)) == 1

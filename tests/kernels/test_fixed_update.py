@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from layouts import panels_of, unpacked
 
 from kernels import cpu
 from kernels.cpu.step import fixed, norm, ternary
@@ -77,7 +78,7 @@ def test_update_has_the_bits_of_its_definition(rng, isa, size, zeros, rule):
     for found, wanted in zip((w, m, v), right, strict=True):
         np.testing.assert_array_equal(found, wanted)
     for panels, matrix in ((to_in, w), (to_out, w.T)):
-        np.testing.assert_array_equal(panels.bytes, ternary.panels(matrix).bytes)
+        np.testing.assert_array_equal(panels.bytes, panels_of(matrix).bytes)
 
 
 @pytest.mark.parametrize("zeros", (False, True))
@@ -129,7 +130,7 @@ def test_signs_of_both_layouts(rng, shape):
     x[0, 0] = -0.0
     x[-1, -1] = np.nan
     for matrix in (x, x.T):
-        np.testing.assert_array_equal(fixed.signs(matrix).bytes, ternary.panels(matrix).bytes)
+        np.testing.assert_array_equal(fixed.signs(matrix).bytes, panels_of(matrix).bytes)
 
 
 @pytest.mark.parametrize("cin", (1, 8, 70))
@@ -140,5 +141,7 @@ def test_signs_of_taps(rng, cin, cout):
     backwards = ternary.room(9 * fixed.filled(cout), cin)
     fixed.conv_signs(w, forwards, backwards)
     signs = np.where(w >= 0, 1, -1).reshape(cout, 9, cin)
-    np.testing.assert_array_equal(forwards.unpack().reshape(9, -1, cout)[:, :cin], signs.transpose(1, 2, 0))
-    np.testing.assert_array_equal(backwards.unpack().reshape(9, -1, cin)[:, :cout], signs.transpose(1, 0, 2)[::-1])
+    np.testing.assert_array_equal(unpacked(forwards).reshape(9, -1, cout)[:, :cin], signs.transpose(1, 2, 0))
+    np.testing.assert_array_equal(
+        unpacked(backwards).reshape(9, -1, cin)[:, :cout], signs.transpose(1, 0, 2)[::-1]
+    )

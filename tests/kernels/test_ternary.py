@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from layouts import panels_of, unpacked
 
 from kernels import cpu
 from kernels.cpu.step import ternary
@@ -31,18 +32,18 @@ def test_panels_are_the_signs_of_any_view(rng):
     x = rng.standard_normal((70, 65)).astype(np.float32)
     x[0, 0], x[1, 1] = 0.0, -0.0
     for view in (x, x.T, x[::3, 5:]):
-        np.testing.assert_array_equal(ternary.panels(view).unpack(), np.where(view >= 0, 1, -1))
-    assert not np.unpackbits(ternary.panels(x).bytes[-1, :, 1:]).any()  # columns beyond n
+        np.testing.assert_array_equal(unpacked(panels_of(view)), np.where(view >= 0, 1, -1))
+    assert not np.unpackbits(panels_of(x).bytes[-1, :, 1:]).any()  # columns beyond n
 
 
 def test_planes_are_half_the_values_each(rng):
     x = values(rng, 21, 130)
     low, high = ternary.planes(x, zeros=True)
-    np.testing.assert_array_equal(low.unpack().astype(int) + high.unpack(), 2 * x)
+    np.testing.assert_array_equal(unpacked(low).astype(int) + unpacked(high), 2 * x)
     signs = np.where(x >= 0, 1, -1).astype(np.int8)
     low, high = ternary.planes(signs, zeros=False)
     assert high is None
-    np.testing.assert_array_equal(low.unpack(), signs)
+    np.testing.assert_array_equal(unpacked(low), signs)
 
 
 @pytest.mark.parametrize("m", (1, 4, 5, 97))
@@ -53,7 +54,7 @@ def test_matmul_is_exact(rng, m, k, threads, monkeypatch):
     x = values(rng, m, 1, 1, k)
     for n in (1, 63, 130):
         w = rng.standard_normal((n, k)).astype(np.float32)
-        found = ternary.matmul(ternary.codes(x, 0), ternary.panels(w.T))
+        found = ternary.matmul(ternary.codes(x, 0), panels_of(w.T))
         np.testing.assert_array_equal(found, x[:, 0, 0].astype(np.int64) @ np.where(w.T >= 0, 1, -1))
 
 
@@ -63,7 +64,7 @@ def test_the_largest_sums_are_exact():
     x[1] = -1
     w = np.ones((k, 2), np.float32)
     w[:, 1] = -1
-    found = ternary.matmul(ternary.codes(x, 0), ternary.panels(w))
+    found = ternary.matmul(ternary.codes(x, 0), panels_of(w))
     np.testing.assert_array_equal(found, [[k, -k], [-k, k]])
     with pytest.raises(ValueError, match="do not fit"):
         ternary.matmul(np.zeros((1, 8192), np.uint8), ternary.room(k + 1, 2))
@@ -74,7 +75,7 @@ def test_convolution_is_exact_and_its_border_zero(rng, channels):
     x = values(rng, 3, 5, 7, channels)
     w = np.where(rng.random((9, channels, 70)) < 0.5, -1, 1)
     filled = -channels % 8
-    panels = ternary.panels(np.pad(w, ((0, 0), (0, filled), (0, 0))).reshape(-1, 70).astype(np.float32))
+    panels = panels_of(np.pad(w, ((0, 0), (0, filled), (0, 0))).reshape(-1, 70).astype(np.float32))
     found = ternary.conv(ternary.codes(x, 1), panels)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.int64)
     wanted = sum(padded[:, t // 3 : t // 3 + 5, t % 3 : t % 3 + 7] @ w[t] for t in range(9))

@@ -33,7 +33,7 @@ def way(request, monkeypatch):
     def by_reals(*operands):
         return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in operands)
 
-    monkeypatch.setattr(operators, "_by_tables", by_reals if request.param == "reals" else lambda *_: False)
+    monkeypatch.setattr(operators, "by_tables", by_reals if request.param == "reals" else lambda *_: False)
     return request.param
 
 
@@ -103,12 +103,12 @@ def test_weights_changed_in_place_are_seen():
 
 
 def test_packed_weights_live_no_longer_than_their_tensor():
-    before = len(operators._kept)
+    before = len(operators.kept_weights)
     w = pack(signs(5, 70))
     ops.xnor_linear(pack(signs(4, 70)), w, 70)
-    assert len(operators._kept) == before + 1
+    assert len(operators.kept_weights) == before + 1
     del w
-    assert len(operators._kept) == before
+    assert len(operators.kept_weights) == before
 
 
 # --- real by ±1 -----------------------------------------------------------------------------------------------
@@ -394,5 +394,5 @@ def test_layers_and_opcheck_on_a_gpu():
 
 
 def test_tables_are_taken_where_there_are_some():
-    assert operators._by_tables(normal(2, 2)) == reals.available()
-    assert not operators._by_tables(normal(2, 2), normal(2, 2).double())
+    assert operators.by_tables(normal(2, 2)) == reals.available()
+    assert not operators.by_tables(normal(2, 2), normal(2, 2).double())

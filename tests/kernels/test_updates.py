@@ -36,8 +36,8 @@ def run(request, emulated, monkeypatch):
     if request.param == "c":
         if not reals.available():
             pytest.skip("no AVX-512 here")
-        yield lambda rule, *arrays, bound: getattr(updates, rule)(
-            *arrays, rate=RATE, beta1=BETA1, beta2=BETA2, eps=EPS[rule], bound=bound
+        yield lambda rule, *arrays, bound: updates.update(
+            Rule(rule, BETA1, BETA2, EPS[rule], RATE, bound), *arrays
         )
     elif request.param == "numpy":
         yield lambda rule, *arrays, bound: updates.update(
@@ -137,10 +137,10 @@ def test_signs_of_the_new_weights_are_written_beside_them(place, cp_at, rule, ki
 
 def test_what_does_not_fit_is_refused():
     a = np.zeros(8, np.float32)
-    constants = {"rate": 1.0, "beta1": 0.9, "beta2": 0.9, "eps": 1.0}
+    rule = Rule("adam", 0.9, 0.9, 1.0, 1.0, 1.0)
     for wrong in (a[:7], a.astype(np.float64), np.zeros(16, np.float32)[::2]):
         with pytest.raises(ValueError, match="dense float32"):
-            updates.adam(a, a, a, wrong, **constants)
+            updates.update(rule, a, a, a, wrong)
 
 
 @pytest.mark.parametrize("which", range(3))
@@ -148,5 +148,5 @@ def test_read_only_parameters_are_refused(which):
     arrays = [np.ones(10, np.float32) for _ in range(4)]
     arrays[which].flags.writeable = False
     with pytest.raises(ValueError, match="writable"):
-        updates.adam(*arrays, rate=0.1, beta1=0.9, beta2=0.99, eps=1e-8)
+        updates.update(Rule("adam", 0.9, 0.99, 1e-8, 0.1, 1.0), *arrays)
     assert all((array == 1).all() for array in arrays)

@@ -1,8 +1,8 @@
-"""The update of a dense first layer, whose input is whole numbers: 8-bit pixels (csrc/first_layer.c).
+"""The update of a dense first layer, whose input is integers: 8-bit pixels (csrc/step/first_layer.c).
 
-Gradients of the output enter in 16-bit fixed point, a step for each output and block of 128 images (the largest
-magnitude divided by 32767); products with pixels are exact in 32-bit integers, blocks are added in float32 one
-after the other. Every instruction set and number of threads gives the same bits.
+Gradients of the output are rounded to 16-bit fixed point, with a step for each output and block of 128 images (the
+largest magnitude divided by 32767). Products with pixels are exact in 32-bit integers; blocks are added in float32
+in their order. Every instruction set and number of threads gives the same bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kernels.cpu.step.ternary import Panels, isa
 from kernels.operands import Rule
 
 LARGEST = 255
-"""Magnitude of a pixel, at most."""
+"""The largest magnitude of a pixel."""
 
 
 class _First(ctypes.Structure):
@@ -36,10 +36,10 @@ def update(
     rule: Rule,
     to_out: Panels,
 ) -> None:
-    """A step of weights w (out, in) with moments m and v, in place, for the gradient scale · gᵀ · x.
+    """Updates weights w (out, in) and moments m and v, in place, for the gradient scale · gᵀ · x.
 
-    g (batch, out) is the output's gradient, x (batch, in) of magnitudes up to LARGEST. Signs of the new weights go
-    into to_out (in, out). Raises TypeError or ValueError where shapes or dtypes do not fit.
+    g (batch, out) is the gradient of the output, x (batch, in) has magnitudes up to LARGEST. Signs of the new
+    weights are written to to_out (in, out). Raises TypeError or ValueError where shapes or dtypes do not fit.
     """
     check_floats("g", g, (2,))
     batch, rows = g.shape

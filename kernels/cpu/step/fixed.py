@@ -1,11 +1,11 @@
-"""Products of real numbers with ±1 in 16-bit fixed point: the backward pass of training (csrc/lookup*.c).
+"""Products of real numbers with ±1 in 16-bit fixed point: the backward pass of training (csrc/lookup/lookup*.c).
 
-Rows of the real operand are cut into blocks of at most `BLOCK` numbers along the axis that is summed (of a
-convolution a pixel's channels; of its weight gradient the pixels of all images in their order). Each block has a
-step of its own, its sum of magnitudes divided by `LIMIT`, and enters as whole multiples of it. A block's sum is
-then exact whatever the signs; blocks are added in float32, one after the other. The error of a result, relative
-to its root mean square, is about 5e-4, as on a GPU in TF32. Every instruction set and number of threads gives the
-same bits. A block with a number that is not finite makes NaN of all results that it enters.
+Rows of the real operand are cut into blocks of at most `BLOCK` numbers along the summed axis (for a convolution
+the channels of a pixel; for its weight gradient the pixels of all images in their order). Each block has its own
+step, its sum of magnitudes divided by `LIMIT`, and its numbers are rounded to multiples of the step. The sum of a
+block is then exact for any signs; blocks are added in float32 in their order. The error of a result, relative to
+the root mean square, is about 5e-4, as on a GPU in TF32. Every instruction set and number of threads gives the
+same bits. A block with a number that is not finite makes every result that it is part of NaN.
 
 Needs the compiled library (`ternary.available`).
 """
@@ -40,6 +40,8 @@ class _Gradient(ctypes.Structure):
 
 
 class CRule(ctypes.Structure):
+    """`rule_t` of csrc/rules.h."""
+
     _fields_ = [
         ("kind", ctypes.c_int64),
         *[(name, ctypes.c_double) for name in ("beta1", "beta2", "eps", "rate", "bound")],
@@ -64,12 +66,12 @@ class _Signs(ctypes.Structure):
 def matmul(x: NDArray[Any], b: Panels, scale: float = 1.0, out: Floats | None = None) -> Floats:
     """scale · x (M, K), any strides, by ±1 (K, N): float32 (M, N).
 
-    x is float32, or int16 of magnitudes up to 255, which enter as they are. Raises TypeError or ValueError where
+    x is float32, or int16 of magnitudes up to 255, which is not rounded. Raises TypeError or ValueError where
     shapes, dtypes or magnitudes do not fit.
     """
     whole = x.dtype == np.int16
     if whole and x.size and max(int(x.max()), -int(x.min())) > 255:
-        raise ValueError("whole numbers must have magnitudes up to 255")
+        raise ValueError("int16 x must have magnitudes up to 255")
     if not whole:
         check_floats("x", x, (2,))
     if x.ndim != 2 or b.k != x.shape[1] or not b.k:
@@ -89,9 +91,9 @@ def matmul(x: NDArray[Any], b: Panels, scale: float = 1.0, out: Floats | None = 
 
 
 def conv(x: Floats, w: Panels, scale: float = 1.0, out: Floats | None = None) -> Floats:
-    """scale · the 3×3 convolution of x (N, H, W, C) by w, a border of zeros: float32 (N, H, W, n).
+    """scale · the 3×3 convolution of x (N, H, W, C) by w, zero border: float32 (N, H, W, n).
 
-    w has k = 9 · C, C filled up to a multiple of 8: tap by tap in reading order. Raises TypeError or ValueError
+    w has k = 9 · C, C padded to a multiple of 8: tap by tap in reading order. Raises TypeError or ValueError
     where shapes or dtypes do not fit.
     """
     check_floats("x", x, (4,))
@@ -111,10 +113,10 @@ def conv(x: Floats, w: Panels, scale: float = 1.0, out: Floats | None = None) ->
 
 
 def conv_gradient(g: Floats, a: NDArray[np.int8], scale: float = 1.0, out: Floats | None = None) -> Floats:
-    """scale · the weight gradient of a 3×3 convolution with a border of zeros: float32 (Cout, 3, 3, Cin).
+    """scale · the weight gradient of a 3×3 convolution with a zero border: float32 (Cout, 3, 3, Cin).
 
-    g (N, H, W, Cout) is the output's gradient, a (N, H, W, Cin) the ±1 input. Raises TypeError or ValueError where
-    shapes or dtypes do not fit.
+    g (N, H, W, Cout) is the gradient of the output, int8 a (N, H, W, Cin) the ±1 input. Raises TypeError or
+    ValueError where shapes or dtypes do not fit.
     """
     check_floats("g", g, (4,))
     images, height, width, m = g.shape
@@ -148,12 +150,12 @@ def update(
     to_in: Panels,
     to_out: Panels,
 ) -> None:
-    """A step of a dense layer's weights w (out, in), moments m and v, in place, without storing their gradient.
+    """Updates weights w (out, in) of a dense layer and moments m and v, in place, without storing the gradient.
 
-    This is scale · gᵀ · low, or with `high` scale · gᵀ · (low + high), so that an input of 0 and ±s is s/2 of
-    both: g (batch, out) is the output's gradient, low and high (batch, in) are planes of the input. Blocks have
-    half of LIMIT where there are two planes. Signs of the new weights go into both panels: to_in (out, in), to_out
-    (in, out). Raises TypeError or ValueError where shapes or dtypes do not fit.
+    The gradient is scale · gᵀ · low, or with `high` scale · gᵀ · (low + high), so that an input of 0 and ±s is s/2
+    times the sum: g (batch, out) is the gradient of the output, low and high (batch, in) are planes of the input
+    (`ternary.planes`). With two planes blocks have half of LIMIT. Signs of the new weights are written to the
+    panels to_in (out, in) and to_out (in, out). Raises TypeError or ValueError where shapes or dtypes do not fit.
     """
     check_floats("g", g, (2,))
     batch, rows = g.shape
@@ -177,7 +179,7 @@ def update(
 
 
 def update_from(g: Floats, w: Floats, m: Floats, v: Floats, rule: Rule) -> None:
-    """A step of weights w of any shape with moments m and v, in place, for their gradient g."""
+    """Updates weights w of any shape and moments m and v, in place, for the gradient g. ValueError as `update`."""
     check_same(g.shape, g=g, w=w, m=m, v=v)
     if w.size:
         held = c_rule(rule)
@@ -189,7 +191,7 @@ def update_from(g: Floats, w: Floats, m: Floats, v: Floats, rule: Rule) -> None:
 
 
 def signs(x: Floats, out: Panels | None = None) -> Panels:
-    """Signs of x (k, n), +1 where x >= 0; x or its transpose is dense. Into `out`, or new panels."""
+    """Signs of x (k, n), +1 where x >= 0, in `out` or new panels. x or its transpose must be dense."""
     check_floats("x", x, (2,))
     k, n = x.shape
     made = room(k, n) if out is None else out
@@ -201,7 +203,7 @@ def signs(x: Floats, out: Panels | None = None) -> Panels:
 
 
 def conv_signs(w: Floats, forwards: Panels, backwards: Panels) -> None:
-    """Signs of 3×3 taps w (Cout, 3, 3, Cin) for `conv` of the input and, turned round, of the gradient."""
+    """Signs of 3×3 taps w (Cout, 3, 3, Cin) for `conv` of the input and, taps reversed, of the gradient."""
     check_floats("w", w, (4,))
     cout, cin = w.shape[0], w.shape[3]
     if (forwards.k, forwards.n, backwards.k, backwards.n) != (9 * filled(cin), cout, 9 * filled(cout), cin):
@@ -220,11 +222,13 @@ def _signs(x: Floats, taps: int, steps: tuple[int, int, int], size: tuple[int, i
 
 
 def c_rule(rule: Rule) -> CRule:
+    """The rule as C takes it."""
     kind = ("adam", "shift_adamax", "sgd").index(rule.kind)
     return CRule(kind, rule.beta1, rule.beta2, rule.eps, rule.rate, rule.bound)
 
 
 def check_same(shape: tuple[int, ...], **arrays: Floats) -> None:
+    """ValueError unless all are dense float32 arrays of this shape, and w, m and v writable."""
     for name, array in arrays.items():
         if array.dtype != np.float32 or array.shape != shape or not array.flags.c_contiguous:
             raise ValueError(f"{name} must be a dense float32 array of shape {shape}")
@@ -233,5 +237,5 @@ def check_same(shape: tuple[int, ...], **arrays: Floats) -> None:
 
 
 def filled(channels: int) -> int:
-    """Channels of a tap in panels of signs."""
+    """Channels of a tap in panels of signs: padded to a multiple of 8."""
     return -(-channels // 8) * 8

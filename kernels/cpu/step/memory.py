@@ -1,4 +1,4 @@
-"""Large pages for arrays that are streamed through once a step: 4 KiB pages cost an update a fifth of its time."""
+"""Large pages for arrays that every step reads and writes: 4 KiB pages take a fifth of an update's time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _HUGEPAGE, _COLLAPSE = 14, 25  # Linux's MADV_*
 
 
 def in_large_pages(array: NDArray[Any]) -> None:
-    """Asks Linux to hold a dense array in pages of 2 MiB, and to move there what it already holds.
+    """Asks Linux to put a dense array into pages of 2 MiB, including the parts already in memory.
 
-    A kernel that cannot (before 6.1) leaves the array as it is; so do other systems. Contents stay.
+    Contents stay. Linux before 6.1 and other systems leave the array as it is.
     """
     start = -(-array.ctypes.data // PAGE) * PAGE
     size = (array.ctypes.data + array.nbytes) // PAGE * PAGE - start

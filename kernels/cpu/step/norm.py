@@ -1,11 +1,9 @@
-"""Batch norm, activation and dropout of a training step in fused passes, and 2×2 max pooling, both ways.
+"""Batch norm, activation and dropout of a training step in fused passes; 2×2 max pooling; forward and backward.
 
-In csrc/norm.c and csrc/between.c.
-
-Rows are images, or pixels of images; columns are units or channels. The same bits on every instruction set and for
-every number of threads. Random numbers are a function of an element's place and of a key of 64 hashed bits:
-streams whose keys have one upper half hold the same numbers in another order. Needs the compiled library
-(`ternary.available`).
+C in csrc/step/norm.c and csrc/step/between.c. Rows are images, or pixels of images; columns are units or channels.
+The same bits on every instruction set and for every number of threads. A random number is a function of the
+element's index and of a key of 64 hashed bits: streams whose keys have the same upper half hold the same numbers
+in another order. Needs the compiled library (`ternary.available`).
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from kernels.cpu.runtime import call, fields, library, thread_count
 from kernels.cpu.step.ternary import isa
 from kernels.reference import ap2 as ap2
 
-CHUNK = 64  # rows that are summed in float32, as csrc/norm.c has it
+CHUNK = 64  # rows that are summed in float32, as in csrc/step/norm.c
 ACTIVATIONS = (None, "sign", "stochastic_sign", "relu")
 
 
@@ -38,15 +36,15 @@ class _Fours(ctypes.Structure):
 
 
 class Norm:
-    """What lies between two products, for arrays of a fixed size: value = scale · y,
+    """Batch norm, activation and dropout of arrays (rows, cols): value = scale · y,
     a = (value - mean) · inverse · gamma + beta; the result is the activation of a, times dropout.
 
-    The caller sets `inverse` (1 / std, or what a batch norm has instead) and, for the way back, `curve`: by so
-    much times the sum over rows of (value - mean) · (gradient of a) the spread's share of the gradient rises with
-    value - mean, before the factor inverse · gamma. `shift`: gradients have AP2(value - mean) in its place.
-    `masked`: the straight-through estimator passes gradients only where |a| <= 1.
-    `drop`: the share of elements that dropout sets to 0. With a sign the result is int8 -1, 0 or 1, so the factor
-    `kept` = 1 / (1 - drop) is the caller's to apply forward; backward it is applied here.
+    The caller sets `inverse` (1 / std, or the batch norm's own divisor) and, before `backward`, `curve` (cols,).
+    With g the gradient of a and c = value - mean (with `shift` AP2(c)), the gradient of the values is
+    (g - mean of g - c · curve · (sum over rows of c · g)) · inverse · gamma.
+    `masked`: the straight-through estimator passes gradients only where |a| <= 1. `drop`: the share of elements
+    that dropout sets to 0. With a sign the result is int8 -1, 0 or 1, and the caller applies the factor
+    1 / (1 - drop) forward; backward it is applied here.
     """
 
     def __init__(
@@ -67,8 +65,8 @@ class Norm:
         self._held: tuple[Any, ...] = ()
 
     def statistics(self, y: NDArray[Any], scale: float) -> NDArray[np.float64]:
-        """Sets `mean` (cols,) to the values'; the biased variance, or with `shift` the mean of C · AP2(C),
-        C = value - mean."""
+        """Sets `mean` (cols,) to the mean of the values. Returns their biased variance, or with `shift` the mean
+        of C · AP2(C), C = value - mean: float64 (cols,)."""
         self._given(y, scale)
         self._run("kernels_norm_mean", self._sum)
         self.mean[:] = self._sum / self.rows
@@ -85,7 +83,7 @@ class Norm:
         noise: int = 0,
         dropout: int = 0,
     ) -> None:
-        """Into `out`, int8 or float32 (rows, cols), with this `mean` and `inverse`. `noise`, `dropout`: keys."""
+        """Writes the result to `out`, int8 with a sign, else float32 (rows, cols). `noise`, `dropout`: keys."""
         self._given(y, scale)
         self.factor[:] = self.inverse * gamma
         self._dense(out, np.int8 if self.signed else np.float32)
@@ -100,8 +98,8 @@ class Norm:
     def backward(
         self, y: NDArray[Any], scale: float, beta: Floats, grad: Floats, dropout: int = 0
     ) -> tuple[Floats, Floats, Floats]:
-        """The gradient of the values in place of `grad`, the result's; gradients of gamma and beta, and the sum of
-        the first one over the rows (a bias's). Statistics, factor and dropout key are the forward pass's."""
+        """Replaces `grad`, the gradient of the result, by that of the values, and returns the gradients of gamma,
+        beta and a bias, float32 (cols,) each. Statistics and dropout key must be those of `forward`."""
         self._given(y, scale)
         self._dense(grad, np.float32)
         job = self._job
@@ -130,7 +128,8 @@ class Norm:
 def pool(x: NDArray[Any], out: NDArray[Any], which: NDArray[np.uint8]) -> None:
     """2×2 max pooling of x (N, H, W, C), int16 or float32, H and W even, into `out` (N, H/2, W/2, C).
 
-    `which` of the four pixels, in reading order, is the first that is the largest.
+    `which` is set to the index of the first largest of the four pixels in reading order. ValueError where shapes,
+    dtypes or strides do not fit.
     """
     if x.dtype not in (np.int16, np.float32) or out.dtype != x.dtype:
         raise ValueError("x and out must be int16 or float32, both the same")
@@ -138,7 +137,7 @@ def pool(x: NDArray[Any], out: NDArray[Any], which: NDArray[np.uint8]) -> None:
 
 
 def unpool(grad: Floats, which: NDArray[np.uint8], out: Floats) -> None:
-    """The way back: gradients (N, H/2, W/2, C) to the pixels they came from, zeros to the others, in `out`."""
+    """The backward pass of `pool`: gradients (N, H/2, W/2, C) at the pixels of `which` in `out`, else zeros."""
     if grad.dtype != np.float32 or out.dtype != np.float32:
         raise ValueError("gradients must be float32")
     _fours("kernels_unpool", grad, out.shape, grad, out, which)
@@ -167,7 +166,7 @@ def _fours(
 
 
 def numbers(key: int, start: int, count: int) -> NDArray[np.uint32]:
-    """The 32-bit random numbers of elements `start` to `start` + `count`, as every pass here takes them."""
+    """The 32-bit random numbers of elements `start` to `start` + `count`, as used by every pass."""
     found = np.empty(count, np.uint32)
     library().kernels_random(  # type: ignore[union-attr]
         ctypes.c_int64(isa()), ctypes.c_uint64(key), ctypes.c_uint32(start), ctypes.c_int64(count),

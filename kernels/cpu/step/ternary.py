@@ -1,7 +1,7 @@
-"""Products of {-1, 0, 1} by ±1, exact, for the forward pass of training: tables of small sums (csrc/ternary.c).
+"""Exact products of {-1, 0, 1} by ±1 for the forward pass of training, by tables (csrc/lookup/ternary.c).
 
-The left operand is packed four values to a code, the right one 64 columns to a panel. Every instruction set gives
-the same integers. Needs the compiled library (`available`).
+The left operand is packed as codes of four values, the right one as panels of 64 columns. Every instruction set
+gives the same integers. Needs the compiled library (`available`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from kernels.arrays import aligned
 from kernels.cpu.runtime import call, compiled, fields, thread_count
 
 COLUMNS = 64
-"""Of a panel."""
+"""Columns of a panel."""
 MAX_K = 32767
-"""Values a sum, at most: results are int16."""
+"""The most values of a sum: results are int16."""
 
 
 class _Codes(ctypes.Structure):
@@ -36,18 +36,12 @@ class _PanelsOf(ctypes.Structure):
 
 @dataclass(frozen=True, eq=False)
 class Panels:
-    """±1 matrix (k, n) as uint8 (ceil(n / 64), ceil(k / 8), 64): bit b of byte (p, j, c) is set where row 8j + b,
-    column 64p + c is +1. Bits beyond k and n are zero."""
+    """A ±1 matrix (k, n) as uint8 (ceil(n / 64), ceil(k / 8), 64): bit b of byte (p, j, c) is set where
+    row 8j + b, column 64p + c is +1. Bits beyond k and n are zero."""
 
     bytes: NDArray[np.uint8]
     k: int
     n: int
-
-    def unpack(self) -> NDArray[np.int8]:
-        """The ±1 matrix."""
-        bits = np.unpackbits(self.bytes[:, :, None, :], axis=2, bitorder="little")
-        rows = bits.transpose(1, 2, 0, 3).reshape(self.bytes.shape[1] * 8, -1)
-        return (2 * rows[: self.k, : self.n].astype(np.int8) - 1).astype(np.int8)
 
 
 def available() -> bool:
@@ -63,36 +57,22 @@ def isa() -> int:
 
 
 def room(k: int, n: int) -> Panels:
-    """Panels without content (all bits zero)."""
+    """New panels, all bits zero."""
     shape = (-(-n // COLUMNS), -(-k // 8), COLUMNS)
     array = aligned(int(np.prod(shape)), np.uint8)[0]
     array[:] = 0
     return Panels(array.reshape(shape), k, n)
 
 
-def panels(x: NDArray[np.float32], out: Panels | None = None) -> Panels:
-    """Signs of x (k, n), any strides: +1 where x >= 0."""
-    k, n = x.shape
-    made = room(k, n) if out is None else out
-    if made.k != k or made.n != n:
-        raise ValueError(f"panels of ({made.k}, {made.n}) do not fit x {x.shape}")
-    count, rows, _ = made.bytes.shape
-    bits = np.zeros((8 * rows, count * COLUMNS), np.bool_)
-    np.greater_equal(x, 0, out=bits[:k, :n])
-    packed = np.packbits(bits.reshape(rows, 8, count, COLUMNS), axis=1, bitorder="little")
-    made.bytes[:] = packed[:, 0].transpose(1, 0, 2)
-    return made
-
-
 def code_shape(images: int, height: int, width: int, channels: int, pad: int) -> tuple[int, int, int, int]:
-    """Of the codes of such images with a border of `pad` pixels."""
+    """Shape of the codes of images (N, H, W, C) with a border of `pad` pixels."""
     return images, height + 2 * pad, width + 2 * pad, -(-channels // 8) * 2
 
 
 def codes(x: NDArray[np.int8], pad: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """x (N, H, W, C) of -1, 0 and 1 as codes (`code_shape`), four channels a byte, C filled up to a multiple of 8.
+    """int8 x (N, H, W, C) of -1, 0 and 1 as codes (`code_shape`): uint8, four channels a byte, C padded to 8.
 
-    `out` must have a border of zeros, which is left as it is.
+    `out` must have a border of zeros, which is not written. ValueError where shapes, dtypes or strides do not fit.
     """
     images, height, width, channels = x.shape
     shape = code_shape(images, height, width, channels, pad)
@@ -110,7 +90,10 @@ def codes(x: NDArray[np.int8], pad: int, out: NDArray[np.uint8] | None = None) -
 def planes(
     x: NDArray[np.int8], zeros: bool, out: tuple[Panels, Panels | None] | None = None
 ) -> tuple[Panels, Panels | None]:
-    """x (k, n) of -1, 0 and 1 as panels of x >= 0 and, if it has `zeros`, of x > 0: x is half their sum."""
+    """int8 x (k, n) of -1, 0 and 1 as panels of x >= 0 and, if it has `zeros`, of x > 0: x is half their sum.
+
+    ValueError where shapes, dtypes or strides do not fit.
+    """
     k, n = x.shape
     if x.dtype != np.int8 or not x.flags.c_contiguous:
         raise ValueError("x must be a dense int8 array")
@@ -126,7 +109,7 @@ def planes(
 
 
 def matmul(x: NDArray[np.uint8], w: Panels, out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
-    """Codes x (M, ...) of rows of k values by w (k, n): int16 (M, n)."""
+    """Codes x (M, ...) of rows of k values by w (k, n): int16 (M, n). ValueError where they do not fit."""
     x = x.reshape(len(x), -1)
     if x.shape[1] != 2 * w.bytes.shape[1] or w.k > MAX_K:
         raise ValueError(f"codes {x.shape} and panels of ({w.k}, {w.n}) do not fit")
@@ -138,7 +121,7 @@ def matmul(x: NDArray[np.uint8], w: Panels, out: NDArray[np.int16] | None = None
 def conv(x: NDArray[np.uint8], w: Panels, out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
     """3×3 convolution of codes x (N, H + 2, W + 2, c), a border of one pixel around them: int16 (N, H, W, n).
 
-    w has k = 9 · 4c: tap by tap in reading order, each with its channels filled up to 4c.
+    w has k = 9 · 4c: tap by tap in reading order, the channels of each padded to 4c. ValueError for other shapes.
     """
     images, height, width, each = x.shape
     if w.k != 9 * 4 * each or w.k > MAX_K:

@@ -1,0 +1,80 @@
+"""The structure of the package: no import cycle, no private name of another module, no crowded folder."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "kernels"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path) for path in FILES}
+
+
+def imports(text):
+    """(module, name or None) of every import of this package, those inside functions and for types too."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names if alias.name.split(".")[0] == "kernels")
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "kernels":
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def target(module, name):
+    inner = f"{module}.{name}"
+    return inner if inner in NAMES else module
+
+
+def graph(files):
+    return {name_of(path): {target(*found) for found in imports(path.read_text())} for path in files}
+
+
+def test_imports_have_no_cycle():
+    found = graph(FILES)
+    order = list(TopologicalSorter(found).static_order())  # raises CycleError
+    assert order.index("kernels.operands") < order.index("kernels.cpu") < order.index("kernels")
+
+
+def private(text):
+    """Private names of other modules of this package that a text imports, or takes from what it imports."""
+    bound = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            for alias in node.names:
+                own = (module or alias.name).split(".")[0] in ("kernels", "reproduce")
+                if own and alias.name.startswith("_"):
+                    yield f"{module}.{alias.name}"
+                if own:
+                    bound[alias.asname or alias.name] = alias.name
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in bound:
+            if node.attr.startswith("_") and not node.attr.startswith("__"):
+                yield f"{node.value.id}.{node.attr}"
+
+
+TESTS = sorted((ROOT / "tests" / "kernels").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_uses_private_names_of_another(path):
+    assert not list(private(path.read_text()))
+
+
+def test_the_search_finds_private_names():
+    text = "import kernels\nfrom kernels import cpu\nfrom kernels.reals import _call\ncpu._threads(kernels.pack)\n"
+    assert list(private(text)) == ["kernels.reals._call", "cpu._threads"]
+
+
+def test_no_folder_has_more_than_about_a_dozen_files():
+    folders = {path.parent for path in PACKAGE.rglob("*") if path.suffix in (".py", ".c", ".h", ".cu", ".cuh")}
+    crowded = {folder: len([p for p in folder.iterdir() if p.is_file()]) for folder in folders}
+    assert {folder: count for folder, count in crowded.items() if count > 14} == {}
