@@ -66,10 +66,14 @@ def test_three_lines_of_python(made, tmp_path):
     assert classes.tolist() == scores.argmax(1).tolist()
 
 
-def header_only(side):
-    """A PNG that says it is so large; Pillow takes it for a decompression bomb."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+def without_pixels(side):
+    """A PNG that says it is so large, and that Pillow takes for a decompression bomb."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"")
 
 
 def test_images_that_do_not_fit_are_one_line(made, tmp_path):
@@ -95,7 +99,7 @@ def test_images_that_do_not_fit_are_one_line(made, tmp_path):
     Image.fromarray(images[3]).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
     refused("cut.png: cannot be read as a PNG", tmp_path / "cut.png")
-    (tmp_path / "huge.png").write_bytes(header_only(100_000))
+    (tmp_path / "huge.png").write_bytes(without_pixels(100_000))
     refused("huge.png: cannot be read as a PNG", tmp_path / "huge.png")
     (tmp_path / "text.png").write_text("text")
     refused("text.png: cannot be read as a PNG", tmp_path / "text.png")
