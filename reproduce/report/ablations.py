@@ -62,7 +62,7 @@ def frame(evidence: Evidence) -> pd.DataFrame:
             "effect": cell.ablation.effect,
             "cell": cell.name,
             "verdict": "not run" if not arm else f"not judged: {len(arm)} of {cell.ablation.seeds} seeds",
-            "again": f"reproduce run ablations/{cell.name.split('/')[-2]}",
+            "again": f"reproduce run {cell.name.rpartition('/')[0]}",
         }
         every = [*arm, *against]
         remarks = sorted({n for r in every for n in notes(r)})

@@ -1,4 +1,4 @@
-"""The structure of the package: no private name of another module, no crowded folder (cycles: test_import_graph)."""
+"""Structure: no private name of another module, no crowded folder. Import cycles: `tests/test_import_graph.py`."""
 
 import ast
 from pathlib import Path
