@@ -312,7 +312,7 @@ def test_one_launch_for_all_parameters_is_the_float32_step(emulated, monkeypatch
 
         def rule():
             weights, others = params[::2], params[1:2]
-            groups = [{"params": weights, "multiplier": 5.0, "clip": True}, {"params": others, "multiplier": 1.0}]
+            groups = [{"params": weights, "multiplier": 5.0, "clip": True}, {"params": others, "multiplier": 3.0}]
             return kind(groups, 0.9, 0.999, 2.0**-27)
 
         made = rule()

@@ -122,10 +122,10 @@ class Rule(torch.optim.Optimizer):
         if any(x.stride() != p.stride() for x in (m, v, p.grad)):
             return None
         signs = tensorcores.follow(p)
-        return cuda_updates.Part(
-            *(x.data_ptr() for x in (p, m, v, p.grad)), p.numel(), group["multiplier"], _bound(group),
-            0 if signs is None else signs.data_ptr(), tensorcores.one(signs),
-        )  # fmt: skip
+        at_w, at_m, at_v, at_g = (x.data_ptr() for x in (p, m, v, p.grad))
+        at_signs = 0 if signs is None else signs.data_ptr()
+        factor, one = group["multiplier"], tensorcores.one(signs)
+        return cuda_updates.Part(at_w, at_m, at_v, at_g, p.numel(), factor, _bound(group), at_signs, one)
 
     def _update(self, p: Tensor, rate: Tensor, bound: float) -> None:
         g = p.grad
