@@ -1,5 +1,6 @@
 """`reproduce bench --gpu` end to end at tiny sizes, its kernels emulated: record, table, report, refusals."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -269,9 +270,16 @@ def test_a_trial_finds_what_is_wrong(host, monkeypatch):
     update = kernels.cuda.updates.update
     for wrong, said in (
         ({"beta1": 0.8}, "update_adam: .* results are wrong"),
+        ({"multiplier": 1.1}, "update_adam: .* results are wrong"),
         ({"one": 0xBF80}, "update_adam, signs: "),
     ):
-        monkeypatch.setattr(trial.updates, "update", lambda *a, _w=wrong, **named: update(*a, **named | _w))
+
+        def spoilt(entry, parts, _w=wrong, **named):
+            of_all = {name: value for name, value in _w.items() if name in named}
+            of_each = {name: value for name, value in _w.items() if name not in named}
+            update(entry, [dataclasses.replace(part, **of_each) for part in parts], **named | of_all)
+
+        monkeypatch.setattr(trial.updates, "update", spoilt)
         with pytest.raises(RuntimeError, match=said):
             trial.check(trial.UPDATES, quick=True)
 

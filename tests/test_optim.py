@@ -1,7 +1,9 @@
 """Update rules against plain NumPy in float64, written from the paper's algorithms and the code's details."""
 
 import math
+import shutil
 
+import emulator
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from made import by_sgd, convnet_settings, settings
 from test_layers import np_ap2
 
 from kernels import cpu
+from kernels.cuda import updates as cuda_updates
 from reproduce import nets, spec
 from reproduce.training import optim
 from reproduce.training.step import squared_hinge
@@ -288,3 +291,51 @@ def test_binaryconnect_mnist_trains_as_the_articles_script():
             np.testing.assert_allclose(block.norm.bias.detach().numpy(), layer["beta"], atol=1e-9)
     assert (np.abs(layers[1]["W"]) == layers[1]["W0"]).mean() > 0.05  # clipped ones
     assert optim.rate(s.train.rate, s.train.epochs, s.train.epochs) == pytest.approx(10 * 0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rates"),
+    [(optim.Adam, (3e-3, 1e-3)), (optim.ShiftAdaMax, (2.0**-6, 2.0**-7))],
+    ids=["adam", "adamax"],
+)
+def test_one_launch_for_all_parameters_is_the_float32_step(emulated, monkeypatch, kind, rates):
+    """Over steps at two rates, with a checkpoint between them; a parameter that lies otherwise goes by itself."""
+    if shutil.which("g++") is None:
+        pytest.skip("the emulator needs g++")
+    monkeypatch.setenv("KERNELS_ISA", "numpy")
+    launches = []
+
+    def trained(by_kernel):
+        generator = torch.Generator().manual_seed(0)
+        params = [torch.randn(*shape, generator=generator).requires_grad_() for shape in ((70, 65), (70,), (9, 8))]
+        monkeypatch.setattr(optim, "on_gpu", lambda p: by_kernel)
+
+        def rule():
+            weights, others = params[::2], params[1:2]
+            groups = [{"params": weights, "multiplier": 5.0, "clip": True}, {"params": others, "multiplier": 3.0}]
+            return kind(groups, 0.9, 0.999, 2.0**-27)
+
+        made = rule()
+        for number in range(6):
+            made.set_rate(rates[number // 3])
+            for p in params:
+                p.grad = torch.randn(*p.shape, generator=generator) * 1e-2
+            params[2].grad = params[2].grad.T.contiguous().T
+            made.step()
+            if number == 2:
+                state = made.state_dict()
+                made = rule()
+                made.load_state_dict(state)
+        return params
+
+    wanted = trained(False)
+    with emulator.installed(emulated, monkeypatch):
+        real = cuda_updates.update
+        monkeypatch.setattr(
+            cuda_updates, "update", lambda e, parts, **k: launches.append(parts) or real(e, parts, **k)
+        )
+        found = trained(True)
+    assert [len(parts) for parts in launches] == [2] * 6
+    for p, right in zip(found, wanted, strict=True):
+        torch.testing.assert_close(p, right, rtol=1e-5, atol=1e-6)
+    assert found[0].abs().max() <= 1 < found[1].abs().max()

@@ -153,5 +153,11 @@ def wgmma(consumers: int = 2, stages: int = 4, producer: int = 40, consumer: int
 
 
 NAIVE, ROWS, XNOR, BMMA, WGMMA, BYTES = naive(), rows(), xnor(), bmma(), wgmma(), bytes_by_signs()
-UPDATES = Kernel("updates", EVERY, ("update_adam", "update_shift_adamax"), 256)
+UPDATES = Kernel(
+    "updates",
+    EVERY,
+    ("update_adam", "update_shift_adamax"),
+    threads=256,
+    constants={"CHUNK": 4096, "MOST_PARTS": 50},  # the parts travel as one argument, of at most 4 KiB
+)
 KERNELS = (NAIVE, ROWS, XNOR, BMMA, WGMMA, BYTES, UPDATES)

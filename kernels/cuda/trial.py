@@ -65,25 +65,37 @@ def check(name: str, quick: bool = False) -> None:
 
 
 def _check_update(entry: str, rng: np.random.Generator) -> None:
-    """One step of an update rule, and the signs written beside it, against NumPy in float64."""
-    w, g = (rng.uniform(-0.02, 0.02, 100003).astype(np.float32) for _ in range(2))
-    there = [moved(x) for x in (w, np.zeros_like(w), np.zeros_like(w), g, np.zeros(len(w), np.uint16))]
-    rate = moved(np.array(0.01))
-    at_w, at_m, at_v, at_g, at_signs, at_rate = (int(x.data.ptr) for x in (*there, rate))
-    updates.update(
-        entry, at_w, at_m, at_v, at_g, len(w), rate=at_rate, beta1=0.9, beta2=0.999, eps=1e-8, bound=1.0,
-        signs=at_signs, one=0x3F80,
-    )  # fmt: skip
-    size = np.abs(g.astype(np.float64))
+    """A step of two tensors by an update rule, and the signs beside them, against NumPy's float64."""
+    steps, rate, beta1, beta2, eps = 7.0, 0.01, 0.9, 0.999, 1e-8
+    clock, common = moved(np.array(steps)), moved(np.array(rate))
+    kept, parts = [], []
+    for count, multiplier in ((100003, 1.0), (37, 3.0)):
+        w, g = (rng.uniform(-0.02, 0.02, count).astype(np.float32) for _ in range(2))
+        there = [moved(x) for x in (w, np.zeros_like(w), np.zeros_like(w), g, np.zeros(count, np.uint16))]
+        at_w, at_m, at_v, at_g, at_signs = (int(x.data.ptr) for x in there)
+        parts.append(updates.Part(at_w, at_m, at_v, at_g, count, multiplier, 1.0, at_signs, 0x3F80))
+        kept.append((w, g, multiplier, there))
+    at_clock, at_rate = int(clock.data.ptr), int(common.data.ptr)
+    updates.update(entry, parts, clock=at_clock, rate=at_rate, beta1=beta1, beta2=beta2, eps=eps)
+    for w, g, multiplier, there in kept:
+        size = np.abs(g.astype(np.float64))
+        if entry == "update_adam":
+            scaled = rate * np.sqrt(1 - beta2**steps) / (1 - beta1**steps)
+            under = np.sqrt((1 - beta2) * size**2)
+        else:
+            scaled, under = _power(rate / (1 - beta1**steps)), _power(size)
+        want = np.clip(w - multiplier * scaled * (1 - beta1) * g / (under + eps), -1, 1)
+        new = there[0].get()
+        far = np.abs(new - want) > 1e-6
+        if far.mean() > (0 if entry == "update_adam" else 1e-4):  # either power is right beside sqrt(2) 2^n
+            raise RuntimeError(f"{entry}: {int(far.sum())} of {far.size} results are wrong")
+        _same(there[4].get(), np.where(new >= 0, 0x3F80, 0xBF80).astype(np.uint16), f"{entry}, signs")
+
+
+def _power(x: Any) -> Any:
+    """The power of two nearest to x >= 0 in its logarithm; 0 for 0."""
     with np.errstate(divide="ignore"):
-        power = np.where(size > 0, 2.0 ** np.rint(np.log2(size)), 0.0)
-    under = np.sqrt(0.001 * size**2) if entry == "update_adam" else power
-    want = w - 0.01 * 0.1 * g / (under + 1e-8)
-    new = there[0].get()
-    far = np.abs(new - want) > 1e-6
-    if far.mean() > (0 if entry == "update_adam" else 1e-4):  # either power is right beside sqrt(2) 2^n
-        raise RuntimeError(f"{entry}: {int(far.sum())} of {far.size} results are wrong")
-    _same(there[4].get(), np.where(new >= 0, 0x3F80, 0xBF80).astype(np.uint16), f"{entry}, signs")
+        return np.where(x > 0, 2.0 ** np.rint(np.log2(x)), 0.0)
 
 
 def _same(found: Any, want: Any, what: str) -> None:

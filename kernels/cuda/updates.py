@@ -1,46 +1,70 @@
 """Updates of latent weights on a GPU (src/updates.cu), for callers whose arrays belong to another library.
 
-Arrays and the rate are passed as device addresses, so that a launch recorded in a CUDA graph reads the rate of the
-step in which it is replayed.
+Everything travels as device addresses, the rate and the number of steps too, so that a launch recorded in a CUDA
+graph computes the rate of the step it is replayed in.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kernels.cuda import launch, tiles
 
 ENTRIES = ("update_adam", "update_shift_adamax")
 
 
+@dataclass(frozen=True)
+class Part:
+    """`count` float32 numbers at addresses w, m, v and g, that take part in a step.
+
+    The step's rate is multiplied with `multiplier`; the new w are clipped to [-bound, bound]. signs, if not 0, is
+    where sign(w) of the new w is written, two bytes each: `one` for w >= 0 (1.0 in bfloat16 or float16), else with
+    the sign bit.
+    """
+
+    w: int
+    m: int
+    v: int
+    g: int
+    count: int
+    multiplier: float = 1.0
+    bound: float = math.inf
+    signs: int = 0
+    one: int = 0
+
+
 def update(
     entry: str,
-    w: int,
-    m: int,
-    v: int,
-    g: int,
-    count: int,
+    parts: Sequence[Part],
     *,
+    clock: int,
     rate: int,
     beta1: float,
     beta2: float,
     eps: float,
-    bound: float = math.inf,
-    signs: int = 0,
-    one: int = 0,
     stream: int = 0,
 ) -> None:
-    """Queues one of ENTRIES on `stream` for `count` float32 numbers at addresses w, m, v and g.
+    """Queues one of ENTRIES on `stream` for all of `parts`: one launch for every MOST_PARTS of them.
 
-    rate: address of a float64 on the device. Formulas as in `kernels.Rule`. signs, if not 0, is the address for
-    sign(w) of the new w, two bytes each: `one` for w >= 0 (1.0 in bfloat16 or float16), else `one` with the sign
-    bit. Raises RuntimeError on a GPU that the kernel is not compiled for.
+    clock, rate: addresses of float64 on the device: the number of steps, this one included, and the common rate r.
+    Formulas as in `kernels.Rule`, with the rate r · sqrt(1 - beta2^t) / (1 - beta1^t) for Adam, AP2(r / (1 -
+    beta1^t)) for shift-based AdaMax. Raises RuntimeError on a GPU that the kernel is not compiled for.
     """
-    if count == 0:
-        return
-    floats = (float(beta1), float(beta2), float(eps), float(bound))
-    argument = launch.structure(w, m, v, g, count, rate, *floats, signs, one)
-    threads = tiles.UPDATES.threads
-    blocks = max(1, min(-(-count // threads), launch.multiprocessors() * 16))
-    with launch.on(stream):
-        launch.kernel(tiles.UPDATES, entry, (blocks,), argument)
+    most, chunk = tiles.UPDATES["MOST_PARTS"], tiles.UPDATES["CHUNK"]
+    whole = [part for part in parts if part.count]
+    for start in range(0, len(whole), most):
+        fields: list[int | float] = []
+        chunks = 0
+        some = whole[start : start + most]
+        for part in some:
+            fields += [part.w, part.m, part.v, part.g, part.signs, part.one, part.count, chunks]
+            fields += [float(part.multiplier), float(part.bound)]
+            chunks += -(-part.count // chunk)
+        fields += [0] * (len(fields) // len(some) * (most - len(some)))
+        numbers = (float(beta1), float(beta2), float(eps))
+        argument = launch.structure(clock, rate, *numbers, chunks, len(some), *fields)
+        blocks = min(chunks, launch.multiprocessors() * 16)
+        with launch.on(stream):
+            launch.kernel(tiles.UPDATES, entry, (blocks,), argument)

@@ -57,19 +57,18 @@ class Rule(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        scaled = self.advance()
-        for group in self.param_groups:
-            rate = scaled * group["multiplier"]
-            for p in group["params"]:
-                self._update(p, rate, 1.0 if group["clip"] else math.inf)
+        clock, rate = self._count()
+        if left := self._together(clock, rate):
+            scaled = self.scaled(rate, clock)
+            for group, params in left:
+                for p in params:
+                    self._update(p, scaled * group["multiplier"], _bound(group))
         return None
 
     def advance(self) -> Tensor:
         """Counts a step; what the multiplied rates of this step are to be multiplied with, a float64 scalar."""
-        t = self._clock()
-        t += 1
-        assert self._rate is not None
-        return self.scaled(self._rate, t.double())
+        clock, rate = self._count()
+        return self.scaled(rate, clock)
 
     def moments(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """m and v of a parameter, zeros before its first step, laid out as it is."""
@@ -81,16 +80,53 @@ class Rule(torch.optim.Optimizer):
                 state[name] = torch.empty_like(p).copy_(state[name])
         return state["m"], state["v"]
 
-    def _clock(self) -> Tensor:
-        """The number of steps so far: kept as a state of the first parameter, so that a checkpoint has it."""
+    def _count(self) -> tuple[Tensor, Tensor]:
+        """Counts a step; the number of steps and the common rate, float64 scalars that stay where they are.
+
+        The number is kept as a state of the first parameter, so that a checkpoint has it.
+        """
         first = self.param_groups[0]["params"][0]
         state = self.state[first]
         if "t" not in state:
             state["t"] = torch.zeros((), dtype=torch.float64, device=first.device)
         if self._rate is None or self._rate.device != first.device:
             self._rate = torch.full((), self._common, dtype=torch.float64, device=first.device)
-        clock: Tensor = state["t"]
-        return clock
+        state["t"] = clock = state["t"].double()  # torch loads a checkpoint's in the type of the parameter
+        clock += 1
+        return clock, self._rate
+
+    def _together(self, clock: Tensor, rate: Tensor) -> list[tuple[dict[str, Any], list[Tensor]]]:
+        """Updates all parameters that a CUDA kernel takes, in one launch; the others, by their groups."""
+        entry = f"update_{self.kernel}"
+        parts, left = [], []
+        for group in self.param_groups:
+            others = []
+            for p in group["params"]:
+                part = self._part(p, group) if entry in cuda_updates.ENTRIES and on_gpu(p) else None
+                if part is None:
+                    others.append(p)
+                else:
+                    parts.append(part)
+            left += [(group, others)] if others else []
+        if parts:
+            stream = torch.cuda.current_stream(clock.device).cuda_stream if clock.is_cuda else 0
+            cuda_updates.update(
+                entry, parts, clock=clock.data_ptr(), rate=rate.data_ptr(), beta1=self.beta1, beta2=self.beta2,
+                eps=self.eps, stream=stream,
+            )  # fmt: skip
+        return left
+
+    def _part(self, p: Tensor, group: dict[str, Any]) -> cuda_updates.Part | None:
+        """A parameter as the CUDA kernels take it; None if its arrays do not lie alike."""
+        m, v = self.moments(p)
+        assert p.grad is not None
+        if any(x.stride() != p.stride() for x in (m, v, p.grad)):
+            return None
+        signs = tensorcores.follow(p)
+        at_w, at_m, at_v, at_g = (x.data_ptr() for x in (p, m, v, p.grad))
+        at_signs = 0 if signs is None else signs.data_ptr()
+        factor, one = group["multiplier"], tensorcores.one(signs)
+        return cuda_updates.Part(at_w, at_m, at_v, at_g, p.numel(), factor, _bound(group), at_signs, one)
 
     def _update(self, p: Tensor, rate: Tensor, bound: float) -> None:
         g = p.grad
@@ -101,15 +137,6 @@ class Rule(torch.optim.Optimizer):
         if same and self.kernel and by_kernels(p):
             step = kernels.Rule(self.kernel, rate=float(rate), **constants)
             updates.update(step, *map(_flat, (p, m, v, g)))
-        elif same and self.kernel and on_gpu(p):
-            w_at, m_at, v_at, g_at = (x.data_ptr() for x in (p, m, v, g))
-            stream = torch.cuda.current_stream(p.device).cuda_stream if p.is_cuda else 0
-            signs = tensorcores.follow(p)
-            cuda_updates.update(
-                f"update_{self.kernel}", w_at, m_at, v_at, g_at, p.numel(), rate=rate.data_ptr(), **constants,
-                signs=0 if signs is None else signs.data_ptr(),
-                one=tensorcores.one(signs), stream=stream,
-            )  # fmt: skip
         else:
             self.formula(p, m, v, rate)
             if bound < math.inf:
@@ -187,6 +214,11 @@ class SGD(Rule):
         p.sub_(p.grad * rate)
         if bound < math.inf:
             p.clamp_(-bound, bound)
+
+
+def _bound(group: dict[str, Any]) -> float:
+    """What the parameters of a group are clipped to."""
+    return 1.0 if group["clip"] else math.inf
 
 
 def on_gpu(p: Tensor) -> bool:

@@ -31,6 +31,8 @@ static inline int2 make_int2(int x, int y) { return {x, y}; }
 static inline int __popc(uint32_t x) { return __builtin_popcount(x); }
 static inline int __float_as_int(float x) { int y; std::memcpy(&y, &x, 4); return y; }
 static inline float __int_as_float(int x) { float y; std::memcpy(&y, &x, 4); return y; }
+static inline long long __double_as_longlong(double x) { long long y; std::memcpy(&y, &x, 8); return y; }
+static inline double __longlong_as_double(long long x) { double y; std::memcpy(&y, &x, 8); return y; }
 static inline double __dadd_rn(double x, double y) { return x + y; }  // x86-64 without contraction: each is rounded
 static inline double __dmul_rn(double x, double y) { return x * y; }
 static inline int __float2int_rn(float x) { return (int)std::nearbyint(x); }

@@ -1,6 +1,7 @@
 """Update rules against NumPy in float64: in C, in float32, the CUDA source on the host and (-m gpu) on a GPU."""
 
 import contextlib
+import re
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from emulator import installed
 
 from kernels import Rule, reals, updates
-from kernels.cuda import launch
+from kernels.cuda import launch, tiles
 from kernels.cuda import updates as cuda_updates
 
 RATE, BETA1, BETA2, EPS = 0.03, 0.9, 0.999, {"adam": 1e-8, "shift_adamax": 2.0**-27}
@@ -20,7 +21,7 @@ def ap2(x):
         return np.where(x == 0, 0.0, 2.0 ** np.rint(np.log2(x)))
 
 
-def in_float64(rule, w, m, v, g, bound):
+def in_float64(rule, w, m, v, g, bound, rate=RATE):
     w, m, v, g = (array.astype(np.float64) for array in (w, m, v, g))
     m = BETA1 * m + (1 - BETA1) * g
     if rule == "adam":
@@ -28,7 +29,7 @@ def in_float64(rule, w, m, v, g, bound):
         under = np.sqrt(v) + EPS[rule]
     else:
         v = under = ap2(np.maximum(BETA2 * v, np.abs(g))) + EPS[rule]
-    return np.clip(w - RATE * m / under, -bound, bound), m, v
+    return np.clip(w - rate * m / under, -bound, bound), m, v
 
 
 @pytest.fixture(params=["c", "numpy", "cuda on the host", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -71,19 +72,33 @@ def cp_at(emulated, monkeypatch):
         yield at
 
 
+STEPS = 9.0
+BASE = {  # the common rate with which the rate of step STEPS is RATE
+    "adam": RATE * (1 - BETA1**STEPS) / np.sqrt(1 - BETA2**STEPS),
+    "shift_adamax": 2.0**-6 * (1 - BETA1**STEPS),
+}
+MULTIPLIER = {"adam": 1.0, "shift_adamax": RATE * 2.0**6}
+
+
 def launched(cupy):
     """The CUDA source through CuPy, or what stands for it."""
 
     def run(rule, *arrays, bound):
         there = [cupy.asarray(array) for array in arrays]
-        rate = cupy.asarray(np.array(RATE))
         addresses = [array.data.ptr for array in there]
-        constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS[rule], "bound": bound}
-        cuda_updates.update(f"update_{rule}", *addresses, arrays[0].size, rate=rate.data.ptr, **constants)
+        step(cupy, rule, [cuda_updates.Part(*addresses, arrays[0].size, MULTIPLIER[rule], bound)])
         for array, moved in zip(arrays[:3], there, strict=False):
             array[...] = moved.get()
 
     return run
+
+
+def step(cupy, rule, parts, steps=STEPS, base=None):
+    """A launch on parts whose rate is RATE, unless said otherwise."""
+    clock, rate = cupy.asarray(np.array(steps)), cupy.asarray(np.array(BASE[rule] if base is None else base))
+    cuda_updates.update(
+        f"update_{rule}", parts, clock=clock.data.ptr, rate=rate.data.ptr, beta1=BETA1, beta2=BETA2, eps=EPS[rule]
+    )
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 4099, 70001])
@@ -124,15 +139,50 @@ def test_signs_of_the_new_weights_are_written_beside_them(place, cp_at, rule, ki
     w[:2], g[:2], w[2] = (0.0, -0.0), 0.0, np.nan
     there = [cupy.asarray(a) for a in (w, np.zeros_like(w), np.zeros_like(w), g)]
     signs = cupy.asarray(np.zeros(1004, np.uint16))
-    rate = cupy.asarray(np.array(RATE * 10))
-    constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPS[rule], "bound": 1.0}
-    cuda_updates.update(
-        f"update_{rule}", *(a.data.ptr for a in there), w.size, rate=rate.data.ptr, **constants,
-        signs=signs.data.ptr, one=one,
-    )  # fmt: skip
+    addresses = [a.data.ptr for a in there]
+    part = cuda_updates.Part(*addresses, w.size, 10 * MULTIPLIER[rule], 1.0, signs.data.ptr, one)
+    step(cupy, rule, [part])
     new, found = there[0].get(), torch.from_numpy(signs.get().view(np.int16)).view(kind).float().numpy()
     assert (np.sign(new) != np.sign(w)).sum() > 10
     assert np.array_equal(found[:-1], np.where(new >= 0, 1.0, -1.0)) and found[-1] == 0
+
+
+@pytest.mark.parametrize("steps", [1.0, 2.0, 1000.0])
+@pytest.mark.parametrize("rule", ["adam", "shift_adamax"])
+@pytest.mark.parametrize("place", ["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_many_tensors_in_one_step_each_with_its_own_rate_and_bound(place, cp_at, rule, steps):
+    """More than a launch takes, empty and single ones, and such as end within a chunk; against float64."""
+    cupy = cp_at(place)
+    rng = np.random.default_rng(int(steps))
+    chunk, most = tiles.UPDATES["CHUNK"], tiles.UPDATES["MOST_PARTS"]
+    sizes = [chunk + 1, 1, 0, chunk, 3 * chunk - 7, *([5] * most)]
+    given, parts, there = [], [], []
+    for i, size in enumerate(sizes):
+        w, g, m = (rng.uniform(-1, 1, size).astype(np.float32) * s for s in (0.9, 1e-3, 1e-3))
+        v = np.abs(rng.uniform(-1, 1, size)).astype(np.float32) * np.float32(1e-6 if rule == "adam" else 1e-3)
+        given.append((w, m, v, g))
+        there.append([cupy.asarray(array) for array in given[-1]])
+        addresses = [array.data.ptr for array in there[-1]]
+        parts.append(cuda_updates.Part(*addresses, size, 1.0 + i, 0.5 if i % 2 else np.inf))
+    step(cupy, rule, parts, steps, 0.003)
+    if rule == "adam":
+        common = 0.003 * np.sqrt(1 - BETA2**steps) / (1 - BETA1**steps)
+    else:
+        common = float(ap2(0.003 / (1 - BETA1**steps)))
+    for part, arrays, (w, m, v, _) in zip(parts, given, there, strict=True):
+        wanted = in_float64(rule, *arrays, part.bound, common * part.multiplier)
+        near = np.zeros(part.count, bool) if rule == "adam" else np.abs(v.get() / wanted[2] - 1) > 0.4
+        assert near.sum() <= 1  # beside sqrt(2) 2^n either power is right
+        for found, want, rounding in zip((w, m, v), wanted, (3e-7, 1e-9, 1e-9), strict=True):
+            np.testing.assert_allclose(found.get()[~near], want[~near], rtol=3e-6, atol=rounding)
+
+
+def test_the_largest_argument_is_one_that_cuda_takes():
+    """4 KiB, as of CUDA 12 on every GPU; its fields are of eight bytes each."""
+    source = tiles.UPDATES.source
+    part = re.search(r"struct Part \{(.*?)\};", source, re.S)[1].count(";")
+    whole = re.search(r"struct Update \{(.*?)\};", source, re.S)[1].count(";")
+    assert 8 * (whole - 1 + part * tiles.UPDATES["MOST_PARTS"]) <= 4096
 
 
 def test_what_does_not_fit_is_refused():

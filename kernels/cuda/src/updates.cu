@@ -1,53 +1,82 @@
-// Update rules of latent weights in one pass over memory (formulas: kernels.Rule). The rate is read from
-// device memory, so that a captured launch follows its schedule. The signs of the new weights are written beside them, so
-// that no other pass over the weights is needed.
+// Update rules of latent weights, of many tensors in one launch and in one pass over memory (`kernels.Rule` has
+// the formulas). Each block computes the step's rate from the number of steps and the common rate, both in device
+// memory, so that a captured launch follows its schedule. The signs of the new weights go out beside them, so that no
+// other pass over the weights only takes signs.
 
-struct Update {
+struct Part {
     float* w;
     float* m;
     float* v;
     const float* g;
+    unsigned short* signs;  // may be null
+    long long one;
     long long count;
+    long long first;  // chunk of the launch
+    double multiplier;
+    double bound;
+};
+struct Update {
+    const double* clock;  // steps, this one included
     const double* rate;
     double beta1;
     double beta2;
     double eps;
-    double bound;
-    unsigned short* signs;  // may be null
-    long long one;
+    long long chunks;
+    long long parts;
+    Part part[MOST_PARTS];
 };
 
 // AP2(x) of x >= 0: the carry reaches the exponent where the mantissa is at least sqrt(2)
 __device__ __forceinline__ float ap2(float x) {
     return __int_as_float((__float_as_int(x) + ((1 << 23) - 0x3504F4)) & (int)0xFF800000);
 }
+__device__ __forceinline__ double ap2(double x) {
+    const long long bits = __double_as_longlong(x) + ((1LL << 52) - 0x6A09E667F3BCDLL);
+    return __longlong_as_double(bits & (long long)0xFFF0000000000000ULL);
+}
+
+template <bool ADAM>
+__device__ double scaled(const Update& u) {
+    const double first = 1 - pow(u.beta1, *u.clock);
+    return ADAM ? *u.rate * sqrt(1 - pow(u.beta2, *u.clock)) / first : ap2(*u.rate / first);
+}
 
 template <bool ADAM>
 __device__ void update(const Update& u) {
-    const float rate = (float)*u.rate, fresh1 = (float)(1 - u.beta1), fresh2 = (float)(1 - u.beta2);
-    const float beta2 = (float)u.beta2, eps = (float)u.eps, bound = (float)u.bound;
-    const long long step = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < u.count; i += step) {
-        const float g = u.g[i];
-        const float m = fmaf(g - u.m[i], fresh1, u.m[i]);
-        float v = u.v[i] * beta2;
-        float under;
-        if (ADAM) {
-            v = fmaf(g * g, fresh2, v);
-            under = sqrtf(v) + eps;
-        } else {
-            const float size = fabsf(g);
-            v = ap2(v > size ? v : size) + eps;  // a NaN gradient stays NaN
-            under = v;
+    __shared__ double common;
+    if (threadIdx.x == 0) common = scaled<ADAM>(u);
+    __syncthreads();
+    const float fresh1 = (float)(1 - u.beta1), fresh2 = (float)(1 - u.beta2);
+    const float beta2 = (float)u.beta2, eps = (float)u.eps;
+    for (long long chunk = blockIdx.x; chunk < u.chunks; chunk += gridDim.x) {
+        int at = 0;
+        while (at + 1 < u.parts && u.part[at + 1].first <= chunk) at++;
+        const Part& p = u.part[at];
+        const float rate = (float)(common * p.multiplier), bound = (float)p.bound;
+        const long long begin = (chunk - p.first) * CHUNK;
+        const long long end = begin + CHUNK < p.count ? begin + CHUNK : p.count;
+        for (long long i = begin + threadIdx.x; i < end; i += blockDim.x) {
+            const float g = p.g[i];
+            const float m = fmaf(g - p.m[i], fresh1, p.m[i]);
+            float v = p.v[i] * beta2;
+            float under;
+            if (ADAM) {
+                v = fmaf(g * g, fresh2, v);
+                under = sqrtf(v) + eps;
+            } else {
+                const float size = fabsf(g);
+                v = ap2(v > size ? v : size) + eps;  // a gradient that is NaN stays
+                under = v;
+            }
+            float w = fmaf(-rate, m / under, p.w[i]);
+            w = w > bound ? bound : w < -bound ? -bound : w;  // NaN stays NaN
+            p.w[i] = w;
+            if (p.signs) p.signs[i] = (unsigned short)(w >= 0 ? p.one : p.one | 0x8000);  // NaN counts as -1
+            p.m[i] = m;
+            p.v[i] = v;
         }
-        float w = fmaf(-rate, m / under, u.w[i]);
-        w = w > bound ? bound : w < -bound ? -bound : w;  // NaN stays NaN
-        u.w[i] = w;
-        if (u.signs) u.signs[i] = (unsigned short)(w >= 0 ? u.one : u.one | 0x8000);  // NaN counts as -1
-        u.m[i] = m;
-        u.v[i] = v;
     }
 }
 
-extern "C" __global__ void update_adam(Update u) { update<true>(u); }
-extern "C" __global__ void update_shift_adamax(Update u) { update<false>(u); }
+extern "C" __global__ void update_adam(const __grid_constant__ Update u) { update<true>(u); }
+extern "C" __global__ void update_shift_adamax(const __grid_constant__ Update u) { update<false>(u); }
