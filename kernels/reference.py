@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -188,7 +190,7 @@ def update(rule: Rule, w: Floats, m: Floats, v: Floats, g: Floats) -> None:
     beta2, eps, rate = map(np.float32, (rule.beta2, rule.eps, rule.rate))
     fresh1, fresh2 = np.float32(1 - rule.beta1), np.float32(1 - rule.beta2)
     with np.errstate(invalid="ignore"):  # infinity over infinity is NaN
-        step = g
+        step: NDArray[Any] = g
         if rule.kind != "sgd":
             m += (g - m) * fresh1
             if rule.kind == "adam":

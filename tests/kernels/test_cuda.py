@@ -28,7 +28,7 @@ from kernels import (
     xnor_matmul,
     xnor_matmul_threshold,
 )
-from kernels.backend import BACKENDS, choose
+from kernels.backend import GPU, choose
 from kernels.cuda import launch, tiles
 from kernels.operands import Rows
 
@@ -209,8 +209,8 @@ def test_without_a_gpu_each_backend_says_why(monkeypatch, signs):
 
 def test_auto_is_the_best_that_runs(cp, signs):
     a = cp.asarray(signs(3, 70))
-    best = next(name for name in reversed(NAMES) if BACKENDS[name].unavailable() is None)
-    assert choose("auto", True) is BACKENDS[best]
+    best = next(name for name in reversed(NAMES) if GPU[name].unavailable() is None)
+    assert choose("auto", True) is GPU[best]
     assert np.array_equal(numpy(xnor_matmul(a, a)), product(signs(3, 70), signs(3, 70)))
 
 
@@ -279,9 +279,9 @@ VARIANTS = [
 @pytest.mark.parametrize(("name", "kernel"), VARIANTS)
 def test_other_sizes_of_tiles(cp, signs, name, kernel):
     """Sizes that a GPU's owner may try."""
-    if reason := BACKENDS[name].unavailable():
+    if reason := GPU[name].unavailable():
         pytest.skip(reason)
-    backend = dataclasses.replace(BACKENDS[name], kernel=kernel)
+    backend = dataclasses.replace(GPU[name], kernel=kernel)
     a, b, rule = signs(300, 4700), signs(270, 4700, seed=1), random_rule(4700, 270)
     operands = pack(cp.asarray(a)), pack(cp.asarray(b))
     assert np.array_equal(numpy(backend.matmul(*operands, None)), product(a, b))
@@ -313,7 +313,7 @@ def test_the_emulator_notices(emulated, monkeypatch, signs, name, right, wrong):
     """A missing wait or barrier, bank conflicts, a wrong fragment, phase or descriptor."""
     if shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
-    found = BACKENDS[f"cuda-{name}"]
+    found = GPU[f"cuda-{name}"]
     spoilt = copy.copy(found.kernel)
     assert right in spoilt.source
     object.__setattr__(spoilt, "source", spoilt.source.replace(right, wrong))
