@@ -289,7 +289,7 @@ def test_a_backend_for_a_gpu_refuses_arrays_of_the_host(name):
         lambda: maxpool2x2(bits, pack(np.ones(4)), name),
         lambda: pixels.pixel_conv2d(x, bits, 0, name),
         lambda: reals.real_matmul(g, reals.signs(g), backend=name),
-        lambda: updates.update(kernels.Rule("sgd", 0, 0, 0, 0.1, 1), g, g, g, g, name),
+        lambda: updates.update(kernels.Rule("sgd", 0, 0, 0, 0.1, 1), g, g, g, g, backend=name),
     ]
     for call in calls:
         with pytest.raises(TypeError, match=f"'{name}' takes arrays on a GPU, not on the host"):
