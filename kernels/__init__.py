@@ -11,13 +11,13 @@ that `pack` takes. Further operations are in `pixels` (8-bit images by ±1), `re
 Every operation is carried out by a backend (`backends`): by the first that runs on this machine, or by the one
 that `backend=` names. Arrays on a GPU (CuPy arrays, torch CUDA tensors) are worked on there by the CUDA backends,
 and results are CuPy arrays; other arrays are worked on in host memory. `to_gpu` and `to_host` move packed arrays.
-To add a backend, write the functions of `Backend` and list it in `backend.py`.
+`register` adds a backend of your own: a module with the functions of `HostBackend`.
 
 The product of ±1 vectors as K - 2 popcount(a xor b) is from Binarized Neural Networks, arXiv 1602.02830,
 algorithm 5 and section 4.
 """
 
-from kernels.backend import Backend, HostBackend, backends, describe, takes_gpu
+from kernels.backend import Backend, HostBackend, backends, describe, register, takes_gpu
 from kernels.cuda.arrays import GpuPacked, to_gpu, to_host
 from kernels.operands import LocalThresholds, Packed, Rule, Thresholds
 from kernels.xnor import (
@@ -42,6 +42,7 @@ __all__ = [
     "describe",
     "maxpool2x2",
     "pack",
+    "register",
     "takes_gpu",
     "to_gpu",
     "to_host",

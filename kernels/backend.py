@@ -82,10 +82,24 @@ class HostBackend(Backend, Protocol):
         """One step of w, m and v, in place."""
 
 
-# in order of preference: "auto" takes the first that runs here and works where the operands are
+# in order of preference: "auto" takes the first that runs here
 HOST: dict[str, HostBackend] = {"cpu": cpu, "reference": reference}
 GPU: dict[str, Backend] = {each.name: each for each in (cuda.WGMMA, cuda.BMMA, cuda.XNOR, cuda.NAIVE)}
-BACKENDS: dict[str, Backend] = {**HOST, **GPU}
+
+
+def register(name: str, backend: HostBackend) -> None:
+    """Adds a backend of your own for arrays of the host: `backend=name` then chooses it in every call.
+
+    backend: a module or object with the functions of HostBackend. ValueError if the name is taken.
+    """
+    if name in every() or name == "auto":
+        raise ValueError(f"there is a backend {name!r} already")
+    HOST[name] = backend
+
+
+def every() -> dict[str, Backend]:
+    """All backends by name, in order of preference."""
+    return {**HOST, **GPU}
 
 
 def backends() -> dict[str, str]:
@@ -95,7 +109,7 @@ def backends() -> dict[str, str]:
     """
     return {
         name: f"unavailable: {reason}" if (reason := backend.unavailable()) else backend.describe()
-        for name, backend in BACKENDS.items()
+        for name, backend in every().items()
     }
 
 
@@ -147,4 +161,4 @@ def choose_host(name: str) -> HostBackend:
 
 
 def _unknown(name: str) -> str:
-    return f"no backend {name!r}: one of auto, {', '.join(BACKENDS)} is needed"
+    return f"no backend {name!r}: one of auto, {', '.join(every())} is needed"

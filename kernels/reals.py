@@ -7,7 +7,8 @@ the products to NumPy elsewhere. Sums of integers are exact below 2^24; other su
 from __future__ import annotations
 
 from kernels import cpu
-from kernels.arrays import Floats, check_floats, whole_number
+from kernels.arrays import Floats as Floats
+from kernels.arrays import check_floats, whole_number
 from kernels.backend import choose_host
 from kernels.operands import Signs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,9 +52,9 @@ def unpack(p: Packed) -> NDArray[np.int8]:
 
 
 def matmul(a: Packed, b: Packed, out: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
-    """a (M, K) by b (N, K): int32 (M, N), summed in int64."""
+    """a (M, K) by b (N, K): int32 (M, N), by a product of floats that is exact."""
     out = output((a.shape[0], b.shape[0]), out)
-    out[:] = unpack(a).astype(np.int64) @ unpack(b).astype(np.int64).T
+    out[:] = _floats(a, a.k) @ _floats(b, a.k).T
     return out
 
 
@@ -63,13 +65,18 @@ def conv2d(
     out = output(conv2d_shape(x, w, padding, stride), out)
     out[:] = 0
     border = (padding, padding)
-    image = np.pad(unpack(x).astype(np.int64), ((0, 0), border, border, (0, 0)))
-    kernel = unpack(w).astype(np.int64)
+    image = np.pad(_floats(x, x.k), ((0, 0), border, border, (0, 0)))
+    kernel = _floats(w, w.k)
     for row in range(kernel.shape[1]):
         for column in range(kernel.shape[2]):
             seen = image[:, row::stride, column::stride][:, : out.shape[1], : out.shape[2]]
-            out += seen @ kernel[:, row, column].T
+            out += (seen @ kernel[:, row, column].T).astype(np.int32)
     return out
+
+
+def _floats(p: Packed, k: int) -> NDArray[Any]:
+    """The ±1 array in a type of float that holds sums of k elements exactly."""
+    return unpack(p).astype(np.float32 if k < 1 << 24 else np.float64)
 
 
 def matmul_threshold(a: Packed, b: Packed, rule: Thresholds) -> NDArray[np.uint64]:
@@ -188,7 +195,7 @@ def update(rule: Rule, w: Floats, m: Floats, v: Floats, g: Floats) -> None:
     beta2, eps, rate = map(np.float32, (rule.beta2, rule.eps, rule.rate))
     fresh1, fresh2 = np.float32(1 - rule.beta1), np.float32(1 - rule.beta2)
     with np.errstate(invalid="ignore"):  # infinity over infinity is NaN
-        step = g
+        step: NDArray[Any] = g
         if rule.kind != "sgd":
             m += (g - m) * fresh1
             if rule.kind == "adam":

@@ -11,7 +11,7 @@ from kernels.backend import choose_host
 from kernels.operands import Rule
 
 
-def update(rule: Rule, w: Floats, m: Floats, v: Floats, g: Floats, backend: str = "auto") -> None:
+def update(rule: Rule, w: Floats, m: Floats, v: Floats, g: Floats, *, backend: str = "auto") -> None:
     """One step by `rule` for the gradient g. NaN stays NaN. TypeError or ValueError where arrays do not fit."""
     for array in (w, m, v, g):
         check_plain(array)

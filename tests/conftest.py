@@ -11,7 +11,7 @@ from made import change, made_images
 from made_examples import registered
 
 from kernels import reals
-from kernels.backend import BACKENDS
+from kernels.backend import GPU
 from kernels.cpu.step import ternary
 from kernels.cuda import launch
 from reproduce import files
@@ -119,6 +119,6 @@ def cp(request, emulated, monkeypatch):
 @pytest.fixture(params=CUDA)
 def cuda_name(request, cp):
     """Every CUDA backend that runs there, by name."""
-    if reason := BACKENDS[request.param].unavailable():
+    if reason := GPU[request.param].unavailable():
         pytest.skip(reason)
     return request.param

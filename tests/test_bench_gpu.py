@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import kernels
 from kernels import cuda
-from kernels.backend import BACKENDS
+from kernels.backend import GPU
 from kernels.bench import clock, timing
 from kernels.bench import on_gpu as products
 from kernels.cuda import launch, trial
@@ -248,7 +248,7 @@ def test_a_tiny_run_on_a_gpu_fails_nowhere(tmp_path):
 
 @pytest.mark.parametrize("name", [*products.BACKENDS, "cuda-naive", trial.PIXELS, trial.UPDATES])
 def test_a_trial_holds_a_backend_against_the_host(cp, name):
-    if name not in (trial.PIXELS, trial.UPDATES) and BACKENDS[name].unavailable():
+    if name not in (trial.PIXELS, trial.UPDATES) and GPU[name].unavailable():
         pytest.skip("not on this GPU")
     trial.check(name, quick=True)
 

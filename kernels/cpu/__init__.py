@@ -1,7 +1,7 @@
 """The CPU backend: C compiled on first use (`build`), called through ctypes.
 
-Instruction sets, best first: `avx512` (with VPOPCNTDQ), `avx2`, `portable` (compiler vectors), and `numpy`
-(`np.bitwise_count`, for machines without a compiler). The best that runs here is taken unless $KERNELS_ISA names
+Instruction sets, best first: `avx512` (with VPOPCNTDQ), `avx2`, `portable` (compiler vectors), and `numpy` (the
+reference backend, for machines without a compiler). The best that runs here is taken unless $KERNELS_ISA names
 another. Threads: one for each core that this process may use (affinity, cgroup quota), unless $KERNELS_THREADS
 says. The operations of a training step in fixed point are in `step`.
 """

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import bitcount
+from kernels import border
 from kernels.arrays import aligned
 from kernels.operands import Packed, Thresholds
 
@@ -56,11 +56,11 @@ def matmul_starts(b: Packed) -> tuple[Held, Held, Held]:
 
 
 def conv2d_starts(x: Packed, w: Packed, padding: int, stride: int) -> tuple[Held, Held, Held]:
-    """`bitcount.starts` with Cout padded to whole panels, and classes as offsets."""
+    """`border.starts` with Cout padded to whole panels, and classes as offsets."""
     key = ("cpu starts", *x.shape[1:3], padding, stride)
     made: tuple[Held, Held, Held] | None = w.derived.get(key)
     if made is None:
-        start, row, column = bitcount.starts(w, x.shape[1:3], padding, stride)
+        start, row, column = border.starts(w, x.shape[1:3], padding, stride)
         cout = padded(len(w.words))
         start = np.pad(start, ((0, 0), (0, 0), (0, cout - start.shape[2])))
         made = (held(start), held(row * (start.shape[1] * cout)), held(column * cout))

@@ -8,7 +8,7 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import bitcount, reference
+from kernels import reference
 from kernels.arrays import output, read_only
 from kernels.cpu.panels import Held, conv2d_starts, lanes, matmul_starts, panels, room
 from kernels.cpu.runtime import compiled, fields, thread_count
@@ -44,7 +44,7 @@ def matmul(a: Packed, b: Packed, out: NDArray[np.int32] | None = None) -> NDArra
     """a (M, K) by b (N, K): int32 (M, N). Keeps layouts of both in their `derived` for the next call."""
     out = output((len(a.words), len(b.words)), out)
     if not _matmul(a, b, out=out.ctypes.data):
-        out[:] = bitcount.matmul(a, b)
+        reference.matmul(a, b, out)
     return out
 
 
@@ -54,7 +54,7 @@ def matmul_threshold(a: Packed, b: Packed, rule: Thresholds) -> NDArray[np.uint6
     level, flip = lanes(rule, a.k)
     fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[1] * 8}
     if not _matmul(a, b, **fused, level=level.at, flip=flip.at):
-        return reference.pack(Rows(rule.apply(bitcount.matmul(a, b)), "bool"))
+        return reference.matmul_threshold(a, b, rule)
     return read_only(bits)
 
 
@@ -64,7 +64,7 @@ def conv2d(
     """x (N, H, W, C), w (Cout, kh, kw, C): int32 (N, H', W', Cout). Keeps w's panels in `w.derived`."""
     out = output(conv2d_shape(x, w, padding, stride), out)
     if not _conv2d(x, w, padding, stride, out=out.ctypes.data):
-        out[:] = bitcount.conv2d(x, w, padding, stride)
+        reference.conv2d(x, w, padding, stride, out)
     return out
 
 
@@ -74,8 +74,7 @@ def conv2d_threshold(x: Packed, w: Packed, rule: Thresholds, padding: int, strid
     level, flip = lanes(rule, w.shape[1] * w.shape[2] * w.k)
     fused = {"bits": bits.ctypes.data, "bits_bytes": bits.shape[3] * 8}
     if not _conv2d(x, w, padding, stride, **fused, level=level.at, flip=flip.at):
-        dot = bitcount.conv2d(x, w, padding, stride)
-        return reference.pack(Rows(rule.apply(dot).reshape(-1, len(w.words)), "bool")).reshape(bits.shape)
+        return reference.conv2d_threshold(x, w, rule, padding, stride)
     return read_only(bits)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from kernels import reference
 from kernels.arrays import Floats, output
-from kernels.cpu.runtime import call, chosen_isa, compiled, fields, library, thread_count
+from kernels.cpu.runtime import call, chosen_isa, compiled, fields, thread_count
 from kernels.operands import Rule, Signs
 
 
@@ -41,7 +41,7 @@ class _Update(ctypes.Structure):
 
 def has_tables() -> bool:
     """Whether products go through tables here: the instruction set in use is AVX-512."""
-    return chosen_isa() == "avx512" and compiled() is not None
+    return chosen_isa() == "avx512"
 
 
 def signs(x: Floats, transposed: bool, strict: bool) -> Signs:
@@ -64,10 +64,10 @@ def signs(x: Floats, transposed: bool, strict: bool) -> Signs:
 
 def ternary(x: Floats) -> tuple[float, bool] | None:
     """(s, whether any element is 0) if every element of a dense x is s, -s or 0 with 0 < s < inf, else None."""
-    if not has_tables():
+    if (found := compiled()) is None or not has_tables():
         return reference.ternary(x)
-    zeros, c = ctypes.c_int(), library()
-    s = c.kernels_ternary(ctypes.c_void_p(x.ctypes.data), ctypes.c_int64(x.size), ctypes.byref(zeros))
+    zeros = ctypes.c_int()
+    s = found[0].kernels_ternary(ctypes.c_void_p(x.ctypes.data), ctypes.c_int64(x.size), ctypes.byref(zeros))
     return (s, bool(zeros.value)) if s > 0 else None
 
 

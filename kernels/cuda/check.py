@@ -1,5 +1,4 @@
-"""Compiles every CUDA kernel and checks the machine code, without a GPU: python -m kernels.cuda.check [--json
-FILE].
+"""Checks the machine code of every CUDA kernel, without a GPU: python -m kernels.cuda.check [--json FILE].
 
 Each kernel is compiled for each of its targets. Registers, spills and shared memory are read from the assembler's
 report; instructions are counted where nvdisasm is found (on the PATH or in the package nvidia-cuda-nvdisasm). Exit

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import bitcount, reference
+from kernels import border, reference
 from kernels.cuda import launch, tiles
 from kernels.cuda.arrays import gpu_words_for, to_host
 from kernels.cuda.launch import Job
@@ -151,13 +151,13 @@ def windows(
 
 
 def _border(x: Packed, w: Packed, padding: int, stride: int) -> tuple[Any, Any, Any]:
-    """`bitcount.starts`: the starts in host memory, the classes of rows and of columns on the GPU."""
+    """`border.starts`: the starts in host memory, the classes of rows and of columns on the GPU."""
     import cupy
 
     key = ("cuda border", *x.shape[1:3], padding, stride)
     made: tuple[Any, Any, Any] | None = w.derived.get(key)
     if made is None:
-        starts, rows, columns = bitcount.starts(to_host(w), x.shape[1:3], padding, stride)
+        starts, rows, columns = border.starts(to_host(w), x.shape[1:3], padding, stride)
         made = (starts, cupy.asarray(rows.astype(np.int32)), cupy.asarray(columns.astype(np.int32)))
         cupy.cuda.get_current_stream().synchronize()
         w.derived[key] = made

@@ -17,9 +17,10 @@ import kernels
 from kernels import (
     GpuPacked,
     Thresholds,
-    bitcount,
+    border,
     cuda,
     pack,
+    reference,
     to_gpu,
     to_host,
     unpack,
@@ -28,8 +29,8 @@ from kernels import (
     xnor_matmul,
     xnor_matmul_threshold,
 )
-from kernels.backend import BACKENDS, choose
-from kernels.cuda import launch, tiles
+from kernels.backend import GPU, choose
+from kernels.cuda import jobs, launch, tiles
 from kernels.operands import Rows
 
 NAMES = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")
@@ -123,7 +124,7 @@ def test_extreme_levels(name, cp, edge, below):
     [(1, 5, 3, 1, 1), (130, 33, 3, 1, 1), (130, 33, 3, 0, 2), (64, 130, 2, 2, 1), (3, 2, 1, 0, 1)],
 )
 def test_conv2d(name, cp, signs, monkeypatch, channels, cout, taps, padding, stride):
-    monkeypatch.setattr(cuda, "WINDOW_BYTES", 60_000)  # several rounds of windows
+    monkeypatch.setattr(jobs, "WINDOW_BYTES", 60_000)  # several rounds of windows
     x, w = signs(3, 5, 6, channels), signs(cout, taps, taps, channels, seed=1)
     nchw = (torch.from_numpy(array).double().permute(0, 3, 1, 2) for array in (x, w))
     want = torch.nn.functional.conv2d(*nchw, padding=padding, stride=stride).permute(0, 2, 3, 1).numpy()
@@ -209,8 +210,8 @@ def test_without_a_gpu_each_backend_says_why(monkeypatch, signs):
 
 def test_auto_is_the_best_that_runs(cp, signs):
     a = cp.asarray(signs(3, 70))
-    best = next(name for name in reversed(NAMES) if BACKENDS[name].unavailable() is None)
-    assert choose("auto", True) is BACKENDS[best]
+    best = next(name for name in reversed(NAMES) if GPU[name].unavailable() is None)
+    assert choose("auto", True) is GPU[best]
     assert np.array_equal(numpy(xnor_matmul(a, a)), product(signs(3, 70), signs(3, 70)))
 
 
@@ -253,9 +254,9 @@ def test_the_naive_product_is_a_float_product(cp):
 
 
 def test_thresholds_say_where_they_end():
-    assert cuda.levels(Thresholds([2**40, -(2**40)], [True, False]), 5)[0].tolist() == [7, -6]
+    assert jobs.levels(Thresholds([2**40, -(2**40)], [True, False]), 5)[0].tolist() == [7, -6]
     with pytest.raises(ValueError, match=r"2\^30"):
-        cuda.levels(Thresholds([0]), 2**30)
+        jobs.levels(Thresholds([0]), 2**30)
 
 
 def test_naive_says_where_floats_are_not_exact(cp):
@@ -279,9 +280,9 @@ VARIANTS = [
 @pytest.mark.parametrize(("name", "kernel"), VARIANTS)
 def test_other_sizes_of_tiles(cp, signs, name, kernel):
     """Sizes that a GPU's owner may try."""
-    if reason := BACKENDS[name].unavailable():
+    if reason := GPU[name].unavailable():
         pytest.skip(reason)
-    backend = dataclasses.replace(BACKENDS[name], kernel=kernel)
+    backend = dataclasses.replace(GPU[name], kernel=kernel)
     a, b, rule = signs(300, 4700), signs(270, 4700, seed=1), random_rule(4700, 270)
     operands = pack(cp.asarray(a)), pack(cp.asarray(b))
     assert np.array_equal(numpy(backend.matmul(*operands, None)), product(a, b))
@@ -313,7 +314,7 @@ def test_the_emulator_notices(emulated, monkeypatch, signs, name, right, wrong):
     """A missing wait or barrier, bank conflicts, a wrong fragment, phase or descriptor."""
     if shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
-    found = BACKENDS[f"cuda-{name}"]
+    found = GPU[f"cuda-{name}"]
     spoilt = copy.copy(found.kernel)
     assert right in spoilt.source
     object.__setattr__(spoilt, "source", spoilt.source.replace(right, wrong))
@@ -332,9 +333,9 @@ def test_bases_are_what_counts_are_added_to(form):
     """The identity of src/common.cuh, with the border of a convolution, by brute force."""
     rng = np.random.default_rng(3)
     x, w = pack(rng.integers(0, 2, (1, 4, 5, 70)) * 2 - 1), pack(rng.integers(0, 2, (3, 3, 3, 70)) * 2 - 1)
-    start, row, column = bitcount.starts(w, (4, 5), 1, 1)
+    start, row, column = border.starts(w, (4, 5), 1, 1)
     image = np.pad(x.words, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    want = bitcount.conv2d(x, w, 1, 1)
+    want = reference.conv2d(x, w, 1, 1)
     for y, z in np.ndindex(4, 5):
         a = image[0, y : y + 3, z : z + 3]
         for unit in range(3):

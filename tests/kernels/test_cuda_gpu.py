@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kernels import Thresholds, pack, unpack, xnor_matmul, xnor_matmul_threshold
-from kernels.backend import BACKENDS
+from kernels.backend import GPU
 from kernels.bench import cublas
 from kernels.cuda import launch
 from kernels.cuda.arrays import to_gpu, to_host
@@ -23,7 +23,7 @@ def cp():
 
 @pytest.fixture(params=NAMES)
 def name(request, cp):
-    if reason := BACKENDS[request.param].unavailable():
+    if reason := GPU[request.param].unavailable():
         pytest.skip(reason)
     return request.param
 

@@ -25,7 +25,7 @@ def without_home(script, **environment):
     done = subprocess.run(
         [sys.executable, "-W", "always", "-c", NO_HOME + script],
         env={**kept, **environment},
-        cwd=build.SOURCES.parent.parent,
+        cwd=build.SOURCES.parents[2],
         capture_output=True,
         text=True,
         timeout=100,

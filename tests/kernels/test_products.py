@@ -7,7 +7,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels import Packed, arrays, maxpool2x2, pack, pixels, reals, updates, xnor_conv2d, xnor_matmul
+from kernels import (
+    Packed,
+    arrays,
+    backend,
+    maxpool2x2,
+    pack,
+    pixels,
+    reals,
+    reference,
+    updates,
+    xnor_conv2d,
+    xnor_matmul,
+)
 
 
 def torch_conv2d(x, w, padding, stride):
@@ -250,6 +262,24 @@ def test_padding_that_is_no_number_is_refused_by_name(padding):
         reals.real_conv2d(x, reals.signs(w.reshape(9, 4, 4)), padding=padding)
 
 
+def test_a_backend_of_ones_own_is_chosen_by_its_name(monkeypatch):
+    called = []
+
+    class Mine:
+        def __getattr__(self, name):
+            called.append(name)
+            return getattr(reference, name)
+
+    monkeypatch.setattr(backend, "HOST", dict(backend.HOST))
+    kernels.register("mine", Mine())
+    a, b = np.random.default_rng(0).integers(0, 2, (2, 5, 70)) * 2 - 1
+    assert np.array_equal(xnor_matmul(a, b, "mine"), a @ b.T)
+    assert called == ["pack", "pack", "matmul"] and "mine" in kernels.backends()
+    for taken in ("mine", "cpu", "cuda-xnor", "auto"):
+        with pytest.raises(ValueError, match=f"a backend '{taken}' already"):
+            kernels.register(taken, Mine())
+
+
 @pytest.mark.parametrize("name", ["cuda-xnor", "cuda-naive"])
 def test_a_backend_for_a_gpu_refuses_arrays_of_the_host(name):
     x, g = np.ones((1, 4, 4, 4), np.uint8), np.ones((4, 4), np.float32)
@@ -259,7 +289,7 @@ def test_a_backend_for_a_gpu_refuses_arrays_of_the_host(name):
         lambda: maxpool2x2(bits, pack(np.ones(4)), name),
         lambda: pixels.pixel_conv2d(x, bits, 0, name),
         lambda: reals.real_matmul(g, reals.signs(g), backend=name),
-        lambda: updates.update(kernels.Rule("sgd", 0, 0, 0, 0.1, 1), g, g, g, g, name),
+        lambda: updates.update(kernels.Rule("sgd", 0, 0, 0, 0.1, 1), g, g, g, g, backend=name),
     ]
     for call in calls:
         with pytest.raises(TypeError, match=f"'{name}' takes arrays on a GPU, not on the host"):

@@ -8,7 +8,7 @@
  *          in the other, less the sum of all q), with half of LIMIT.
  *          Blocks are added in float32, one after the other: every instruction set gives the same bits.
  * group    numbers whose sums make one table: 2^group sums of 16 bits, entry i the sum of the numbers whose bit is set in i.
- * code     which entry a column takes: 16 bits, as the instruction set wants it.
+ * code     the entry that a column takes: 16 bits in the form that the instruction set needs.
  * panel    PANEL columns of signs: a byte a column for every eight numbers, bit b for number 8j + b.
  */
 #ifndef LOOKUP_H
@@ -55,10 +55,10 @@ static inline const lookup_isa_t *lookup_isa(int64_t isa)
 
 static inline size_t lookup_groups(const lookup_isa_t *isa, size_t n) { return (n + isa->group - 1) / isa->group; }
 
-/* memory of the calling thread, aligned to 64 bytes, kept for its next call; NULL where there is none */
+/* memory of the calling thread, aligned to 64 bytes, kept for its next call; NULL if memory ran out */
 void *lookup_scratch(size_t bytes);
 
-/* n numbers of each of `rows` rows, the others' zero, turned round: block[k][r] */
+/* n numbers of each of `rows` rows, transposed: block[k][r]; zero for the other rows */
 void lookup_turn(const float *x, ptrdiff_t row, size_t rows, size_t n, float block[][PREPARED]);
 
 #endif

@@ -6,7 +6,7 @@
 #include "lookup.h"
 
 #define TAPS 9
-#define BAND_PIXELS 128 /* rows of results of a task, about: their tables stay in the second-level cache */
+#define BAND_PIXELS 128 /* about so many result rows a task, so that their tables stay in the second-level cache */
 
 /* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
@@ -47,7 +47,7 @@ typedef struct {
 
 static size_t row_of(const plan_t *p) { return p->blocks * p->groups * p->isa->entries; }
 
-/* tables of `count` pixels from x on, and behind them those of a pixel of zeros */
+/* tables of `count` pixels from x on, followed by those of a pixel of zeros */
 static void prepare(const plan_t *p, const float *x, size_t count, room_t *room)
 {
     const size_t channels = (size_t)p->j->channels, row = row_of(p);
@@ -94,7 +94,7 @@ static void band_task(void *context, size_t task)
     prepare(p, j->x + (image * height + first) * width * (size_t)j->channels, count, &room);
     for (size_t r = 0, x = 0, y = top; r < room_for; r++) {
         for (size_t t = 0; t < TAPS; t++) {
-            const size_t there_x = x + t % 3, there_y = y + t / 3; /* one more each */
+            const size_t there_x = x + t % 3, there_y = y + t / 3; /* each plus one */
             const int inside = r < rows && there_x >= 1 && there_x <= width && there_y >= 1 && there_y <= height;
             source[r][t] = (uint32_t)(inside ? (there_y - 1 - first) * width + there_x - 1 : count);
         }

@@ -7,8 +7,8 @@
 #include "lookup.h"
 
 #define TAPS 9
-#define ROWS 64   /* of a task, which makes their tables for itself: two cores may share no cache */
-#define AT_ONCE 4 /* blocks whose tables are made together: they stay in the second-level cache */
+#define ROWS 64   /* rows of a task; each task makes its own tables, as cores may share no cache */
+#define AT_ONCE 4 /* blocks whose tables are made together, so that they stay in the second-level cache */
 
 /* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
@@ -36,14 +36,14 @@ typedef struct {
     uint16_t *codes;            /* [groups][PANEL] */
     float (*sums)[ROWS][PANEL]; /* [tap][strip] */
     int16_t start[AT_ONCE][TAPS][ROWS];
-    float factor[AT_ONCE][ROWS], rest[TAPS][ROWS]; /* rest: what halves of odd sums leave over, all blocks so far */
+    float factor[AT_ONCE][ROWS], rest[TAPS][ROWS]; /* rest: remainders of halved odd sums over all blocks so far */
 } room_t;
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static size_t block_size(const plan_t *p, size_t first) { return least(BLOCK, p->pixels - first); }
 static size_t lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/* bit t: tap t's neighbour of this pixel of an image lies outside */
+/* bit t: the neighbour of this pixel by tap t lies outside the image */
 static void find_borders(const gradient_t *j, uint16_t *outside)
 {
     for (int64_t y = 0; y < j->height; y++)
@@ -56,7 +56,7 @@ static void find_borders(const gradient_t *j, uint16_t *outside)
         }
 }
 
-/* tables of PREPARED rows of the room for block b, whose n numbers from pixel `first` on are x[k][row] */
+/* tables of PREPARED rows for block b, whose n numbers from pixel `first` on are x[k][row] */
 static void prepare(const plan_t *p, room_t *room, size_t row, size_t b, size_t first, size_t n, float x[][PREPARED])
 {
     float step[PREPARED];
@@ -82,11 +82,11 @@ static void prepare(const plan_t *p, room_t *room, size_t row, size_t b, size_t 
     }
 }
 
-/* tables of all rows of the room for block b */
+/* tables of all rows for block b */
 static void prepare_rows(const plan_t *p, room_t *room, size_t b, size_t first)
 {
     const size_t m = (size_t)p->j->m, n = block_size(p, first), count = least(ROWS, m - room->top);
-    _Alignas(64) float copy[ROWS / PREPARED][BLOCK][PREPARED]; /* rows may be as far apart as the sets of a cache */
+    _Alignas(64) float copy[ROWS / PREPARED][BLOCK][PREPARED]; /* copied, as rows may all map to the same cache sets */
     memset(copy, 0, sizeof copy);
     for (size_t k = 0; k < n; k++)
         for (size_t r = 0; r < count; r += PREPARED)
@@ -94,7 +94,7 @@ static void prepare_rows(const plan_t *p, room_t *room, size_t b, size_t first)
     for (size_t r = 0; r < room->rows; r += PREPARED) prepare(p, room, r, b, first, n, copy[r / PREPARED]);
 }
 
-/* signs that tap's neighbours of a block's pixels have in a strip of columns */
+/* signs of the neighbours, by tap, of a block's pixels in a strip of columns */
 static void find_codes(const plan_t *p, size_t tap, size_t strip, size_t first, size_t count, uint16_t *codes)
 {
     const gradient_t *j = p->j;
@@ -112,7 +112,7 @@ static void find_codes(const plan_t *p, size_t tap, size_t strip, size_t first, 
     p->isa->codes_of(rows, groups, codes);
 }
 
-/* Some rows of the result: of a few blocks, tables are made, then all taps and strips of columns take their sums from them. */
+/* Some rows of the result. Tables of a few blocks are made, then used for all taps and strips of columns. */
 static void rows_task(void *context, size_t task)
 {
     plan_t *p = context;

@@ -1,4 +1,4 @@
-/* Real rows by signs (see lookup.h): a row has a step for each block of the numbers that are summed. */
+/* Real rows by signs (see lookup.h): each block of the summed numbers of a row has its own step. */
 #include <stdlib.h>
 #include <string.h>
 

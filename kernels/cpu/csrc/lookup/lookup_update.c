@@ -1,6 +1,6 @@
 /* Weights of a dense layer, updated while their gradient is summed from tables (see lookup.h) and never stored. Rows are
- * outputs, columns inputs, the numbers summed the images of the batch. The signs of the new weights are written for both
- * products that need them. */
+ * outputs, columns inputs, the numbers summed the images of the batch. The signs of the new weights are written in the
+ * layouts of both products that use them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +8,7 @@
 #include "../rules.h"
 
 #define ROWS 64    /* of a task: a panel of the signs that are summed over inputs */
-#define STRIP 4096 /* columns of a task: long runs of memory, but codes and gradients stay in the second-level cache */
+#define STRIP 4096 /* columns of a task: long runs of memory; codes and gradients stay in the second-level cache */
 #define UNIT_ROWS 8
 
 /* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
@@ -60,7 +60,7 @@ static void prepare(const plan_t *p, size_t top, size_t count, room_t *room)
 {
     const dense_t *j = p->j;
     const size_t rows = (size_t)j->rows, next = p->blocks * p->groups * p->isa->entries;
-    _Alignas(64) float copy[ROWS / PREPARED][BLOCK][PREPARED]; /* rows may be as far apart as the sets of a cache */
+    _Alignas(64) float copy[ROWS / PREPARED][BLOCK][PREPARED]; /* copied, as rows may all map to the same cache sets */
     int32_t q[BLOCK + 8][PREPARED], total[PREPARED];
     float step[PREPARED];
     memset(copy, 0, sizeof copy);

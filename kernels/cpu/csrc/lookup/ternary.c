@@ -146,7 +146,7 @@ int kernels_ternary_product(const ternary_t *t)
 {
     static int made;
     if (!__atomic_load_n(&made, __ATOMIC_ACQUIRE)) {
-        make_table(); /* two callers write the same */
+        make_table(); /* concurrent callers write the same values */
         __atomic_store_n(&made, 1, __ATOMIC_RELEASE);
     }
     const size_t rows = (size_t)(t->images * t->height * t->width), panels = (size_t)((t->n + COLS - 1) / COLS);

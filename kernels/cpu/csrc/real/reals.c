@@ -58,7 +58,7 @@ typedef struct {
 
 static size_t min(size_t a, size_t b) { return a < b ? a : b; }
 
-/* A stretch of the summed axis: each row's tables, the words they meet, and by how much those are shifted first. */
+/* A stretch of the summed axis: the tables of each row, the words of signs, and how far the words are shifted first. */
 typedef struct {
     const float *tables[ROWS];
     const uint32_t *signs;
@@ -138,7 +138,7 @@ __attribute__((always_inline)) TARGET static inline void tile_of(const stretch_t
             float *out = to->out + (size_t)r * to->out_row + 16 * v;
             if ((size_t)r >= to->rows) continue;
             if (v == vectors - 1 && to->last != 0xFFFF) _mm512_mask_storeu_ps(out, to->last, sum[r][v]);
-            else _mm512_storeu_ps(out, sum[r][v]); /* Zen's masked stores are slow */
+            else _mm512_storeu_ps(out, sum[r][v]); /* masked stores are slow on Zen */
         }
 }
 
@@ -207,7 +207,7 @@ typedef struct {
     int failed;
 } conv_plan_t;
 
-/* One image, output row by output row; the tables of the input rows in sight lie in a ring. */
+/* One image, output row by output row; the tables of the input rows in use are in a ring buffer. */
 static void conv_task(void *context, size_t image)
 {
     conv_plan_t *p = context;
@@ -224,7 +224,7 @@ static void conv_task(void *context, size_t image)
     }
     float *zero = ring + taps_h * row;
     memset(zero, 0, groups * 16 * sizeof *zero);
-    int64_t made = 0; /* input rows whose tables are there */
+    int64_t made = 0; /* input rows whose tables are made */
     for (size_t y = 0; y < p->out_h; y++) {
         const int64_t top = (int64_t)y - j->pad, bottom = top + j->taps_h;
         for (; made < bottom && made < j->height; made++)
@@ -267,7 +267,7 @@ static int real_conv(const conv_t *j)
     return p.failed;
 }
 
-/* ---- a 3 by 3 convolution's weight gradient: sum over places of g(place) times the sign one tap away ---- */
+/* ---- weight gradient of a 3x3 convolution: sum over positions of g(position) times the sign one tap away ---- */
 
 typedef struct {
     const gradient_t *j;
@@ -345,7 +345,7 @@ static int real_conv(const conv_t *j) { (void)j; return 2; }
 static int real_gradient(const gradient_t *j) { (void)j; return 2; }
 #endif
 
-/* 0 when done, 1 where there was no memory, 2 on another kind of machine */
+/* 0 when done, 1 if memory ran out, 2 without AVX-512 */
 int kernels_real_matmul(const matmul_t *j) { return real_matmul(j); }
 int kernels_real_conv(const conv_t *j) { return real_conv(j); }
 int kernels_real_gradient(const gradient_t *j) { return real_gradient(j); }

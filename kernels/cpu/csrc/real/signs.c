@@ -18,7 +18,7 @@ typedef struct {
 #include <immintrin.h>
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 
-/* One word of every column: 32 rows of x, a bit from each. */
+/* One word of every column: a bit from each of 32 rows of x. */
 TARGET static void word_across(const signs_t *j, size_t batch, size_t word)
 {
     const size_t first = 32 * word, rows = (size_t)j->k - first < 32 ? (size_t)j->k - first : 32;

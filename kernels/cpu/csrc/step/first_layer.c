@@ -1,5 +1,5 @@
-/* Weights of a dense first layer, updated as their gradient is summed: 16-bit gradients of its output by whole numbers, the
- * pixels, exact in 32-bit integers. Rows are outputs, columns pixels, the numbers summed the images of the batch. */
+/* Weights of a dense first layer, updated while their gradient is summed: 16-bit gradients of its output by integers, the
+ * pixels, exact in 32 bits. Rows are outputs, columns pixels, the numbers summed the images of the batch. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,7 +61,7 @@ __attribute__((target("avx2"))) static void tile_avx2(const int16_t *const *g, c
             const __m256i pair = _mm256_set1_epi32(both);
             sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(pair, a));
             sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(pair, b));
-            __asm__("" : "+x"(sum[r][0]), "+x"(sum[r][1])); /* keeps gcc from summing in another order, in memory */
+            __asm__("" : "+x"(sum[r][0]), "+x"(sum[r][1])); /* keeps gcc from reordering the sums and from keeping them in memory */
         }
     }
     _Pragma("GCC unroll 4") for (int r = 0; r < TILE; r++) {
@@ -71,8 +71,8 @@ __attribute__((target("avx2"))) static void tile_avx2(const int16_t *const *g, c
 }
 #endif
 
-/* Gradients of PANEL rows and a block of images as 16-bit multiples of a step for each row; what a step is worth goes to
- * `factor`. An image of zeros follows. */
+/* Gradients of PANEL rows and a block of images as 16-bit multiples of a step for each row; the value of a step is
+ * written to `factor`. An image of zeros follows. */
 static void quantize(const first_t *j, size_t row, size_t from, size_t n, int16_t q[PANEL][BLOCK], float factor[PANEL])
 {
     const size_t count = least(PANEL, (size_t)j->rows - row);

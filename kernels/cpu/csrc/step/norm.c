@@ -19,14 +19,14 @@ typedef struct {
     int64_t shift, activation, masked;
     const float *mean, *factor, *beta; /* a = (value - mean) * factor + beta */
     uint64_t noise_key, dropout_key;
-    int64_t least;  /* a value is dropped if its random number is below; 0: none is */
+    int64_t least;  /* a value is dropped if its random number is smaller; 0: no dropout */
     int8_t *signs;  /* forward, result of SIGN and STOCHASTIC: 1, -1, or 0 if dropped */
     float *floats;  /* forward, result of NONE and RELU */
     float *grad;    /* backward: of the result, then of y */
     const float *average, *slope; /* backward: of the columns; see `back_row` */
     float *sums;    /* [chunks][2][cols] */
     int64_t isa, threads;
-    double scale, kept; /* `kept`: what the result is multiplied by */
+    double scale, kept; /* `kept`: factor of the result */
 } norm_t;
 
 typedef struct {

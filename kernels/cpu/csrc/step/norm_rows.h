@@ -17,7 +17,7 @@ INLINE float NAME(ap2)(float x)
     return x;
 }
 
-/* a 32-bit random number of an element, which depends on both halves of the key */
+/* a 32-bit random number of an element; it depends on both halves of the key */
 INLINE uint32_t NAME(number)(uint32_t low, uint32_t high, uint32_t element)
 {
     uint32_t x = element ^ low;

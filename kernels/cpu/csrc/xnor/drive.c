@@ -10,7 +10,7 @@
 #define STREAM_BYTES (1 << 25) /* a result of this size is stored past the caches (LARGE of arrays.py) */
 #define MIN_CHUNK 4096  /* words: a task of packing, lifting or panel building */
 #define TASKS_EACH 4    /* tasks a thread, so that a slow thread does not delay the others: at least, */
-#define TASKS_MOST 64   /* and at most, where a task still has */
+#define TASKS_MOST 64   /* and at most, if each still has */
 #define TASK_WORDS (1 << 20) /* words of work, some 20 microseconds */
 
 const isa_t *isa_table(int level)
