@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -87,11 +86,7 @@ class MLP(nn.Module):
     def __init__(self, net: spec.MLPNet, image: spec.Image, classes: int) -> None:
         super().__init__()
         self.dropout_in = net.dropout_in
-        sizes = [math.prod(image), *net.hidden]
-        self.blocks = nn.ModuleList(
-            _dense(net, n_in, n_out, net.dropout_hidden) for n_in, n_out in pairwise(sizes)
-        )
-        self.blocks.append(_output(net, sizes[-1], classes))
+        self.blocks = _blocks(net, image, classes, net.dropout_hidden)
         _init(self, net)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,20 +103,8 @@ class ConvNet(nn.Module):
 
     def __init__(self, net: spec.ConvNet, image: spec.Image, classes: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList()
-        height, width, channels = image
-        for maps in net.channels:
-            for pool in (False, True):
-                layer = BinaryConv2d(channels, maps, *_weights(net))
-                norm = _norm(net.norm, maps)
-                self.blocks.append(Block(layer, norm, net.activation, pool=pool, ste_mask=net.ste_mask))
-                channels = maps
-            height, width = height // 2, width // 2
-        sizes = [channels * height * width, *net.dense]
-        self.convolutions = len(self.blocks)
-        for n_in, n_out in pairwise(sizes):
-            self.blocks.append(_dense(net, n_in, n_out))
-        self.blocks.append(_output(net, sizes[-1], classes))
+        self.blocks = _blocks(net, image, classes)
+        self.convolutions = sum(layer.kernel > 1 for layer in net.layers(image, classes))
         _init(self, net)
         self.to(memory_format=torch.channels_last)
 
@@ -155,13 +138,20 @@ def _norm(norm: spec.Norm, n: int) -> Norm:
     return made
 
 
-def _dense(net: spec.PaperNet, n_in: int, n_out: int, dropout: float = 0.0) -> Block:
-    layer = BinaryLinear(n_in, n_out, *_weights(net))
-    return Block(layer, _norm(net.norm, n_out), net.activation, dropout=dropout, ste_mask=net.ste_mask)
+def _blocks(net: spec.PaperNet, image: spec.Image, classes: int, dropout: float = 0.0) -> nn.ModuleList:
+    """A block for each layer that the net describes; the last has a batch norm of its own and no activation."""
+    *hidden, last = net.layers(image, classes)
+    blocks = nn.ModuleList()
+    for layer in hidden:
+        product, norm = _product(net, layer), _norm(net.norm, layer.outputs)
+        blocks.append(Block(product, norm, net.activation, layer.pool, dropout, net.ste_mask))
+    blocks.append(Block(_product(net, last), _norm(net.output_norm, last.outputs), None))
+    return blocks
 
 
-def _output(net: spec.PaperNet, n_in: int, classes: int) -> Block:
-    return Block(BinaryLinear(n_in, classes, *_weights(net)), _norm(net.output_norm, classes), None)
+def _product(net: spec.PaperNet, layer: spec.Layer) -> BinaryLinear | BinaryConv2d:
+    kind = BinaryConv2d if layer.kernel > 1 else BinaryLinear
+    return kind(layer.inputs, layer.outputs, *_weights(net))
 
 
 @torch.no_grad()
@@ -179,8 +169,3 @@ def _init(module: nn.Module, net: spec.PaperNet) -> None:
 def weight_count(module: nn.Module) -> int:
     """Number of (binary) weights, without biases and batch norm."""
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, BinaryLinear | BinaryConv2d))
-
-
-def macs(settings: spec.Settings) -> int:
-    """Multiply-adds of one image's forward pass; 0 where the net does not tell its layers."""
-    return sum(layer.macs for layer in settings.layers())

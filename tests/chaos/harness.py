@@ -38,7 +38,7 @@ from made import made_images, settings  # noqa: E402
 from reproduce import files, report, spec  # noqa: E402, F401
 from reproduce.campaign import worker  # noqa: E402, F401
 from reproduce.cli import app as cli  # noqa: E402
-from reproduce.datasets import DATASETS, data  # noqa: E402
+from reproduce.datasets import DATASETS, data, fetch  # noqa: E402, F401
 from reproduce.records import machine, read_record, runs, weights  # noqa: E402
 from reproduce.training import checkpoint as checkpoint_file  # noqa: E402
 from reproduce.training import train  # noqa: E402
