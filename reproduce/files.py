@@ -49,10 +49,11 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, json.dumps(content | {SEAL: seal(content)}, indent=1, allow_nan=False) + "\n")
 
 
-def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
-    """A record's content without its checksum, and whether it had one.
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A record's content without its checksum.
 
-    ValueError (one line) if it is no JSON object, or its checksum does not fit; OSError if it cannot be read.
+    ValueError (one line) if it is no JSON object, or its checksum is missing or does not fit; OSError if it cannot
+    be read.
     """
     try:
         raw = yamlfile.whole_file(path, LONGEST)
@@ -67,15 +68,15 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
     if not isinstance(content, dict):
         raise ValueError(f"{path.name}: not a record")
     given = content.pop(SEAL, None)
-    if given is None and any(isinstance(v, str) and v.startswith(_MARK) for v in content.values()):
-        raise ValueError(f"{path.name}: damaged: its checksum has another name")
+    if given is None:
+        raise ValueError(f"{path.name}: no checksum")
     try:
-        fits = given is None or given == seal(content)
+        fits = given == seal(content)
     except (UnicodeEncodeError, ValueError, RecursionError):
         fits = False
     if not fits:
         raise ValueError(f"{path.name}: damaged: its checksum does not fit")
-    return content, given is not None
+    return content
 
 
 class _NotJSON(ValueError):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from reproduce import yamlfile
+from reproduce import files, yamlfile
 from reproduce.records import read_record, read_running, sealed
 
 RESULTS = yamlfile.ROOT / "results"
@@ -18,7 +18,7 @@ def read(path):
     if kind in sealed.TYPES:
         return sealed.read(path).model_dump(mode="json", exclude_unset=True)
     record = read_running(path) if kind == "running" else read_record(path)
-    return record.model_dump(mode="json", exclude_unset=True, exclude={"unsealed"})
+    return record.model_dump(mode="json", exclude_unset=True)
 
 
 def test_there_are_committed_records_of_every_folder():
@@ -53,11 +53,12 @@ def test_what_older_benchmarks_say_in_notes_is_in_fields():
 def test_a_record_of_no_known_kind_and_one_without_a_field_are_refused_in_a_line(tmp_path):
     content = json.loads((RESULTS / "reliability" / "fuzz-20261125T130117.json").read_text())
     del content["sha256"]
-    (tmp_path / "x.json").write_text(json.dumps(content | {"kind": "speed"}))
+    files.write_sealed(tmp_path / "x.json", content | {"kind": "speed"})
     with pytest.raises(ValueError, match=r"^x\.json: no record of a known kind \('speed'\)$"):
         sealed.read(tmp_path / "x.json")
-    (tmp_path / "x.json").write_text(json.dumps({key: value for key, value in content.items() if key != "found"}))
+    files.write_sealed(tmp_path / "x.json", {key: value for key, value in content.items() if key != "found"})
     with pytest.raises(ValueError, match=r"^x\.json: found: Field required$"):
         sealed.read(tmp_path / "x.json")
     (tmp_path / "x.json").write_text(json.dumps(content))
-    assert sealed.read(tmp_path / "x.json").unsealed
+    with pytest.raises(ValueError, match="no checksum"):
+        sealed.read(tmp_path / "x.json")

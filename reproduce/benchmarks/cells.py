@@ -49,7 +49,7 @@ def trained(name: str) -> Path | None:
         for path in folder.glob(f"{cell.replace('/', '-')}-{scale}-seed0-*.bnn"):
             other = PackedNet.load(path).settings
             if shapes(other) == shapes(settings) and other.data.preprocess == settings.data.preprocess:
-                found.append((files.read_sealed(path.with_suffix(".json"))[0]["started"], path))
+                found.append((files.read_sealed(path.with_suffix(".json"))["started"], path))
         if found:
             return max(found)[1]
     return None

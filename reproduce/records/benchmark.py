@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from reproduce.records.fields import Count, Measured, Name, Positive, Sealed, Text
+from reproduce.records.fields import MANY, Count, Measured, Name, Positive, Sealed, Text
 
 Family = Literal["naive", "library", "xnor"]
 UNSTEADY = 0.10
@@ -41,7 +41,7 @@ class Timing(Measured):
     fastest: Positive
     slowest: Positive
     rounds: Count
-    spread: float = Field(default=0.0, ge=0)
+    spread: float = Field(default=0.0, ge=0, le=MANY)
     """10th to 90th percentile of the rounds, as a share of the median."""
     images: Count | None = None
     """The images that `seconds` is for."""

@@ -61,8 +61,6 @@ class Sealed(Measured):
     code: Revision
     path: str = Field(default="", exclude=True)
     """Where the report found it: store, folder and file name."""
-    unsealed: bool = Field(default=False, exclude=True)
-    """Read from a file without a checksum."""
 
 
 def explained(error: ValidationError) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -154,8 +153,6 @@ class Record(Frozen):
     filters: Filters | None = None
     """None where there is no binary convolution, and in records made before they were counted."""
     curve: list[EpochRow]
-    unsealed: bool = Field(default=False, exclude=True)
-    """Read from a file without a checksum."""
 
     @model_validator(mode="after")
     def _whole(self) -> Record:
@@ -238,66 +235,27 @@ def key_of(parts: Mapping[str, str]) -> str:
 
 
 def read_record(path: Path) -> Record:
-    """A record from its file. ValueError (one line) if it is not a sound record of this format.
-
-    Records made before there were checksums are read if what they say twice agrees; `unsealed` marks them.
-    """
-    content, sealed = read_sealed(path)
+    """A record from its file. ValueError (one line) if it is not a sound record of this format; OSError."""
+    content = read_sealed(path)
     if content.get("format") != FORMAT:
         given = yamlfile.short(content.get("format"))
         raise ValueError(f"{path.name}: record format {given}, this version reads {FORMAT}")
-    try:
-        record = Record.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(f"{path.name}: {explained(error)}") from None
-    if sealed:
-        return record
-    if wrong := _contradiction(record):
-        raise ValueError(f"{path.name}: damaged: {wrong}")
-    return record.model_copy(update={"unsealed": True})
+    return _validated(Record, content, path)
 
 
 def read_running(path: Path) -> Running:
-    """The record of a run under way from its file. ValueError (one line) if it is not a sound one."""
-    content, sealed = read_sealed(path)
+    """The record of an unfinished run from its file. ValueError (one line) if it is not a sound one; OSError."""
+    return _validated(Running, read_sealed(path), path)
+
+
+M = TypeVar("M", Record, Running)
+
+
+def _validated(model: type[M], content: dict[str, Any], path: Path) -> M:
     try:
-        record = Running.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         raise ValueError(f"{path.name}: {explained(error)}") from None
-    if not sealed:
-        raise ValueError(f"{path.name}: no checksum")
-    return record
-
-
-def _contradiction(record: Record) -> str | None:
-    """Two statements of a record that contradict each other, or None."""
-    try:
-        digest = spec.Settings.model_validate_json(json.dumps(record.settings)).digest()
-    except ValidationError as error:
-        return f"settings: {explained(error)}"
-    if digest != record.settings_digest:
-        return "settings_digest is not its settings'"
-    parts = {"settings": digest, "scale": record.scale, "seed": str(record.seed), "data": record.data.digest}
-    parts |= {"order": record.data.order, "source": str(record.code["source"])}
-    parts |= {name: str(record.code[name]) for name in ("device", "mode") if name in record.code}
-    if key_of(parts) != record.key:
-        return "key is not that of its settings, seed and data"
-    if [row.epoch for row in record.curve] != list(range(1, len(record.curve) + 1)):
-        return "curve: its epochs are not 1, 2, …"
-    result = record.result
-    if result is None:
-        return None
-    if not 1 <= result.best_epoch <= len(record.curve):
-        return "result.best_epoch is not in the curve"
-    best, last = record.curve[result.best_epoch - 1], record.curve[-1]
-    for name, said, wrong, images in (
-        ("valid_error", result.valid_error, best.valid_wrong, result.valid_images),
-        ("test_error", result.test_error, best.test_wrong, result.test_images),
-        ("last_test_error", result.last_test_error, last.test_wrong, result.test_images),
-    ):
-        if wrong is None or images < 1 or said != 100 * wrong / images:
-            return f"result.{name} is not the curve's"
-    return None
 
 
 def read_records(folder: Path) -> tuple[list[Record], list[str]]:

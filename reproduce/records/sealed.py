@@ -25,15 +25,14 @@ R = TypeVar("R", bound=Sealed)
 
 def read(path: Path) -> Bench | PackedRecord | ExportRecord | Reliability:
     """A record from its file, by its `kind`. ValueError (one line) if it is no sound record; OSError."""
-    content, sealed = read_sealed(path)
+    content = read_sealed(path)
     kind = content.get("kind")
     if not isinstance(kind, str) or kind not in TYPES:
         raise ValueError(f"{path.name}: no record of a known kind ({yamlfile.short(kind)})")
     try:
-        record = TYPES[kind].model_validate(content)
+        return TYPES[kind].model_validate(content)
     except ValidationError as error:
         raise ValueError(f"{path.name}: {explained(error)}") from None
-    return record.model_copy(update={"unsealed": not sealed})
 
 
 def checked(kind: type[R], content: dict[str, object]) -> R:

@@ -18,7 +18,6 @@ from reproduce.records.packed_net import PackedRecord
 from reproduce.report.rows import apart, made_by
 
 Say = Callable[[str], None]
-NO_CHECKSUM = "no checksum in the record"
 CURVES = "cifar10"  # the data set whose curves Figure 1 shows; others' are not kept in memory
 
 
@@ -260,14 +259,12 @@ def notes(record: Record | Running) -> list[str]:
         found.append("data of a name that is not known")
     elif known.digest is not None and record.data.digest != known.digest:
         found.append("data differ from the known ones")
-    if isinstance(record, Record) and record.unsealed:
-        found.append(NO_CHECKSUM)
     return found
 
 
 def note(record: Bench | PackedRecord) -> str:
     """What must be said wherever a figure rests on this benchmark or packed net."""
-    return "; ".join([*_of_code(record.code.dirty), *([NO_CHECKSUM] if record.unsealed else [])])
+    return "; ".join(_of_code(record.code.dirty))
 
 
 def _of_code(dirty: bool | None) -> list[str]:
