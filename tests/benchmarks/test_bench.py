@@ -12,9 +12,9 @@ from reproduce import spec, yamlfile
 from reproduce.benchmarks import on_cpu as cpu
 from reproduce.benchmarks import peer_onnx
 from reproduce.benchmarks.common import paper_seconds
+from reproduce.cli import app as cli
 from reproduce.records import sealed
 from reproduce.records.benchmark import Bench
-from reproduce.cli import app as cli
 
 
 def run(*words):
