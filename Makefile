@@ -21,7 +21,7 @@ data_option := $(if $(DATA),--data "$(DATA)")
 options := --results "$(RESULTS)" $(data_option)
 
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
-FUZZED := tests/test_spec_mutants.py tests/test_foreign_files.py tests/test_data_damage.py tests/test_storage.py
+FUZZED := tests/spec/test_spec_mutants.py tests/records/test_foreign_files.py tests/datasets/test_data_damage.py tests/test_storage.py
 
 .PHONY: chaos export-proofs fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test test-all check-small check-small-mutants lint report simulate tune-ablations compare-products publish data clean
 

@@ -18,12 +18,13 @@ cd "$(dirname "$0")" || exit
 python=${PYTHON:-.venv/bin/python}
 cell=table1/bnn-theano-${NET:-mnist}
 seed=100
-gpu_tests="tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py tests/kernels/test_cuda_pixels.py tests/kernels/test_torch.py
-  tests/kernels/test_updates.py tests/test_bench_gpu.py tests/test_freeze.py tests/test_gpu.py tests/test_packed_gpu.py"
+gpu_tests="tests/benchmarks/test_bench_gpu.py tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py
+  tests/kernels/test_cuda_pixels.py tests/kernels/test_torch.py tests/kernels/test_updates.py
+  tests/packed/test_freeze.py tests/packed/test_packed_gpu.py tests/training/test_gpu.py"
 store=${RESULTS:-results/local${REHEARSE:+/rehearsal}}
 work=$store/gpu-evidence
 if [ -n "${REHEARSE:-}" ]; then
-  device=cpu scale=small end=${SLICE:-170} figure=40 bench=--quick gpu_tests=tests/test_gpu.py
+  device=cpu scale=small end=${SLICE:-170} figure=40 bench=--quick gpu_tests=tests/training/test_gpu.py
   [ "${NET:-mnist}" = mnist ] && cell=check/mlp || cell=check/convnet
 else
   device=cuda scale=paper end=${SLICE:-590} figure=120 bench="--gpu --broken $work/broken.json"

@@ -1,4 +1,4 @@
-"""Own code beside an experiment file: modules given by `--use`, which register what the file then may name."""
+"""The user's own modules, given by `--use`: they register names that experiment files may then use."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def use(paths: Sequence[Path]) -> None:
                 raise ImportError("not a Python file")
             module = sys.modules[name] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-        except Exception as error:  # a stranger's code can fail in any way
+        except Exception as error:  # the user's code can fail in any way
             reason = " ".join(str(error).split()) or type(error).__name__
             raise SpecError(f"{shown(path)}: cannot be used: {type(error).__name__}: {reason}") from error
         _USED[resolved] = digest
 
 
 def used(path: Path | None = None) -> list[Path]:
-    """The modules in use; with a path, only that one if it is."""
+    """The modules in use; with a path, only that module, if it is in use."""
     return [found for found in _USED if path is None or found == path.resolve()]
 
 

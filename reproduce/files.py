@@ -1,4 +1,4 @@
-"""Files: written whole or not at all; records as JSON with a checksum of their content, read with suspicion."""
+"""Files written atomically, and JSON records with a checksum of their content."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _MARK = "sha256:"
 
 
 class Foreign(ValueError):
-    """A folder that is to be written holds somebody else's files; the message is one line."""
+    """A folder that is to be written holds files that are not ours; the message is one line."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write text (UTF-8) or bytes to `path` by way of a scratch file beside it: whole or not at all."""
+    """Write text (UTF-8) or bytes to `path` atomically, by a temporary file in the same folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(
         f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
@@ -37,22 +37,23 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def seal(content: dict[str, Any]) -> str:
-    """The sha256 of a record's content, whatever the order of its keys and the white space between them."""
+    """The sha256 of a record's content, independent of the order of keys and of white space."""
     rest = {key: value for key, value in content.items() if key != SEAL}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return _MARK + hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Write a record with the checksum of its content, whole or not at all. The key SEAL is not the content's."""
+    """Write a record with the checksum of its content, atomically. The content has no key SEAL."""
     assert SEAL not in content
     write_whole(path, json.dumps(content | {SEAL: seal(content)}, indent=1, allow_nan=False) + "\n")
 
 
-def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
-    """A record's content without its checksum, and whether it had one.
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A record's content without its checksum.
 
-    ValueError (one line) if it is no JSON object, or its checksum does not fit; OSError if it cannot be read.
+    ValueError (one line) if it is no JSON object, or its checksum is missing or does not fit; OSError if it cannot
+    be read.
     """
     try:
         raw = yamlfile.whole_file(path, LONGEST)
@@ -67,15 +68,15 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
     if not isinstance(content, dict):
         raise ValueError(f"{path.name}: not a record")
     given = content.pop(SEAL, None)
-    if given is None and any(isinstance(v, str) and v.startswith(_MARK) for v in content.values()):
-        raise ValueError(f"{path.name}: damaged: its checksum has another name")
+    if given is None:
+        raise ValueError(f"{path.name}: no checksum")
     try:
-        fits = given is None or given == seal(content)
+        fits = given == seal(content)
     except (UnicodeEncodeError, ValueError, RecursionError):
         fits = False
     if not fits:
         raise ValueError(f"{path.name}: damaged: its checksum does not fit")
-    return content, given is not None
+    return content
 
 
 class _NotJSON(ValueError):

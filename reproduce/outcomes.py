@@ -16,7 +16,7 @@ def pack(wrong: NDArray[np.bool_]) -> str:
 
 
 def unpack(text: str, images: int) -> NDArray[np.bool_]:
-    """The array (images,) that `pack` was given. ValueError if the text is not that of so many images."""
+    """The array (images,) that `pack` was given. ValueError if the text is not of this many images."""
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

@@ -23,14 +23,14 @@ def any_text() -> None:
 
 
 def last_line(output: str | bytes) -> str:
-    """The last line that a program or an error says, where its reason stands; empty if it says nothing."""
+    """The last non-empty line of a program's output or an error, which holds its reason; else empty."""
     text = output.decode(errors="replace") if isinstance(output, bytes) else output
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
 
 
 def say(text: str) -> None:
-    """One line, at once, and in one piece: processes beside each other write to the same place."""
+    """Print one line and flush it, in one write: several processes share the terminal."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -57,12 +57,12 @@ def seconds_of(text: str, option: str = "--time-limit") -> float:
 
 
 def console(width: int) -> Console:
-    """Where tables go, so wide where it is no terminal; text stays as it is, for names come from files."""
+    """A console for tables, `width` columns wide where stdout is no terminal. Text is not read as markup."""
     return Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False, highlight=False)
 
 
 def stop(reason: object, code: int) -> typer.Exit:
-    """Say in one line why the command ends; raise what comes back."""
+    """Print in one line why the command ends; the caller raises the result."""
     print(f"reproduce: {(str(reason).splitlines() or [''])[0]}", file=sys.stderr)
     return typer.Exit(code)
 
@@ -71,8 +71,8 @@ def stop(reason: object, code: int) -> typer.Exit:
 def stoppable(how_to_go_on: str) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the process at once, with a line and exit code 130 or 143.
 
-    For what can be killed at any moment: nothing is unwound, and a thread hears the signal, so that neither a long
-    call into a library nor one that swallows exceptions keeps the process alive.
+    For work that may be killed at any moment: no `finally` block runs. A thread waits for the signal, so that
+    neither a long call into a library nor code that swallows exceptions keeps the process alive.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -84,7 +84,7 @@ def stoppable(how_to_go_on: str) -> Iterator[None]:
     def listen() -> None:
         while number := os.read(hears, 1)[0]:
             if number in ends:
-                end = threading.Timer(1.0, os._exit, (128 + number,))  # should nobody read what we print
+                end = threading.Timer(1.0, os._exit, (128 + number,))  # if the print below blocks
                 end.daemon = True
                 end.start()
                 print(f"reproduce: {how_to_go_on}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""YAML files read strictly, and what is wrong with one said in a line: file, key, nearest valid name."""
+"""YAML files read strictly; each problem is one line: file, key, nearest valid name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECKOUT = (PACKAGE.parent / "experiments").is_dir()
 ROOT = PACKAGE.parent if CHECKOUT else Path.cwd()
 """Where results lie: the checkout, else the working folder."""
 LONGEST = 2**20  # bytes of an experiment file
-MOST = 20  # problems of a file that are told
+MOST = 20  # problems of one file that are listed
 
 
 class SpecError(ValueError):

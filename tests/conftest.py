@@ -14,9 +14,9 @@ from kernels import reals
 from kernels.backend import GPU
 from kernels.cpu.step import ternary
 from kernels.cuda import launch
-from reproduce import files
 from reproduce.datasets import data
-from reproduce.records import machine, runs
+from reproduce.records import machine, runs, sealed
+from reproduce.records.reliability import Reliability
 
 torch.set_num_threads(1)  # the nets here are tiny, and the other cores have tests of their own
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the commands that tests start
@@ -87,8 +87,7 @@ def pytest_sessionfinish(session, exitstatus):
     started = runs.now()
     content = {"format": 1, "kind": "fuzz", "started": started, "machine": machine.machine("cpu")}
     content |= {"libraries": machine.libraries(), "code": machine.code(), "found": mutants.FIGURES}
-    stamp = started.replace(":", "").replace("-", "").split("+")[0]
-    files.write_sealed(Path(folder) / f"fuzz-{stamp}.json", content)
+    sealed.write_new(sealed.checked(Reliability, content), Path(folder))
 
 
 CUDA = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")

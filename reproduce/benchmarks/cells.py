@@ -19,6 +19,7 @@ from reproduce.packed import PackedNet, freeze_net, packing
 from reproduce.packed.blocks import Floats, Norm, PixelLayer, convolved, shapes
 from reproduce.records import runs
 
+RANDOM = "random weights"
 SCALE, SHIFT = 2 / 255, -1.0  # pixels onto -1..1, as the BNN cells of MNIST and CIFAR-10 have them
 CELLS = {"MNIST MLP": "table1/bnn-theano-mnist", "CIFAR-10 ConvNet": "table1/bnn-theano-cifar10"}
 
@@ -31,7 +32,7 @@ def net_of(name: str, quick: bool) -> tuple[spec.Settings, PackedNet, nn.Module,
     settings = cell_settings(name, quick)
     path = None if quick else trained(name)
     if path is None:
-        return settings, *random_net(settings), "random weights"
+        return settings, *random_net(settings), RANDOM
     net = PackedNet.load(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return net.settings, net, float_twin(net), f"trained weights of {path.stem} (sha256 of the file: {digest})"
@@ -48,7 +49,7 @@ def trained(name: str) -> Path | None:
         for path in folder.glob(f"{cell.replace('/', '-')}-{scale}-seed0-*.bnn"):
             other = PackedNet.load(path).settings
             if shapes(other) == shapes(settings) and other.data.preprocess == settings.data.preprocess:
-                found.append((files.read_sealed(path.with_suffix(".json"))[0]["started"], path))
+                found.append((files.read_sealed(path.with_suffix(".json"))["started"], path))
         if found:
             return max(found)[1]
     return None
@@ -127,7 +128,7 @@ def random_net(settings: spec.Settings) -> tuple[PackedNet, nn.Module]:
 
 
 def cell_settings(name: str, quick: bool) -> spec.Settings:
-    """The settings at the paper's scale of the cell that stands for a net; `quick`: with a tiny net."""
+    """The paper-scale settings of a net's cell; `quick`: with a tiny net."""
     (cell,) = spec.cells([CELLS[name]])
     settings = cell.scales["paper"]
     if not quick:
@@ -139,7 +140,7 @@ def cell_settings(name: str, quick: bool) -> spec.Settings:
 def images_of(
     name: str, settings: spec.Settings, data_folder: Path | None, count: int
 ) -> tuple[NDArray[np.uint8], str]:
-    """The first `count` test images if the data set lies in the data folder, else random bytes; and which."""
+    """The first `count` test images if the data set is in the data folder, else random bytes; and a note which."""
     file = fetch.folder(data_folder) / f"{settings.data.name}.npz"
     if file.exists():  # nothing is fetched for a measurement that any images will do for
         images = fetch.load(settings.data.name, data_folder).arrays["x_test"][:count]

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.table import Table
 
-from reproduce import files
 from reproduce.spec import paper
 from reproduce.terminal import console
 
@@ -28,16 +27,6 @@ def figure3() -> dict[str, Any]:
     """The paper's Figure 3, as printed."""
     figure: dict[str, Any] = paper.read()["figure3"]
     return figure
-
-
-def write(record: dict[str, Any], folder: Path, last: Path | None = None) -> Path:
-    """Write the record into `folder`, under a name of its own; over `last`, an earlier state of it."""
-    stamp = record["started"].replace(":", "").replace("-", "").split("+")[0]
-    path = folder / f"{record['kind']}-{'quick-' if record['quick'] else ''}{stamp}.json"
-    if path.exists() and path != last:
-        raise FileExistsError(17, "a record of the same second is there already", str(path))
-    files.write_sealed(path, record)
-    return path
 
 
 def paper_seconds(what: str, candidate: str, bars: list[dict[str, Any]]) -> float | None:

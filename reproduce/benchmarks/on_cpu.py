@@ -22,9 +22,9 @@ import kernels
 from kernels import cpu, pixels
 from kernels.bench import on_cpu as bench
 from kernels.bench import timing
-from reproduce import nets, spec
+from reproduce import spec
 from reproduce.benchmarks import common, peer_onnx
-from reproduce.benchmarks.cells import CELLS, SCALE, SHIFT, images_of, net_of
+from reproduce.benchmarks.cells import CELLS, RANDOM, SCALE, SHIFT, images_of, net_of
 from reproduce.packed import PackedNet
 from reproduce.records import machine, runs
 
@@ -75,8 +75,9 @@ def _net_rows(
     say(f"{name}: {len(images)} images, batches of {batch}")
     rows, notes = [], [f"{name}: {whose}, {source}"]
     budget, least = (0.05, 3) if quick else (25.0, ROUNDS[name])
-    whole = nets.macs(settings)
-    first = int(np.prod(net.first.weights.shape)) * net.first.shape.size**2
+    few = 16 if quick else NAIVE_IMAGES
+    whole = settings.macs
+    first = settings.layers()[0].macs
     for what, part, size in (
         (f"{name}, {len(images)} images in batches of {batch}", images, batch),
         (f"{name}, one image alone", images[:1], 1),
@@ -91,13 +92,14 @@ def _net_rows(
                     differ = int((mine != np.concatenate(candidates[key]())).sum())
                     notes.append(f"{name}: predictions of packed and {other} net differ on {differ} images")
             if name == "MNIST MLP" and bench.has_compiler():
-                few = 16 if quick else NAIVE_IMAGES
                 times[NAIVE] = timing.once(_naive_products(settings, few)) * (len(part) / few)
                 notes.append(f"{NAIVE}: timed once, on {few} images, scaled to {len(part)}")
         for candidate in times:
             macs = whole - first if candidate == BITS_ALONE else whole
             row = timing.row(what, candidate, times, 2.0 * macs * len(part), batch=size, images=len(part))
-            rows.append(row | {"images_per_second": len(part) / row["seconds"]})
+            timed = few if candidate == NAIVE else len(part)
+            row |= {"images_per_second": len(part) / row["seconds"], "timed_images": timed}
+            rows.append(row | {"random_weights": whose == RANDOM})
     return rows, list(dict.fromkeys(notes))
 
 
@@ -128,7 +130,7 @@ def _torch_classes(net: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.int6
 
 
 def _naive_products(settings: spec.Settings, images: int) -> Callable[[], None]:
-    """The MLP's products for so many images by the naive kernel; the 10 outputs are filled up to 16."""
+    """The MLP's products for `images` images by the naive kernel; the 10 outputs are padded to 16."""
     assert isinstance(settings.net, spec.MLPNet)
     sizes = [layer.inputs for layer in settings.layers()] + [16]
     rng = np.random.default_rng(0)

@@ -28,9 +28,9 @@ from kernels.bench import clock, timing
 from kernels.bench import on_gpu as products
 from kernels.bench.on_cpu import has_compiler
 from kernels.cuda import arrays, launch, nvrtc, trial
-from reproduce import nets, spec
+from reproduce import spec
 from reproduce.benchmarks import common
-from reproduce.benchmarks.cells import CELLS, SCALE, SHIFT, images_of, net_of
+from reproduce.benchmarks.cells import CELLS, RANDOM, SCALE, SHIFT, images_of, net_of
 from reproduce.datasets.data import DataError
 from reproduce.nets.tensorcores import full_precision
 from reproduce.packed import PackedNet
@@ -64,8 +64,8 @@ def measure(
 ) -> dict[str, Any]:
     """The record of one run on this machine's GPU. `quick`: tiny sizes, for tests.
 
-    broken: backends that failed earlier trials, and why; by default each is tried now.
-    `keep` is given the record after the products and after each net, so that nothing done is lost.
+    broken: backends that failed earlier trials, and why; None: each is tried now.
+    `keep` is called with the record after the products and after each net, so that a crash loses only one part.
     """
     started = runs.now()
     full_precision()
@@ -183,10 +183,14 @@ def _net_rows(
         if whole and NAIVE in times:
             times[NAIVE] = times[NAIVE] * share
         failed += [{"what": where, "candidate": key, "error": error} for key, error in errors.items()]
-        macs, readings = nets.macs(settings), clock.readings()
+        macs, readings = settings.macs, clock.readings()
         for key in times:
             row = timing.row(where, key, times, 2.0 * macs * len(few), batch=size, images=len(few))
             row |= {"images_per_second": len(few) / row["seconds"], "differing": differing[key]}
+            row |= {
+                "timed_images": part if whole and key == NAIVE else len(few),
+                "random_weights": whose == RANDOM,
+            }
             rows.append(row | {"clock": "host", "readings": readings})
             if whole:
                 notes.append(f"{name}: {key} and the packed net differ on {differing[key]} images")

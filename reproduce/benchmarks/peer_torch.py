@@ -10,7 +10,6 @@ torch's BatchNorm keeps a moving variance for evaluation, where ours keeps one o
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -61,31 +60,23 @@ class Conv2d(nn.Conv2d):
         return F.conv2d(x, Sign.apply(self.weight, False), self.bias, padding=self.padding)
 
 
-def mlp(net: spec.MLPNet, image: spec.Image, classes: int) -> nn.Sequential:
-    """x (N, pixels) -> scores (N, classes)."""
+def plain_net(settings: spec.Settings) -> nn.Sequential:
+    """x (N, pixels) or (N, C, H, W) -> scores (N, classes): a net of these settings, of the modules above."""
+    net = settings.net
+    assert isinstance(net, spec.MLPNet | spec.ConvNet)
     eps, alpha = net.norm.eps, net.norm.alpha
-    parts: list[nn.Module] = [nn.Dropout(net.dropout_in)]
-    for n_in, n_out in pairwise([math.prod(image), *net.hidden]):
-        parts += [Linear(n_in, n_out), nn.BatchNorm1d(n_out, eps, alpha), Activation()]
-        parts.append(nn.Dropout(net.dropout_hidden))
-    parts += [Linear(net.hidden[-1], classes), nn.BatchNorm1d(classes, eps, alpha)]
-    return nn.Sequential(*parts)
-
-
-def convnet(net: spec.ConvNet, image: spec.Image, classes: int) -> nn.Sequential:
-    """x (N, C, H, W), square -> scores (N, classes)."""
-    eps, alpha = net.norm.eps, net.norm.alpha
-    parts: list[nn.Module] = []
-    size, _, channels = image
-    for width in net.channels:
-        parts += [Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width, eps, alpha), Activation()]
-        parts += [Conv2d(width, width, 3, padding=1), nn.MaxPool2d(2)]
-        parts += [nn.BatchNorm2d(width, eps, alpha), Activation()]
-        channels, size = width, size // 2
-    parts.append(nn.Flatten())
-    for n_in, n_out in pairwise([channels * size * size, *net.dense]):
-        parts += [Linear(n_in, n_out), nn.BatchNorm1d(n_out, eps, alpha), Activation()]
-    parts += [Linear(net.dense[-1], classes), nn.BatchNorm1d(classes, eps, alpha)]
+    parts: list[nn.Module] = [nn.Dropout(net.dropout_in)] if isinstance(net, spec.MLPNet) else []
+    *hidden, last = settings.layers()
+    for layer in hidden:
+        if layer.kernel > 1:
+            parts.append(Conv2d(layer.inputs, layer.outputs, layer.kernel, padding=layer.kernel // 2))
+            parts += [nn.MaxPool2d(2)] if layer.pool else []
+            parts.append(nn.BatchNorm2d(layer.outputs, eps, alpha))
+        else:
+            parts += [nn.Flatten(), Linear(layer.inputs, layer.outputs), nn.BatchNorm1d(layer.outputs, eps, alpha)]
+        parts.append(Activation())
+        parts += [nn.Dropout(net.dropout_hidden)] if isinstance(net, spec.MLPNet) else []
+    parts += [Linear(last.inputs, last.outputs), nn.BatchNorm1d(last.outputs, eps, alpha)]
     return nn.Sequential(*parts)
 
 
@@ -99,9 +90,7 @@ class Peer:
         if not known or not isinstance(rule, spec.AdamRule):
             raise ValueError("the peer knows BNN cells with deterministic signs, vanilla BN and Adam")
         self.memory_format = memory_format
-        image = (settings.dataset.planes, settings.dataset.classes)
-        self.net = mlp(net, *image) if isinstance(net, spec.MLPNet) else convnet(net, *image)
-        self.net.to(memory_format=memory_format)
+        self.net = plain_net(settings).to(memory_format=memory_format)
         self.layers = [m for m in self.net if isinstance(m, Linear | Conv2d)]
         groups: list[dict[str, Any]] = []
         for layer in self.layers:

@@ -100,7 +100,7 @@ def device_data(settings: spec.Settings, images: Any) -> DeviceData:
 
 
 def batches(settings: spec.Settings, data: DeviceData) -> Iterator[Tensor]:
-    """Indices of random batches, for ever."""
+    """Indices of random batches, endlessly."""
     shuffle = torch.Generator().manual_seed(0)
     while True:
         yield torch.randperm(len(data), generator=shuffle)[: settings.train.batch]
@@ -189,7 +189,7 @@ def _rows(
 
 
 def void(name: str, cores: int, peer: float) -> str | None:
-    """Why a ratio against a peer of so many steps/s counts for nothing; None where it counts."""
+    """Why a ratio against a peer that makes `peer` steps/s is void; None if it is valid."""
     least = SLOWEST_PEER[name]
     if cores != 2 or peer >= least:
         return None

@@ -1,6 +1,6 @@
-"""Before a long run: how long and how large it will be on this device, from a few steps of each cell.
+"""`reproduce run --plan`: the time and memory that runs will take on this device, from a few steps of each cell.
 
-Random images of the right sizes do for that, so nothing is fetched and nothing preprocessed.
+The steps are made on random images of the right sizes: no data set is fetched or preprocessed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one cell costs here. Seconds and bytes; `left`: epochs that none of the wanted runs has made yet."""
+    """One cell's cost on this device: seconds and bytes. `left`: epochs of the wanted runs not yet trained."""
 
     name: str
     epochs: int
@@ -39,14 +39,14 @@ class Estimate:
     finished: int
     left: int
     memory: int | None
-    """Peak of the process (CPU) or of torch on the GPU, data set included; None where it cannot be had."""
+    """Peak of the process (CPU) or of torch on the GPU, data set included; None where the system does not say."""
     jobs: int = 1
     at_once: float | None = None
-    """A step of each of so many processes at once; None for one, or where so many do not run."""
+    """Seconds a step while `jobs` processes train at once; None for one process, or if that many do not run."""
 
     @property
     def gain(self) -> float:
-        """How many times the steps of one process `jobs` of them make together."""
+        """Steps a second of `jobs` processes together, relative to one process alone."""
         return 1.0 if self.at_once is None else self.jobs * self.step / self.at_once
 
     @property
@@ -67,7 +67,7 @@ def estimates(
     number: int = 1,
     threads: int | None = None,
 ) -> list[Estimate]:
-    """One estimate a cell of the plan, in order; with `number` processes at once, of `threads` threads each."""
+    """One estimate for each cell of the plan, in order; `number` processes at once with `threads` threads each."""
     cells: dict[str, list[Wanted]] = {}
     for item in plan:
         cells.setdefault(item.cell.name, []).append(item)
@@ -89,7 +89,7 @@ def estimates(
 def _at_once(
     settings: spec.Settings, device: torch.device, number: int, threads: int | None, say: Say
 ) -> float | None:
-    """Seconds a step while number - 1 other processes make such steps, too; None where they do not run."""
+    """Seconds a step while number - 1 other processes make the same steps; None if they do not run."""
     try:
         with jobs.beside(number - 1, jobs.load, settings, device.type, threads) as pipes:
             for pipe in pipes:
@@ -99,7 +99,7 @@ def _at_once(
             for pipe in pipes:
                 pipe.close()
             return taken
-    except (EOFError, RuntimeError) as error:  # one of them is gone, or memory does not do for one more here
+    except (EOFError, RuntimeError) as error:  # a process has ended, or memory is too small for one more
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         say(f"{number} processes at once do not run here: {reason}")
         return None
@@ -136,7 +136,7 @@ def _epochs_made(
     datasets: dict[str, data.Dataset | None],
     device: str,
 ) -> int:
-    """How many of a run's epochs are in the store; nothing is fetched: a run without its data is not begun."""
+    """How many of a run's epochs are in the store. Nothing is fetched: without its data a run counts as new."""
     begun = stem_of(item.cell.name, item.scale, item.seed, "", item.variant)
     if not any(file.name.startswith(begun) for kind in ("runs", "work") for file in (store.root / kind).glob("*")):
         return 0
@@ -189,7 +189,7 @@ def _peak(device: torch.device) -> int | None:
 
 
 def show(found: Sequence[Estimate], device: torch.device) -> None:
-    """The plan as a table, and what it comes to."""
+    """Print the plan as a table, with its sum."""
     number = max((one.jobs for one in found), default=1)
     heads = ["cell", "epochs", "ms a step", "an epoch", "a run", "runs", "finished", "remaining", "peak memory"]
     if number > 1:

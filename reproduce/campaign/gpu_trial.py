@@ -1,7 +1,7 @@
-"""The parts of a training step on a GPU (`ways`), each tried before it is used.
+"""Trials of the parts of a training step on a GPU (`nets.ways`), each before it is used.
 
-A part that hangs, or that spoils the GPU's state, takes its whole process along; so each has one of its own, and a
-time limit. Exit code 0 if it passed, else 1 and a line that says what is wrong.
+A part that hangs or leaves the GPU in a bad state ends its whole process. So each trial is a process of its own
+with a time limit. Exit code 0: it passed; 1: it failed, and a line says why.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ CELLS = {
 }
 """The nets that are tried, by scale."""
 STEPS = 8
-"""Of each kind: more than are made before one is recorded."""
+"""Steps of each kind: more than are made before a step is recorded as a CUDA graph."""
 CLOSE = 0.05
-"""Relative difference of the mean cost of STEPS steps that were recorded and that were not."""
+"""Largest relative difference between the mean costs of STEPS recorded and STEPS unrecorded steps."""
 
 
 def settle(say: Callable[[str], None], device: str = "cuda", scale: str = "paper") -> dict[str, str]:
-    """Try every part and leave out those that fail, in this process and those it starts; what is wrong with each.
+    """Try every part; leave out those that fail, here and in processes started later. Gives the reason for each.
 
-    Nothing is tried where $REPRODUCE_WITHOUT is set: then it has been settled.
+    Does nothing if $REPRODUCE_WITHOUT is set: the parts are then chosen already.
     """
     prepare()
     if "REPRODUCE_WITHOUT" in os.environ:
@@ -48,9 +48,9 @@ def settled(
     others: dict[str, list[str]],
     seconds: tuple[float, float] = (trial.SECONDS, trial.SECONDS),
 ) -> dict[str, str]:
-    """`settle`, whatever has been settled before. `others`: more trials, for `trial.broken`, made beside these.
+    """`settle` regardless of $REPRODUCE_WITHOUT. `others`: further trials for `trial.broken`, at the same time.
 
-    `seconds`: for the parts, all at once, then for recorded steps by what passed.
+    `seconds`: time limits, first for all parts together, then for recorded steps that use the parts that passed.
     """
     os.environ["REPRODUCE_WITHOUT"] = ""
     name = "reproduce.campaign.gpu_trial"

@@ -1,7 +1,7 @@
-"""Several runs of a campaign at once on one machine: processes beside this one that share its store.
+"""Several runs at once on one machine: worker processes that share the store of this one.
 
-Each takes the next run that no other is at; this process does so too, and goes on with what another leaves undone.
-On a GPU they take turns unless NVIDIA's MPS daemon runs, which lets them compute side by side.
+Each process takes the next run that no other process is training. This one does so too, and at the end it resumes
+runs that another process left unfinished. On a GPU the processes take turns unless NVIDIA's MPS daemon runs.
 """
 
 from __future__ import annotations
@@ -71,16 +71,16 @@ def _free_memory(told: Path = Path("/proc/meminfo")) -> float:
 
 
 def threads_each(jobs: int, threads: int | None, device: str) -> int | None:
-    """CPU threads of each of so many processes: as told, else a share of the cores; None: torch's choice."""
+    """CPU threads for each of `jobs` processes: `threads` if given, else an equal share; None: torch's choice."""
     if threads is not None or jobs == 1 or device != "cpu":
         return threads
     return max(1, thread_count() // jobs)
 
 
 def use_threads(threads: int | None) -> None:
-    """Let torch and the kernels take so many CPU threads in this process; None leaves them at their own choice.
+    """Set the CPU threads of torch and the kernels in this process; None leaves the choice to them.
 
-    Torch's own choice does not know of a cgroup's CPU quota, and is cut to it. VariableError if
+    Torch ignores a cgroup's CPU quota, so its own choice is limited to the quota. VariableError if
     $KERNELS_THREADS is no number.
     """
     if threads is not None:
@@ -93,7 +93,7 @@ def use_threads(threads: int | None) -> None:
 
 @contextlib.contextmanager
 def with_threads(threads: int | None) -> Iterator[None]:
-    """`use_threads` for a while."""
+    """`use_threads` within a block."""
     before, kernels = torch.get_num_threads(), os.environ.get("KERNELS_THREADS")
     use_threads(threads)
     try:
@@ -108,10 +108,10 @@ def with_threads(threads: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def beside(count: int, work: Work, *arguments: Any) -> Iterator[list[Connection]]:
-    """`count` processes that do work(pipe, number, *arguments), numbered from 2; the other ends of their pipes.
+    """Start `count` processes that call work(pipe, number, *arguments), numbered from 2; gives our pipe ends.
 
-    The block begins when all have begun. They are waited for at its end, unless it raises: then, and however else
-    this process ends, they end at once.
+    The block begins when all have started, and waits for them at its end. If it raises, or this process ends in
+    any other way, they end at once.
     """
     context = multiprocessing.get_context("spawn")
     given = pickle.dumps((work, arguments))
@@ -142,7 +142,7 @@ def beside(count: int, work: Work, *arguments: Any) -> Iterator[list[Connection]
 
 @contextlib.contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """Processes started in here do not hear Ctrl-C, which a terminal sends to all: they end with their parent."""
+    """Processes started in this block ignore Ctrl-C, which a terminal sends to all; they end with their parent."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -152,7 +152,7 @@ def _without_ctrl_c() -> Iterator[None]:
 
 def _child(pipe: Connection, number: int, used: Sequence[Path], given: bytes) -> None:
     any_text()
-    extensions.use(used)  # what is given may be made of their classes
+    extensions.use(used)  # the arguments may hold objects of their classes
     work, arguments = pickle.loads(given)
     pipe.send("begun")
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
@@ -160,7 +160,7 @@ def _child(pipe: Connection, number: int, used: Sequence[Path], given: bytes) ->
 
 
 def _end_with_parent(pipe: Connection) -> None:
-    """End this process at once when the other end of the pipe is closed, or its process gone."""
+    """End this process at once when the other end of the pipe is closed or its process has ended."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             pipe.recv()
@@ -178,13 +178,13 @@ def train(
     deadline: float | None,
     checkpoint_seconds: float | None,
 ) -> None:
-    """A process beside: the campaign of the others, on the same store."""
+    """What a worker process does for `reproduce run --jobs`: the same plan, on the same store."""
     use_threads(threads)
     tell = functools.partial(_tell, number)
     store = runs.Store(root)
     try:
         worker.carry_out(plan, store, data_folder, torch.device(device), tell, False, deadline, checkpoint_seconds)
-    except OSError as error:  # a full disk, say: the first process meets it, too, and tells how to go on
+    except OSError as error:  # a full disk, for example; the first process fails too and says how to resume
         tell(f"{error.filename or store.root}: {error.strerror or error}")
         sys.exit(1)
 
@@ -194,7 +194,7 @@ def _tell(number: int, text: str) -> None:
 
 
 def load(pipe: Connection, number: int, settings: spec.Settings, device: str, threads: int | None) -> None:
-    """A process beside: training steps of a cell on random images, without end; says when the first is made."""
+    """A worker process of `--plan`: steps on random images until it is ended; sends "ready" after the first."""
     use_threads(threads)
     turn = Probe(settings, torch.device(device)).turn
     turn(1)

@@ -29,14 +29,14 @@ class Probe:
         self.module.on_train_epoch_start()
 
     def turn(self, count: int) -> float:
-        """Seconds a step, of so many."""
+        """Seconds a step, measured over `count` steps."""
         blocks = [torch.randint(len(self.data), (self.batch,), device=self.device) for _ in range(count)]
         start = time.perf_counter()
         self.module.training_step(blocks, 0)
         return waited(self.device, start) / count
 
     def step(self) -> float:
-        """Seconds a step: the median of turns, after the first."""
+        """Seconds a step: the median of turns of STEPS steps, after one step to warm up."""
         self.turn(1)
         taken: list[float] = []
         end = time.perf_counter() + SECONDS

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from reproduce import nets, spec
+from reproduce import spec
 from reproduce.terminal import duration
 from reproduce.training import train
 
@@ -18,12 +18,12 @@ Say = Callable[[str], None]
 def cost(settings: spec.Settings) -> float:
     """Multiply-adds of a whole run; a backward pass counts as two forward ones."""
     images = settings.train.epochs * (3 * settings.data.train + settings.data.valid)
-    overhead = 2e6  # of a pass over one image, in the same unit: small nets do not reach the machine's rate
-    return images * (nets.macs(settings) + overhead)
+    overhead = 2e6  # per image, in multiply-adds: small nets do not reach the machine's rate
+    return images * (settings.macs + overhead)
 
 
 class Progress(Callback):
-    """Overall progress and time left, as a line now and then (beside Lightning's own bar on a terminal)."""
+    """Overall progress and time left, a line every EVERY seconds (on a terminal, next to Lightning's own bar)."""
 
     EVERY = 15.0
 
@@ -51,7 +51,7 @@ class Progress(Callback):
         self.done += self.costs[self.position]
 
     def seconds(self, cost: float) -> float:
-        """About how long work of so much `cost` takes, by the finished runs; 0 before the first."""
+        """Estimated seconds for work of this cost, from the finished runs; 0 before the first."""
         return (time.monotonic() - self.started) * cost / self.done if self.done else 0.0
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

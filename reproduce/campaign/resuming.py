@@ -1,7 +1,7 @@
-"""Checkpoints that do not fit the run at hand: set aside and told, never deleted; and `reproduce clean`.
+"""What checkpoints hold; those that do not fit a run are set aside and named, never deleted.
 
 A checkpoint of other code, data or settings becomes `NAME.ckpt.other` in the store's `work` folder, which
-`reproduce clean` removes. Where code, data and settings are the old ones again, the run resumes from it.
+`reproduce clean` empties. If code, data and settings change back, the run resumes from it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Begun:
-    """What a checkpoint holds beside weights."""
+    """What a checkpoint holds apart from weights."""
 
     of: Any
     """The parts of its run's key (`records.PARTS`)."""
@@ -49,8 +49,8 @@ def begun(path: Path) -> Begun | None:
 def make_way(run: runs.Run, store: runs.Store, say: Callable[[str], None]) -> None:
     """Set aside the checkpoints of this run's cell, scale and seed that have other code, data or settings.
 
-    One that another process is at is left, and so is one of another device or mode, which is still resumed there.
-    One that was set aside earlier and is this run's comes back. The lock of the run is held.
+    Checkpoints in use by another process stay, as do those of another device or mode, which can still be resumed
+    there. A checkpoint of this run that was set aside earlier is taken back. The caller holds the run's lock.
     """
     from filelock import FileLock, Timeout
 

@@ -1,8 +1,8 @@
 """Runs handed to a SLURM cluster through submitit (the extra `cluster`): one array, one task a run.
 
-A task is `reproduce run` of one cell and seed on the common store. It stops itself at an epoch's end before
-SLURM's limit and goes back into the queue; one whose node dies is put there by SLURM. Either way it goes on from
-its last checkpoint.
+A task is `reproduce run` of one cell and seed on the common store. Before SLURM's time limit it stops at the end
+of an epoch and requeues itself; if its node fails, SLURM requeues it. Either way it resumes from its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ OUT_OF_TIME = 75  # exit code of `reproduce run` at its time limit
 
 @dataclass(frozen=True)
 class Task:
-    """`reproduce WORDS`, again and again until it ends by itself; in SLURM each time through the queue."""
+    """`reproduce WORDS`, repeated until it ends before its time limit; on SLURM each time through the queue."""
 
     words: tuple[str, ...]
 
     def __call__(self) -> None:
-        """Raises RuntimeError where the command fails; never returns from a call that goes back into the queue."""
+        """RuntimeError if the command fails. A call that is requeued ends the process and does not return."""
         while True:
             code = subprocess.run([sys.executable, "-m", "reproduce", *self.words]).returncode
             if code != OUT_OF_TIME:
@@ -37,25 +37,25 @@ class Task:
                 if reason := _requeue(job):
                     line = f"reproduce: job {job} is at its time limit and could not be requeued ({reason})"
                     print(f"{line}; the work is kept: submit again to resume it", file=sys.stderr, flush=True)
-                sys.exit(OUT_OF_TIME)  # past submitit, which would write a result
+                sys.exit(OUT_OF_TIME)  # not by returning: submitit would write a result
         if code:
             raise RuntimeError(f"`reproduce {' '.join(self.words)}` ended with exit code {code}")
 
     def checkpoint(self) -> Any:
-        """What submitit puts back into the queue if SLURM's own signal comes first."""
+        """What submitit requeues if SLURM's own signal comes first."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
 def slurm_job(environment: Any) -> str | None:
-    """This process's SLURM job, with its place in an array; None outside of SLURM."""
+    """The SLURM job of this process, with its index in an array; None outside of SLURM."""
     array, place = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{place}" if array and place else environment.get("SLURM_JOB_ID")
 
 
 def _requeue(job: str) -> str | None:
-    """Put a SLURM job back into the queue; why that failed, in a line, or None."""
+    """Requeue a SLURM job; the reason in one line if that failed, else None."""
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, timeout=60)
     except OSError as error:

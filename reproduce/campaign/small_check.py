@@ -1,7 +1,7 @@
 """`make check-small`: does training still give what it gave? Two small nets against bands from committed runs.
 
-A band is the prediction interval of one more run, per measure, from the calibration seeds. The mutants (a planted
-error each) show that the bands bite.
+A band is the prediction interval of one more run, per measure, from the calibration seeds. The mutants, one
+deliberate error each, show that a wrong training leaves the bands.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def outside(record: Record | None, limits: dict[str, tuple[float, float]]) -> li
 
 
 class Missing(Exception):
-    """Some cell could not be checked for want of data; the rest was and is good."""
+    """A cell could not be checked because its data are missing; the others passed."""
 
 
 def check(data: Path | None, say: Say) -> bool:

@@ -1,7 +1,7 @@
-"""Runs that are under way: read from their checkpoints, and published as records of their own.
+"""Unfinished runs: read from their checkpoints and published as records of their own.
 
-`results/running` holds one file for each. Such a file has the curve so far and no result: it enters no table, no
-verdict and no claim, and is removed once the run's record is published.
+`results/running` holds one file for each, with the curve so far and no result. Tables, verdicts and claims do not
+use it, and it is removed once the run's record is published.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 def in_store(store: Store, cells: Sequence[spec.Cell], say: Say) -> list[Running]:
     """The store's runs of these cells that have a checkpoint, by their names.
 
-    A checkpoint that cannot be read, or is of other cells or settings than these, is told and left out.
+    A checkpoint that cannot be read, or belongs to other cells or settings, is named and left out.
     """
     found = []
     for path in sorted((store.root / "work").glob("*.ckpt")):

@@ -1,4 +1,4 @@
-"""A process that makes runs one after another, skips those that are done, and says what is missing."""
+"""Carries out a plan: trains its runs one after another, skips finished ones, and says what is missing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Summary:
-    """What became of a campaign's runs."""
+    """The outcome of a plan."""
 
     records: list[Record] = field(default_factory=list)
     trained: int = 0
@@ -40,7 +40,7 @@ class Summary:
     missing: dict[str, str] = field(default_factory=dict)
     """Cell -> why it could not be run and what to do."""
     starved: dict[str, str] = field(default_factory=dict)
-    """Run -> what the machine could not do for it: not enough memory, or a data set's file that it cannot read."""
+    """Run -> what failed on this machine: not enough memory, or a data set's file that cannot be read."""
     refused: dict[str, str] = field(default_factory=dict)
     """Cell -> what in its settings cannot be done with its data."""
     stopped: str | None = None
@@ -48,7 +48,7 @@ class Summary:
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
-    """cuda where it is there, else cpu; ValueError if a device is asked for that is not there."""
+    """For "auto" cuda if there is a GPU, else cpu; ValueError for a device that this machine does not have."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted == "cuda" and not torch.cuda.is_available():
@@ -68,10 +68,10 @@ def carry_out(
 ) -> Summary:
     """Train what is not yet in the store, one run after another; report what is missing or fails, and go on.
 
-    Several processes may work on one store: a run that another one is at is left for the end, then waited for, and
-    not made again if it broke off there.
-    `checkpoint_seconds`: how much work of a run may be at stake, by default the run's own choice.
-    `deadline` (of time.monotonic): no run or epoch is begun that would not end before it; `stopped` says where.
+    Several processes may share a store: a run that another process is training is postponed to the end, then
+    waited for, and not repeated if it failed there.
+    `checkpoint_seconds`: how much training time may be lost; None: `train.fit`'s default.
+    `deadline` (of time.monotonic): no run or epoch is started that would end after it; `stopped` says where.
     """
     store.prepare()
     if device.type == "cpu" and (reason := products.fallback()):
@@ -79,13 +79,13 @@ def carry_out(
     if device.type == "cuda":
         gpu_trial.settle_here([item.settings for item in plan], device, say)
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
-    machine.code(kind)  # what runs is what lies here now, not when the first record is written
+    machine.code(kind)  # the digest of the code as it is now, not when the first record is written
     call = machine.call(kind)
     summary = Summary()
     progress = Progress([cost(item.settings) for item in plan], say)
     prepared = _Prepared(device)
     queue = deque(enumerate(plan))
-    postponed: dict[int, Record | None] = {}  # with how they had broken off before, if they had
+    postponed: dict[int, Record | None] = {}  # position -> the failed record it had before
     while queue:
         number, item = queue.popleft()
         progress.position = number
@@ -106,7 +106,7 @@ def carry_out(
         run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant, kind)
         try:
             lock = FileLock(store.lock(run))
-        except spec.SpecError as error:  # its key tells how it is computed, for which its net is looked at
+        except spec.SpecError as error:  # the key depends on the net, which these settings do not allow
             say(f"{title}: not run: {error}")
             summary.refused[item.cell.name] = str(error)
             progress.skip(number)

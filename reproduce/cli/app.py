@@ -46,7 +46,7 @@ app.add_typer(gpu.app, name="gpu", hidden=True)
 
 
 def main() -> None:
-    """Run the command. What cannot be used ends it with one line and code 2, storage that fails with code 1."""
+    """Run the command. Unusable input ends it with one line and exit code 2, failing storage with 1."""
     any_text()
     try:
         app()

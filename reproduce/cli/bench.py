@@ -44,6 +44,8 @@ def bench(
     from reproduce.benchmarks import training_steps as of_training
     from reproduce.datasets.data import DataError
     from reproduce.packed.blocks import PackedError
+    from reproduce.records import sealed
+    from reproduce.records.benchmark import Bench
     from reproduce.spec import paper
 
     if gpu and (training or layers):
@@ -67,7 +69,7 @@ def bench(
 
     def keep(state: dict[str, Any]) -> None:
         nonlocal path
-        path = common.write(state, to or yamlfile.ROOT / "results" / folder, path)
+        path = sealed.write_new(sealed.checked(Bench, state), to or yamlfile.ROOT / "results" / folder, path)
         say(f"written: {yamlfile.shown(path)}")
 
     try:

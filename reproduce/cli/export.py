@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from reproduce.terminal import say, stop
 if TYPE_CHECKING:
     from reproduce.packed import PackedNet
     from reproduce.packed.export.formats import Proof
+    from reproduce.records.packed_net import ExportRecord
 
 
 def export(
@@ -33,11 +34,10 @@ def export(
     Exit code 1: a prediction differs; 2: the net cannot be exported so, or a package is missing; 3: no data.
     """
     from reproduce import files
-    from reproduce.benchmarks.common import write
     from reproduce.datasets.data import DataError
     from reproduce.packed import PackedNet, from_run
     from reproduce.packed.export import formats
-    from reproduce.records import runs
+    from reproduce.records import runs, sealed
 
     extensions.use(use or [])
     if kind not in formats.FORMATS:
@@ -70,18 +70,19 @@ def export(
     size, whole = len(content), 4 * net.weights
     say(f"{size:,} bytes; {packed.stat().st_size:,} as a packed net, {whole:,} as float32 weights")
     if record is not None:
-        kept = write(record_of(target, kind, content, net, proof), record)
+        kept = sealed.write_new(record_of(target, kind, content, net, proof), record)
         say(f"written: {yamlfile.shown(kept)}")
     say(f"written: {yamlfile.shown(target)}")
 
 
-def record_of(target: Path, kind: str, content: bytes, net: PackedNet, proof: Proof) -> dict[str, Any]:
+def record_of(target: Path, kind: str, content: bytes, net: PackedNet, proof: Proof) -> ExportRecord:
     """What `--record` keeps: the file, by its digest, and its proof."""
     from reproduce.packed.export.graph import OPSET
-    from reproduce.records import machine, runs
+    from reproduce.records import machine, runs, sealed
+    from reproduce.records.packed_net import ExportRecord
 
     packages = {"onnx": ("onnx", "onnxruntime"), "qonnx": ("onnx", "onnxruntime", "qonnx"), "npz": ()}[kind]
-    return {
+    made = {
         "format": 1,
         "kind": "export",
         "quick": False,
@@ -100,3 +101,4 @@ def record_of(target: Path, kind: str, content: bytes, net: PackedNet, proof: Pr
         "bytes": len(content),
         **asdict(proof),
     }
+    return sealed.checked(ExportRecord, made)

@@ -58,9 +58,9 @@ def predict(
     Exit code 2: the file, the weights, the images or the backend will not do; 3: no data.
     """
     import kernels
-    from reproduce.benchmarks.common import write
     from reproduce.datasets.data import DataError
     from reproduce.packed import PackedNet, from_run
+    from reproduce.records import sealed
 
     extensions.use(use or [])
     try:
@@ -72,7 +72,7 @@ def predict(
             return
         state = None if against is None else from_run.float_weights(net, against)
         found = from_run.predict_net(net, data, backend, say, state)
-        written = record and write(from_run.record_of(file, net, found, backend), record)
+        written = record and sealed.write_new(from_run.record_of(file, net, found, backend), record)
     except DataError as error:
         raise stop(error, 3) from None
     except (ValueError, RuntimeError) as error:

@@ -30,11 +30,11 @@ class Dataset:
     digest: str
     """sha256 of the content, whatever the order."""
     order: str
-    """sha256 of the arrays as they stand."""
+    """sha256 of the arrays in their order."""
 
 
 def order_digest(arrays: Arrays) -> str:
-    """sha256 over the arrays as they stand, by their names."""
+    """sha256 over the arrays in their order, sorted by name."""
     total = hashlib.sha256()
     for key in sorted(arrays):
         total.update(np.ascontiguousarray(arrays[key]).data)

@@ -18,7 +18,7 @@ Split = tuple[Bytes, Bytes]
 
 
 class DataError(Exception):
-    """A data set that cannot be had or must not be used; the message is one line."""
+    """A data set that is missing or must not be used; the message is one line."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -95,12 +94,7 @@ class MLP(nn.Module):
     def __init__(self, net: spec.MLPNet, image: spec.Image, classes: int) -> None:
         super().__init__()
         self.dropout_in = net.dropout_in
-        sizes = [math.prod(image), *net.hidden]
-        self.blocks = nn.ModuleList(
-            _dense(net, n_in, n_out, net.dropout_hidden, first=n == 0)
-            for n, (n_in, n_out) in enumerate(pairwise(sizes))
-        )
-        self.blocks.append(_output(net, sizes[-1], classes))
+        self.blocks = _blocks(net, image, classes, net.dropout_hidden)
         _init(self, net)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,21 +111,8 @@ class ConvNet(nn.Module):
 
     def __init__(self, net: spec.ConvNet, image: spec.Image, classes: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList()
-        height, width, channels = image
-        for maps in net.channels:
-            for pool in (False, True):
-                first = not self.blocks
-                layer = BinaryConv2d(channels, maps, *_weights(net, first), border=0 if first else net.border)
-                norm = _norm(net.norm, maps)
-                self.blocks.append(Block(layer, norm, net.activation, pool=pool, ste_mask=net.ste_mask))
-                channels = maps
-            height, width = height // 2, width // 2
-        sizes = [channels * height * width, *net.dense]
-        self.convolutions = len(self.blocks)
-        for n_in, n_out in pairwise(sizes):
-            self.blocks.append(_dense(net, n_in, n_out))
-        self.blocks.append(_output(net, sizes[-1], classes))
+        self.blocks = _blocks(net, image, classes)
+        self.convolutions = sum(layer.kernel > 1 for layer in net.layers(image, classes))
         _init(self, net)
         self.to(memory_format=torch.channels_last)
 
@@ -167,13 +148,23 @@ def _norm(norm: spec.Norm, n: int) -> Norm:
     return made
 
 
-def _dense(net: spec.PaperNet, n_in: int, n_out: int, dropout: float = 0.0, first: bool = False) -> Block:
-    layer = BinaryLinear(n_in, n_out, *_weights(net, first))
-    return Block(layer, _norm(net.norm, n_out), net.activation, dropout=dropout, ste_mask=net.ste_mask)
+def _blocks(net: spec.PaperNet, image: spec.Image, classes: int, dropout: float = 0.0) -> nn.ModuleList:
+    """A block for each layer that the net describes; the last has a batch norm of its own and no activation."""
+    *hidden, last = net.layers(image, classes)
+    blocks = nn.ModuleList()
+    for layer in hidden:
+        product, norm = _product(net, layer, not blocks), _norm(net.norm, layer.outputs)
+        blocks.append(Block(product, norm, net.activation, layer.pool, dropout, net.ste_mask))
+    blocks.append(Block(_product(net, last), _norm(net.output_norm, last.outputs), None))
+    return blocks
 
 
-def _output(net: spec.PaperNet, n_in: int, classes: int) -> Block:
-    return Block(BinaryLinear(n_in, classes, *_weights(net)), _norm(net.output_norm, classes), None)
+def _product(net: spec.PaperNet, layer: spec.Layer, first: bool = False) -> BinaryLinear | BinaryConv2d:
+    weights = _weights(net, first)
+    if layer.kernel == 1:
+        return BinaryLinear(layer.inputs, layer.outputs, *weights)
+    border = net.border if isinstance(net, spec.ConvNet) and not first else 0
+    return BinaryConv2d(layer.inputs, layer.outputs, *weights, border=border)
 
 
 @torch.no_grad()
@@ -191,8 +182,3 @@ def _init(module: nn.Module, net: spec.PaperNet) -> None:
 def weight_count(module: nn.Module) -> int:
     """Number of (binary) weights, without biases and batch norm."""
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, BinaryLinear | BinaryConv2d))
-
-
-def macs(settings: spec.Settings) -> int:
-    """Multiply-adds of one image's forward pass; 0 where the net does not tell its layers."""
-    return sum(layer.macs for layer in settings.layers())

@@ -32,5 +32,5 @@ def uses(part: str) -> bool:
 
 
 def leave_out(part: str) -> None:
-    """Use this one of PARTS no more, in this process and in those it starts."""
+    """Stop using this one of PARTS, in this process and in those it starts."""
     os.environ["REPRODUCE_WITHOUT"] = " ".join({*left_out(), part})

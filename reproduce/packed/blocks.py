@@ -92,7 +92,7 @@ def thresholds(
     `offset` (..., N) may differ from place to place. Gives `level` int64 (..., N) and `below` bool (N,): the sign
     is + where s >= level, or where s <= level for the units `below`, whose BN falls. A unit that never changes has
     its level just in or out of reach. Every step of the float64 evaluation rises or falls with s, so halving the
-    interval finds the very place.
+    interval finds the exact place.
     """
     below = norm.factor < 0
     shape = np.broadcast_shapes(np.shape(offset), below.shape)

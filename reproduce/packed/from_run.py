@@ -25,7 +25,8 @@ from reproduce.identity import Device
 from reproduce.packed.freezing import freeze_net
 from reproduce.packed.net import PackedNet
 from reproduce.packed.pictures import read_named
-from reproduce.records import Record, machine, read_record, runs, weights
+from reproduce.records import Record, machine, read_record, runs, sealed, weights
+from reproduce.records.packed_net import PackedRecord
 from reproduce.training import preprocess
 from reproduce.training.preprocess import DeviceData
 from reproduce.training.train import EVAL_BATCH
@@ -69,8 +70,8 @@ def find(run: str, store: runs.Store) -> Path:
 def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Callable[[str], None]) -> Path:
     """Pack the trained net of a run; gives the file, `<store>/packed/<stem>.bnn`.
 
-    ValueError (one line) if the run, its weights or its kind of net will not do, DataError if the pixels' scale
-    and shift depend on data that are not at hand.
+    ValueError (one line) if the run or its weights cannot be used or the net cannot be packed; DataError if the
+    pixels' scale and shift depend on a data set that is missing.
     """
     path = find(run, store)
     record = read_record(path)
@@ -130,8 +131,7 @@ def given_images(
 ) -> tuple[list[str], NDArray[Any]]:
     """Images of `packed.pictures`, as the net takes them, and their names. Raises ValueError, DataError.
 
-    8-bit images for a net of real inputs are preprocessed as its test images were, together with these: the data
-    set has to be at hand.
+    For a net of real inputs, 8-bit images are preprocessed together with the test images: the data set is needed.
     """
     names, images = read_named(path, net.image)
     if net.pixels and images.dtype != np.uint8:
@@ -177,8 +177,8 @@ def compare_net(
 ) -> tuple[Comparison, NDArray[Any]]:
     """Run a packed net over its data set's test images, and the float32 net with the weights `state` beside it.
 
-    The images are given back as the net took them. DataError if the data set is not at hand, ValueError or
-    RuntimeError for a backend or weights that will not do.
+    Gives the images too, as the net took them. DataError if the data set is missing, ValueError or RuntimeError
+    for an unusable backend or weights.
     """
     settings = net.settings
     splits = data.splits(fetch.load(settings.data.name, data_folder, say), settings.data)
@@ -222,11 +222,11 @@ def _differing(scores: NDArray[np.float64], other: NDArray[np.int64]) -> list[di
     ]
 
 
-def record_of(file: Path, net: PackedNet, answer: Comparison, backend: str) -> dict[str, Any]:
+def record_of(file: Path, net: PackedNet, answer: Comparison, backend: str) -> PackedRecord:
     """What `reproduce predict --record` and `reproduce publish` keep of the packed net in `file`."""
     content = file.read_bytes()
     device: Device = "cuda" if kernels.takes_gpu(backend) else "cpu"
-    return {
+    made = {
         "format": 1,
         "kind": "net",
         "quick": False,
@@ -244,6 +244,7 @@ def record_of(file: Path, net: PackedNet, answer: Comparison, backend: str) -> d
         "times_smaller_than_float32": 4 * net.weights / len(content),
         **asdict(answer),
     }
+    return sealed.checked(PackedRecord, made)
 
 
 def _median(call: Callable[[], object]) -> float:

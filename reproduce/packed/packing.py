@@ -1,4 +1,4 @@
-"""Packed nets as evidence: each finished BNN run's net in bits, its predictions held against the float32 net's.
+"""Packed nets as evidence: the net of each finished BNN run, its predictions compared with the float32 net's.
 
 `results/nets` holds a record for each such run, and the packed net itself of each cell's seed 0. Small-scale nets
 are left out: the paper's claims are of nets of its own size.
@@ -11,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reproduce.datasets.data import DataError
-from reproduce.files import write_sealed
 from reproduce.packed import from_run
 from reproduce.packed.net import PackedNet
-from reproduce.records import Record, read_records
+from reproduce.records import Record, read_records, sealed
 from reproduce.records.runs import Store
 from reproduce.records.weights import of_run
 
@@ -26,7 +25,7 @@ Say = Callable[[str], None]
 def publish(store: Store, target: Path, data_folder: Path | None, say: Say) -> int:
     """Pack and compare the nets of the store's finished BNN runs that have no record in `target`; how many.
 
-    A net that cannot be packed or compared (no weights, no data) is told and left out.
+    A net that cannot be packed or compared (no weights, no data) is named and left out.
     """
     done = 0
     for record in read_records(store.runs)[0]:
@@ -52,10 +51,10 @@ def _publish(record: Record, store: Store, target: Path, data_folder: Path | Non
     net = PackedNet.load(packed)
     state = of_run(store.net(record.stem), record)
     found, _ = from_run.compare_net(net, data_folder, "auto", say, state)
-    content = from_run.record_of(packed, net, found, "auto")
+    made = from_run.record_of(packed, net, found, "auto")
     target.mkdir(parents=True, exist_ok=True)
-    if record.seed == 0 and content["bytes"] <= LARGEST:
+    if record.seed == 0 and made.bytes <= LARGEST:
         shutil.copyfile(packed, target / packed.name)
     elif record.seed == 0:
-        say(f"note: {packed.name} is not copied: {content['bytes']:,} bytes, more than {LARGEST:,}")
-    write_sealed(target / f"{record.stem}.json", content)
+        say(f"note: {packed.name} is not copied: {made.bytes:,} bytes, more than {LARGEST:,}")
+    sealed.write(made, target / f"{record.stem}.json")

@@ -1,20 +1,14 @@
 """What the project writes down and reads again: types of records, the store of runs, where a run was made."""
 
+from reproduce.records.fields import explained
 from reproduce.records.record import (
     PARTS,
-    Call,
-    Count,
     DataHash,
     EpochRow,
     Filters,
-    Known,
     Record,
     Result,
     Running,
-    Seed,
-    Text,
-    Wrong,
-    explained,
     key_of,
     read_record,
     read_records,
@@ -24,18 +18,12 @@ from reproduce.records.record import (
 
 __all__ = [
     "PARTS",
-    "Call",
-    "Count",
     "DataHash",
     "EpochRow",
     "Filters",
-    "Known",
     "Record",
     "Result",
     "Running",
-    "Seed",
-    "Text",
-    "Wrong",
     "explained",
     "key_of",
     "read_record",

@@ -86,7 +86,7 @@ def _told_revision() -> dict[str, Any]:
 
 @cache
 def machine(device: str) -> dict[str, Any]:
-    """The hardware that `device` ("cpu" or "cuda") stands for; `name` is how tables call it."""
+    """The hardware of `device` ("cpu" or "cuda"); tables show `name`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cpu = _cpu_name()
     found: dict[str, Any] = {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads()}
@@ -102,7 +102,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def call(device: str) -> dict[str, Any]:
-    """What a run that goes on elsewhere or later keeps of the calls that it was trained in."""
+    """What a record keeps of each call that trained a part of its run."""
     here, by = machine(device), _revision()
     return {
         "revision": by["revision"],

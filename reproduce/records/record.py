@@ -1,40 +1,34 @@
-"""The record of a run: what it holds, how it is read, and what makes it worth nothing."""
+"""The record of a run: its fields, how it is read, and what makes it invalid."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from reproduce import outcomes, spec, yamlfile
 from reproduce.files import read_sealed
+from reproduce.records.fields import (
+    Count,
+    Frozen,
+    Known,
+    Loss,
+    Percent,
+    Seconds,
+    Seed,
+    Text,
+    Wrong,
+    explained,
+    holding,
+)
 
 FORMAT = 1  # of the records below; a record of another is named and left out
 
-# Upper bounds that no run reaches: what is above is no measurement, and would break sums and axes.
-MANY = 10**9
-Count = Annotated[int, Field(ge=1, le=MANY)]
-Wrong = Annotated[int, Field(ge=0, le=MANY)]
-Seconds = Annotated[float, Field(ge=0, le=MANY)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Loss = Annotated[float, Field(ge=0, le=3.5e38)]  # the largest float32
 Maps = Annotated[int, Field(ge=1, le=2**14)]
-Percent = Annotated[float, Field(ge=0, le=100)]
-Text = Annotated[str, Field(max_length=10_000)]  # with a length, half characters (lone surrogates) are refused
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Known(BaseModel):
-    """What is read of a part that may hold more."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Machine(Known):
@@ -57,26 +51,7 @@ class Code(Known):
     threads: list[Count] = Field(default=[], max_length=1000)
 
 
-def explained(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
-    first = error.errors(include_url=False)[0]
-    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-
-
-def _with(model: type[Known]) -> AfterValidator:
-    """A check that an open dict holds what the model wants; the dict stays as it is."""
-
-    def check(found: dict[str, Any]) -> dict[str, Any]:
-        try:
-            model.model_validate(found)
-        except ValidationError as error:
-            raise ValueError(explained(error)) from None
-        return found
-
-    return AfterValidator(check)
-
-
-class EpochRow(_Frozen):
+class EpochRow(Frozen):
     """One epoch: rate, mean training cost, wrong images; test figures only where the protocol reads them.
 
     `flipped`: the share of binary weights whose sign at the epoch's end is not that of its start; None in nets
@@ -94,13 +69,13 @@ class EpochRow(_Frozen):
     seconds: Seconds
 
 
-class DataHash(_Frozen):
+class DataHash(Frozen):
     name: Text
     digest: Text
     order: Text
 
 
-class Result(_Frozen):
+class Result(Frozen):
     """Errors in percent: at the best validation epoch (the paper's protocol) and at the last epoch."""
 
     best_epoch: Count
@@ -129,10 +104,7 @@ class Result(_Frozen):
         return self
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class LayerFilters(_Frozen):
+class LayerFilters(Frozen):
     """Shares of distinct kernels in a binary convolution (`filter_counts.layer`)."""
 
     maps_in: Maps
@@ -142,7 +114,7 @@ class LayerFilters(_Frozen):
     distinct_up_to_sign: Share
 
 
-class Filters(_Frozen):
+class Filters(Frozen):
     """A net's binary convolutions: counts of each, and the signs of the first one's (`filter_counts.of_net`)."""
 
     layers: list[LayerFilters] = Field(min_length=1, max_length=64)
@@ -158,7 +130,7 @@ class Filters(_Frozen):
         return self
 
 
-class Record(_Frozen):
+class Record(Frozen):
     """What one run was and gave."""
 
     format: Literal[1]
@@ -173,21 +145,19 @@ class Record(_Frozen):
     settings: dict[str, Any]
     settings_digest: Text
     data: DataHash
-    code: Annotated[dict[str, Any], _with(Code)]
-    machine: Annotated[dict[str, Any], _with(Machine)]
+    code: Annotated[dict[str, Any], holding(Code)]
+    machine: Annotated[dict[str, Any], holding(Machine)]
     libraries: dict[str, str]
     started: Text
     seconds: Seconds
     weights: int | None = Field(default=None, ge=1, le=2**40)
     parameters: int | None = Field(default=None, ge=1, le=2**40)
     weights_sha256: Text | None = None
-    """Of the trained net (`weights.digest`); None where a run broke off, and in older records."""
+    """Digest of the trained net (`weights.digest`); None for a failed run and in older records."""
     result: Result | None = None
     filters: Filters | None = None
     """None where there is no binary convolution, and in records made before they were counted."""
     curve: list[EpochRow]
-    unsealed: bool = Field(default=False, exclude=True)
-    """Read from a file without a checksum."""
 
     @model_validator(mode="after")
     def _whole(self) -> Record:
@@ -217,8 +187,8 @@ class Call(Known):
     threads: Count
 
 
-class Running(_Frozen):
-    """A run that is under way, as its checkpoint has it: no result, and nothing may be judged by it."""
+class Running(Frozen):
+    """An unfinished run, from its checkpoint: no result, and no verdict may use it."""
 
     format: Literal[1]
     kind: Literal["running"]
@@ -228,9 +198,9 @@ class Running(_Frozen):
     key: Text
     settings_digest: Text
     data: DataHash
-    code: Annotated[dict[str, Any], _with(Code)]
+    code: Annotated[dict[str, Any], holding(Code)]
     """Training digest, device and mode; revision and `dirty` of the last call."""
-    calls: list[Annotated[dict[str, Any], _with(Call)]] = Field(min_length=1)
+    calls: list[Annotated[dict[str, Any], holding(Call)]] = Field(min_length=1)
     epochs_done: Count
     epochs: Count
     """Of the whole run."""
@@ -261,75 +231,36 @@ def stem_of(cell: str, scale: str, seed: int, key: str, variant: str | None = No
 
 
 PARTS = ("settings", "scale", "seed", "data", "order", "source", "device", "mode")
-"""What a run is told from others by: settings, data, its order and source are digests."""
+"""What distinguishes a run from others; settings, data, order and source are digests."""
 
 
 def key_of(parts: Mapping[str, str]) -> str:
-    """sha256 of PARTS; the last two are missing in records made before they were kept."""
+    """sha256 of PARTS; older records lack the last two."""
     return hashlib.sha256("/".join(parts[name] for name in PARTS if name in parts).encode()).hexdigest()
 
 
 def read_record(path: Path) -> Record:
-    """A record from its file. ValueError (one line) if it is not a sound record of this format.
-
-    Records made before there were checksums are read if what they say twice agrees; `unsealed` marks them.
-    """
-    content, sealed = read_sealed(path)
+    """A record from its file. ValueError (one line) if it is not a sound record of this format; OSError."""
+    content = read_sealed(path)
     if content.get("format") != FORMAT:
         given = yamlfile.short(content.get("format"))
         raise ValueError(f"{path.name}: record format {given}, this version reads {FORMAT}")
-    try:
-        record = Record.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(f"{path.name}: {explained(error)}") from None
-    if sealed:
-        return record
-    if wrong := _contradiction(record):
-        raise ValueError(f"{path.name}: damaged: {wrong}")
-    return record.model_copy(update={"unsealed": True})
+    return _validated(Record, content, path)
 
 
 def read_running(path: Path) -> Running:
-    """The record of a run under way from its file. ValueError (one line) if it is not a sound one."""
-    content, sealed = read_sealed(path)
+    """The record of an unfinished run from its file. ValueError (one line) if it is not a sound one; OSError."""
+    return _validated(Running, read_sealed(path), path)
+
+
+M = TypeVar("M", Record, Running)
+
+
+def _validated(model: type[M], content: dict[str, Any], path: Path) -> M:
     try:
-        record = Running.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         raise ValueError(f"{path.name}: {explained(error)}") from None
-    if not sealed:
-        raise ValueError(f"{path.name}: no checksum")
-    return record
-
-
-def _contradiction(record: Record) -> str | None:
-    """What a record says twice and differently, or None."""
-    try:
-        digest = spec.Settings.model_validate_json(json.dumps(record.settings)).digest()
-    except ValidationError as error:
-        return f"settings: {explained(error)}"
-    if digest != record.settings_digest:
-        return "settings_digest is not its settings'"
-    parts = {"settings": digest, "scale": record.scale, "seed": str(record.seed), "data": record.data.digest}
-    parts |= {"order": record.data.order, "source": str(record.code["source"])}
-    parts |= {name: str(record.code[name]) for name in ("device", "mode") if name in record.code}
-    if key_of(parts) != record.key:
-        return "key is not that of its settings, seed and data"
-    if [row.epoch for row in record.curve] != list(range(1, len(record.curve) + 1)):
-        return "curve: its epochs are not 1, 2, …"
-    result = record.result
-    if result is None:
-        return None
-    if not 1 <= result.best_epoch <= len(record.curve):
-        return "result.best_epoch is not in the curve"
-    best, last = record.curve[result.best_epoch - 1], record.curve[-1]
-    for name, said, wrong, images in (
-        ("valid_error", result.valid_error, best.valid_wrong, result.valid_images),
-        ("test_error", result.test_error, best.test_wrong, result.test_images),
-        ("last_test_error", result.last_test_error, last.test_wrong, result.test_images),
-    ):
-        if wrong is None or images < 1 or said != 100 * wrong / images:
-            return f"result.{name} is not the curve's"
-    return None
 
 
 def read_records(folder: Path) -> tuple[list[Record], list[str]]:

@@ -1,7 +1,8 @@
 """Runs: what one is keyed by, and the stores they lie in.
 
 A store is a folder: `runs/` holds finished records, `work/` checkpoints and locks, `nets/` the trained weights.
-The user's own store (`results/local/`) is skipped from; the committed one (`results/runs/`) is evidence only.
+A finished run in the user's own store (`results/local/`) is not repeated; the committed store (`results/runs/`) is
+only read by the report.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Run:
 
     @property
     def parts(self) -> dict[str, str]:
-        """What tells this run from others: `records.PARTS`."""
+        """What distinguishes this run from others: `records.PARTS`."""
         return {
             "settings": self.settings.digest(),
             "scale": self.scale,
@@ -52,7 +53,7 @@ class Run:
 
     @property
     def mode(self) -> str:
-        """How its products are computed: `products.mode`, but by autograd where the engine knows not all of it."""
+        """How products are computed: `products.mode`, but autograd for a net with parts unknown to the engine."""
         found = products.mode(self.device)
         return products.by_autograd() if found == "fixed16" and self.why_autograd else found
 
@@ -110,7 +111,7 @@ class Store:
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
     def finished(self, run: Run) -> Record | None:
-        """The record of this very run, if it is there, readable and its own."""
+        """The record of this run (same key) if it is sound and finished."""
         path = self.runs / f"{run.stem}.json"
         try:
             record = read_record(path)
@@ -119,7 +120,7 @@ class Store:
         return record if record.key == run.key and record.status == "finished" else None
 
     def unusable(self, run: Run) -> str | None:
-        """What is wrong with the file under this run's name, in a line; None if nothing, or there is none."""
+        """What is wrong with the file of this run's name, in one line; None if it is sound or missing."""
         path = self.runs / f"{run.stem}.json"
         try:
             record = read_record(path)
@@ -132,7 +133,7 @@ class Store:
         return None if record.key == run.key else f"{path.name}: of another run"
 
     def broken(self, run: Run) -> Record | None:
-        """The record of this very run if it broke off."""
+        """The record of this run (same key) if it failed."""
         try:
             record = read_record(self.runs / f"{run.stem}.json")
         except (OSError, ValueError):
@@ -146,7 +147,10 @@ class Store:
         return self.root / "work" / f"{run.stem}.lock"
 
     def tidy(self, run: Run, done: bool) -> None:
-        """Remove what killed processes left of this run, whose lock is held; with `done` its checkpoint too."""
+        """Remove temporary files that killed processes left of this run; with `done` its checkpoint too.
+
+        The caller holds the run's lock.
+        """
         left = [*(self.root / "work").glob(f"{run.stem}.*.tmp")]
         left += [p for folder in ("runs", "nets") for p in (self.root / folder).glob(f".{run.stem}.*")]
         for path in [*left, *([self.checkpoint(run)] if done else [])]:
@@ -156,17 +160,17 @@ class Store:
         return self.root / "nets" / f"{stem}.safetensors"
 
     def write(self, record: Record) -> Path:
-        """Write a record under a scratch name, then rename it: it is there whole or not at all."""
+        """Write a record to a temporary file, then rename it: a killed process leaves no half record."""
         path = self.runs / f"{record.stem}.json"
         write_sealed(path, record.model_dump(mode="json", exclude_none=True))
         return path
 
 
 def publish(source: Store, target: Path, say: Any = print) -> int:
-    """Copy runs that are new into `target`, those that broke off too, but no mutants; how many were copied.
+    """Copy new records, failed runs included but no mutants, into `target`; how many were copied.
 
-    What is there stays as it is, but for a broken run that has finished since. What is damaged, here or there, and
-    a record under another's name are told and left as they are.
+    Published records stay as they are, except a failed run that has finished since. Damaged records on either
+    side, and records under another's file name, are named and left as they are.
     """
     target.mkdir(parents=True, exist_ok=True)
     copied = 0
@@ -200,7 +204,7 @@ def publish(source: Store, target: Path, say: Any = print) -> int:
 
 
 def _finished_since(record: Record, published: Record) -> bool:
-    """Whether a published run broke off and `record` has carried it to its end."""
+    """Whether a run failed when it was published and `record` is its finished one."""
     return record.status == "finished" and published.status == "failed"
 
 

@@ -1,4 +1,4 @@
-"""A trained net's weights as a file: written, read with suspicion, and their digest, which its record holds."""
+"""A trained net's weights as a file: written, checked when read, and their digest, which its record holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reproduce.records import Record
 
 
 def save(path: Path, state: dict[str, Tensor]) -> None:
-    """Write a state_dict as safetensors, whole or not at all. Raises OSError."""
+    """Write a state_dict as safetensors, atomically. Raises OSError."""
     files.write_whole(path, safetensors.torch.save({name: value.contiguous() for name, value in state.items()}))
 
 
@@ -50,9 +50,9 @@ def digest(state: dict[str, Tensor]) -> str:
 
 
 def of_run(path: Path, record: Record) -> dict[str, Tensor]:
-    """The weights in `path` if they are those that the record tells of; ValueError (one line) otherwise.
+    """The weights in `path` if they have the record's digest; ValueError (one line) otherwise.
 
-    Records made before they held the weights' digest take any that fit the net.
+    Older records have no digest; they accept any weights.
     """
     state = load(path)
     if record.weights_sha256 not in (None, digest(state)):

@@ -16,8 +16,9 @@ import pandas as pd
 from scipy import stats
 
 from reproduce.records import Record
+from reproduce.records.benchmark import Bench, Ratio, Timing
 from reproduce.report import compare, energy, filters, speed, table1
-from reproduce.report.evidence import Bench, Evidence, Ratio, Timing, note, notes, once, the_paper
+from reproduce.report.evidence import Evidence, note, notes, once, the_paper
 from reproduce.report.parts import Column, Section, Table
 from reproduce.report.rows import main
 
@@ -70,7 +71,7 @@ def _ratios(evidence: Evidence, what: str, other: tuple[str, ...]) -> Iterator[t
         rows = [
             (row, name, ratio)
             for row in bench.rows
-            if speed.named(row).startswith(what) and speed.family(row.candidate) == "xnor"
+            if speed.named(row).startswith(what) and row.family == "xnor"
             for name, ratio in row.times_faster_than.items()
             if name.startswith(other)
         ]
@@ -93,10 +94,10 @@ def _speed(what: str, *other: str, claimed: str = "") -> Callable[[Evidence, dic
             said = [
                 f"; {key}: {', '.join(remarks)}"
                 for key in (row.candidate, name)
-                if key in timed and (remarks := speed.remarks(bench, timed[key]))
+                if key in timed and (remarks := speed.remarks(timed[key]))
             ]
-            said += ["; random weights"] if speed.random_weights(bench, row) else []
-            if name in timed and "scaled" in speed.how(bench, timed[name]):
+            said += ["; random weights"] if row.random_weights else []
+            if name in timed and timed[name].scaled:
                 words += ", scaled up from fewer images,"
             where = f"{words} here, on {kind} (the paper's was a {speed.PAPER_MACHINE})"
             if claimed and speed.named(row) != claimed:

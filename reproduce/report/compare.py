@@ -13,8 +13,9 @@ from scipy import stats
 
 from reproduce import spec
 from reproduce.records import Record
+from reproduce.records.benchmark import Bench, Ratio
 from reproduce.report import images, speed
-from reproduce.report.evidence import Bench, Evidence, Ratio, by_order, note, notes
+from reproduce.report.evidence import Evidence, by_order, note, notes
 from reproduce.report.images import DIFFERENT, IDENTICAL, SAME
 from reproduce.report.parts import Column, Section, Table
 from reproduce.report.rows import label

@@ -9,8 +9,9 @@ import pandas as pd
 
 from reproduce import spec
 from reproduce.records import stem_of
+from reproduce.records.packed_net import PackedRecord
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, Packed, newest, note, once, the_paper
+from reproduce.report.evidence import Evidence, newest, note, once, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 
@@ -130,7 +131,7 @@ def files(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*columns, "machine", "dirty", "note", "records", "again"])
 
 
-def _stem(net: Packed) -> str:
+def _stem(net: PackedRecord) -> str:
     """The name of the run that was packed."""
     about = net.about
     return stem_of(about.cell, about.scale, about.seed, about.key)

@@ -9,133 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-
-from pydantic import Field, ValidationError, model_validator
+from typing import Any, TypeVar
 
 from reproduce import spec
 from reproduce.datasets import DATASETS
-from reproduce.files import read_sealed
-from reproduce.records import (
-    Count,
-    Known,
-    Record,
-    Running,
-    Seed,
-    Text,
-    Wrong,
-    explained,
-    read_record,
-    read_running,
-)
+from reproduce.records import Record, Running, read_record, read_running, sealed
+from reproduce.records.benchmark import Bench
+from reproduce.records.packed_net import PackedRecord
 from reproduce.report.rows import apart, made_by
 from reproduce.spec import paper
 
 Say = Callable[[str], None]
-NO_CHECKSUM = "no checksum in the record"
 once = lru_cache(maxsize=2)
 """For what several parts of a report ask of one `Evidence`; nobody changes what comes back."""
 CURVES = "cifar10"  # the data set whose curves Figure 1 shows; others' are not kept in memory
-
-
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Positive = Annotated[float, Field(ge=1e-12, le=1e12)]
-"""Seconds, rates and ratios: what lies beyond is no measurement, and would break an axis."""
-
-
-class Machine(Known):
-    name: Name
-
-
-class Code(Known):
-    """Git revision, and whether the code differed from it."""
-
-    revision: Text | None = None
-    dirty: bool | None = None
-
-
-class Ratio(Known):
-    """How many times faster, with a 95 % bootstrap interval where there is one."""
-
-    ratio: Positive
-    low: Positive | None = None
-    high: Positive | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> Ratio:
-        if (self.low is None) != (self.high is None):
-            raise ValueError("low and high: one without the other")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError("low: above high")
-        return self
-
-
-class Timing(Known):
-    """One line of a benchmark: seconds are medians, `fastest` and `slowest` their range."""
-
-    what: Name
-    candidate: Name
-    seconds: Positive
-    fastest: Positive
-    slowest: Positive
-    rounds: Count
-    images: Count | None = None
-    times_faster_than: dict[Name, Ratio]
-
-
-class Bench(Known):
-    """A record of `reproduce bench`: of kernels and nets (kinds "cpu", "gpu"), or of training ("train-…").
-
-    `notes` say how it was measured, `warnings` which rows were unsteady.
-    """
-
-    format: Literal[1]
-    kind: Literal["cpu", "gpu", "train-cpu", "train-gpu"]
-    quick: bool
-    started: Text
-    machine: Machine
-    code: Code
-    rows: list[Timing] = Field(max_length=1000)
-    notes: list[Text] = Field(default=[], max_length=1000)
-    warnings: list[Text] = Field(default=[], max_length=1000)
-    path: str = ""
-    unsealed: bool = False
-    """Read from a file without a checksum."""
-
-
-class About(Known):
-    """The run whose net was packed."""
-
-    cell: Name
-    scale: spec.Scale
-    seed: Seed
-    key: Name
-
-
-class Packed(Known):
-    """A record of `reproduce predict --record`: a trained net as a file of bits."""
-
-    format: Literal[1]
-    kind: Literal["net"]
-    quick: bool
-    started: Text
-    machine: Machine
-    code: Code
-    about: About
-    data: Text
-    weights: int = Field(ge=1, le=2**40)
-    bytes: int = Field(ge=1, le=2**50)
-    wrong: Wrong
-    images: Count
-    differing: list[dict[str, Any]] | None = None
-    path: str = ""
-    unsealed: bool = False
-
-    @model_validator(mode="after")
-    def _possible(self) -> Packed:
-        if max(self.wrong, len(self.differing or [])) > self.images:
-            raise ValueError("images: fewer than those that are wrong or differ")
-        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +36,7 @@ class Evidence:
     failed: tuple[Record, ...]
     benches: tuple[Bench, ...]
     training: tuple[Bench, ...]
-    nets: tuple[Packed, ...]
+    nets: tuple[PackedRecord, ...]
     checks: tuple[Record, ...]
     """Runs of `check-small`: its calibration, and the planted errors (`variant`)."""
     problems: tuple[str, ...]
@@ -213,7 +100,7 @@ def gather(
         failed=tuple(failed(read, good, cells)),
         benches=tuple(b for b in others if isinstance(b, Bench) and not b.kind.startswith("train")),
         training=tuple(b for b in others if isinstance(b, Bench) and b.kind.startswith("train")),
-        nets=tuple(n for n in others if isinstance(n, Packed)),
+        nets=tuple(n for n in others if isinstance(n, PackedRecord)),
         checks=tuple(checks),
         problems=tuple(problems),
         superseded=older,
@@ -269,29 +156,26 @@ def _running(folder: Path, ended: set[str], cells: Sequence[spec.Cell], problems
     return found
 
 
-def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Packed]:
+def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | PackedRecord]:
     """The records of benchmarks and packed nets, without trials (`quick`)."""
     for path in sorted(folder.glob("*.json")):
         try:
-            content, sealed = read_sealed(path)
-            model = Packed if content.get("kind") == "net" else Bench
-            record: Bench | Packed = model.model_validate(content)
+            record = sealed.read(path)
         except OSError as error:
             problems.append(_unread(path, error))
-        except ValidationError as error:
-            problems.append(f"{path.name}: {explained(error)}")
         except ValueError as error:
             problems.append(str(error))
         except RecursionError:
             problems.append(f"{path.name}: nested too deeply")
         else:
-            if record.quick:
+            if not isinstance(record, Bench | PackedRecord):
+                problems.append(f"{path.name}: a record of another kind ({record.kind})")
+            elif record.quick:
                 problems.append(f"{path.name}: a trial of the benchmark, of tiny sizes")
             elif not path.name.isprintable():
                 problems.append(f"{path.name}: a name that cannot be printed")
             else:
-                found = {"path": f"{name}/{folder.name}/{path.name}", "unsealed": not sealed}
-                yield record.model_copy(update=found)
+                yield record.model_copy(update={"path": f"{name}/{folder.name}/{path.name}"})
 
 
 def _unread(path: Path, error: OSError) -> str:
@@ -368,7 +252,7 @@ def _settings(cells: Sequence[spec.Cell]) -> dict[tuple[str, str], str]:
     return {(c.name, scale): s.digest() for c in cells for scale, s in c.scales.items()}
 
 
-T = TypeVar("T", Bench, Packed)
+T = TypeVar("T", Bench, PackedRecord)
 
 
 def newest(records: Sequence[T], key: Callable[[T], tuple[str, ...]]) -> list[T]:
@@ -385,14 +269,12 @@ def notes(record: Record | Running) -> list[str]:
         found.append("data of a name that is not known")
     elif known.digest is not None and record.data.digest != known.digest:
         found.append("data differ from the known ones")
-    if isinstance(record, Record) and record.unsealed:
-        found.append(NO_CHECKSUM)
     return found
 
 
-def note(record: Bench | Packed) -> str:
+def note(record: Bench | PackedRecord) -> str:
     """What must be said wherever a figure rests on this benchmark or packed net."""
-    return "; ".join([*_of_code(record.code.dirty), *([NO_CHECKSUM] if record.unsealed else [])])
+    return "; ".join(_of_code(record.code.dirty))
 
 
 def _of_code(dirty: bool | None) -> list[str]:

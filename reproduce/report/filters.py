@@ -119,8 +119,7 @@ def chance(evidence: Evidence) -> pd.DataFrame:
             or not isinstance(settings.net, spec.ConvNet)
         ):
             continue
-        widths = [w for w in settings.net.channels for _ in range(2)]
-        maps = list(zip([3, *widths], widths, strict=False))
+        maps = [(layer.inputs, layer.outputs) for layer in settings.layers() if layer.kernel > 1]
         table = pd.DataFrame(maps, columns=["maps_in", "maps_out"]).assign(operations=operations(maps))
         table["first_layer"] = table.index == 0
         for rule in filter_counts.RULES:

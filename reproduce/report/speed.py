@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from reproduce.records.benchmark import Bench, Timing
 from reproduce.report import charts
-from reproduce.report.evidence import Bench, Evidence, Timing, newest, note, the_paper
+from reproduce.report.evidence import Evidence, newest, note, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 
@@ -19,13 +20,6 @@ PAPER_MACHINE = "GTX 750"
 BARS = {"baseline": ("naive", "naive kernel"), "cublas": ("library", "cuBLAS"), "xnor": ("xnor", "XNOR kernel")}
 PREFERRED = ("with packing", "end to end")  # the XNOR times that hold what the paper's do: both operands packed
 AGAIN = "reproduce bench"
-
-
-def family(candidate: str) -> str:
-    """Which of Figure 3's three kinds of kernel this is."""
-    if candidate.startswith("naive"):
-        return "naive"
-    return "xnor" if re.match(r"xnor|packed|bmma|wgmma", candidate) else "library"
 
 
 def latest(records: Sequence[Bench]) -> list[Bench]:
@@ -40,31 +34,19 @@ def named(row: Timing) -> str:
     return row.what
 
 
-def remarks(bench: Bench, row: Timing) -> list[str]:
-    """What a record's notes and warnings say of this row alone (`CANDIDATE: …`, `WHAT, CANDIDATE: …`)."""
+def remarks(row: Timing) -> list[str]:
+    """What has to be said of a time that was not taken as usual."""
     found = ["timed once"] if row.rounds == 1 else []
-    for text in (*bench.notes, *bench.warnings):
-        head, _, body = text.partition(": ")
-        what = "" if head == row.candidate else head.removesuffix(f", {row.candidate}")
-        few = re.search(r"\bon (\d{1,9}) images", body)
-        fewer = few is None or row.images is None or int(few[1]) < row.images
-        if what != head and row.what.startswith(what) and fewer:
-            found = [r for r in found if r not in body] + [body]
+    found += [f"on {row.timed_images} images, scaled to {row.images}"] if row.scaled else []
+    found += [] if row.steady else [f"unsteady, 10th to 90th percentile {100 * row.spread:.0f} % of the median"]
     return found
 
 
-def random_weights(bench: Bench, row: Timing) -> bool:
-    """Whether the record says that the net of this row was not a trained one."""
-    heads = [head for head, _, body in (note.partition(": ") for note in bench.notes) if "random weights" in body]
-    return any(head and row.what.startswith(head) for head in heads)
-
-
-def how(bench: Bench, row: Timing) -> str:
+def how(row: Timing) -> str:
     """The same in a word or two, to stand behind the candidate's name."""
-    said = "; ".join(remarks(bench, row))
     words = ["timed once"] if row.rounds == 1 else []
-    words += ["scaled"] if re.search(r"scaled|\btimes \d", said) else []
-    words += ["unsteady"] if "unsteady" in said else []
+    words += ["scaled"] if row.scaled else []
+    words += [] if row.steady else ["unsteady"]
     return ", ".join(words)
 
 
@@ -97,9 +79,9 @@ def measured(evidence: Evidence) -> list[dict[str, Any]]:
     for bench in latest(evidence.benches):
         for row in bench.rows:
             line: dict[str, Any] = {"what": named(row), "machine": bench.machine.name, "candidate": row.candidate}
-            line |= {"family": family(row.candidate), "seconds": row.seconds, "source": "ours"}
+            line |= {"family": row.family, "seconds": row.seconds, "source": "ours"}
             line |= {"low": row.fastest, "high": row.slowest, "records": bench.path, "again": AGAIN}
-            line |= {"how": how(bench, row), "remark": "; ".join(remarks(bench, row))}
+            line |= {"how": how(row), "remark": ", ".join(remarks(row))}
             line |= {"rounds": row.rounds, "dirty": bool(note(bench)), "note": note(bench)}
             for other, key in (("naive", "times"), ("torch float32", "library_times")):
                 found = next((v for k, v in row.times_faster_than.items() if k.startswith(other)), None)
@@ -206,7 +188,7 @@ def training(evidence: Evidence) -> Section:
     for bench in latest(evidence.training):
         for row in bench.rows:
             line: dict[str, Any] = {"what": row.what, "candidate": row.candidate, "machine": bench.machine.name}
-            line |= {"how": how(bench, row), "remark": "; ".join(remarks(bench, row))}
+            line |= {"how": how(row), "remark": ", ".join(remarks(row))}
             line |= {"steps": 1 / row.seconds, "slowest": 1 / row.slowest, "fastest": 1 / row.fastest}
             for ratio in row.times_faster_than.values():  # of two candidates, the other one
                 line |= {"times": ratio.ratio, "low": ratio.low, "high": ratio.high}

@@ -293,7 +293,7 @@ def cells(
 ) -> list[Cell]:
     """The cells of `folder`, in the files' order, or those that `patterns` name: files, folders, cells, groups.
 
-    A broken file is told and left out, unless it was asked for by itself or nothing else is left: SpecError.
+    A broken file is named and left out; SpecError if it was asked for by itself, or no other file is left.
     """
     chosen: dict[str, Path] = {}
     arms: dict[str, set[str | None]] = {}

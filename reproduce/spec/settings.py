@@ -207,7 +207,7 @@ class Net(Strict):
     """Whether images come as rows of pixels, not as planes."""
 
     def layers(self, image: Image, classes: int) -> list[Layer]:
-        """Its products, first to last; none if it does not tell: then a time left is only guessed."""
+        """Its products, first to last. A net without this list gets only a rough estimate of the time left."""
         return []
 
     def unfit(self, image: Image) -> str | None:
@@ -256,7 +256,7 @@ class MLPNet(PaperNet):
 class ConvNet(PaperNet):
     kind: Literal["convnet"]
     channels: Annotated[list[Count], Field(min_length=1, max_length=3)]
-    """Two 3×3 convolutions of so many channels a stage, then a 2×2 max pooling."""
+    """Channels of each stage: two 3×3 convolutions, then a 2×2 max pooling."""
     border: Literal[0, 1] = 0
     """What convolutions of activations are padded with; the first one, of pixels, always with zeros."""
     dense: Annotated[list[Count], Field(min_length=1, max_length=8)]
@@ -367,6 +367,11 @@ class Settings(Strict):
     def layers(self) -> list[Layer]:
         """The net's products, first to last."""
         return self.net.layers(self.dataset.planes, self.dataset.classes)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image's forward pass; 0 where the net does not tell its layers."""
+        return sum(layer.macs for layer in self.layers())
 
     @model_validator(mode="after")
     def _possible(self) -> Settings:

@@ -37,7 +37,7 @@ from reproduce.training.step import Step
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
 CHECKPOINT_SECONDS = 60.0
-SPARE = 1.1  # an epoch may take so many times what the longest of the last three took
+SPARE = 1.1  # an epoch may take this many times the longest of the last three
 MEANT_SO = "|".join(  # Lightning's remarks on what is as meant
     (
         ".*does not have many workers.*",
@@ -250,7 +250,7 @@ class Classifier(L.LightningModule):
         }
 
     def identity(self) -> dict[str, str]:
-        """What tells this run from others (`records.PARTS`): a checkpoint is resumed if it holds the same."""
+        """What distinguishes this run from others (`records.PARTS`): a checkpoint with the same is resumed."""
         return self.run or {"settings": self.settings.digest(), "seed": str(self.seed)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -262,7 +262,7 @@ class Classifier(L.LightningModule):
 
 
 class EpochCheckpoint(Checkpoint):
-    """Saves at an epoch's end once `seconds` of work are at stake; written aside, then renamed.
+    """Saves at the end of an epoch once `seconds` of training could be lost; by a temporary file, then renamed.
 
     With a `deadline` (of time.monotonic) it saves and stops the training where the next epoch would not end by
     then. The first epoch of a call is always made, so that calls of any length come to an end.

@@ -38,7 +38,7 @@ from made import made_images, settings  # noqa: E402
 from reproduce import files, report, spec  # noqa: E402, F401
 from reproduce.campaign import worker  # noqa: E402, F401
 from reproduce.cli import app as cli  # noqa: E402
-from reproduce.datasets import DATASETS, data  # noqa: E402
+from reproduce.datasets import DATASETS, data, fetch  # noqa: E402, F401
 from reproduce.records import machine, read_record, runs, weights  # noqa: E402
 from reproduce.training import checkpoint as checkpoint_file  # noqa: E402
 from reproduce.training import train  # noqa: E402
@@ -145,7 +145,6 @@ def whole(store: Path, before: dict[str, bytes]) -> dict[str, bytes]:
     for name, content in before.items():
         demand(now.get(name) == content, f"record {name} changed or is lost")
     for name in now:
-        demand(files.read_sealed(store / "runs" / name)[1], f"record {name} has no checksum")
         read_record(store / "runs" / name)
     for path in store.glob("work/*.ckpt"):
         checkpoint_file.saved(path)

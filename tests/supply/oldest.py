@@ -45,7 +45,7 @@ def main() -> int:
         print(f"the oldest versions cannot be installed here: {' '.join(pins)}")
         return 3
     print(f"oldest: {' '.join(pins)}", flush=True)
-    tests = [f"tests/{name}.py" for name in TESTS]
+    tests = [str(path) for name in TESTS for path in (ROOT / "tests").rglob(f"{name}.py")]
     options = ("-q", "-n", "logical", "--maxprocesses", "8", "--dist", "worksteal", "-p", "no:cacheprovider")
     command = [str(python), "-m", "pytest", *options, *tests, "tests/kernels"]
     return int(subprocess.run(command, cwd=ROOT).returncode != 0)

@@ -163,7 +163,7 @@ def test_what_cannot_be_packed_is_one_line(tmp_path, data_folder):
     refused(2, "cannot be read", "freeze", record.stem, *options)
     weights.unlink()
     refused(2, "its weights are not here", "freeze", record.stem, *options)
-    (store / "runs" / "x.json").write_text(json.dumps({"format": 9}))
+    files.write_sealed(store / "runs" / "x.json", {"format": 9})
     refused(2, "record format 9", "freeze", "x", *options)
     file = tmp_path / "x.bnn"
     torch.save({}, file)

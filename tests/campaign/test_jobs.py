@@ -19,7 +19,7 @@ from reproduce.campaign.wanted import runs_wanted
 from reproduce.datasets import fetch
 from reproduce.records import runs
 
-SCRIPT = Path(__file__).with_name("side_by_side.py")
+SCRIPT = Path(__file__).parents[1] / "side_by_side.py"
 TIMES = {"started", "seconds", "sha256", "machine"}
 
 

@@ -127,7 +127,7 @@ def test_a_record_of_another_run_under_this_name_does_not_count(tmp_path):
     store.prepare()
     run = made_run()
     other = made_record(made_run(seed=3))
-    (store.runs / f"{run.stem}.json").write_text(json.dumps(other.model_dump(mode="json", exclude_none=True)))
+    files.write_sealed(store.runs / f"{run.stem}.json", other.model_dump(mode="json", exclude_none=True))
     assert store.finished(run) is None
 
 
@@ -146,7 +146,7 @@ def test_a_record_of_another_run_under_this_name_does_not_count(tmp_path):
 def test_damaged_foreign_or_future_records_are_named(tmp_path, change, words):
     content = made_record().model_dump(mode="json", exclude_none=True)
     change(content)
-    (tmp_path / "a.json").write_text(json.dumps(content))
+    files.write_sealed(tmp_path / "a.json", content)
     (tmp_path / "b.json").write_text("{")
     (tmp_path / "c.json").write_bytes(b"\xff")
     good = runs.Store(tmp_path / "s")

@@ -21,7 +21,6 @@ from reproduce import files, yamlfile
 from reproduce.packed import file as packed_file
 from reproduce.packed.blocks import PackedError
 from reproduce.records import read_record, runs
-from reproduce.report import evidence
 
 
 def test_endless_and_huge_files_are_not_read(tmp_path):
@@ -225,13 +224,12 @@ def test_no_changed_record_is_accepted(tmp_path, fraction):
         raw = (edited if rng.random() < 0.4 else damaged)(rng, good)
         path.write_bytes(raw)
         try:
-            found, sealed = files.read_sealed(path)
+            found = files.read_sealed(path)
         except ValueError as error:
             refused += 1
             assert str(error).isprintable() and str(error).startswith("record.json: ")
             kept.append(raw)
         else:
-            assert sealed, f"damage {seed} of {source.name} lost the checksum"
             assert json.dumps(found, sort_keys=True) == sorted_content(good), f"damage {seed} of {source.name}"
             same += 1
     tell("damaged records", tried=n, refused=refused, say_what_they_said=same)
@@ -244,41 +242,9 @@ def test_every_committed_record_has_its_checksum():
     paths = [p for p in runs.PUBLISHED.rglob("*.json") if not any(p.is_relative_to(o) for o in own)]
     assert len(paths) > 60
     for path in paths:
-        assert files.read_sealed(path)[1], path
+        files.read_sealed(path)
         text = path.read_text()
         assert text == json.dumps(json.loads(text), indent=1) + "\n", path
-
-
-def unsealed(tmp_path, change):
-    path = sealed_files()[0]
-    tree = json.loads(path.read_text())
-    del tree["sha256"]
-    change(tree)
-    (tmp_path / path.name).write_text(json.dumps(tree))
-    return tmp_path / path.name
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda c: c["result"].update(test_error=c["result"]["test_error"] - 0.01), "result.test_error"),
-        (lambda c: c["result"].update(best_epoch=1, valid_error=c["result"]["valid_error"]), "result."),
-        (lambda c: c["result"].update(best_epoch=10**6), "best_epoch"),
-        (lambda c: c["result"].update(test_images=c["result"]["test_images"] + 1), "result.test_error"),
-        (lambda c: c["curve"][-1].update(test_wrong=0), "error"),
-        (lambda c: c["curve"].pop(0), "epochs are not"),
-        (lambda c: c.update(seed=c["seed"] + 1), "key"),
-        (lambda c: c["data"].update(digest="0" * 64), "key"),
-        (lambda c: c["data"].update(name="cifar10"), "data.name"),
-        (lambda c: c["code"].update(source="0" * 64), "key"),
-        (lambda c: c["settings"]["train"].update(epochs=1), "settings_digest"),
-        (lambda c: c.update(status="failed"), "contradict"),
-    ],
-)
-def test_a_record_from_before_the_checksums_must_agree_with_itself(tmp_path, change, words):
-    assert read_record(unsealed(tmp_path, lambda _: None)).unsealed
-    with pytest.raises(ValueError, match=words):
-        read_record(unsealed(tmp_path, change))
 
 
 def test_a_key_twice_or_no_number_is_not_json(tmp_path):
@@ -290,9 +256,13 @@ def test_a_key_twice_or_no_number_is_not_json(tmp_path):
             read_record(path)
 
 
-def test_a_sealed_record_comes_back_and_an_unsealed_one_is_marked(tmp_path):
+def test_a_record_comes_back_and_one_without_its_checksum_is_refused(tmp_path):
     store = runs.Store(tmp_path)
     record = made_record(made_run())
     path = store.write(record)
-    assert read_record(path) == record and not read_record(path).unsealed
-    assert "no checksum in the record" in evidence.notes(read_record(unsealed(tmp_path, lambda _: None)))
+    assert read_record(path) == record
+    content = json.loads(path.read_text())
+    for lost in ({}, {"checksum": content.pop("sha256")}):
+        path.write_text(json.dumps(content | lost))
+        with pytest.raises(ValueError, match="no checksum"):
+            read_record(path)

@@ -18,10 +18,10 @@ from kernels.bench import on_gpu as products
 from kernels.cuda import launch, trial
 from reproduce import spec
 from reproduce.benchmarks import cells as nets
-from reproduce.benchmarks import common as records
 from reproduce.benchmarks import on_gpu as bench_gpu
 from reproduce.cli import app as cli
-from reproduce.records import machine
+from reproduce.records import machine, sealed
+from reproduce.records.benchmark import Bench
 from reproduce.report import evidence, speed
 
 READ = {"clocks.sm": 1900.0, "clocks.max.sm": 2000.0}
@@ -93,7 +93,7 @@ def test_a_run_gives_one_record_that_the_report_reads(tmp_path, host, monkeypatc
     record["quick"] = False
     del record["sha256"]
     store = tmp_path / "store"
-    records.write(record, store / "kernels")
+    sealed.write_new(sealed.checked(Bench, record), store / "kernels")
     found = evidence.gather(store, spec.cells([]), name="store")
     (read,) = found.benches
     assert read.kind == "gpu" and len(read.rows) == len(record["rows"]) and not found.problems

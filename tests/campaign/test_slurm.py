@@ -4,10 +4,11 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, __file__.rsplit("/", 1)[0] + "/cluster")
+sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
 
 import slurm  # from tests/cluster
 

@@ -11,8 +11,10 @@ from kernels.cuda import launch
 from reproduce import spec, yamlfile
 from reproduce.benchmarks import on_cpu as cpu
 from reproduce.benchmarks import peer_onnx
-from reproduce.benchmarks.common import paper_seconds, write
+from reproduce.benchmarks.common import paper_seconds
 from reproduce.cli import app as cli
+from reproduce.records import sealed
+from reproduce.records.benchmark import Bench
 
 
 def run(*words):
@@ -56,11 +58,12 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
 
 
 def test_a_record_is_never_written_over(tmp_path):
-    record = {"kind": "cpu", "quick": False, "started": "2026-01-02T03:04:05+00:00"}
-    path = write(record, tmp_path)
+    content = {"format": 1, "kind": "cpu", "quick": False, "started": "2026-01-02T03:04:05+00:00", "rows": []}
+    record = sealed.checked(Bench, content | {"machine": {"name": "a CPU"}, "code": {}})
+    path = sealed.write_new(record, tmp_path)
     assert path.name == "cpu-20260102T030405.json"
     with pytest.raises(FileExistsError):
-        write(record, tmp_path)
+        sealed.write_new(record, tmp_path)
 
 
 def test_the_papers_bars_stand_beside_their_like():

@@ -1,0 +1,53 @@
+"""Records of trained nets in other forms: as a file of bits, and exported for other tools."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from reproduce import spec
+from reproduce.records.fields import Count, Measured, Name, Sealed, Seed, Text, Wrong
+
+
+class About(Measured):
+    """The run whose net it is."""
+
+    cell: Name
+    scale: spec.Scale
+    seed: Seed
+    key: Name
+
+
+class _Net(Sealed):
+    about: About
+    data: Text
+    weights: int = Field(ge=1, le=2**40)
+    bytes: int = Field(ge=1, le=2**50)
+    """Size of the file."""
+    wrong: Wrong
+    images: Count
+
+
+class PackedRecord(_Net):
+    """What `reproduce predict --record` and `reproduce publish` keep of a packed net."""
+
+    kind: Literal["net"]
+    quick: bool
+    differing: list[dict[str, Any]] | None = None
+    """Images that the float32 net puts into another class; None where it was not asked."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> PackedRecord:
+        if max(self.wrong, len(self.differing or [])) > self.images:
+            raise ValueError("images: fewer than those that are wrong or differ")
+        return self
+
+
+class ExportRecord(_Net):
+    """What `reproduce export --record` keeps: the file, by its digest, and its proof."""
+
+    kind: Literal["export"]
+    file: Name
+    file_format: Literal["onnx", "qonnx", "npz"]
+    file_sha256: Text
