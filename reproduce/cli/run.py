@@ -95,7 +95,8 @@ def run(
     try:
         chosen = worker.pick_device(device)
         size = _scale(scale, chosen.type)
-        plan = runs_wanted(found, size, seeds and range(first_seed, first_seed + seeds), say, first_seed)
+        asked = range(first_seed, first_seed + seeds) if seeds else None
+        plan = runs_wanted(found, size, asked, say, first_seed)
         plan = share(plan, shard)
         deadline = None if time_limit is None else began + seconds_of(time_limit)
         every = None if checkpoint_every is None else seconds_of(checkpoint_every, "--checkpoint-every")

@@ -68,8 +68,8 @@ def submit(
     found = cells_of(cells, experiments, ablations=False)
     try:
         limit = seconds_of(time_limit)
-        wanted = seeds and range(first_seed, first_seed + seeds)
-        plan = runs_wanted(found, scale, wanted, say, first_seed)  # type: ignore[arg-type]
+        asked = range(first_seed, first_seed + seeds) if seeds else None
+        plan = runs_wanted(found, scale, asked, say, first_seed)  # type: ignore[arg-type]
     except ValueError as error:
         raise stop(error, 2) from None
     if limit < SHORTEST:
