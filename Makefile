@@ -78,10 +78,10 @@ report: $(ENV) ## tables, figures, claims and verdicts from the committed record
 simulate: $(ENV) ## try the verdict's rule on made-up runs, image by image: results/verdict-simulation.csv (2 minutes)
 	$(PY) -c 'from reproduce.report import trials; trials.main()'
 
-tune-ablations: $(ENV) ## try the learning rates of the ablations' arms on validation images: results/tuning (hours; goes on where it stopped)
+tune-ablations: $(ENV) ## try the learning rates of the ablations' arms on validation images: results/tuning (hours; resumes where it stopped)
 	$(PY) -m reproduce.campaign.rates $(options)
 
-compare-products: $(ENV) ## do 16-bit products change what nets learn? three small cells, 8 seeds, both modes (hours; goes on where it stopped)
+compare-products: $(ENV) ## do 16-bit products change what nets learn? three small cells, 8 seeds, both modes (hours; resumes where it stopped)
 	$(PY) -c 'from reproduce.report import products; products.main()'
 
 publish: $(ENV) ## copy your runs into the committed evidence, refresh the report and README's table

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a GPU rented by the minute can show: Figure 3 by every backend, and a net trained at the paper's scale.
 #
-#   ./gpu-evidence.sh        works for SLICE seconds (590) at most; a second call on the same machine goes on
+#   ./gpu-evidence.sh        works for SLICE seconds (590) at most; a second call on the same machine resumes
 #
 # After each step $OUT (results/local/gpu) holds what there is: log.txt, records.tar.gz, curves.csv and packed nets, at
 # most eight files of at most 16 MiB. A step that fails does not end the script; each but the training is tried once.
@@ -121,7 +121,7 @@ for file in $gpu_tests; do
     "$python" -m pytest -q -m gpu -o timeout=60 -o timeout_method=thread "$file"
 done
 
-[ -z "$late" ] || echo "gpu-evidence: the time came first; left:$late; the same command goes on here"
+[ -z "$late" ] || echo "gpu-evidence: the time came first; left:$late; the same command resumes here"
 [ -z "$failed" ] || echo "gpu-evidence: failed:$failed; see $out/log.txt"
 [ -z "$failed" ] || exit 1
 [ -z "$late" ] || exit 75

@@ -60,9 +60,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
     try:
-        content = json.loads(raw.decode(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
-    except _NotJSON as error:
-        raise ValueError(f"{path.name}: not valid JSON ({error})") from None
+        content = json.loads(raw.decode(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, a number too long
         raise ValueError(f"{path.name}: not valid JSON ({type(error).__name__})") from None
     if not isinstance(content, dict):
@@ -77,18 +75,3 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if not fits:
         raise ValueError(f"{path.name}: damaged: its checksum does not fit")
     return content
-
-
-class _NotJSON(ValueError):
-    pass
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _NotJSON("a key stands twice")
-    return found
-
-
-def _no_number(word: str) -> Any:
-    raise _NotJSON(word)

@@ -1,4 +1,4 @@
-"""What experiment files may name: for each kind of thing (nets, optimizers, …) a registry from names to code.
+"""Registries of what experiment files may name (nets, optimizers, …): from a name to its schema and code.
 
 The settings' schema is made of what is registered: `Registry.tagged` reads a mapping whose tag (`kind: adam`) says
 which schema it has, `Registry.named` a bare name.
@@ -18,8 +18,8 @@ T = TypeVar("T")
 class Registry:
     """Things of one kind by name. `tag` is the key by which a mapping in an experiment file names one of them.
 
-    The names, and schemas, of the project's own are given here at once, so that a file can be checked before torch
-    is imported; their code is added by the modules that hold it.
+    The names and schemas of the project's own things are given without their code, so that a file can be checked
+    before torch is imported; the modules that hold the code add it.
     """
 
     def __init__(self, what: str, tag: str = "kind", names: tuple[str, ...] = ()) -> None:

@@ -62,7 +62,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, str) or not key or key != key.strip() or not key.isprintable():
                 raise SpecError(f"line {line}: key {short(key)} is not a name")
             if key in seen:
-                raise SpecError(f"line {line}: key {short(key)} stands twice")
+                raise SpecError(f"line {line}: key {short(key)} is given twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
 

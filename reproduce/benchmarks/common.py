@@ -1,17 +1,29 @@
-"""A benchmark's record: what all of them say of their circumstances, the file, and the table on the terminal."""
+"""What benchmarks have in common: the head of a record, the paper's Figure 3, the table on the terminal."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from reproduce.identity import Device
+from reproduce.records import machine
 from reproduce.spec import paper
 from reproduce.terminal import console
 
-FORMAT = 1
+
+def about(
+    kind: str, quick: bool, started: str, libraries: dict[str, str], device: Device = "cpu"
+) -> dict[str, Any]:
+    """What every benchmark's record begins with; `libraries`: those that only this benchmark uses."""
+    here = machine.machine(device)
+    if device == "cpu":
+        here = here | {"clocks_mhz": clocks(), "load": os.getloadavg()}
+    content = {"format": 1, "kind": kind, "quick": quick, "started": started, "machine": here}
+    return content | {"libraries": machine.libraries() | libraries, "code": machine.code(device)}
 
 
 def clocks() -> list[float] | None:

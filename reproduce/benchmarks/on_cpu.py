@@ -6,7 +6,6 @@ Each is compared with the same net in plain torch float32, and in ONNX Runtime's
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib import metadata
 from itertools import pairwise
@@ -46,14 +45,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         found, remarks = _net_rows(name, say, data_folder, quick)
         rows += found
         notes += remarks
-    return {
-        "format": common.FORMAT,
-        "kind": "cpu",
-        "quick": quick,
-        "started": started,
-        "machine": machine.machine("cpu") | {"clocks_mhz": common.clocks(), "load": os.getloadavg()},
-        "libraries": machine.libraries() | _optional(),
-        "code": machine.code(),
+    return common.about("cpu", quick, started, _optional()) | {
         "backend": kernels.describe("cpu"),
         "first_layer": pixels.describe("cpu"),
         "threads": {"kernels": cpu.thread_count(), "torch": machine.machine("cpu")["threads"]},

@@ -34,7 +34,7 @@ from reproduce.benchmarks.cells import CELLS, RANDOM, SCALE, SHIFT, images_of, n
 from reproduce.datasets.data import DataError
 from reproduce.nets.tensorcores import full_precision
 from reproduce.packed import PackedNet
-from reproduce.records import machine, runs
+from reproduce.records import runs
 
 Say = Callable[[str], None]
 Keep = Callable[[dict[str, Any]], None]
@@ -87,14 +87,9 @@ def measure(
     def record_of(left: list[str]) -> dict[str, Any]:
         every = notes + [f"{one['what']}, {one['candidate']}: left out, {one['error']}" for one in failed]
         every += [f"cut off before: {name}" for name in left]
-        return {
-            "format": common.FORMAT,
-            "kind": "gpu",
-            "quick": quick,
-            "started": started,
-            "machine": machine.machine("cuda") | {"readings": {"before": before, "after": clock.readings()}},
-            "libraries": machine.libraries() | _versions(),
-            "code": machine.code("cuda"),
+        content = common.about("gpu", quick, started, _versions(), "cuda")
+        content["machine"] = content["machine"] | {"readings": {"before": before, "after": clock.readings()}}
+        return content | {
             "backends": said,
             "first_layer": pixels.describe("cuda-xnor"),
             "bounds": clock.bounds(before),

@@ -8,7 +8,6 @@ give the same integers, but that an int8 convolution rounds its sums to 255 step
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from importlib import import_module, metadata
@@ -25,7 +24,7 @@ import kernels
 from kernels.bench import timing
 from kernels.torch import BinaryConv2d, BinaryLinear, operators, pack
 from reproduce.benchmarks import common, peer_onnx
-from reproduce.records import machine, runs
+from reproduce.records import runs
 
 Say = Callable[[str], None]
 BITS, ALONE, FP32, INT8 = "1-bit layer", "1-bit, packed input", "torch float32", "onnxruntime int8"
@@ -52,14 +51,7 @@ def measure(say: Say, _: Path | None, quick: bool = False) -> dict[str, Any]:
         x = torch.randn(n, c, side, side).contiguous(memory_format=torch.channels_last)
         rows += _rows(what, BinaryConv2d(c, c, 3, padding=1), x, 18.0 * n * side * side * c * c, n, c, quick)
     optional = {} if missing else {name: metadata.version(name) for name in ("onnxruntime", "onnx")}
-    return {
-        "format": common.FORMAT,
-        "kind": "layers",
-        "quick": quick,
-        "started": started,
-        "machine": machine.machine("cpu") | {"clocks_mhz": common.clocks(), "load": os.getloadavg()},
-        "libraries": machine.libraries() | optional,
-        "code": machine.code(),
+    return common.about("layers", quick, started, optional) | {
         "backend": kernels.describe("cpu"),
         "rows": rows,
         "notes": notes,

@@ -33,7 +33,6 @@ from reproduce.training import train
 from reproduce.training.preprocess import DeviceData
 
 Say = Callable[[str], None]
-FORMAT = 1
 OURS, OURS_FLOAT32, PEER = "ours", "ours, float32", "plain PyTorch loop"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 STEPS = {"MNIST MLP": 4, "CIFAR-10 ConvNet": 2}  # a turn
@@ -46,7 +45,6 @@ IMAGES = 2000
 def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str, Any]:
     """The record of one run on this machine's CPU, all cores. `quick`: tiny nets, for tests."""
     started = runs.now()
-    own = machine.machine("cpu")
     peak = on_cpu.peak("fp32_peak")
     rows, notes, bounds, parts, overheads = [], [], {}, {}, {}
     for name in CELLS:
@@ -59,7 +57,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         if settings.net.kind == "convnet":
             notes.append(f"{name}: the plain loop is faster {layout}, and takes part so")
         bounds[name] = bound(settings, peak, quick)
-        rows += _rows(name, settings, times, layout, bounds[name], own["cores"])
+        rows += _rows(name, settings, times, layout, bounds[name], machine.machine("cpu")["cores"])
         say(f"{name}: where the time goes")
         module = ours(settings, data)
         blocks = [list(itertools.islice(batches(settings, data), 2)) for _ in range(3 if quick else 5)]
@@ -67,14 +65,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         del module
         seconds = float(np.median(times[OURS]))
         overheads[name] = breakdown.of_lightning(settings, data, seconds, blocks=3 if quick else 5, epochs=3)
-    return {
-        "format": FORMAT,
-        "kind": "train-cpu",
-        "quick": quick,
-        "started": started,
-        "machine": own | {"clocks_mhz": common.clocks(), "load": os.getloadavg()},
-        "libraries": machine.libraries(),
-        "code": machine.code(),
+    return common.about("train-cpu", quick, started, {}) | {
         "backend": kernels.describe("cpu"),
         "rows": rows,
         "bounds": {"fp32_peak": peak, "nets": bounds},

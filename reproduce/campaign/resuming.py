@@ -67,7 +67,7 @@ def make_way(run: runs.Run, store: runs.Store, say: Callable[[str], None]) -> No
         try:
             with FileLock(path.with_suffix(".lock"), timeout=0):
                 aside = checkpoint.set_aside(path)
-        except (Timeout, FileNotFoundError):  # another process is at it
+        except (Timeout, FileNotFoundError):  # in use by another process
             continue
         how = f"begun {checkpoint.difference(found.of, parts)} ({found.epochs} epochs)"
         say(f"    checkpoint {path.name}: {how}, starting afresh; the old one is kept as {aside.name}")

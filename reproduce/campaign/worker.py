@@ -66,7 +66,7 @@ def carry_out(
     deadline: float | None = None,
     checkpoint_seconds: float | None = None,
 ) -> Summary:
-    """Train what is not yet in the store, one run after another; report what is missing or fails, and go on.
+    """Train what is not yet in the store, one run after another; report what is missing or failed, and continue.
 
     Several processes may share a store: a run that another process is training is postponed to the end, then
     waited for, and not repeated if it failed there.
@@ -116,10 +116,10 @@ def carry_out(
             lock.acquire(timeout=wait if wait == -1.0 else max(wait, 0.0))
         except Timeout:
             if number in postponed:
-                summary.stopped = f"another process is still at {describe(item)}"
+                summary.stopped = f"another process is still training {describe(item)}"
                 return summary
             postponed[number] = store.broken(run)
-            say(f"{title}: another process is at it, left for later")
+            say(f"{title}: another process is training it, left for later")
             queue.append((number, item))
             continue
         with lock:

@@ -58,9 +58,9 @@ def main() -> None:
         sys.exit(3)
     except MemoryError as error:
         reason = (str(error).splitlines() or ["not enough memory"])[0]
-        print(f"reproduce: {reason}; with more memory, the same command goes on", file=sys.stderr)
+        print(f"reproduce: {reason}; with more memory, the same command resumes", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
-        print(f"reproduce: {what}; once that is mended, the same command goes on", file=sys.stderr)
+        print(f"reproduce: {what}; once that is fixed, the same command resumes", file=sys.stderr)
         sys.exit(1)

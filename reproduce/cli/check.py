@@ -12,7 +12,7 @@ from reproduce.cli.options import DataOption
 from reproduce.terminal import say, stop, stoppable
 
 
-@stoppable("stopped; --mutants and --calibrate go on from the last checkpoint, a check begins afresh")
+@stoppable("stopped; --mutants and --calibrate resume from the last checkpoint, a check starts afresh")
 def check(
     data: DataOption = None,
     mutants: Annotated[bool, typer.Option("--mutants", help="Train the planted errors instead.")] = False,

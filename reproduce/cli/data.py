@@ -19,7 +19,7 @@ def fetch(
     data: DataOption = None,
     use: UseOption = None,
 ) -> None:
-    """Fetch and check data sets; say where each stands and, if it cannot be had, how to get it."""
+    """Fetch and check data sets; say where each one is or, if it is missing, how to get it."""
     from reproduce.datasets import DATASETS
     from reproduce.datasets import data as sets
     from reproduce.datasets.fetch import folder, load

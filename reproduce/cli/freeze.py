@@ -55,7 +55,7 @@ def predict(
     """Run a packed net over its data set's test images: errors, images a second, one image's latency.
 
     With --images: each one's class and its ten scores, and the time they took.
-    Exit code 2: the file, the weights, the images or the backend will not do; 3: no data.
+    Exit code 2: the file, the weights, the images or the backend cannot be used; 3: no data.
     """
     import kernels
     from reproduce.datasets.data import DataError

@@ -1,4 +1,4 @@
-"""`reproduce gpu`: what gpu-evidence.sh asks for, one command a step."""
+"""`reproduce gpu`: the steps of gpu-evidence.sh, one command each."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def trials(
 ) -> None:
     """Every backend and every part of a training step once, each in a process of its own.
 
-    broken.json: the kernels that failed, and why; backends.txt: the backends that passed; without.txt: what is
-    left out of a step, for $REPRODUCE_WITHOUT. Until the trials are over, they say that nothing passed.
+    broken.json: the kernels that failed, and why; backends.txt: the backends that passed; without.txt: the parts
+    to leave out of a step, for $REPRODUCE_WITHOUT. Until the trials end, the files say that nothing passed.
     """
     from kernels.cuda.trial import PIXELS
     from reproduce.nets import ways

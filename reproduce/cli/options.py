@@ -46,6 +46,6 @@ def cells_of(patterns: list[str] | None, experiments: Path | None, ablations: bo
 
 
 def check_store(store: Path | None) -> None:
-    """Ends the command where a store is named that is no folder."""
+    """End the command if the named store is not a folder."""
     if store is not None and not store.is_dir():
         raise stop(f"no store {yamlfile.shown(store)}: not a folder", 2)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@stoppable("stopped; the same command goes on from the last checkpoint")
+@stoppable("stopped; the same command resumes from the last checkpoint")
 def run(
     cells: Cells = None,
     scale: Annotated[
@@ -74,9 +74,9 @@ def run(
 ) -> None:
     """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
 
-    What cannot be run for want of data is named with how to get it. Exit code 1: a run failed, or memory was not
+    A cell whose data set is missing is named, with how to get it. Exit code 1: a run failed, or memory was not
     enough for it; 2: an experiment file asks for what cannot be done; 3: no data at all;
-    75: the time limit came first, and the same command goes on, here or where the store is copied to.
+    75: the time limit came first, and the same command resumes, here or where the store is copied to.
     """
     began = time.monotonic()
     from reproduce import report
@@ -143,7 +143,7 @@ def run(
         left = len(plan) - len(summary.records) - len(summary.broken)
         raise stop(
             f"time limit of {time_limit}: {left} of {len(plan)} run(s) left, {summary.stopped}; "
-            "the same command goes on from there",
+            "the same command resumes from there",
             75,
         )
     if summary.refused:

@@ -1,4 +1,4 @@
-"""The data folder: cached files, read with suspicion, and the sources that they are fetched from.
+"""The data folder: cached files, checked when read, and the sources they are fetched from.
 
 The cached form of a data set is `<folder>/<name>.npz`: uint8 `x_train`, `y_train`, `x_test`, `y_test`.
 """
@@ -34,7 +34,7 @@ from reproduce.terminal import last_line
 
 
 class Unread(DataError):
-    """The cached file could not be looked at, and may be good."""
+    """The machine could not read the cached file, which may be sound."""
 
 
 def folder(given: Path | None = None) -> Path:
@@ -72,7 +72,7 @@ def _read(name: str, path: Path) -> Dataset:
 def _parsed(name: str, path: Path) -> Dataset:
     about = DATASETS[name]
     numbers = sum(about.files.values()) * (math.prod(about.image) + 1)
-    largest = 8 * numbers + 2**20  # room for wider numbers, which `checked` tells of
+    largest = 8 * numbers + 2**20  # room for wider numbers, which `checked` names
     if not path.is_file():
         raise Unread(f"{name}: {path} is not a regular file")
     try:
@@ -90,7 +90,7 @@ def _parsed(name: str, path: Path) -> Dataset:
 
 
 def _whole(path: Path) -> bool:
-    """Whether an archive's sums fit; in little memory."""
+    """Whether an archive's checksums fit, found with little memory."""
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
@@ -109,7 +109,7 @@ def _silent(sources: Sequence[Source]) -> dict[Source, str]:
     """The sources whose servers take no connection within ANSWER_SECONDS, and that in words; all asked at once.
 
     Without a network a look-up of a name, and pip, would wait for minutes. Behind a proxy that is what is asked;
-    pip is not judged where it is told of another place than PyPI.
+    A pip source is not asked if pip is configured for another index than PyPI.
     """
     proxies = urllib.request.getproxies()
     asked: dict[Source, tuple[str, threading.Event]] = {}
@@ -177,11 +177,11 @@ def load(name: str, where: Path | None = None, say: Callable[[str], None] = lamb
 
 def _missing(name: str, path: Path, problems: list[str]) -> str:
     how = f"{DATASETS[name].how}, or put it at {path}, {_format(name)}"
-    return f"{name} is not at hand ({'; '.join(problems)}): {how}"
+    return f"{name} is missing ({'; '.join(problems)}): {how}"
 
 
 def _format(name: str) -> str:
-    """What the cached file of a data set holds, in words."""
+    """A description of a data set's cached file, for a person."""
     about = DATASETS[name]
     arrays = [
         f"{array} {shape}".replace(",)", ")")
@@ -201,7 +201,7 @@ def _alone(name: str, where: Path, say: Callable[[str], None]) -> Iterator[None]
         say(f"{name}: another process is fetching it")
         lock.acquire()
     try:
-        for left in where.glob(f"{_scratch(name)}*"):  # by a process that was killed: none is at it now
+        for left in where.glob(f"{_scratch(name)}*"):  # of a killed process: the lock shows that none is at work
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
@@ -245,7 +245,7 @@ def _replaced(name: str, path: Path, say: Callable[[str], None]) -> Dataset:
 
 
 def _scratch(name: str) -> str:
-    """How the name of a folder begins that a data set is fetched into; what begins so is ours to remove."""
+    """Prefix of the names of temporary folders; folders with this prefix may be removed."""
     return f".bnn-reproduce-{name}-"
 
 

@@ -1,4 +1,4 @@
-"""Images from files, for a net to classify: a PNG, a folder of them, or an array that NumPy saved."""
+"""Images from files for a net to classify: a PNG, a folder of PNGs, or a NumPy array (.npy)."""
 
 from __future__ import annotations
 

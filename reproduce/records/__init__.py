@@ -1,33 +1,15 @@
 """What the project writes down and reads again: types of records, the store of runs, where a run was made."""
 
-from reproduce.records.fields import explained
-from reproduce.records.record import (
-    PARTS,
-    DataHash,
-    EpochRow,
-    Filters,
-    Record,
-    Result,
-    Running,
-    key_of,
-    read_record,
-    read_records,
-    read_running,
-    stem_of,
-)
-
-__all__ = [
-    "PARTS",
-    "DataHash",
-    "EpochRow",
-    "Filters",
-    "Record",
-    "Result",
-    "Running",
-    "explained",
-    "key_of",
-    "read_record",
-    "read_records",
-    "read_running",
-    "stem_of",
-]
+from reproduce.records.fields import explained as explained
+from reproduce.records.record import PARTS as PARTS
+from reproduce.records.record import DataHash as DataHash
+from reproduce.records.record import EpochRow as EpochRow
+from reproduce.records.record import Filters as Filters
+from reproduce.records.record import Record as Record
+from reproduce.records.record import Result as Result
+from reproduce.records.record import Running as Running
+from reproduce.records.record import key_of as key_of
+from reproduce.records.record import read_record as read_record
+from reproduce.records.record import read_records as read_records
+from reproduce.records.record import read_running as read_running
+from reproduce.records.record import stem_of as stem_of

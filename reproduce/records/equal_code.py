@@ -44,7 +44,7 @@ class _File(BaseModel):
 
 @cache
 def known() -> dict[str, str]:
-    """The committed file: for each digest in it, the one that stands for it and its equals."""
+    """The committed file: each digest -> the representative of its group of equal digests."""
     return read(FOLDER)
 
 

@@ -112,12 +112,18 @@ class Store:
 
     def finished(self, run: Run) -> Record | None:
         """The record of this run (same key) if it is sound and finished."""
-        path = self.runs / f"{run.stem}.json"
+        return self._own(run, "finished")
+
+    def broken(self, run: Run) -> Record | None:
+        """The record of this run (same key) if it failed."""
+        return self._own(run, "failed")
+
+    def _own(self, run: Run, status: str) -> Record | None:
         try:
-            record = read_record(path)
+            record = read_record(self.runs / f"{run.stem}.json")
         except (OSError, ValueError):
             return None
-        return record if record.key == run.key and record.status == "finished" else None
+        return record if record.key == run.key and record.status == status else None
 
     def unusable(self, run: Run) -> str | None:
         """What is wrong with the file of this run's name, in one line; None if it is sound or missing."""
@@ -131,14 +137,6 @@ class Store:
         except ValueError as error:
             return str(error)
         return None if record.key == run.key else f"{path.name}: of another run"
-
-    def broken(self, run: Run) -> Record | None:
-        """The record of this run (same key) if it failed."""
-        try:
-            record = read_record(self.runs / f"{run.stem}.json")
-        except (OSError, ValueError):
-            return None
-        return record if record.key == run.key and record.status == "failed" else None
 
     def checkpoint(self, run: Run) -> Path:
         return self.root / "work" / f"{run.stem}.ckpt"

@@ -28,9 +28,7 @@ def load(path: Path) -> dict[str, Tensor]:
     try:
         state = safetensors.torch.load(path.read_bytes())
     except FileNotFoundError:
-        older = path.with_suffix(".pt")
-        hint = f"; {older.name} is an older version's and is not read" if older.exists() else ""
-        raise ValueError(f"{path.stem}: its weights are not here ({yamlfile.shown(path)}){hint}") from None
+        raise ValueError(f"{path.stem}: its weights are not here ({yamlfile.shown(path)})") from None
     except Exception as error:  # a file cut or changed at any byte can fail in any way
         raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from None
     for name, value in state.items():

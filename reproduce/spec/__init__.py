@@ -53,7 +53,7 @@ class Check(Strict):
     @model_validator(mode="after")
     def _apart(self) -> Check:
         if len(set(self.calibration)) != len(self.calibration):
-            raise ValueError("calibration: a seed stands twice")
+            raise ValueError("calibration: a seed is given twice")
         if self.seed in self.calibration:
             raise ValueError("seed: must not be one of the calibration's")
         return self

@@ -181,7 +181,7 @@ class Paper(_Strict):
 def _apart(names: list[Any], key: str = "rows") -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"{key}: {yamlfile.short(twice)} stands twice")
+        raise ValueError(f"{key}: {yamlfile.short(twice)} is given twice")
 
 
 def _all(names: list[Any], wanted: Any, key: str = "rows") -> None:

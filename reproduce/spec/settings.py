@@ -52,6 +52,8 @@ class PreprocessingStep(Strict):
     """What a preprocessing step is set by; its code: `training.preprocess`."""
 
     step: str
+    affine: ClassVar[bool] = False
+    """Whether a pixel p becomes scale · p + shift."""
 
 
 @PREPROCESSING.schema
@@ -59,6 +61,7 @@ class Range(PreprocessingStep):
     """Pixels 0..255 onto low..high."""
 
     step: Literal["range"]
+    affine: ClassVar[bool] = True
     low: Annotated[int, Field(ge=-1, le=0)]  # not Literal, which takes true for 1
     high: Annotated[int, Field(ge=1, le=1)]
 
@@ -68,6 +71,7 @@ class Standardize(PreprocessingStep):
     """(x - mean) / std, two numbers for the whole data set, of the training split."""
 
     step: Literal["standardize"]
+    affine: ClassVar[bool] = True
 
 
 @PREPROCESSING.schema
@@ -75,6 +79,7 @@ class Center(PreprocessingStep):
     """Subtract each pixel's mean over the training split."""
 
     step: Literal["center"]
+    affine: ClassVar[bool] = True
 
 
 @PREPROCESSING.schema

@@ -1,4 +1,4 @@
-"""A run's checkpoint file: read with suspicion, and set aside, never deleted, where it cannot be resumed from."""
+"""A run's checkpoint file: checked when read; set aside, never deleted, if it cannot be resumed from."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ OTHER = {
 
 
 def difference(of: object, identity: dict[str, str]) -> str:
-    """How a checkpoint of the run `of` was begun, in words, as far as it differs from this run."""
+    """How the run `of` a checkpoint differs from this run, in words."""
     if not isinstance(of, dict):
-        return OTHER["source"]  # an older version, whose checkpoints do not say more
+        return OTHER["source"]  # checkpoints of older versions do not say more
     return ", ".join(words for name, words in OTHER.items() if of.get(name) != identity.get(name))
 
 
 def sound(path: Path, identity: dict[str, str], say: Callable[[str], None]) -> bool:
-    """Whether the checkpoint is whole and this run's; one that is not is set aside, and the run starts afresh."""
+    """Whether the checkpoint is undamaged and of this run; if not, it is set aside and the run starts afresh."""
     try:
         run = saved(path)["run"]
         if run["of"] == identity and run["curve"] and run["calls"]:
@@ -59,7 +59,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _whole(path: Path) -> bool:
-    """Whether the sums in an archive fit; in little memory."""
+    """Whether an archive's checksums fit, found with little memory."""
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
@@ -72,7 +72,7 @@ def _whole(path: Path) -> bool:
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory was not enough: Python's, NumPy's, CuPy's (MemoryError), torch's on a GPU or on a CPU.
 
-    What torch says when a file cannot be written to its end hides the reason, which stands in its context.
+    torch's error for a file that cannot be written completely hides the reason, which is in its context.
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

@@ -2,7 +2,7 @@
 
 A Lightning batch is a block of steps, so that Lightning's own cost is spread over them and nothing waits for
 the host within a block. All randomness of an epoch comes from (seed, epoch): a run that resumes at an epoch's
-end goes on exactly as if it had never stopped.
+end continues exactly as if it had never stopped.
 """
 
 from __future__ import annotations

@@ -105,4 +105,4 @@ def test_a_damaged_data_set_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "mnist.npz").write_bytes(b"no data")
     change(monkeypatch, "mnist", sources=[])
     done = run("--quick", "--to", tmp_path / "kernels", "--data", tmp_path)
-    assert done.exit_code == 3 and done.stderr.count("\n") == 1 and "mnist is not at hand" in done.stderr
+    assert done.exit_code == 3 and done.stderr.count("\n") == 1 and "mnist is missing" in done.stderr

@@ -323,7 +323,7 @@ def test_a_time_limit_ends_the_wait_for_another_process(tmp_path, data_folder):
     with FileLock(store.lock(run), thread_local=False):
         deadline = time.monotonic() + 0.2
         summary = worker.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=deadline)
-    assert summary.records == [] and summary.stopped.startswith("another process is still at")
+    assert summary.records == [] and summary.stopped.startswith("another process is still training")
 
 
 def test_time_limits_as_they_are_written():
@@ -390,7 +390,7 @@ def test_run_command_under_a_time_limit_ends_with_code_75_and_says_how_to_go_on(
         patch.setattr(run_command, "seconds_of", lambda _: 0.0)  # over as it begins
         assert command(monkeypatch, tmp_path, *words, "--time-limit", "1s") == 75
     error = capsys.readouterr().err
-    assert "2 of 2 run(s) left" in error and "stands at epoch 1 of 3; the same command goes on" in error
+    assert "2 of 2 run(s) left" in error and "stands at epoch 1 of 3; the same command resumes" in error
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(store, elsewhere)
     words[words.index(str(store))] = str(elsewhere)
@@ -512,7 +512,7 @@ def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(tmp_path, data_folder, mo
     monkeypatch.setattr(train, "fit", interrupted)
     words = ["run", "--scale", "small", "--results", str(tmp_path / "r"), "--data", str(data_folder)]
     assert command(monkeypatch, tmp_path, *words) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     monkeypatch.setattr(small_check, "check", interrupted)
     assert command(monkeypatch, tmp_path, "check") == 130
     assert capsys.readouterr().err.startswith("reproduce: stopped; ")

@@ -45,7 +45,7 @@ from reproduce.training import train  # noqa: E402
 
 torch.set_num_threads(1)
 LIMIT = 5.0  # seconds from SIGTERM or Ctrl-C to the end
-GO_ON = "the same command goes on from the last checkpoint"
+GO_ON = "the same command resumes from the last checkpoint"
 TIMES = ("started", "seconds", "sha256", "machine")
 SEEDS, EIGHT_SEEDS = 2, 6
 

@@ -111,7 +111,7 @@ def test_without_a_home_folder_data_says_what_to_set_and_a_given_folder_is_enoug
     words = ["run", "table1/float-mnist", "--scale", "small", "--data", tmp_path, "--results", tmp_path / "r"]
     offline = {"HTTPS_PROXY": "http://127.0.0.1:9", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
     code, said = reproduce(*words, without=without, program=program, **offline)
-    assert code == 3 and "mnist is not at hand" in said and "Traceback" not in said, said
+    assert code == 3 and "mnist is missing" in said and "Traceback" not in said, said
 
 
 def test_blank_variables_of_ours_count_as_unset(monkeypatch, tmp_path):

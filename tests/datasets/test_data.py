@@ -67,7 +67,7 @@ def test_damaged_cache_is_refused_with_the_reason_and_set_aside(data_folder, off
     content = {"byte": bytes(raw), "cut": bytes(raw[:5_000_000]), "empty": b"", "text": b"hello"}[damage]
     path.write_bytes(content)
     said = []
-    with pytest.raises(data.DataError, match="mnist is not at hand") as error:
+    with pytest.raises(data.DataError, match="mnist is missing") as error:
         fetch.load("mnist", data_folder, said.append)
     assert "\n" not in str(error.value)
     assert said and "set aside" in said[0]
@@ -291,7 +291,7 @@ def test_a_damaged_cache_that_asks_for_much_memory_is_set_aside(data_folder, off
     raw = path.read_bytes()
     assert raw.count(b"(60000, 28, 28)") == 1
     path.write_bytes(raw.replace(b"(60000, 28, 28), } ", b"(60000, 28000000), }")[: len(raw)])
-    with pytest.raises(data.DataError, match="not at hand"):
+    with pytest.raises(data.DataError, match="is missing"):
         fetch.load("mnist", data_folder)
     for _ in range(2):
         with pytest.raises(data.DataError, match=r"mnist.npz.damaged, set aside, is still there"):

