@@ -337,11 +337,11 @@ class PackedNet:
             images = arrays.moved(images)
         return images, there
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the net to one file, under a scratch name first (reproduce.packed.file). Raises OSError."""
         from reproduce.packed import file
 
-        file.save(self, path)
+        file.save(self, Path(path))
 
     @staticmethod
     def load(path: Path | str) -> PackedNet:

@@ -5,8 +5,9 @@ A store is a folder with `runs/`, `running/`, `kernels/`, `train/` and `nets/`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -34,7 +35,6 @@ Say = Callable[[str], None]
 NO_CHECKSUM = "no checksum in the record"
 once = lru_cache(maxsize=2)
 """For what several parts of a report ask of one `Evidence`; nobody changes what comes back."""
-CURVES = "cifar10"  # the data set whose curves Figure 1 shows; others' are not kept in memory
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -156,6 +156,8 @@ class Evidence:
     """Finished runs of which a later one of the same seed counts."""
     running: tuple[Running, ...] = ()
     """Runs under way: shown, and nothing is judged by them."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """Name of a run's record without its ending -> sha256 of the file."""
 
     @property
     def empty(self) -> bool:
@@ -217,7 +219,12 @@ def gather(
         problems=tuple(problems),
         superseded=older,
         running=tuple(under_way),
+        hashes={r.stem: _sha256(folder / "runs" / f"{r.stem}.json") for r in good},
     )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 R = TypeVar("R", Record, Running)
@@ -246,7 +253,7 @@ def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[R
     for record in _sound(folder, read_record, problems):
         read = {part: record.settings[part] for part in ("data", "net") if part in record.settings}
         unread: dict[str, Any] = {"settings": read, "libraries": {}}
-        if not curves and record.data.name != CURVES:
+        if not curves and record.scale == "small":
             unread["curve"] = []
         yield record.model_copy(update=unread)
 

@@ -300,8 +300,7 @@ def failures(evidence: Evidence) -> pd.DataFrame:
 _WHAT = (Column("row", "row"), Column("dataset", "data set"))
 _MEASURED = (
     Column("mean", "ours", 2, "%", "mean test error at the best validation epoch (the paper's protocol)"),
-    Column("low", "from", 2, "%", "95 % prediction interval of one more run: its lower end"),
-    Column("high", "to", 2, "%", "95 % prediction interval of one more run: its upper end"),
+    Column("low", "95 % prediction", 2, "%", "interval of one more run", "high"),
     Column("last", "last epoch", 2, "%", "mean test error at the last epoch"),
     Column("seeds", "seeds", 0, "", "runs, each with a seed of its own"),
 )
@@ -360,8 +359,8 @@ def section(evidence: Evidence) -> Section:
             Column("scale", "scale"),
             _MACHINE,
             *(Column("threads", "threads"), Column("revision", "revision", hint="of the code: its first digits")),
-            *_MEASURED[:3],
-            _MEASURED[4],
+            *_MEASURED[:2],
+            _MEASURED[3],
             _VERDICT,
             CODE,
         )
