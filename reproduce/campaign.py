@@ -71,6 +71,8 @@ class Progress(Callback):
         self.started = time.monotonic()
         self.done = 0.0
         self.position = 0
+        self.title = ""
+        """Cell, scale and seed of the present run."""
         self._told = self.started
 
     def skip(self, position: int) -> None:
@@ -83,8 +85,11 @@ class Progress(Callback):
         spent = time.monotonic() - self.started
         if done <= 0:
             return "time left not known yet"
-        seconds = spent * (sum(self.costs) - done) / done
-        return f"about {duration(seconds)} left of all"
+        rate = spent / done
+        all_left = f"{duration(rate * (sum(self.costs) - done))} left of all"
+        if not share:
+            return f"about {all_left}"
+        return f"about {duration(rate * (1 - share) * self.costs[self.position])} left of the run, {all_left}"
 
     def finish(self) -> None:
         self.done += self.costs[self.position]
@@ -100,7 +105,8 @@ class Progress(Callback):
         row, epochs = module.curve[-1], module.settings.train.epochs
         error = 100 * row["valid_wrong"] / module.scored("valid")
         self.say(
-            f"    epoch {row['epoch']}/{epochs}: cost {row['train_loss']:.4f}, validation error {error:.2f} %; "
+            f"    {self.title}, epoch {row['epoch']}/{epochs}: cost {row['train_loss']:.4f}, "
+            f"validation error {error:.2f} %; "
             f"{self.left(row['epoch'] / epochs)}"
         )
 
@@ -195,7 +201,7 @@ def carry_out(
     postponed: dict[int, Record | None] = {}  # with how they had broken off before, if they had
     while queue:
         number, item = queue.popleft()
-        progress.position = number
+        progress.position, progress.title = number, describe(item)
         title = f"[{number + 1}/{len(plan)}] {describe(item)}"
         try:
             dataset = prepared.dataset(item.settings.data.name, data_folder, say)
@@ -205,8 +211,10 @@ def carry_out(
             progress.skip(number)
             continue
         except data.DataError as error:
-            if item.cell.name not in summary.missing:
-                say(f"{title}: not run: {error}")
+            if str(error) not in summary.missing.values():
+                name = item.settings.data.name
+                cells = len({each.cell.name for each in plan if each.settings.data.name == name})
+                say(f"not run for want of data: {cells} cell{'s' * (cells != 1)} on {name}: {error}")
             summary.missing[item.cell.name] = str(error)
             progress.skip(number)
             continue

@@ -218,15 +218,13 @@ def run(
         written = f"written: {folder}/report/table1.md and table1.csv"
     except files.Foreign as error:
         written = f"Table 1 was not written: {error}"
-    for cell, reason in summary.missing.items():
-        say(f"not run: {cell}: {reason}")
     for cell, reason in summary.refused.items():
         say(f"not run: {cell}: {reason}")
     for record in summary.broken:
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
     for title, reason in summary.starved.items():
         say(f"not made: {title}: {reason}; the same command tries again")
-    say(f"{written}; the whole page: reproduce report --results {folder}")
+    say(f"{report.found(evidence, size)}; {written}; the whole page: reproduce report --results {folder} --open")
     if summary.stopped:
         left = len(plan) - len(summary.records) - len(summary.broken)
         raise stop(
@@ -313,6 +311,7 @@ def make_report(
     force: Annotated[
         bool, typer.Option("--force", help="Write into a folder that also holds other files; they stay.")
     ] = False,
+    show: Annotated[bool, typer.Option("--open", help="Show the page in your browser.")] = False,
     experiments: ExperimentsOption = None,
     use: UseOption = None,
 ) -> None:
@@ -326,6 +325,8 @@ def make_report(
         raise stop("--cell names two cells of one store", 2)
     if results is None and to is None and not cell and experiments is None and yamlfile.CHECKOUT:
         report.refresh(say, force)
+        if show:
+            typer.launch(str(PUBLISHED / "report" / "index.html"))
         return
     stores = results or [PUBLISHED if yamlfile.CHECKOUT else LOCAL]
     for store in stores:
@@ -346,6 +347,8 @@ def make_report(
     else:
         report.compared(found, target, home, force)
     say(f"written: {yamlfile.shown(target)}")
+    if show:
+        typer.launch(str(target / "index.html"))
 
 
 @app.command()

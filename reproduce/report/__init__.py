@@ -94,6 +94,14 @@ def write(evidence: Evidence, target: Path, home: str | None = None, force: bool
     folder.write(content, target, force)
 
 
+def found(evidence: Evidence, scale: str) -> str:
+    """What a store's runs of one scale came to, in a sentence without its full stop."""
+    frame = table1.every(evidence)
+    frame = frame[(frame["scale"] == scale) & (frame["seeds"] > 0)]
+    words = [f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts(sort=False).items()]
+    return f"found at {scale} scale: {', '.join(words) or 'nothing yet'}"
+
+
 def compared(stores: Sequence[Evidence], target: Path, home: str, force: bool = False) -> None:
     """A page and a CSV that hold stores against each other, into `target`; raises as `write` does."""
     parts = compare.sections(stores)

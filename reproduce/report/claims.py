@@ -312,7 +312,7 @@ def _nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             "; ".join(dict.fromkeys(evidence.path(r) for r in used)),
             "reproduce run table1 --scale paper --seeds 3",
             _marks(n for r in used for n in notes(r)),
-            "; ".join(f"{words} on {count}" for words, count in counts if count),
+            "; ".join(f"{words} on {count} of 3" for words, count in counts if count),
         )
     ]
 
@@ -373,7 +373,7 @@ def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
                 "; ".join(f"{evidence.name}/check/{path}" for path in paths),
                 "make check-small-mutants",
                 _marks(n for r in [*usual, *without] for n in notes(r)),
-                f"{np.mean(mine):.1f} % without, {np.mean(theirs):.1f} % with",
+                f"{np.mean(mine):.1f} % without, {np.mean(theirs):.1f} % with ({cell})",
             )
         )
     return found
@@ -417,20 +417,7 @@ HOW = {  # to measure what has no evidence yet
     "state of the art": "reproduce run table1 --scale paper --seeds 3",
     "no mask": "make check-small-mutants",
 }
-COLUMNS = [
-    "id",
-    "claim",
-    "printed",
-    "brief",
-    "measured",
-    "where",
-    "verdict",
-    "source",
-    "dirty",
-    "note",
-    "records",
-    "again",
-]
+COLUMNS = "id claim printed brief measured where verdict source dirty note records again".split()
 
 
 def printed() -> tuple[dict[str, Any], ...]:

@@ -212,19 +212,7 @@ def training(evidence: Evidence) -> Section:
                 line |= {"times": ratio.ratio, "low": ratio.low, "high": ratio.high}
             line |= {"dirty": bool(note(bench)), "note": note(bench), "records": bench.path}
             lines.append(line | {"again": "make bench-train"})
-    columns = [
-        "what",
-        "candidate",
-        "how",
-        "remark",
-        "machine",
-        "steps",
-        "slowest",
-        "fastest",
-        "times",
-        "low",
-        "high",
-    ]
+    columns = "what candidate how remark machine steps slowest fastest times low high".split()
     frame = pd.DataFrame(lines, columns=[*columns, "dirty", "note", "records", "again"])
     frame["label"] = labelled(frame)
     text = (
