@@ -36,7 +36,7 @@ def main() -> None:
         if name in ("reproduce", "kernels"):
             raise
         package = {"yaml": "pyyaml"}.get(name, name)
-        how = f"`pip install {package}` brings it; without a network see README, On a GPU"
+        how = f"`pip install {package}` brings it; without a network see docs/gpu.md"
         print(f"reproduce: {name} is missing; {how}", file=sys.stderr)
         sys.exit(2)
 

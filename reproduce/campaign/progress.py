@@ -32,6 +32,8 @@ class Progress(Callback):
         self.started = time.monotonic()
         self.done = 0.0
         self.position = 0
+        self.title = ""
+        """Cell, scale and seed of the present run."""
         self._told = self.started
 
     def skip(self, position: int) -> None:
@@ -44,8 +46,11 @@ class Progress(Callback):
         spent = time.monotonic() - self.started
         if done <= 0:
             return "time left not known yet"
-        seconds = spent * (sum(self.costs) - done) / done
-        return f"about {duration(seconds)} left of all"
+        rate = spent / done
+        all_left = f"{duration(rate * (sum(self.costs) - done))} left of all"
+        if not share:
+            return f"about {all_left}"
+        return f"about {duration(rate * (1 - share) * self.costs[self.position])} left of the run, {all_left}"
 
     def finish(self) -> None:
         self.done += self.costs[self.position]
@@ -61,6 +66,6 @@ class Progress(Callback):
         row, epochs = module.curve[-1], module.settings.train.epochs
         error = 100 * row["valid_wrong"] / module.scored("valid")
         self.say(
-            f"    epoch {row['epoch']}/{epochs}: cost {row['train_loss']:.4f}, validation error {error:.2f} %; "
-            f"{self.left(row['epoch'] / epochs)}"
+            f"    {self.title}, epoch {row['epoch']}/{epochs}: cost {row['train_loss']:.4f}, "
+            f"validation error {error:.2f} %; {self.left(row['epoch'] / epochs)}"
         )

@@ -88,7 +88,7 @@ def carry_out(
     postponed: dict[int, Record | None] = {}  # position -> the failed record it had before
     while queue:
         number, item = queue.popleft()
-        progress.position = number
+        progress.position, progress.title = number, describe(item)
         title = f"[{number + 1}/{len(plan)}] {describe(item)}"
         try:
             dataset = prepared.dataset(item.settings.data.name, data_folder, say)
@@ -98,8 +98,10 @@ def carry_out(
             progress.skip(number)
             continue
         except data.DataError as error:
-            if item.cell.name not in summary.missing:
-                say(f"{title}: not run: {error}")
+            if str(error) not in summary.missing.values():
+                name = item.settings.data.name
+                cells = len({each.cell.name for each in plan if each.settings.data.name == name})
+                say(f"not run for want of data: {cells} cell{'s' * (cells != 1)} on {name}: {error}")
             summary.missing[item.cell.name] = str(error)
             progress.skip(number)
             continue

@@ -30,6 +30,7 @@ def make_report(
     force: Annotated[
         bool, typer.Option("--force", help="Write into a folder that also holds other files; they stay.")
     ] = False,
+    show: Annotated[bool, typer.Option("--open", help="Show the page in your browser.")] = False,
     experiments: ExperimentsOption = None,
     use: UseOption = None,
 ) -> None:
@@ -43,6 +44,8 @@ def make_report(
         raise stop("--cell names two cells of one store", 2)
     if results is None and to is None and not cell and experiments is None and yamlfile.CHECKOUT:
         report.refresh(say, force)
+        if show:
+            typer.launch(str(PUBLISHED / "report" / "index.html"))
         return
     stores = results or [PUBLISHED if yamlfile.CHECKOUT else LOCAL]
     for store in stores:
@@ -63,3 +66,5 @@ def make_report(
     else:
         report.compared(found, target, home, force)
     say(f"written: {yamlfile.shown(target)}")
+    if show:
+        typer.launch(str(target / "index.html"))

@@ -130,15 +130,13 @@ def run(
         written = f"written: {folder}/report/table1.md and table1.csv"
     except files.Foreign as error:
         written = f"Table 1 was not written: {error}"
-    for cell, reason in summary.missing.items():
-        say(f"not run: {cell}: {reason}")
     for cell, reason in summary.refused.items():
         say(f"not run: {cell}: {reason}")
     for record in summary.broken:
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
     for title, reason in summary.starved.items():
         say(f"not made: {title}: {reason}; the same command tries again")
-    say(f"{written}; the whole page: reproduce report --results {folder}")
+    say(f"{report.found(evidence, size)}; {written}; the whole page: reproduce report --results {folder} --open")
     if summary.stopped:
         left = len(plan) - len(summary.records) - len(summary.broken)
         raise stop(

@@ -101,9 +101,9 @@ class PackedNet(Layers):
             images = arrays.moved(images)
         return images, there
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the net to one file, under a scratch name first (`packed.file`). Raises OSError."""
-        file.save(self, path)
+        file.save(self, Path(path))
 
     @staticmethod
     def load(path: Path | str) -> PackedNet:

@@ -20,6 +20,8 @@ from reproduce.report import (
     filters,
     folder,
     groups,
+    head,
+    look,
     page,
     rule,
     running,
@@ -37,35 +39,12 @@ Say = Callable[[str], None]
 
 def sections(evidence: Evidence) -> list[Section]:
     """The report's parts in the order of the page."""
-    found = [part.section(evidence) for part in (table1, claims, curves)]
+    found = [part.section(evidence) for part in (table1, curves)]
     found[1:1] = groups.sections(evidence)
     found += [ablations.section(evidence)]
     found += [running.section(evidence)] if evidence.running else []
     found += [part.section(evidence) for part in (filters, speed, energy)]
-    return [*found, speed.training(evidence), rule.section()]
-
-
-def summary(evidence: Evidence) -> str:
-    """The page's first words: how many of the paper's cells are measured, what came of them and of the claims."""
-    frame = table1.every(evidence)
-    frame = frame[~frame["quoted"].astype(bool)]
-    paper, short, small = (frame[frame["scale"] == scale] for scale in table1.SCALES)
-    run = paper[paper["seeds"] > 0]
-    words = [f"{count} {verdict}" for verdict, count in run["verdict"].value_counts(sort=False).items()]
-    done, every = (part["cell"].nunique() for part in (run, paper))
-    said = f"{done} of the {every} cells of Table 1 that are ours to run were run at the paper's scale"
-    said += f", {len(run)} rows by the code that made them" if len(run) > done else ""
-    said += f": {', '.join(words)}." if words else "."
-    shorter = short[short["seeds"] > 0]
-    if len(shorter):
-        cells = (
-            f"{r}, {d}: {mean:.2f} % (the paper, with its own schedule: {printed:.2f} %)"
-            for r, d, mean, printed in shorter[["row", "dataset", "mean", "paper"]].values
-        )
-        said += f" With a shorter schedule, and not judged: {'; '.join(cells)}."
-    if len(small):
-        said += f" {small['cell'].nunique()} were run at small scale, which is never held against the paper."
-    return f"{said} {claims.counts(claims.frame(evidence))}"
+    return [*found, speed.training(evidence), rule.section(), claims.section()]
 
 
 def tables(evidence: Evidence, parts: Sequence[Section] = ()) -> dict[str, str]:
@@ -74,24 +53,33 @@ def tables(evidence: Evidence, parts: Sequence[Section] = ()) -> dict[str, str]:
     Without `parts` only Table 1's own, which take no time.
     """
     frame = table1.every(evidence)
-    return {
+    found = {
         "table1.csv": exports.csv(frame),
         "table1.md": f"# Table 1\n\n{exports.markdown(frame)}",
         "table1.tex": exports.latex(frame),
-        **_data(parts),
     }
+    if parts:
+        found |= {"verdicts.json": head.for_others(evidence), "data/claims.csv": csv(claims.frame(evidence))}
+        found |= _data(parts, head.figures(evidence))
+    return found
 
 
-def _data(parts: Sequence[Section]) -> dict[str, str]:
-    return {f"data/{part.name}.csv": csv(part.frame) for section in parts for part in section.parts}
+def _data(parts: Sequence[Section], first: Sequence[Figure] = ()) -> dict[str, str]:
+    every = [*first, *(part for section in parts for part in section.parts)]
+    return {f"data/{part.name}.csv": csv(part.frame) for part in every}
 
 
-def pictures(parts: Sequence[Section], title: str, summary: str, home: str) -> dict[str, str]:
-    """The page, and its figures by themselves: their bytes depend on the versions of the drawing libraries."""
-    found = {"index.html": page.page(title, summary, parts, home)}
-    for part in (part for section in parts for part in section.parts):
-        if isinstance(part, Figure):
-            found[f"{part.name}.svg"] = part.svg
+def drawings(parts: Sequence[Section], first: Sequence[Figure] = ()) -> dict[str, str]:
+    """The figures by themselves; those of the first screen also in colours of their own, for README.
+
+    Their bytes depend on the versions of the drawing libraries, as the page's do.
+    """
+    found = {}
+    for part in [*first, *(part for section in parts for part in section.parts)]:
+        found |= part.files if isinstance(part, Figure) else {}
+    for figure in first:
+        for name, dark in (("light", False), ("dark", True)):
+            found[f"{figure.name}-{name}.svg"] = look.alone(figure.svgs[0], dark)
     return found
 
 
@@ -100,10 +88,20 @@ def write(evidence: Evidence, target: Path, home: str | None = None, force: bool
 
     Raises files.Foreign where `target` holds what no report wrote, unless `force`.
     """
-    parts = [*sections(evidence), sources(evidence)]
-    content = tables(evidence, parts)
-    content |= pictures(parts, TITLE, summary(evidence), home or f"{evidence.name}/report")
+    parts, first = [*sections(evidence), sources(evidence)], head.figures(evidence)
+    content = tables(evidence, parts) | drawings(parts, first)
+    home = home or f"{evidence.name}/report"
+    said = head.sentences(evidence)
+    content["index.html"] = page.page(TITLE, said, parts, home, first, head.verdicts(evidence))
     folder.write(content, target, force)
+
+
+def found(evidence: Evidence, scale: str) -> str:
+    """What a store's runs of one scale came to, in a sentence without its full stop."""
+    frame = table1.every(evidence)
+    frame = frame[(frame["scale"] == scale) & (frame["seeds"] > 0)]
+    words = [f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts(sort=False).items()]
+    return f"found at {scale} scale: {', '.join(words) or 'nothing yet'}"
 
 
 def compared(stores: Sequence[Evidence], target: Path, home: str, force: bool = False) -> None:
@@ -111,7 +109,7 @@ def compared(stores: Sequence[Evidence], target: Path, home: str, force: bool = 
     parts = compare.sections(stores)
     names = ", ".join(store.name for store in stores)
     said = f"Stores compared: {names}."
-    folder.write(_data(parts) | pictures(parts, "Stores compared", said, home), target, force)
+    _page(parts, "Stores compared", said, target, home, force)
 
 
 def cells_compared(
@@ -120,7 +118,12 @@ def cells_compared(
     """A page and a CSV that hold two cells of a store against each other, into `target`; errors as in `write`."""
     parts = compare.cell_sections(evidence, *both)
     said = f"Cells compared: {both[0].name} and {both[1].name}, in {evidence.name}."
-    folder.write(_data(parts) | pictures(parts, "Cells compared", said, home), target, force)
+    _page(parts, "Cells compared", said, target, home, force)
+
+
+def _page(parts: Sequence[Section], title: str, said: str, target: Path, home: str, force: bool) -> None:
+    content = _data(parts) | drawings(parts) | {"index.html": page.page(title, [said], parts, home)}
+    folder.write(content, target, force)
 
 
 def sources(evidence: Evidence) -> Section:
@@ -142,6 +145,5 @@ def refresh(say: Say, force: bool = False) -> None:
     evidence = gather(runs.PUBLISHED, cells(), say)
     write(evidence, runs.PUBLISHED / "report", force=force)
     readme = yamlfile.ROOT / "README.md"
-    frame = table1.every(evidence)
-    files.write_whole(readme, exports.into_readme(readme.read_text(encoding="utf-8"), frame))
+    files.write_whole(readme, exports.into_readme(readme.read_text(encoding="utf-8"), head.markdown(evidence)))
     say(f"written: {yamlfile.shown(runs.PUBLISHED / 'report')} and README's table")

@@ -11,127 +11,91 @@ import itertools
 import math
 import textwrap
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import matplotlib.colors
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from reproduce.report.look import BLUE, DARK, GREEN, GREY, INK, LIGHT, PURPLE, STYLE, VERMILLION, WIDTH, empty
 from reproduce.report.look import svg as svg
 
-Line = Literal["-", ":"] | tuple[float, tuple[float, ...]]
-CURVES: dict[str, tuple[str, Line, str]] = {  # colour, line, marker of the paper's points
-    "baseline (float)": (GREEN, "-", "o"),
-    "BNN (Theano)": (VERMILLION, (0, (5, 1.5)), "s"),
-    "BNN (Torch7)": (BLUE, (0, (5, 1.5, 1, 1.5)), "D"),
+LOOKS: dict[tuple[str, str], tuple[str, str, float, str]] = {  # source and scale: colour, line, width, name
+    ("ours", "paper"): (VERMILLION, "-", 1.6, "ours, paper's scale"),
+    ("ours", "short"): (BLUE, "-", 0.9, "ours, short schedule"),
+    ("unfinished", "paper"): (VERMILLION, "--", 1.2, "unfinished, paper's scale"),
+    ("unfinished", "short"): (BLUE, "--", 1.2, "unfinished, short schedule"),
+    ("unfinished", "small"): (PURPLE, ":", 1.2, "unfinished, small net"),
+    ("paper", "paper"): (GREY, "-", 4.0, "the paper's Figure 1"),
 }
-OTHER: tuple[str, Line, str] = (PURPLE, ":", "v")
-MARKS: dict[str, Any] = {
-    "markersize": 5.5,
-    "markeredgecolor": INK,
-    "markeredgewidth": 0.7,
-}  # told apart in grey by their shapes
-SHIFT = 6  # epochs by which the paper's points of the three nets stand apart
+TICKS = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
 FAMILIES = {"naive": (GREY, ""), "library": (BLUE, "///"), "xnor": (VERMILLION, "xxx")}
 VARIANTS = {"float": (GREY, ""), "binary weights": (BLUE, "///"), "binary": (VERMILLION, "xxx")}
 
 
 @matplotlib.rc_context(STYLE)
-def figure1(frame: pd.DataFrame) -> Figure:
-    """Validation error and training cost against epoch: our mean and band over seeds, the paper's ranges behind.
+def curves(frame: pd.DataFrame) -> list[Figure]:
+    """A small multiple a net: validation error and training cost against the epoch, a line a run, on log axes.
 
     The paper's digitised ranges are upright bars, with an arrow where they reach above the printed axis (NaN).
     """
     if frame.empty:
-        return empty()
+        return [empty()]
+    return [_net(str(net), lines) for net, lines in frame.groupby("net", sort=False)]
+
+
+def _net(net: str, frame: pd.DataFrame) -> Figure:
     quantities = [q for q in ("validation error", "training cost") if (frame["quantity"] == q).any()]
-    figure = Figure(figsize=(WIDTH, 0.7 + 2.5 * len(quantities)))
+    figure = Figure(figsize=(WIDTH, 0.7 + 1.7 * len(quantities)))
     panels = figure.subplots(len(quantities), 1, sharex=True, squeeze=False)[:, 0]
-    paper, ours = (frame[frame["source"] == source] for source in ("paper", "ours"))
     for axes, quantity in zip(panels, quantities, strict=True):
-        axes.set_title(quantity[0].upper() + quantity[1:])
-        axes.set_ylabel("percent" if quantity == "validation error" else "squared hinge")
-        printed = paper[paper["quantity"] == quantity]
-        top = 25.0 if len(printed) else math.inf
-        for shift, (name, points) in zip((-SHIFT, 0, SHIFT), printed.groupby("series", sort=True), strict=False):
-            _ranges(axes, points, CURVES.get(str(name), OTHER), shift, top)
-        for (series, scale), line in ours[ours["quantity"] == quantity].groupby(["series", "scale"]):
-            line = line.sort_values("epoch")
-            colour, style, _ = CURVES.get(str(series), OTHER)
-            thin = scale == "short" and (ours["scale"] == "paper").any()
-            axes.plot(line["epoch"], line["value"], color=colour, linestyle=style, linewidth=0.9 if thin else 1.6)
-            axes.fill_between(line["epoch"], line["low"], line["high"], color=colour, alpha=0.18, linewidth=0)
-        if top < math.inf:
-            axes.set_ylim(0, top)
-        else:
-            axes.set_ylim(bottom=0)
+        here = frame[frame["quantity"] == quantity]
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_ylabel(f"{quantity}, %" if quantity == "validation error" else quantity)
+        for _, line in here[here["source"] != "paper"].groupby("run"):
+            colour, style, width, _ = LOOKS[line["source"].iloc[0], line["scale"].iloc[0]]
+            axes.plot(line["epoch"], line["value"], color=colour, linestyle=style, linewidth=width)
+        _ranges(axes, here[here["source"] == "paper"])
+        axes.grid(axis="x")
+        axes.xaxis.set_major_locator(FixedLocator(TICKS))
+        axes.yaxis.set_major_locator(FixedLocator(TICKS))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_locator(NullLocator())
+    panels[0].set_title(f"{net}: {_end(frame)}")
     panels[-1].set_xlabel("epoch")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
-    figure.legend(handles=_curve_legend(frame), loc="outside lower center", ncols=2)
+    there = dict.fromkeys(zip(frame["source"], frame["scale"], strict=True))
+    handles = []
+    for colour, style, width, name in (LOOKS[key] for key in LOOKS if key in there):
+        handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=width, label=name))
+    figure.legend(handles=handles, loc="outside lower left", ncols=2, handlelength=1.8)
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def running(frame: pd.DataFrame) -> Figure:
-    """Unfinished runs: validation error and training cost against epoch, a line a run, each with its label."""
-    if frame.empty:
-        return empty()
-    runs = dict.fromkeys(frame["run"])
-    figure = Figure(figsize=(WIDTH, 5.2 + 0.25 * len(runs)))
-    colours, styles = (BLUE, VERMILLION, GREEN, PURPLE, GREY), ("-", "--", ":", "-.")
-    for axes, (quantity, lines) in zip(figure.subplots(2, 1, sharex=True), frame.groupby("quantity"), strict=True):
-        axes.set_title(f"{str(quantity).capitalize()}, unfinished runs")
-        axes.set_ylabel("percent" if quantity == "validation error" else "squared hinge")
-        for number, run in enumerate(runs):
-            line = lines[lines["run"] == run].sort_values("epoch")
-            look: dict[str, Any] = {"color": colours[number % 5], "linestyle": styles[number % 4]}
-            axes.plot(line["epoch"], line["value"], label=line["label"].iloc[0], marker=".", markersize=3, **look)
-        axes.set_ylim(bottom=0)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
-    figure.legend(handles=axes.get_lines(), loc="outside lower center", ncols=1)
-    return figure
+def _end(frame: pd.DataFrame) -> str:
+    """Where the curves of a net end, in words: at the paper's scale if it was run there."""
+    ours = frame[(frame["source"] != "paper") & (frame["quantity"] == "validation error")]
+    for source, scale in (key for key in LOOKS if key[0] != "paper"):
+        lines = ours[(ours["source"] == source) & (ours["scale"] == scale)]
+        if len(lines):
+            value = lines.sort_values("epoch").groupby("run")["value"].last().mean()
+            return f"{value:.2f} % at epoch {lines['epoch'].max()}"
+    return "not run here"
 
 
-def _ranges(axes: Axes, points: pd.DataFrame, look: tuple[str, Line, str], shift: float, top: float) -> None:
-    """The paper's ranges, `shift` epochs aside; what is above the printed axis (NaN) ends in an arrow at `top`."""
-    colour, _, marker = look
-    low, high = points["low"].fillna(top), points["high"].fillna(top)
-    epoch = points["epoch"] + shift
-    axes.vlines(epoch, low, high, color=colour, alpha=0.45, linewidth=3.5)
-    axes.plot(epoch, points["value"], marker, color=colour, **MARKS)
-    above = epoch[points["high"].isna()]
-    if len(above):
-        axes.plot(above, [top] * len(above), "^", color=colour, alpha=0.8, markersize=6, clip_on=False)
-
-
-def _curve_legend(frame: pd.DataFrame) -> list[Artist]:
-    handles: list[Artist] = []
-    for series in dict.fromkeys(frame["series"]):
-        colour, style, marker = CURVES.get(series, OTHER)
-        lines = frame[frame["series"] == series]
-        own, points = ((lines["source"] == source).any() for source in ("ours", "paper"))
-        line = Line2D([], [], color=colour, linestyle=style if own else "", label=series, **MARKS)
-        line.set_marker(marker if points else "")
-        handles.append(line)
-    if (frame["source"] == "ours").any():
-        handles.append(Patch(color=GREY, alpha=0.3, linewidth=0, label="ours: mean, band over seeds"))
-    if (frame["source"] == "paper").any():
-        handles.append(
-            Line2D([], [], color=GREY, alpha=0.6, linewidth=3.5, label="paper: range read off Figure 1")
-        )
-    scales = set(frame.loc[frame["source"] == "ours", "scale"])
-    if {"paper", "short"} <= scales:
-        handles.append(Line2D([], [], color=INK, linewidth=0.9, label="thin: short schedule"))
-    return handles
+def _ranges(axes: Axes, points: pd.DataFrame) -> None:
+    """The paper's ranges; what is above the printed axis (NaN) ends in an arrow at its top, 25 %."""
+    top = 25.0
+    axes.vlines(points["epoch"], points["low"].fillna(top), points["high"].fillna(top), color=GREY, linewidth=4)
+    above = points[points["high"].isna()]["epoch"]
+    axes.plot(above, [top] * len(above), "^", color=GREY, markersize=6)
 
 
 @matplotlib.rc_context(STYLE)
@@ -228,23 +192,23 @@ def figure2b(frame: pd.DataFrame) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def figure3(frame: pd.DataFrame) -> Figure:
+def figure3(frame: pd.DataFrame) -> list[Figure]:
     """Times on a log axis, a panel a measured thing: the paper's machine first, then ours, with ratios."""
     if frame.empty:
-        return empty()
-    whats = list(dict.fromkeys(frame["what"]))
-    panels = [list(_bars(frame[frame["what"] == what])) for what in whats]
-    heights = [sum(1 if isinstance(entry, str) else 1 + 0.6 * entry[0].count("\n") for entry in p) for p in panels]
-    figure = Figure(figsize=(WIDTH, 0.5 + sum(0.66 + 0.24 * h for h in heights)))
-    for axes, what, entries in zip(
-        figure.subplots(len(whats), 1, squeeze=False, height_ratios=heights)[:, 0], whats, panels, strict=True
-    ):
-        axes.set_title("\n".join(textwrap.wrap(what, 44)))
-        _bar_panel(axes, entries, frame[frame["what"] == what])
-    families = [f for f in FAMILIES if (frame["family"] == f).any()]
-    handles = [Patch(facecolor=FAMILIES[f][0], edgecolor=INK, hatch=FAMILIES[f][1], label=f) for f in families]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    return figure
+        return [empty()]
+    figures = []
+    for what, lines in frame.groupby("what", sort=False):
+        entries = list(_bars(lines))
+        height = sum(1 if isinstance(entry, str) else 1 + 0.6 * entry[0].count("\n") for entry in entries)
+        figure = Figure(figsize=(WIDTH, 1.1 + 0.24 * height))
+        axes = figure.subplots()
+        axes.set_title("\n".join(textwrap.wrap(str(what), 44)))
+        _bar_panel(axes, entries, lines)
+        families = [f for f in FAMILIES if (lines["family"] == f).any()]
+        handles = [Patch(facecolor=FAMILIES[f][0], edgecolor=INK, hatch=FAMILIES[f][1], label=f) for f in families]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        figures.append(figure)
+    return figures
 
 
 def _bars(frame: pd.DataFrame) -> Iterator[str | tuple[str, pd.Series]]:
@@ -295,12 +259,7 @@ def _bar_panel(axes: Axes, entries: list[str | tuple[str, pd.Series]], frame: pd
         y += extra / 2
     axes.set_ylim(y + 0.7, 0.2)
     axes.set_yticks(places, labels)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
-    axes.xaxis.set_major_locator(LogLocator(numticks=6))
-    axes.xaxis.set_major_formatter(EngFormatter(unit="s"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _log_bars(axes, EngFormatter(unit="s"))
 
 
 def _short(value: float) -> str:
@@ -309,45 +268,51 @@ def _short(value: float) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def energy(frame: pd.DataFrame) -> Figure:
+def energy(frame: pd.DataFrame) -> list[Figure]:
     """Energy of one image (compute and memory apart) and bytes of weights by net and variant, on log axes."""
     if frame.empty:
-        return empty()
-    nets = list(dict.fromkeys(frame["net"]))
-    variants = [v for v in VARIANTS if (frame["variant"] == v).any()]
-    figure = Figure(figsize=(WIDTH, 1.0 + 3 * (0.5 + 0.2 * len(nets) * (len(variants) + 0.6))))
+        return [empty()]
     parts = (
         ("compute_uj", "Compute, energy of one image", EngFormatter(unit="J"), 1e-6),
         ("memory_uj", "Memory accesses, energy of one image", EngFormatter(unit="J"), 1e-6),
         ("bytes", "Weights", EngFormatter(unit="B"), 1.0),
     )
-    for axes, (column, title, unit, factor) in zip(figure.subplots(3, 1), parts, strict=True):
-        values = frame[column] * factor
-        left = values[values > 0].min() / 3
-        axes.set_title(title)
-        axes.set_xscale("log")
-        axes.set_xlim(left, values.max() * (values.max() / left) ** 0.25)
-        for i, net in enumerate(nets):
-            for j, variant in enumerate(variants):
-                line = frame[(frame["net"] == net) & (frame["variant"] == variant)]
-                if line.empty:
-                    continue
-                value, y = float(line[column].iloc[0]) * factor, i * (len(variants) + 0.6) + j
-                colour, hatch = VARIANTS[variant]
-                axes.barh(
-                    y, value - left, left=left, height=0.8, color=colour, edgecolor=INK, hatch=hatch, linewidth=0.5
-                )
-                label = unit(float(f"{value:.3g}"))
-                axes.annotate(label, (value, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
-        middle = [i * (len(variants) + 0.6) + (len(variants) - 1) / 2 for i in range(len(nets))]
-        axes.set_yticks(middle, ["\n".join(textwrap.wrap(str(net), 22)) for net in nets])
-        axes.set_ylim(len(nets) * (len(variants) + 0.6) - 0.8, -0.8)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x")
-        axes.grid(visible=False, axis="y")
-        axes.xaxis.set_major_locator(LogLocator(numticks=6))
-        axes.xaxis.set_major_formatter(unit)
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    return [_energy(frame, *part) for part in parts]
+
+
+def _energy(frame: pd.DataFrame, column: str, title: str, unit: EngFormatter, factor: float) -> Figure:
+    nets = list(dict.fromkeys(frame["net"]))
+    variants = [v for v in VARIANTS if (frame["variant"] == v).any()]
+    step = len(variants) + 0.6
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.2 * len(nets) * step))
+    axes = figure.subplots()
+    values = frame[column] * factor
+    left = values[values > 0].min() / 3
+    axes.set_title(title)
+    axes.set_xscale("log")
+    axes.set_xlim(left, values.max() * (values.max() / left) ** 0.25)
+    for line in frame.to_dict("records"):
+        value = line[column] * factor
+        y = nets.index(line["net"]) * step + variants.index(line["variant"])
+        colour, hatch = VARIANTS[line["variant"]]
+        look: dict[str, Any] = {"color": colour, "edgecolor": INK, "hatch": hatch, "linewidth": 0.5}
+        axes.barh(y, value - left, left=left, height=0.8, **look)
+        label = unit(float(f"{value:.3g}"))
+        axes.annotate(label, (value, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    middle = [i * step + (len(variants) - 1) / 2 for i in range(len(nets))]
+    axes.set_yticks(middle, ["\n".join(textwrap.wrap(str(net), 22)) for net in nets])
+    axes.set_ylim(len(nets) * step - 0.8, -0.8)
+    _log_bars(axes, unit)
     handles = [Patch(facecolor=VARIANTS[v][0], edgecolor=INK, hatch=VARIANTS[v][1], label=v) for v in variants]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
+
+
+def _log_bars(axes: Axes, unit: EngFormatter) -> None:
+    """The axes of bars that lie on a log axis."""
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_major_formatter(unit)
+    axes.xaxis.set_minor_locator(NullLocator())

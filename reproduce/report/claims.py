@@ -19,7 +19,7 @@ from reproduce.records import Record
 from reproduce.records.benchmark import Bench, Ratio, Timing
 from reproduce.report import compare, energy, filters, speed, table1
 from reproduce.report.evidence import Evidence, note, notes, once, the_paper
-from reproduce.report.parts import Column, Section, Table
+from reproduce.report.parts import Section
 from reproduce.report.rows import main
 
 NOT_MEASURED = "not measured"
@@ -31,7 +31,10 @@ FEWEST = 3  # runs that can be judged
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured of a claim, where, the verdict in words, and the records behind it."""
+    """What was measured of a claim, where, the verdict in words, and the records behind it.
+
+    `brief`: the figure alone, as the head of the page shows it.
+    """
 
     measured: str
     where: str
@@ -39,6 +42,7 @@ class Finding:
     records: str = ""
     again: str = ""
     note: str = ""
+    brief: str = ""
 
 
 def factor(value: float, low: float | None, high: float | None, printed: float) -> str:
@@ -111,6 +115,9 @@ def _speed(what: str, *other: str, claimed: str = "") -> Callable[[Evidence, dic
                     bench.path,
                     speed.AGAIN,
                     note(bench),
+                    f"{ratio.ratio:.1f} times"
+                    if ratio.low is None
+                    else f"{ratio.low:.1f} to {ratio.high:.1f} times",
                 )
             )
         return found
@@ -137,6 +144,7 @@ def _same_predictions(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             "; ".join(nets["records"]),
             "reproduce predict FILE --against NET --record FOLDER",
             _marks(nets["note"]),
+            f"{differing} of {images:,} predictions differ",
         )
     ]
 
@@ -167,6 +175,7 @@ def _memory(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
             "; ".join(nets["records"]),
             "reproduce freeze RUN",
             _marks(nets["note"]),
+            f"{low:.1f} to {high:.1f} times less",
         )
     ]
 
@@ -190,6 +199,7 @@ def _modelled(
                 f"{between} times {what} for four nets, by the model of Tables 2 and 3",
                 "a model, not a measurement",
                 words,
+                brief=f"{between} times",
             )
         ]
 
@@ -232,6 +242,7 @@ def _filters(
                     lines["records"].iloc[0],
                     lines["again"].iloc[0],
                     _marks(lines["note"]),
+                    f"{min(of.values()):.{digits}f} to {max(of.values()):.{digits}f}, by count",
                 )
             )
         return found
@@ -302,6 +313,7 @@ def _nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             "; ".join(dict.fromkeys(evidence.path(r) for r in used)),
             "reproduce run table1 --scale paper --seeds 3",
             _marks(n for r in used for n in notes(r)),
+            "; ".join(f"{words} on {count} of 3" for words, count in counts if count),
         )
     ]
 
@@ -362,6 +374,7 @@ def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
                 "; ".join(f"{evidence.name}/check/{path}" for path in paths),
                 "make check-small-mutants",
                 _marks(n for r in [*usual, *without] for n in notes(r)),
+                f"{np.mean(mine):.1f} % without, {np.mean(theirs):.1f} % with ({cell})",
             )
         )
     return found
@@ -373,7 +386,8 @@ def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
 def _arithmetic(value: float, how: str) -> Callable[[Evidence, dict[str, Any]], list[Finding]]:
     def judge(_: Evidence, claim: dict[str, Any]) -> list[Finding]:
         good = abs(value / claim["value"] - 1) < 0.02  # printed with two digits
-        return [Finding(f"{how} = {value:.3g}", "arithmetic", "holds (arithmetic)" if good else "does not hold")]
+        words = "holds (arithmetic)" if good else "does not hold"
+        return [Finding(f"{how} = {value:.3g}", "arithmetic", words, brief=f"{value:.3g}")]
 
     return judge
 
@@ -404,7 +418,7 @@ HOW = {  # to measure what has no evidence yet
     "state of the art": "reproduce run table1 --scale paper --seeds 3",
     "no mask": "make check-small-mutants",
 }
-COLUMNS = ["claim", "printed", "measured", "where", "verdict", "source", "dirty", "note", "records", "again"]
+COLUMNS = "id claim printed brief measured where verdict source dirty note records again".split()
 
 
 def printed() -> tuple[dict[str, Any], ...]:
@@ -421,30 +435,20 @@ def frame(evidence: Evidence) -> pd.DataFrame:
         findings = judge(evidence, claim) if judge else []
         said = claim["unit"] if claim["value"] is None else f"{claim['value']:g} {claim['unit']}"
         for found in findings or [Finding("", "", NOT_MEASURED, again=HOW.get(claim["id"], ""))]:
-            line = {"claim": claim["claim"], "printed": said, "source": claim["where"]}
-            line |= {"measured": found.measured, "where": found.where, "verdict": found.verdict}
+            line = {"id": claim["id"], "claim": claim["claim"], "printed": said, "source": claim["where"]}
+            line |= {
+                "brief": found.brief,
+                "measured": found.measured,
+                "where": found.where,
+                "verdict": found.verdict,
+            }
             line |= {"dirty": bool(found.note), "note": found.note}
             lines.append(line | {"records": found.records, "again": found.again})
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-HEADS = (  # how verdicts begin, as they are counted; of two that fit the longer comes first
-    *("holds (arithmetic)", "holds in the model", "holds in a single timing", "holds for a small net", "holds"),
-    *("nearly holds", "does not hold", "cannot be told", "true by construction", "short schedule", "small scale"),
-    NOT_MEASURED,
-)
-
-
-def counts(found: pd.DataFrame) -> str:
-    """A sentence on how the verdicts of `frame` fall out."""
-    heads = [next(head for head in HEADS if verdict.startswith(head)) for verdict in found["verdict"]]
-    words = ", ".join(f"{heads.count(head)} “{head}”" for head in HEADS if head in heads)
-    return f"The verdicts on the paper's {found['claim'].nunique()} claims ({len(found)} lines): {words}."
-
-
-def section(evidence: Evidence) -> Section:
-    """The table and the rules of its verdicts."""
-    found = frame(evidence)
+def section() -> Section:
+    """The rules of the verdicts, which the first screen shows."""
     text = (
         "What the paper claims in figures or words, what was measured here, where, and whether it holds. The "
         "verdicts are computed. A timed factor holds if its whole 95 % interval reaches the printed one, does not "
@@ -462,13 +466,4 @@ def section(evidence: Evidence) -> Section:
         "one-sided 95 % bound of the difference; it does not if the lower bound lies further above, else it "
         "cannot be told. A data set counts by its better BNN cell.",
     )
-    columns = (
-        *(Column("claim", "claim"), Column("printed", "printed"), Column("measured", "measured here")),
-        *(Column("where", "where"), Column("verdict", "verdict")),
-    )
-    return Section(
-        "claims",
-        "Claims",
-        text,
-        (Table("claims", "Claims of the paper.", found, table1.with_note(found, *columns)),),
-    )
+    return Section("claims", "Claims: the rules of their verdicts", text, ())

@@ -231,8 +231,7 @@ def sections(stores: Sequence[Evidence]) -> list[Section]:
             ratios += [*named[of], Column(f"machine_{of}", f"machine {number}")]
             ratios += [
                 Column(f"times_{of}", "times", 2),
-                Column(f"low_{of}", "from", 2),
-                Column(f"high_{of}", "to", 2),
+                Column(f"low_{of}", "interval", 2, to=f"high_{of}"),
             ]
         ratios.append(Column("verdict", "verdict"))
         said = (
@@ -274,10 +273,10 @@ def _errors(found: Sequence[Sides], caption: str, named: dict[str, list[Column]]
         if several:  # there is no room for the intervals too, which are in the CSV
             columns.append(Column(f"code_{of}", f"{of} made by", hint=CODE.hint))
         else:
-            columns += [Column(f"low_{of}", "from", 2, "%"), Column(f"high_{of}", "to", 2, "%")]
+            columns += [Column(f"low_{of}", "95 % prediction", 2, "%", to=f"high_{of}")]
     columns += [
-        *(Column("difference", "difference", 2, "points"), Column("difference_low", "from", 2)),
-        *(Column("difference_high", "to", 2), Column("verdict", "verdict")),
+        Column("difference", "difference", 2, "points"),
+        *(Column("difference_low", "interval", 2, "points", to="difference_high"), Column("verdict", "verdict")),
     ]
     made = where(table)
     places = (

@@ -1,4 +1,4 @@
-"""Figure 1: CIFAR-10 training curves, the paper's (read off its bitmap) behind ours."""
+"""Training curves of the runs at the paper's scale and on short schedules, with the paper's Figure 1."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reproduce.records import Record
+from reproduce.records import Record, Running
 from reproduce.report import charts
 from reproduce.report.evidence import Evidence, notes, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import label, main
-from reproduce.report.table1 import CODE, SCALES, again, with_note
+from reproduce.report.table1 import CODE, DATASETS, ROWS, again, with_note
 
-SERIES = ("baseline (float)", "BNN (Theano)", "BNN (Torch7)")
-COLUMNS = ["series", "source", "scale", "quantity", "epoch", "value", "low", "high", "seeds"]
+SERIES = {"baseline (float)": "baseline", "BNN (Theano)": "BNN (Theano)", "BNN (Torch7)": "BNN (Torch7)"}
+"""The nets of Figure 1 on CIFAR-10, as experiments call them: how the paper's curves begin."""
+SHOWN = ("paper", "short")
+COLUMNS = ["net", "source", "scale", "run", "quantity", "epoch", "value", "low", "high"]
 ERROR, COST = "validation error", "training cost"
 
 
@@ -25,67 +27,58 @@ def printed() -> list[dict[str, Any]]:
     figure = the_paper()["figure1"]
     lines = []
     for curve in figure["curves"]:
-        series = next(s for s in SERIES if curve["curve"].startswith(s.split(" (float)")[0]))
+        row = next(row for row, begin in SERIES.items() if curve["curve"].startswith(begin))
         for epoch, low, high in zip(figure["epochs"], curve["low"], curve["high"], strict=True):
             low, high = (np.nan if edge is None else edge for edge in (low, high))
-            point = {"series": series, "source": "paper", "scale": "paper", "quantity": ERROR, "epoch": epoch}
-            lines.append(point | {"value": (low + high) / 2, "low": low, "high": high, "seeds": 1})
+            point = {"net": f"{row}, CIFAR-10", "source": "paper", "scale": "paper", "run": "", "quantity": ERROR}
+            lines.append(point | {"epoch": epoch, "value": (low + high) / 2, "low": low, "high": high})
     return lines
 
 
 def measured(evidence: Evidence) -> Iterator[tuple[str, str, list[Record]]]:
-    """Series, scale and runs of every CIFAR-10 cell of the figure that has been run; of several codes one's."""
-    cells = {c.name: c for c in evidence.cells}
-    for series in SERIES:
-        for scale in SCALES:
-            group = main(
-                r
-                for r in evidence.runs
-                if r.scale == scale
-                and cells[r.cell].experiment.row == series
-                and cells[r.cell].experiment.dataset == "CIFAR-10"
-                and r.curve
-            )
-            if group:
-                yield series, scale, group
+    """Net, scale and runs that have curves, in Table 1's order; of several codes one's."""
+    cells = {c.name: c.experiment for c in evidence.cells}
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for r in evidence.runs:
+        if r.scale in SHOWN and r.curve:
+            groups.setdefault((cells[r.cell].dataset, cells[r.cell].row, r.scale), []).append(r)
+    order = {name: number for number, name in enumerate((*DATASETS, *ROWS, *SHOWN))}
+    for dataset, row, scale in sorted(groups, key=lambda key: [order.get(part, 99) for part in key]):
+        yield f"{row}, {dataset}", scale, main(groups[dataset, row, scale])
+
+
+def points(net: str, source: str, run: Record | Running) -> Iterator[dict[str, Any]]:
+    """Validation error (percent) and training cost of every epoch of a run."""
+    of = {"net": net, "source": source, "scale": run.scale, "run": run.stem}
+    images = run.valid_images if isinstance(run, Running) else run.result.valid_images if run.result else None
+    for row in run.curve if images else ():
+        yield of | {"quantity": ERROR, "epoch": row.epoch, "value": 100 * row.valid_wrong / images}
+        yield of | {"quantity": COST, "epoch": row.epoch, "value": row.train_loss}
 
 
 def frame(evidence: Evidence) -> pd.DataFrame:
-    """Mean and range over seeds at every epoch that all of them have, after the paper's points; COLUMNS."""
-    lines = printed()
-    for series, scale, group in measured(evidence):
-        for epoch in range(min(len(r.curve) for r in group)):
-            rows = [r.curve[epoch] for r in group]
-            errors = [
-                100 * row.valid_wrong / r.result.valid_images
-                for row, r in zip(rows, group, strict=True)
-                if r.result
-            ]
-            for quantity, values in ((ERROR, errors), (COST, [row.train_loss for row in rows])):
-                point: dict[str, Any] = {"series": series, "source": "ours", "scale": scale}
-                point["quantity"] = quantity
-                point |= {"epoch": rows[0].epoch, "value": float(np.mean(values)), "seeds": len(values)}
-                lines.append(point | {"low": min(values), "high": max(values)})
-    return pd.DataFrame(lines, columns=COLUMNS)
+    """Every epoch of every run that is drawn, and the paper's points; COLUMNS."""
+    lines = [p for net, _, group in measured(evidence) for run in group for p in points(net, "ours", run)]
+    return pd.DataFrame([*lines, *printed()], columns=COLUMNS)
 
 
 def summary(evidence: Evidence) -> pd.DataFrame:
-    """One line per curve: its last and its best validation error (mean over seeds), the paper's last beside it."""
-    last = {p["series"]: p["value"] for p in printed()}
+    """One line per net and scale: its last and its best validation error (mean over seeds), the paper's last."""
+    last = {p["net"]: p["value"] for p in printed()}
     lines = []
-    for series, scale, group in measured(evidence):
+    for net, scale, group in measured(evidence):
         final = [100 * r.curve[-1].valid_wrong / r.result.valid_images for r in group if r.result]
         remarks = sorted({n for r in group for n in notes(r)})
         lines.append(
             {
-                "series": series,
+                "net": net,
                 "scale": scale,
                 "epochs": min(len(r.curve) for r in group),
                 "seeds": len(group),
                 "last": float(np.mean(final)),
                 "best": float(np.mean([r.result.valid_error for r in group if r.result])),
                 "cost": float(np.mean([r.curve[-1].train_loss for r in group])),
-                "paper": last[series] if scale == "paper" else None,
+                "paper": last.get(net) if scale == "paper" else None,
                 "dirty": bool(remarks),
                 "note": "; ".join(remarks),
                 "code": label(group),
@@ -93,49 +86,34 @@ def summary(evidence: Evidence) -> pd.DataFrame:
                 "again": again(group[0].cell, scale, group),
             }
         )
-    columns = ["series", "scale", "epochs", "seeds", "last", "best", "cost", "paper", "code"]
+    columns = ["net", "scale", "epochs", "seeds", "last", "best", "cost", "paper", "code"]
     return pd.DataFrame(lines, columns=[*columns, "dirty", "note", "records", "again"])
 
 
 def section(evidence: Evidence) -> Section:
-    """The figure at the paper's scale, one of the smaller nets if they were run, and where the curves end."""
-    every, ends = frame(evidence), summary(evidence)
-    small = every[(every["scale"] == "small") & (every["source"] == "ours")].reset_index(drop=True)
-    large = every[every["scale"] != "small"].reset_index(drop=True)
-    ours = large[large["source"] == "ours"]
-    said = (
-        f"Our curves at the paper's scale: {', '.join(dict.fromkeys(ours['series']))}."
-        if len(ours)
-        else "None of its three nets has been trained at the paper's scale yet: only the paper's points are drawn."
-    )
+    """A small multiple a net, and where the curves end."""
+    ends = summary(evidence)
     text = (
-        "Validation error and training cost (squared hinge) against the epoch on CIFAR-10: the same net in 32-bit "
-        "float, and the two BNNs. The paper's points are ranges read off the printed bitmap, ± 0.3 points; what "
-        "lies above its axis is an arrow at its top, and it prints no numbers for the cost. "
-        f"{said} Bands are the range over seeds. Of runs by several training codes those of one are drawn: of the "
-        "code with the most seeds.",
+        "Validation error and training cost (squared hinge) against the epoch, on log axes, a line a run. The "
+        "paper's Figure 1 shows three nets on CIFAR-10: its points are ranges read off the printed bitmap, ± 0.3 "
+        "points; an arrow is a range that reaches above its axis, and it prints no numbers for the cost. Of runs "
+        "by several training codes those of one are drawn: of the code with the most seeds.",
     )
-    parts: list[Table | Figure] = [
-        Figure(
-            "figure1",
-            "Figure 1 at the paper's scale: the paper's points behind our curves. To be told apart, the points of "
-            f"two nets are drawn {charts.SHIFT} epochs aside, to the left and to the right; the data hold the "
-            "true epochs.",
-            "Validation error and training cost of three nets on CIFAR-10 against the epoch.",
-            large,
-            charts.figure1,
-        )
-    ]
-    if len(small):
-        caption = "The same for the small nets: not the paper's, a handful of epochs on part of the images."
-        alt = "Validation error and training cost of the small nets on CIFAR-10 against the epoch."
-        parts.append(Figure("figure1-small", caption, alt, small, charts.figure1))
-    if len(ends):
-        columns = (
-            *(Column("series", "net"), Column("scale", "scale"), Column("epochs", "epochs", 0)),
-            *(Column("seeds", "seeds", 0), Column("last", "validation error, last epoch", 2, "%")),
-            *(Column("best", "best epoch", 2, "%"), Column("paper", "paper, epoch 500", 2, "%")),
-            *(Column("cost", "training cost, last epoch", 4), CODE),
-        )
-        parts.append(Table("figure1-ends", "Where the curves end.", ends, with_note(ends, *columns)))
-    return Section("figure1", "Figure 1: training curves", text, tuple(parts))
+    figure = Figure(
+        "figure1",
+        "Training curves at the paper's scale (thick) and on short schedules (thin), with the ranges of the "
+        "paper's Figure 1 (grey).",
+        "Validation error and training cost against the epoch, a panel a net.",
+        frame(evidence),
+        charts.curves,
+    )
+    columns = (
+        *(Column("net", "net"), Column("scale", "scale"), Column("epochs", "epochs", 0)),
+        *(Column("seeds", "seeds", 0), Column("last", "validation error, last epoch", 2, "%")),
+        *(Column("best", "best epoch", 2, "%"), Column("paper", "paper, epoch 500", 2, "%")),
+        *(Column("cost", "training cost, last epoch", 4), CODE),
+    )
+    tables = (
+        (Table("figure1-ends", "Where the curves end.", ends, with_note(ends, *columns)),) if len(ends) else ()
+    )
+    return Section("figure1", "Training curves, and Figure 1", text, (figure, *tables))

@@ -5,8 +5,9 @@ A store is a folder with `runs/`, `running/`, `kernels/`, `train/` and `nets/`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,6 @@ from reproduce.spec import paper
 Say = Callable[[str], None]
 once = lru_cache(maxsize=2)
 """For what several parts of a report ask of one `Evidence`; nobody changes what comes back."""
-CURVES = "cifar10"  # the data set whose curves Figure 1 shows; others' are not kept in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,8 @@ class Evidence:
     """Finished runs of which a later one of the same seed counts."""
     running: tuple[Running, ...] = ()
     """Runs under way: shown, and nothing is judged by them."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """Name of a run's record without its ending -> sha256 of the file."""
 
     @property
     def empty(self) -> bool:
@@ -81,7 +83,7 @@ def gather(
     Record paths begin with `name`, the folder's own if none is given.
     """
     problems: list[str] = []
-    read = list(_runs(folder / "runs", problems))
+    read = list(_runs(folder / "runs", problems, {cell.name for cell in cells if cell.ablation}))
     good = usable(read, cells, problems.append)
     older = len(_current(read, cells)) - len(good)
     if older:
@@ -89,7 +91,7 @@ def gather(
     name = folder.resolve().name if name is None else name
     under_way = _running(folder / "running", {r.stem for r in read}, cells, problems)
     others = [r for part in ("kernels", "train", "nets") for r in _others(folder / part, name, problems)]
-    checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, True)]
+    checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, None)]
     problems = [_line(problem) for problem in problems]
     for problem in problems:
         say(f"left out: {problem}")
@@ -105,7 +107,12 @@ def gather(
         problems=tuple(problems),
         superseded=older,
         running=tuple(under_way),
+        hashes={r.stem: _sha256(folder / "runs" / f"{r.stem}.json") for r in good},
     )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 R = TypeVar("R", Record, Running)
@@ -129,12 +136,15 @@ def _sound(folder: Path, read: Callable[[Path], R], problems: list[str]) -> Iter
                 problems.append(f"{path.name}: not its own name, it holds {record.stem}")
 
 
-def _runs(folder: Path, problems: list[str], curves: bool = False) -> Iterator[Record]:
-    """The sound records without the parts that nothing here reads: thousands must fit."""
+def _runs(folder: Path, problems: list[str], curves: set[str] | None) -> Iterator[Record]:
+    """The sound records without the parts that nothing here reads: thousands must fit.
+
+    `curves`: the cells whose curves are read at small scale, too; None: all.
+    """
     for record in _sound(folder, read_record, problems):
         read = {part: record.settings[part] for part in ("data", "net") if part in record.settings}
         unread: dict[str, Any] = {"settings": read, "libraries": {}}
-        if not (curves or record.data.name == CURVES or record.cell.startswith("ablations/")):
+        if record.scale == "small" and curves is not None and record.cell not in curves:
             unread["curve"] = []
         yield record.model_copy(update=unread)
 

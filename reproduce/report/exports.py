@@ -6,7 +6,7 @@ import pandas as pd
 
 from reproduce.report.table1 import COLUMNS, DATASETS, SCALES, SHORT_NOTE, SMALL_NOTE, TITLES
 
-BEGIN, END = "<!-- table 1: begin (made by `reproduce publish`) -->", "<!-- table 1: end -->"
+BEGIN, END = "<!-- found: begin (made by `reproduce publish`) -->", "<!-- found: end -->"
 PROTOCOL = "Test error (%) at the best validation epoch, the paper's protocol; behind it the last epoch's."
 
 
@@ -113,10 +113,9 @@ def in_markdown(text: str) -> str:
     return "".join(MARKDOWN.get(c, c) for c in text)
 
 
-def into_readme(text: str, frame: pd.DataFrame) -> str:
-    """README's text with our own cells between its markers. ValueError without markers."""
+def into_readme(text: str, block: str) -> str:
+    """README's text with `block` between its markers. ValueError without markers."""
     if BEGIN not in text or END not in text:
-        raise ValueError("README.md has no markers for table 1")
+        raise ValueError("README.md has no markers for what was found")
     before, rest = text.split(BEGIN, 1)
-    block = markdown(frame[~frame["quoted"].astype(bool)])
     return f"{before}{BEGIN}\n\n{block}\n{END}{rest.split(END, 1)[1]}"

@@ -16,18 +16,7 @@ from reproduce.report.table1 import SCALES, again, with_note
 
 LAYERS = ["cell", "scale", "seed", "layer", "maps_in", "maps_out", "operations", "rule", "fraction", "random"]
 LAYERS += ["first_layer", "printed"]
-SUMMARY = [
-    "cell",
-    "scale",
-    "seeds",
-    "rule",
-    "mean",
-    "random",
-    "mean_rest",
-    "random_rest",
-    "weighted",
-    "random_weighted",
-]
+SUMMARY = "cell scale seeds rule mean random mean_rest random_rest weighted random_weighted".split()
 PICTURE = ["cell", "seed", "filter", "map", "y", "x", "sign"]
 FIRST = "table1/bnn-theano-cifar10"  # whose filters are shown where there are several
 SHOWN = 64  # filters in the picture, at most

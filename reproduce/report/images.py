@@ -89,18 +89,7 @@ def frame(sides: Sequence[tuple[dict[str, object], list[Record], list[Record]]])
             words = IDENTICAL if (one.key, one.started) == (two.key, two.started) else SAME
             words = DIFFERENT if of.p < 0.05 else words
             lines.append(line | {"disagreement": of.disagreement, "p": of.p, "verdict": words})
-    columns = [
-        "cell",
-        "row",
-        "dataset",
-        "scale",
-        "order",
-        "first",
-        "second",
-        "seed_first",
-        "seed_second",
-        "images",
-    ]
+    columns = "cell row dataset scale order first second seed_first seed_second images".split()
     columns += ["only_first", "only_second", "disagreement", "within_first", "within_second", "p", "verdict"]
     return pd.DataFrame(lines, columns=[*columns, "dirty", "note", "records"])
 

@@ -74,6 +74,9 @@ def svg(figure: Figure, name: str, alt: str = "") -> str:
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts draw the letters, not ours
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)
+            figure.set_layout_engine("none")  # else the whole figure is drawn twice
         figure.savefig(buffer, format="svg", metadata=nothing)
     root = ElementTree.fromstring(buffer.getvalue().translate(CONTROL))
     for parent in list(root.iter()):
@@ -103,6 +106,18 @@ def _variables(value: str) -> str:
     for colour, variable in VARIABLES.items():
         value = value.replace(colour, f"var(--{variable}, {colour})")
     return value.replace(INK, "currentColor")
+
+
+AT_NIGHT = {BLUE: "#56a9e0", VERMILLION: "#f0803c", GREEN: "#2fbf93", PURPLE: "#dd9bbd", GREY: "#9aa0a8"}
+"""The palette on dark ground, as in page.css."""
+INK_AT_NIGHT = "#e5e2da"
+
+
+def alone(text: str, dark: bool) -> str:
+    """The text of `svg` with colours of its own, for a page that has no style sheet of ours."""
+    for colour, variable in VARIABLES.items():
+        text = text.replace(f"var(--{variable}, {colour})", AT_NIGHT[colour] if dark else colour)
+    return text.replace("currentColor", INK_AT_NIGHT if dark else INK)
 
 
 def empty() -> Figure:

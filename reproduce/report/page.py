@@ -6,8 +6,6 @@ sections give the same bytes: no clock, no path of this machine.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import posixpath
 import re
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
-from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.parts import FOLDS, Column, Figure, Section, Table, Verdict
 
 HERE = Path(__file__).parent
 LONG = 24  # rows up to which a table is not folded; one of verdicts never is
@@ -32,28 +30,42 @@ TONES = {  # how a verdict begins -> how it looks
     "not reproduced": "bad",
     "does not hold": "bad",
     "inconclusive": "open",
-    "nearly holds": "open",
+    "nearly": "open",
     "cannot be told": "open",
 }
 
 
-def page(title: str, summary: str, sections: Sequence[Section], home: str = "results/report") -> str:
+def page(
+    title: str,
+    sentences: Sequence[str],
+    sections: Sequence[Section],
+    home: str = "results/report",
+    pictures: Sequence[Figure] = (),
+    verdicts: Sequence[Verdict] = (),
+) -> str:
     """The whole page. `home` is the folder it will lie in, from where the records' paths start (STORE/report).
 
-    `summary` answers first; a section's tables link to data/NAME.csv, its figures to NAME.svg too, both beside the
-    page. ValueError if two parts of the page have one name.
+    The first screen: `sentences`, `pictures` and `verdicts`. A section's tables link to data/NAME.csv, its figures
+    to NAME.svg too, both beside the page; the text of a section with tables or figures stands at the end.
+    ValueError if two parts of the page have one name.
     """
+    parts = [*pictures, *(part for section in sections for part in section.parts)]
+    _check_unique([s.anchor for s in sections], [f"{type(p).__name__} {p.name}" for p in parts])
     views = [
         {"anchor": s.anchor, "title": s.title, "text": s.text, "parts": [_part(part, home) for part in s.parts]}
         for s in sections
     ]
-    _check_unique(
-        [s.anchor for s in sections], [f"{type(p).__name__} {p.name}" for s in sections for p in s.parts]
-    )
-    style, script = (_text(name) for name in ("page.css", "page.js"))
-    policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    folds = {fold: [(v, _links(v.records, home)) for v in verdicts if v.fold == fold] for fold in FOLDS}
     return _template().render(
-        title=title, summary=summary, sections=views, style=Markup(style), script=Markup(script), policy=policy
+        title=title,
+        sentences=sentences,
+        sections=views,
+        pictures=[_part(part, home) for part in pictures],
+        folds={fold: lines for fold, lines in folds.items() if lines},
+        fold_titles=FOLDS,
+        tone=tone,
+        style=Markup(_text("page.css")),
+        script=Markup(_text("page.js")),
     )
 
 
@@ -72,7 +84,7 @@ def _template() -> jinja2.Template:
 
 
 def _text(name: str) -> str:
-    """A file of this package, to stand within the page: the newline at its ends would be counted in its hash."""
+    """A file of this package, to stand within the page."""
     return (HERE / name).read_text(encoding="utf-8").strip()
 
 
@@ -89,18 +101,25 @@ def prose(text: str) -> Markup:
 
 def _part(part: Table | Figure, home: str) -> dict[str, Any]:
     if isinstance(part, Figure):
-        found = {"kind": "figure", "svg": Markup(part.svg)}
+        found: dict[str, Any] = {
+            "kind": "figure",
+            "svgs": [Markup(svg) for svg in part.svgs],
+            "files": list(part.files),
+        }
     else:
-        found = {"kind": "table", **_table(part, home)}
-    return found | {"id": f"{found['kind']}-{part.name}", "name": part.name, "caption": part.caption}
+        found = {"kind": "table", "files": [], **_table(part, home)}
+    return {"caption": part.caption} | found | {"id": f"{found['kind']}-{part.name}", "name": part.name}
 
 
 def _table(table: Table, home: str) -> dict[str, Any]:
-    frame = table.frame
+    frame, caption = table.frame, table.caption
+    columns = [c for c in table.columns if not _alike(c, frame)]
+    for column in (c for c in table.columns if c not in columns):
+        caption += f" {column.heading.capitalize()}: {frame[column.key].iloc[0]}."
     flags = {key: frame[key].fillna(False).astype(bool) for key in ("quoted", "dirty") if key in frame}
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(frame.to_dict("records")):
-        cells = [_cell(column, line[column.key], frame[column.key]) for column in table.columns]
+        cells = [_cell(column, line, frame[column.key]) for column in columns]
         rows.append(
             {
                 "cells": cells,
@@ -112,17 +131,32 @@ def _table(table: Table, home: str) -> dict[str, Any]:
             }
         )
     return {
-        "columns": [{"column": c, "number": _numeric(c, frame[c.key])} for c in table.columns],
+        "caption": caption,
+        "columns": [{"column": c, "number": _numeric(c, frame[c.key])} for c in columns],
         "rows": rows,
-        "folded": len(rows) > LONG and not any(c.key == "verdict" for c in table.columns),
+        "folded": len(rows) > LONG and not any(c.key == "verdict" for c in columns),
         "evidence": any(row["records"] or row["again"] for row in rows),
         "notes": sorted({note for row in rows for note in row["note"].split("; ") if note}),
-        "hints": [c for c in table.columns if c.hint],
+        "hints": [c for c in columns if c.hint],
     }
 
 
-def _cell(column: Column, value: object, values: pd.Series) -> dict[str, Any]:
+def _alike(column: Column, frame: pd.DataFrame) -> bool:
+    """Whether a column is said once, in the caption: that of machines which are one machine."""
+    values = frame[column.key]
+    return (
+        column.key == "machine"
+        and len(values) > 1
+        and bool((values == values.iloc[0]).all())
+        and values.iloc[0] != ""
+    )
+
+
+def _cell(column: Column, line: dict[Any, Any], values: pd.Series) -> dict[str, Any]:
+    value = line[column.key]
     text = shown(value, column.digits)
+    if column.to and text:
+        text += f" to {shown(line[column.to], column.digits)}"
     number = _numeric(column, values)
     return {
         "text": text,

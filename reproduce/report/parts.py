@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """A column that people see. `digits`: numbers with so many decimals (None: as it is); `hint`: a tooltip."""
+    """A column that people see. `digits`: numbers with so many decimals (None: as it is); `hint`: a tooltip.
+
+    `to`: the key of the other end, where this is an interval.
+    """
 
     key: str
     heading: str
     digits: int | None = None
     unit: str = ""
     hint: str = ""
+    to: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,50 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing of `frame` alone, which is tidy; `alt` says in a sentence what it shows."""
+    """A drawing of `frame` alone, which is tidy, or several; `alt` says in a sentence what they show."""
 
     name: str
     caption: str
     alt: str
     frame: pd.DataFrame
-    draw: Callable[[pd.DataFrame], Drawing]
+    draw: Callable[[pd.DataFrame], Drawing | list[Drawing]]
 
     @cached_property
-    def svg(self) -> str:
-        """The drawing as SVG text, made once for the page and the picture beside it."""
+    def svgs(self) -> tuple[str, ...]:
+        """The drawings as SVG text, made once for the page and the pictures beside it."""
         from reproduce.report import look
 
-        return look.svg(self.draw(self.frame), f"figure-{self.name}-drawing", self.alt)
+        drawn = self.draw(self.frame)
+        every = drawn if isinstance(drawn, list) else [drawn]
+        return tuple(look.svg(one, f"figure-{self.name}-{i}", self.alt) for i, one in enumerate(every, 1))
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The pictures beside the page: NAME.svg, NAME-2.svg …"""
+        return {f"{self.name}{f'-{i}' if i > 1 else ''}.svg": svg for i, svg in enumerate(self.svgs, 1)}
+
+
+FOLDS = {
+    "": "",
+    "model": "Claims that rest on arithmetic or on a model, and hardware that was not built",
+    "imagenet": "ImageNet (only in the paper's NIPS version)",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A line of the page's first table: what is claimed and found, and the verdict in a word or two.
+
+    `detail` stands behind a disclosure, `records` are paths joined by "; ", `fold` is one of FOLDS.
+    """
+
+    claim: str
+    printed: str
+    found: str
+    word: str
+    detail: str
+    records: str = ""
+    fold: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from reproduce.records import Running
 from reproduce.report import charts
-from reproduce.report.curves import COST, ERROR
+from reproduce.report.curves import COLUMNS, points
 from reproduce.report.evidence import Evidence, notes
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
-
-
-def label(run: Running) -> str:
-    """The run in words, with how far it is."""
-    return f"{run.cell}, seed {run.seed}: unfinished, epoch {run.epochs_done} of {run.epochs}"
 
 
 def errors(run: Running) -> list[float]:
@@ -25,14 +18,15 @@ def errors(run: Running) -> list[float]:
 
 
 def frame(evidence: Evidence) -> pd.DataFrame:
-    """Validation error (percent) and training cost of every epoch of every run under way."""
-    lines: list[dict[str, Any]] = []
+    """Every epoch so far of every run under way, as `curves.frame`."""
+    cells = {c.name: c.experiment for c in evidence.cells}
+    lines = []
     for run in evidence.running:
-        of_run = {"data": run.data.name, "run": run.stem, "label": label(run)}
-        for quantity, values in ((ERROR, errors(run)), (COST, [row.train_loss for row in run.curve])):
-            for row, value in zip(run.curve, values, strict=True):
-                lines.append(of_run | {"quantity": quantity, "epoch": row.epoch, "value": value})
-    return pd.DataFrame(lines, columns=["data", "run", "label", "quantity", "epoch", "value"])
+        name = f"{cells[run.cell].row}, {cells[run.cell].dataset}"
+        lines += list(
+            points(f"{name}, seed {run.seed}, epoch {run.epochs_done} of {run.epochs}", "unfinished", run)
+        )
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def summary(evidence: Evidence) -> pd.DataFrame:
@@ -76,8 +70,7 @@ def section(evidence: Evidence) -> Section:
     parts: list[Table | Figure] = [
         Table("running", "Unfinished runs, as they stand.", ends, with_note(ends, *columns))
     ]
-    for data, lines in every.groupby("data", sort=True):
-        caption = f"Unfinished runs on {data}: validation error and training cost (squared hinge) so far."
-        alt = f"Validation error and training cost of unfinished runs on {data} against the epoch."
-        parts.append(Figure(f"running-{data}", caption, alt, lines.reset_index(drop=True), charts.running))
+    caption = "Unfinished runs: validation error and training cost (squared hinge) so far."
+    alt = "Validation error and training cost of unfinished runs against the epoch."
+    parts.append(Figure("running-curves", caption, alt, every, charts.curves))
     return Section("running", "Unfinished runs", text, tuple(parts))

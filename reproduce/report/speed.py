@@ -172,8 +172,8 @@ def section(evidence: Evidence) -> Section:
             *(Column("milliseconds", "median", 3, "ms"), Column("fastest", "fastest", 3, "ms")),
             *(Column("slowest", "slowest", 3, "ms"), Column("rounds", "rounds", 0)),
             Column("times", "× naive", 1, "", "times faster than the naive kernel"),
-            *(Column("library_times", "× torch float32", 2), Column("library_low", "from", 2)),
-            Column("library_high", "to", 2, "", "95 % bootstrap interval"),
+            Column("library_times", "× torch float32", 2),
+            Column("library_low", "interval", 2, "", "95 % bootstrap interval", "library_high"),
         )
         parts.append(
             Table("speed", "All times of the newest record of each machine.", shown, with_note(shown, *columns))
@@ -194,19 +194,7 @@ def training(evidence: Evidence) -> Section:
                 line |= {"times": ratio.ratio, "low": ratio.low, "high": ratio.high}
             line |= {"dirty": bool(note(bench)), "note": note(bench), "records": bench.path}
             lines.append(line | {"again": "make bench-train"})
-    columns = [
-        "what",
-        "candidate",
-        "how",
-        "remark",
-        "machine",
-        "steps",
-        "slowest",
-        "fastest",
-        "times",
-        "low",
-        "high",
-    ]
+    columns = "what candidate how remark machine steps slowest fastest times low high".split()
     frame = pd.DataFrame(lines, columns=[*columns, "dirty", "note", "records", "again"])
     frame["label"] = labelled(frame)
     text = (
@@ -217,8 +205,8 @@ def training(evidence: Evidence) -> Section:
     shown = (
         *(Column("what", "what"), Column("label", "candidate"), Column("machine", "machine")),
         *(Column("steps", "steps/s", 2), Column("slowest", "slowest", 2), Column("fastest", "fastest", 2)),
-        *(Column("times", "times faster", 2, "", "than the other of the two"), Column("low", "from", 2)),
-        Column("high", "to", 2, "", "95 % bootstrap interval"),
+        Column("times", "times faster", 2, "", "than the other of the two"),
+        Column("low", "interval", 2, "", "95 % bootstrap interval", "high"),
     )
     table = Table("training", "Training steps a second.", frame, with_note(frame, *shown))
     parts = (table, *said("training-notes", latest(evidence.training))) if lines else ()

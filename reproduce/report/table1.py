@@ -21,20 +21,7 @@ ROWS = ("BNN (Torch7)", "BNN (Theano)", "BinaryConnect", "No regularization")
 DATASETS = ("MNIST", "SVHN", "CIFAR-10", "SVHN-test10k")
 SCALES = ("paper", "short", "small")
 COLUMNS = ["row", "dataset", "paper", "scale", "seeds", "mean", "low", "high", "verdict", "machine", "code"]
-FRAME = [
-    *COLUMNS,
-    "images",
-    "plus_minus",
-    "last",
-    "seconds",
-    "cell",
-    "group",
-    "quoted",
-    "dirty",
-    "note",
-    "records",
-    "again",
-]
+FRAME = [*COLUMNS, *"images plus_minus last seconds cell group quoted dirty note records again".split()]
 OFF_SCALE = {"short": "short schedule", "small": "small scale"}  # verdicts of what is not the paper's cell
 SHORT_NOTE = (
     "The net, the data and the update rule are the paper's, the schedule is shorter (each file in "
@@ -254,19 +241,7 @@ def by_machine(evidence: Evidence) -> pd.DataFrame:
             line |= measured(group, evidence.name) | {"again": again(name, scale, group)}
             line |= {"machine": machine, "threads": threads(group), "revision": revisions(group)}
             lines.append(line | {"verdict": judged(cell, scale, group)})
-    columns = [
-        "row",
-        "dataset",
-        "scale",
-        "order",
-        "machine",
-        "threads",
-        "revision",
-        "seeds",
-        "mean",
-        "low",
-        "high",
-    ]
+    columns = "row dataset scale order machine threads revision seeds mean low high".split()
     columns += ["last", "seconds", "verdict", "code"]
     return pd.DataFrame(lines, columns=[*columns, "dirty", "note", "cell", "records", "again"])
 
@@ -300,8 +275,7 @@ def failures(evidence: Evidence) -> pd.DataFrame:
 _WHAT = (Column("row", "row"), Column("dataset", "data set"))
 _MEASURED = (
     Column("mean", "ours", 2, "%", "mean test error at the best validation epoch (the paper's protocol)"),
-    Column("low", "from", 2, "%", "95 % prediction interval of one more run: its lower end"),
-    Column("high", "to", 2, "%", "95 % prediction interval of one more run: its upper end"),
+    Column("low", "95 % prediction", 2, "%", "interval of one more run", "high"),
     Column("last", "last epoch", 2, "%", "mean test error at the last epoch"),
     Column("seeds", "seeds", 0, "", "runs, each with a seed of its own"),
 )
@@ -360,8 +334,8 @@ def section(evidence: Evidence) -> Section:
             Column("scale", "scale"),
             _MACHINE,
             *(Column("threads", "threads"), Column("revision", "revision", hint="of the code: its first digits")),
-            *_MEASURED[:3],
-            _MEASURED[4],
+            *_MEASURED[:2],
+            _MEASURED[3],
             _VERDICT,
             CODE,
         )

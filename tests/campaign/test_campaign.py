@@ -201,7 +201,7 @@ def test_what_the_end_needs_is_looked_at_before_anything_is_trained(tmp_path, da
     assert "paper.yaml: arxiv: missing" in error
 
 
-def test_missing_data_is_named_per_cell_and_the_rest_runs(tmp_path, data_folder, monkeypatch):
+def test_missing_data_is_one_line_a_data_set_and_the_rest_runs(tmp_path, data_folder, monkeypatch):
     def unreachable(scratch):
         raise OSError("unreachable")
 
@@ -211,9 +211,13 @@ def test_missing_data_is_named_per_cell_and_the_rest_runs(tmp_path, data_folder,
     content = convnet_settings(train={"epochs": 1})
     other = made_cell("table1/other")
     other = other.model_copy(update={"scales": {"small": content}})
-    summary = go(tmp_path, data_folder, [other, made_cell(train={"epochs": 1})])
-    assert summary.trained == 1
+    another = other.model_copy(update={"name": "table1/another"})
+    said = []
+    summary = go(tmp_path, data_folder, [other, another, made_cell(train={"epochs": 1})], said=said)
+    assert summary.trained == 1 and set(summary.missing) == {"table1/other", "table1/another"}
     assert "reproduce data cifar10" in summary.missing["table1/other"]
+    (line,) = (line for line in said if "not run" in line)
+    assert line.startswith("not run for want of data: 2 cells on cifar10: ")
 
 
 SHORT = {
@@ -341,6 +345,7 @@ def test_time_left_follows_the_costs():
     progress.finish()
     progress.position = 1
     assert progress.left() == "about 30 s left of all"
+    assert progress.left(0.5) == "about 6 s left of the run, 6 s left of all"
     assert [duration(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 05 min"]
 
 

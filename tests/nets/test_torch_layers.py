@@ -3,17 +3,14 @@
 import re
 import runpy
 
-import numpy as np
 import pytest
 import torch
 from made import convnet_settings, made_images, settings
 from PIL import Image
-from test_packed import random_state
 from torch import nn
 
 from kernels.torch import BinaryConv2d, BinaryLinear, clip_weights
 from reproduce import nets, yamlfile
-from reproduce.packed import freeze_net
 
 NETS = {
     "mlp": settings(net={"hidden": [40, 30], "dropout_in": 0.0, "dropout_hidden": 0.0}),
@@ -82,17 +79,15 @@ def test_the_example_runs_and_learns(capsys):
 
 
 def test_the_python_lines_of_readme_run(tmp_path, monkeypatch, capsys):
-    wanted = settings()
-    freeze_net(wanted, random_state(wanted, wild=False), (2 / 255, np.float32(-1))).save(tmp_path / "net.bnn")
     (tmp_path / "digits").mkdir()
     for i, image in enumerate(made_images(3)[0]):
         Image.fromarray(image).save(tmp_path / "digits" / f"{i}.png")
     monkeypatch.chdir(tmp_path)
-    text = (yamlfile.ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
-    assert len(blocks) == 2
+    pages = [yamlfile.ROOT / "README.md", *sorted((yamlfile.ROOT / "docs").glob("*.md"))]
+    blocks = [block for page in pages for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]
+    assert len(blocks) == 3
     names = {"model": nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))}
     for block in blocks:
         exec(block, names)
-    assert re.fullmatch(r"\[\d \d \d\]\n", capsys.readouterr().out)
+    assert re.fullmatch(r"(\[\d \d \d\]\n){2}", capsys.readouterr().out)
     assert isinstance(names["model"][2], BinaryLinear)

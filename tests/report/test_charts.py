@@ -6,15 +6,22 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
-from made_frames import FIGURES, SERIES
+from made_frames import FIGURES, NETS
 
-from reproduce.report import charts, look, page
+from reproduce.report import charts, look, overview, page
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def drawn(name, frame=None):
-    return getattr(charts, name)(FIGURES[name]() if frame is None else frame)
+    """The drawings of a figure, one or several."""
+    draw = getattr(overview if name in ("forest", "times") else charts, name)
+    found = draw(FIGURES[name]() if frame is None else frame)
+    return found if isinstance(found, list) else [found]
+
+
+def svgs(name, frame=None, alt=""):
+    return [charts.svg(figure, f"{name}-{i}", alt) for i, figure in enumerate(drawn(name, frame))]
 
 
 def texts(figure):
@@ -23,15 +30,16 @@ def texts(figure):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_an_empty_frame_says_so(name):
-    figure = drawn(name, FIGURES[name]().iloc[:0])
-    assert "no record yet" in charts.svg(figure, name)
+    (text,) = svgs(name, FIGURES[name]().iloc[:0])
+    assert "no record yet" in text
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_same_frame_gives_the_same_text_and_nothing_warns(name, recwarn):
-    one, two = (charts.svg(drawn(name), name, "a picture") for _ in range(2))
+    one, two = (svgs(name, alt="a picture") for _ in range(2))
     assert one == two
     assert not recwarn.list
+    one = one[0]
     root = ElementTree.fromstring(one)
     assert root.get("role") == "img" and root.get("aria-label") == "a picture"
     assert not root.findall(f".//{SVG}metadata") and "<!--" not in one
@@ -40,8 +48,7 @@ def test_the_same_frame_gives_the_same_text_and_nothing_warns(name, recwarn):
 
 def test_ids_differ_between_figures_and_every_reference_is_met():
     ids = []
-    for name in FIGURES:
-        text = charts.svg(drawn(name), name)
+    for text in (text for name in FIGURES for text in svgs(name)):
         own = re.findall(r'\bid="([^"]+)"', text)
         referred = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text)
         assert {a or b for a, b in referred} <= set(own)
@@ -51,7 +58,7 @@ def test_ids_differ_between_figures_and_every_reference_is_met():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_colours_are_those_of_the_page(name):
-    text = charts.svg(drawn(name), name)
+    text = "".join(svgs(name))
     assert "currentColor" in text
     outside = re.sub(r"var\(--[a-z]+, #[0-9a-f]{6}\)", "", text)
     assert set(re.findall(r"#[0-9a-f]{6}\b", outside)) <= {"#ffffff"}  # hatches have a white ground of opacity 0
@@ -60,41 +67,77 @@ def test_colours_are_those_of_the_page(name):
 def test_letters_stay_letters_and_hostile_names_stay_text():
     frame = FIGURES["figure3"]()
     frame["machine"] = '</text><script>alert("$x^{$")</script>\x07'
-    text = charts.svg(drawn("figure3", frame), "figure3")
+    text = svgs("figure3", frame)[0]
     ElementTree.fromstring(text)
     assert "<script" not in text
     assert '&lt;/text&gt;&lt;script&gt;alert("$x^{$")' in text
 
 
-def test_figure1_draws_our_means_and_bands_and_the_papers_ranges():
-    frame = FIGURES["figure1"]()
-    figure = drawn("figure1", frame)
-    error, cost = figure.axes
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Validation error", "Training cost"]
-    ours = frame[(frame["source"] == "ours") & (frame["quantity"] == "validation error")]
-    curves = [line.get_ydata() for line in error.lines if len(line.get_ydata()) == 60]
-    assert len(curves) == 3
-    for curve, series in zip(curves, sorted(SERIES), strict=True):
-        np.testing.assert_array_equal(curve, ours.loc[ours["series"] == series, "value"])
-    ranges = [c for c in error.collections if isinstance(c, matplotlib.collections.LineCollection)]
-    ends = sorted(tuple(segment[:, 1]) for c in ranges for segment in c.get_segments())
-    assert ends == sorted([(25, 25)] * 3 + [(23, 25)] * 3 + [(11, 12), (12, 13), (13, 14)])
-    arrows = [line for line in error.lines if line.get_marker() == "^"]
-    assert [len(line.get_xdata()) for line in arrows] == [2, 2, 2]  # the points without an upper end
-    bands = [c for c in cost.collections if isinstance(c, matplotlib.collections.PolyCollection)]
-    assert len(bands) == 3
-    assert error.get_ylim() == (0, 25)
+def test_curves_draw_every_run_and_the_papers_ranges():
+    frame = FIGURES["curves"]()
+    figures = drawn("curves", frame)
+    titles = [figure.axes[0].get_title(loc="left") for figure in figures]
+    assert [title.split(": ")[0] for title in titles] == list(NETS)
+    for number, (net, figure) in enumerate(zip(NETS, figures, strict=True)):
+        of_net = frame[(frame["net"] == net) & (frame["source"] == "ours")]
+        for axes, quantity in zip(figure.axes, ("validation error", "training cost"), strict=True):
+            shown = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == 60]
+            own = of_net[of_net["quantity"] == quantity]
+            np.testing.assert_array_equal(shown, [own.loc[own["run"] == run, "value"] for run in ("one", "two")])
+        error = figure.axes[0]
+        ranges = [c for c in error.collections if isinstance(c, matplotlib.collections.LineCollection)]
+        ends = sorted(tuple(segment[:, 1]) for c in ranges for segment in c.get_segments())
+        assert ends == sorted([(25, 25), (23, 25), (11 + number, 12 + number)])
+        assert [len(line.get_xdata()) for line in error.lines if line.get_marker() == "^"] == [2]
+    assert titles[0].endswith(f"{10.5 + 40 * np.exp(-6):.2f} % at epoch 60")  # the mean of both runs' last
 
 
-def test_figure1_of_small_nets_has_no_paper_and_an_axis_of_its_own():
-    figure = drawn("figure1", FIGURES["figure1"]("small", 6))
-    assert figure.axes[0].get_ylim()[1] > 25
-    assert not any("paper" in text for text in texts(figure))
+def test_a_net_that_was_not_run_has_the_papers_points_alone():
+    frame = FIGURES["curves"]()
+    (figure,) = drawn("curves", frame[(frame["net"] == NETS[0]) & (frame["source"] == "paper")])
+    assert len(figure.axes) == 1 and figure.axes[0].get_title(loc="left").endswith("not run here")
+
+
+def test_forest_has_the_papers_noise_our_interval_and_every_seed():
+    frame = FIGURES["forest"]()
+    (figure,) = drawn("forest", frame)
+    (axes,) = figure.axes
+    spans = [tuple(s[:, 0]) for c in axes.collections for s in c.get_segments() if s[0, 1] == s[1, 1]]
+    wanted = frame[frame["kind"].isin(("paper", "mean")) & frame["low"].notna()]
+    assert sorted(spans) == sorted(zip(wanted["low"], wanted["high"], strict=True))
+    seeds = [x for line in axes.lines if line.get_marker() == "." for x in line.get_xdata()]
+    assert sorted(seeds) == sorted(frame.loc[frame["kind"] == "seed", "value"])
+    full = [line for line in axes.lines if line.get_marker() == "D"]
+    assert {line.get_color() for line in full} == {look.GREEN, look.PURPLE}  # reproduced, inconclusive
+    hollow = [line for line in axes.lines if line.get_marker() == "s"]
+    assert len(hollow) == 3 and all(line.get_markerfacecolor() == "none" for line in hollow)
+    assert all(line.get_markersize() < full[0].get_markersize() for line in hollow)
+    words = {text.get_text(): text for text in axes.texts}
+    assert words["not run: ~26 hours"].get_alpha() < 1 and words["reproduced"].get_weight() == "bold"
+    assert axes.get_title(loc="left") == "Test error: 2 of 3 cells at the paper's scale"
+
+
+def test_times_have_every_ratio_and_the_papers_factors():
+    (figure,) = drawn("times")
+    (axes,) = figure.axes
+    marks = sorted(float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() in ("s", "D"))
+    assert marks == [4.8] * 4 + [21.0] * 4
+    dashed = sorted(line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2)
+    assert dashed == [3.4, 7, 23]
+    assert texts(figure).count("21.0× a float library") == 4
+
+
+def test_pictures_for_readme_have_colours_of_their_own():
+    (text,) = svgs("forest")
+    light, dark = (look.alone(text, dark) for dark in (False, True))
+    for one in (light, dark):
+        assert "var(" not in one and "currentColor" not in one
+    assert light != dark and light.count(look.GREY) == dark.count(look.AT_NIGHT[look.GREY]) > 0
 
 
 def test_figure2a_has_a_tile_a_kernel_with_its_signs():
     frame = FIGURES["figure2a"]()
-    figure = drawn("figure2a", frame)
+    (figure,) = drawn("figure2a", frame)
     assert len(figure.axes) == 3
     for number, axes in enumerate(figure.axes):
         picture = axes.images[0].get_array()[::8, ::8]
@@ -108,7 +151,7 @@ def test_figure2a_has_a_tile_a_kernel_with_its_signs():
 
 def test_figure2b_has_every_count_under_its_rule():
     frame = FIGURES["figure2b"]()
-    figure = drawn("figure2b", frame)
+    (figure,) = drawn("figure2b", frame)
     for axes in figure.axes:
         rule = axes.get_title(loc="left")
         shown = sorted(y for line in axes.lines for y in line.get_ydata() if line.get_marker() in "os")
@@ -119,9 +162,9 @@ def test_figure2b_has_every_count_under_its_rule():
 
 def test_figure3_puts_the_papers_bars_first_and_says_each_ratio():
     frame = FIGURES["figure3"]()
-    figure = drawn("figure3", frame)
-    assert len(figure.axes) == 2
-    for axes in figure.axes:
+    figures = drawn("figure3", frame)
+    assert len(figures) == 2
+    for axes in (axes for figure in figures for axes in figure.axes):
         ends = [patch.get_x() + patch.get_width() for patch in axes.patches]
         assert ends == pytest.approx([6.8, 1, 0.29] * 2)
         words = [text.get_text() for text in axes.texts]
@@ -133,12 +176,13 @@ def test_figure3_puts_the_papers_bars_first_and_says_each_ratio():
 
 def test_energy_has_a_bar_for_every_net_and_variant():
     frame = FIGURES["energy"]()
-    figure = drawn("energy", frame)
-    for axes, column in zip(figure.axes, ("compute_uj", "memory_uj", "bytes"), strict=True):
+    figures = drawn("energy", frame)
+    for figure, column in zip(figures, ("compute_uj", "memory_uj", "bytes"), strict=True):
+        (axes,) = figure.axes
         ends = [patch.get_x() + patch.get_width() for patch in axes.patches]
         factor = 1 if column == "bytes" else 1e-6
         assert ends == pytest.approx(list(frame[column] * factor))
-    assert "170 µJ" in texts(figure) and "100 MB" in texts(figure)
+    assert "170 µJ" in texts(figures[0]) and "100 MB" in texts(figures[2])
 
 
 @pytest.mark.parametrize("looks", [charts.FAMILIES, charts.VARIANTS])
@@ -147,9 +191,8 @@ def test_bars_that_look_alike_in_grey_differ_in_hatch(looks):
     assert len(set(filled)) == len(filled)
 
 
-def test_curves_differ_in_line_and_marker():
-    assert len({line for _, line, _ in charts.CURVES.values()}) == len(charts.CURVES)
-    assert len({marker for *_, marker in charts.CURVES.values()}) == len(charts.CURVES)
+def test_curves_differ_in_line_or_width():
+    assert len({(line, width) for _, line, width, _ in charts.LOOKS.values()}) >= len(charts.LOOKS) - 1
 
 
 def luminance(colour):
@@ -170,5 +213,6 @@ def test_the_palette_stands_out_from_the_page_in_light_and_dark():
     light, dark = re.findall(r"--paper: (#[0-9a-f]{6})", style)
     for colour, variable in look.VARIABLES.items():
         at_night = re.search(rf"--{variable}: (#[0-9a-f]{{6}})", style).group(1)
+        assert at_night == look.AT_NIGHT[colour]
         assert contrast(colour, light) >= 3
         assert contrast(at_night, dark) >= 3

@@ -11,7 +11,7 @@ from made import made_cell, made_record, made_run
 from reproduce import report, spec, verdict, yamlfile
 from reproduce.datasets import DATASETS
 from reproduce.records import machine, read_records, runs
-from reproduce.report import claims, evidence, exports, table1
+from reproduce.report import evidence, exports, head, table1
 from reproduce.report.evidence import Evidence
 
 
@@ -166,26 +166,13 @@ def test_every_small_cell_says_how_many_images_it_took():
     assert "| images: train / valid / test |" in text
 
 
-def test_the_summary_counts_verdicts_on_claims_and_names_the_short_schedule():
-    run = made_run(scale="paper")
-    short = made_record(run, error=1.5, cell="short/made", scale="short")
-    evidence = Evidence("store", (*report.cells(), short_cell()), (short,), (), (), (), (), (), ())
-    said = report.summary(evidence)
-    assert "BNN (Theano), MNIST: 1.50 % (the paper, with its own schedule: 0.96 %)" in said
-    found = claims.frame(evidence)
-    assert f"{(found['verdict'] == 'not measured').sum()} “not measured”" in said
-    assert f"the paper's {found['claim'].nunique()} claims ({len(found)} lines)" in said
-    assert "1 “true by construction”" in said and "from the records of single runs" not in said
-
-
 def test_readme_block_is_replaced_between_its_markers():
-    frame = table1.frame(records("paper", [1.0]), [cell_with_paper()])
     text = f"before\n{exports.BEGIN}\nold\n{exports.END}\nafter\n"
-    new = exports.into_readme(text, frame)
+    new = exports.into_readme(text, "new\n")
     assert new.startswith("before\n") and new.endswith("\nafter\n") and "old" not in new
-    assert exports.into_readme(new, frame) == new
+    assert exports.into_readme(new, "new\n") == new and "\nnew\n" in new
     with pytest.raises(ValueError, match="markers"):
-        exports.into_readme("no markers", frame)
+        exports.into_readme("no markers", "new\n")
 
 
 def committed():
@@ -202,7 +189,7 @@ def test_committed_report_and_readme_follow_from_the_committed_records():
         assert (folder / name).read_text(encoding="utf-8") == text, f"{name}: run `make report`"
     assert {p.name for p in folder.glob("data/*")} == {n.removeprefix("data/") for n in expected if "/" in n}
     readme = (yamlfile.ROOT / "README.md").read_text()
-    assert exports.into_readme(readme, committed()) == readme
+    assert exports.into_readme(readme, head.markdown(found)) == readme
 
 
 def test_report_twice_is_equal_byte_for_byte_and_names_no_machine_folder(tmp_path):

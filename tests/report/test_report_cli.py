@@ -44,6 +44,14 @@ def test_own_report_lies_beside_the_runs_and_links_to_them(store):
     assert (line["seeds"], line["mean"]) == (3, 2.1)
 
 
+def test_open_shows_the_page(store, monkeypatch):
+    shown = []
+    monkeypatch.setattr(cli.typer, "launch", shown.append)
+    assert reproduce("report", "--results", store).exit_code == 0 and shown == []
+    assert reproduce("report", "--results", store, "--open").exit_code == 0
+    assert shown == [str(store / "report" / "index.html")]
+
+
 def test_report_goes_where_it_is_told_and_still_links(store, tmp_path):
     target = tmp_path / "elsewhere" / "deep"
     assert reproduce("report", "--results", store, "--to", target).exit_code == 0

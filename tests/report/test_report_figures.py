@@ -12,7 +12,7 @@ from test_report_evidence import bench, packed, put, store_of
 from reproduce import nets, report, spec
 from reproduce.records import EpochRow, Filters
 from reproduce.records.benchmark import Bench, family_of
-from reproduce.report import charts, claims, compare, curves, energy, filters, look, page, speed
+from reproduce.report import claims, compare, curves, energy, filters, page, speed
 from reproduce.report.evidence import Evidence
 
 BNN = "table1/bnn-theano-cifar10"
@@ -36,34 +36,29 @@ def cifar_record(seed, errors, scale="paper", filters=None):
 # --- figure 1 -------------------------------------------------------------------------------------------------
 
 
-def test_curves_are_means_and_ranges_over_the_seeds():
-    records = [cifar_record(0, [100, 40, 20]), cifar_record(1, [120, 60, 30])]
+def test_curves_are_every_epoch_of_every_run():
+    records = [cifar_record(0, [100, 40, 20]), cifar_record(1, [120, 60, 30]), cifar_record(0, [10, 5])]
+    records[2] = records[2].model_copy(update={"scale": "short"})
     frame = curves.frame(evidence_of(records, report.cells()))
     ours = frame[(frame["source"] == "ours") & (frame["quantity"] == "validation error")]
-    assert list(ours["series"].unique()) == ["BNN (Theano)"]
-    assert list(ours["epoch"]) == [1, 2, 3] and set(ours["seeds"]) == {2}
-    assert list(ours["value"]) == [55.0, 25.0, 12.5]
-    assert list(ours["low"]) == [50.0, 20.0, 10.0] and list(ours["high"]) == [60.0, 30.0, 15.0]
-    cost = frame[frame["quantity"] == "training cost"]
-    assert list(cost["value"]) == pytest.approx([1, 1 / 2, 1 / 3])
-
-
-def test_the_figure_says_that_the_papers_points_are_moved_aside():
-    figure = curves.section(evidence_of()).parts[0]
-    assert f"{charts.SHIFT} epochs aside" in figure.caption
-    (axes,) = figure.draw(figure.frame).axes
-    drawn = {round(float(x)) for line in axes.lines for x in line.get_xdata()}
-    assert {500 - charts.SHIFT, 500, 500 + charts.SHIFT} <= drawn and max(figure.frame["epoch"]) == 500
-    marks = [line for line in axes.lines if line.get_marker() in {mark for *_, mark in charts.CURVES.values()}]
-    assert all(line.get_markersize() >= 5 and line.get_markeredgecolor() == look.INK for line in marks)
+    assert set(ours["net"]) == {"BNN (Theano), CIFAR-10"}
+    large, short = ours[ours["scale"] == "paper"], ours[ours["scale"] == "short"]
+    assert list(large["epoch"]) == [1, 2, 3] * 2 and large["run"].nunique() == 2
+    assert list(large["value"]) == [50.0, 20.0, 10.0, 60.0, 30.0, 15.0] and list(short["value"]) == [5.0, 2.5]
+    cost = frame[(frame["quantity"] == "training cost") & (frame["scale"] == "paper")]
+    assert list(cost["value"]) == pytest.approx([1, 1 / 2, 1 / 3] * 2)
+    ends = curves.summary(evidence_of(records, report.cells())).set_index("scale")
+    assert (
+        ends.loc["paper", "last"] == 12.5 and ends.loc["paper", "seeds"] == 2 and ends.loc["short", "last"] == 2.5
+    )
 
 
 def test_papers_points_are_the_middle_of_the_range_and_none_above_the_axis():
     frame = curves.frame(evidence_of())
     assert set(frame["source"]) == {"paper"} and len(frame) == 33
-    torch7 = frame[(frame["series"] == "BNN (Torch7)") & (frame["epoch"] == 10)].iloc[0]
+    torch7 = frame[(frame["net"] == "BNN (Torch7), CIFAR-10") & (frame["epoch"] == 10)].iloc[0]
     assert (torch7["low"], torch7["value"], torch7["high"]) == (21.0, 22.5, 24.0)
-    theano = frame[(frame["series"] == "BNN (Theano)") & (frame["epoch"] == 40)].iloc[0]
+    theano = frame[(frame["net"] == "BNN (Theano), CIFAR-10") & (frame["epoch"] == 40)].iloc[0]
     assert theano["low"] == 23.0 and pd.isna(theano["value"]) and pd.isna(theano["high"])
 
 
@@ -228,7 +223,7 @@ def test_what_a_record_says_of_its_times_stands_beside_them(tmp_path):
     assert list(times.frame["label"])[1] == "naive float32, products alone (timed once, scaled)"
     assert times.frame["remark"].iloc[1] == "timed once, on 1000 images, scaled to 10000"
     assert "timed once, scaled" in set(figure.frame["how"])
-    drawn = [text.get_text().replace("\n", " ") for text in figure.draw(figure.frame).findobj(Text)]
+    drawn = [text.get_text().replace("\n", " ") for one in figure.draw(figure.frame) for text in one.findobj(Text)]
     assert "naive float32, products alone (timed once, scaled)" in drawn
     (measured,) = claims.frame(found).loc[lambda f: f["claim"].str.startswith("MNIST MLP"), "measured"]
     assert "timed once, on 1000 images, scaled to 10000" in measured and "random weights" in measured
@@ -322,7 +317,7 @@ def test_what_fits_no_cache_is_read_from_dram_at_the_low_end():
 def test_the_caption_of_the_model_has_the_units_of_its_axes():
     (figure,) = (part for part in energy.section(evidence_of()).parts if part.name == "energy")
     assert "joules" in figure.caption and "bytes" in figure.caption and "microjoules" not in figure.caption
-    ticks = [t.get_text() for axes in figure.draw(figure.frame).axes for t in axes.texts]
+    ticks = [t.get_text() for one in figure.draw(figure.frame) for axes in one.axes for t in axes.texts]
     assert any(t.endswith("J") for t in ticks) and any(t.endswith("B") for t in ticks)
 
 

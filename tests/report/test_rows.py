@@ -10,7 +10,7 @@ from test_report import cell_with_paper
 from reproduce import report, verdict
 from reproduce.cli import app as cli
 from reproduce.records import equal_code, runs
-from reproduce.report import claims, compare, curves, evidence, exports, rows, table1
+from reproduce.report import claims, compare, curves, evidence, exports, head, rows, table1
 from reproduce.yamlfile import SpecError
 
 A, B, C, D, E, F = (letter * 64 for letter in "abcdef")
@@ -75,10 +75,8 @@ def test_every_table_labels_the_rows():
     labels = ("aaaaaaaa, torch, cpu, 2 threads", "bbbbbbbb, torch, cpu, 2 threads")
     files = report.tables(found)
     assert set(files) == {"table1.csv", "table1.md", "table1.tex"}
-    frame = table1.frame(found.runs, found.cells)
-    files["README"] = exports.into_readme(f"{exports.BEGIN}{exports.END}", frame)
     section = table1.section(found)
-    files["page"] = report.page.page("t", "s", [section], "x")
+    files["page"] = report.page.page("t", ["s"], [section], "x")
     for name, text in files.items():
         assert all(label in text for label in labels), name
     for letter in "ab":
@@ -102,8 +100,8 @@ def test_the_rest_of_the_report_pools_no_codes():
     assert sorted(pairs["seeds_first"]) == [3, 4] and set(pairs["code_second"].str[:8]) == {"cccccccc"}
     (table, _) = compare.sections([found, other])[0].parts
     assert "code_first" in [c.key for c in table.columns]
-    said = report.summary(found)
-    assert said.startswith("1 of the 1 cells") and "2 rows by the code that made them" in said
+    said = head.sentences(found)[1]
+    assert said.startswith("Trained by the paper's recipe so far: 1 of 1 cells") and said.count(" runs") == 2
     (near,) = claims._nearly(found, {})
     assert near.records.count(".json") == 4  # of one code: that with the most runs
 

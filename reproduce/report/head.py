@@ -1,0 +1,294 @@
+"""The first screen: what the paper claims and what was found, as sentences, two pictures, a table of verdicts.
+
+Everything follows from the records. The same verdicts are written for other sites as verdicts.json
+(`verdicts.schema.json`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reproduce import spec
+from reproduce.report import claims, energy, exports, overview, speed, table1
+from reproduce.report.evidence import Evidence, once, the_paper
+from reproduce.report.parts import Figure, Verdict
+
+SCHEMA = Path(__file__).parent / "verdicts.schema.json"
+WORDS = {  # how a computed verdict begins -> the word or two of the head; the first that fits counts
+    "holds (arithmetic)": "arithmetic",
+    "holds in the model": "a model",
+    "true by construction": "a model",
+    "nearly holds": "nearly",
+    "does not hold": "not reproduced",
+    "cannot be told": "inconclusive",
+    "holds": "reproduced",
+    "better": "better",
+    "not reproduced": "not reproduced",
+    "reproduced": "reproduced",
+    "inconclusive": "inconclusive",
+}
+"""All else was not run at the paper's scale."""
+NOT_RUN = "not run"
+WEIGHT = ("state of the art", "xnor against cublas", "mlp against baseline", "xnor against baseline", "error lost")
+WEIGHT += ("weight memory", "unique filters", "fewer operations", "less time", "no mask", "shift-based")
+FOLDS = {  # id of a claim -> the fold it stands in, if any
+    **dict.fromkeys(("memory accesses", "energy", "power efficiency", "distinct filters", "swar"), "model"),
+    **dict.fromkeys(("fpga slices", "bandwidth"), "model"),
+    **dict.fromkeys(("alexnet top-1", "alexnet top-5", "googlenet top-1", "googlenet top-5"), "imagenet"),
+}
+
+
+def word(verdict: str) -> str:
+    """The word or two for a computed verdict."""
+    if verdict.endswith("for a small net") and verdict.startswith("holds"):
+        return "small net"
+    return next((short for begin, short in WORDS.items() if verdict.startswith(begin)), NOT_RUN)
+
+
+def verdicts(evidence: Evidence) -> list[Verdict]:
+    """Table 1's cells run at the paper's scale, the others in a line, then the claims by their weight."""
+    return [*_cells(evidence), *_claims(evidence)]
+
+
+def _cells(evidence: Evidence) -> list[Verdict]:
+    frame = table1.every(evidence)
+    frame = frame[(frame["scale"] == "paper") & ~frame["quoted"].astype(bool)]
+    found = []
+    for line in frame[frame["seeds"] > 0].to_dict("records"):
+        paper = "" if pd.isna(line["paper"]) else f"{line['paper']:.2f} %"
+        detail = f"Verdict: {line['verdict']}. Last epoch: {line['last']:.2f} %."
+        if not pd.isna(line["low"]):
+            detail += f" 95 % prediction interval of one more run: {line['low']:.2f} to {line['high']:.2f} %."
+        detail += f" Trained on {line['machine']}; code {line['code']}."
+        detail += f" Of at least one record: {line['note']}." if line["note"] else ""
+        found.append(
+            Verdict(
+                f"{line['row']} on {line['dataset']}, test error",
+                paper,
+                f"{line['mean']:.2f} % ({_count(line['seeds'], 'run')})",
+                word(line["verdict"]),
+                detail,
+                line["records"],
+            )
+        )
+    rest = frame[frame["seeds"] == 0]
+    if len(rest):
+        why = {c.name: reason(evidence, c) for c in evidence.cells}
+        cells = "; ".join(f"{r}, {d}: {why[c]}" for r, d, c in rest[["row", "dataset", "cell"]].values)
+        other = "the other " if found else ""
+        said = f"Table 1: {other}{_count(len(rest), 'cell')}"
+        found.append(Verdict(said, "", "", NOT_RUN, f"{cells}. Run them: reproduce run table1 --scale paper."))
+    return found
+
+
+def _claims(evidence: Evidence) -> list[Verdict]:
+    frame = claims.frame(evidence)
+    rank = {name: number for number, name in enumerate(WEIGHT)}
+    lines = sorted(frame.to_dict("records"), key=lambda line: rank.get(line["id"], len(rank)))
+    found = []
+    for line in lines:
+        detail = f"{line['measured']}. {line['where']}. Verdict: {line['verdict']}." if line["measured"] else ""
+        detail += f" The paper: {line['source']}." + (f" To measure: {line['again']}." if line["again"] else "")
+        detail += f" Of at least one record: {line['note']}." if line["note"] else ""
+        claim = line["claim"][0].upper() + line["claim"][1:]
+        short = word(line["verdict"])
+        found.append(
+            Verdict(
+                *(claim, line["printed"], line["brief"], short, detail.strip()),
+                *(line["records"], FOLDS.get(line["id"], "")),
+            )
+        )
+    return found
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+# --- why a cell was not run -----------------------------------------------------------------------------------
+
+
+def reason(evidence: Evidence, cell: spec.Cell) -> str:
+    """Why a cell has no run at its own scale: under way, broken off, or how long one takes here."""
+    for run in evidence.running:
+        if (run.cell, run.scale) == (cell.name, cell.experiment.scale):
+            return f"under way, epoch {run.epochs_done} of {run.epochs}"
+    if any((r.cell, r.scale) == (cell.name, cell.experiment.scale) for r in evidence.failed):
+        return "its run broke off"
+    days = _hours(evidence, cell)
+    return NOT_RUN if days is None else f"not run: {_about(days)} a run on {_cores(evidence)}"
+
+
+def _cores(evidence: Evidence) -> str:
+    name = speed.latest(evidence.training)[0].machine.name
+    return found[0] if (found := re.search(r"\d+ cores", name)) else name
+
+
+def _about(hours: float) -> str:
+    if hours < 48:
+        return f"about {_count(max(1, round(hours)), 'hour')}"
+    return f"about {round(hours / 24)} days"
+
+
+def _hours(evidence: Evidence, cell: spec.Cell) -> float | None:
+    """Hours of a run, from the benchmark of training steps and multiply-adds; None where there is none."""
+    settings = cell.scales.get(cell.experiment.scale)
+    if settings is None or not isinstance(settings.net, spec.PaperNet):
+        return None
+    timed = "MNIST MLP, 3 × 4096" if settings.net.kind == "mlp" else "CIFAR-10 ConvNet"
+    measured = _cell(evidence, energy.NETS[timed])
+    what, candidate = timed.split(",")[0], "ours" if settings.net.weights == "binary" else "plain"
+    for row in (row for bench in speed.latest(evidence.training) for row in bench.rows):
+        if row.what == what and row.candidate.startswith(candidate) and measured is not None:
+            of = measured.scales["paper"]
+            work = _macs(settings) * settings.data.train * settings.train.epochs
+            return row.seconds * work / (_macs(of) * of.train.batch) / 3600
+    return None
+
+
+def _cell(evidence: Evidence, name: str) -> spec.Cell | None:
+    return next((c for c in evidence.cells if c.name == name), None)
+
+
+def _macs(settings: spec.Settings) -> int:
+    return sum(layer.macs for layer in settings.layers())
+
+
+# --- sentences ------------------------------------------------------------------------------------------------
+
+
+def sentences(evidence: Evidence) -> list[str]:
+    """What the paper claims, what was found: each can be quoted by itself."""
+    printed = {claim["id"]: claim["value"] for claim in the_paper()["claims"]}
+    found = [
+        "The paper says that nets whose weights and activations are all +1 or −1 come near full precision on "
+        f"MNIST, SVHN and CIFAR-10, and that one matrix product runs {printed['xnor against baseline']:g} times "
+        f"faster than a plain kernel and {printed['xnor against cublas']:g} times faster than cuBLAS.",
+        _of_cells(evidence),
+        *_of_speed(evidence),
+        *_of_files(evidence),
+    ]
+    return found
+
+
+def _of_cells(evidence: Evidence) -> str:
+    frame = table1.every(evidence)
+    frame = frame[(frame["scale"] == "paper") & ~frame["quoted"].astype(bool)]
+    run, every = frame[frame["seeds"] > 0], frame["cell"].nunique()
+    if run.empty:
+        return f"None of the {every} cells of Table 1 has been trained by the paper's recipe yet."
+    said = f"Trained by the paper's recipe so far: {run['cell'].nunique()} of {every} cells of Table 1. "
+    shown = [
+        f"{line['row']} on {line['dataset']} errs on {line['mean']:.2f} % of the test images"
+        + ("" if pd.isna(line["paper"]) else f" (the paper: {line['paper']:.2f} %)")
+        + f": {line['verdict']} after {_count(line['seeds'], 'run')}"
+        for line in run.to_dict("records")
+    ]
+    if len(shown) > 4:
+        words = run["verdict"].value_counts(sort=False)
+        return said + ", ".join(f"{count} {verdict}" for verdict, count in words.items()) + "."
+    return f"{said}{'; '.join(shown)}."
+
+
+def _of_speed(evidence: Evidence) -> list[str]:
+    frame = overview.times_frame(evidence)
+    words = {"float": "the fastest float32 library", "int8": "the fastest 8-bit one"}
+    found = []
+    for machine, of_machine in frame.groupby("machine", sort=True):
+        parts = []
+        for kind, lines in of_machine.groupby("kind", sort=True):
+            factors = ", ".join(f"{value:.1f} ({short})" for value, short in lines[["value", "short"]].values)
+            parts.append(f"{words[str(kind)]} by {factors} times")
+        found.append(f"On {machine}, the XNOR kernels beat {', and '.join(parts)}.")
+    return found
+
+
+def _of_files(evidence: Evidence) -> list[str]:
+    nets = energy.files(evidence)
+    nets = nets[(nets["scale"] != "small") & nets["differing"].notna()]
+    if nets.empty:
+        return []
+    differ = int(nets["differing"].sum())
+    none = "none" if differ == 0 else f"{differ:,}"
+    return [
+        f"Packed to a bit a weight, trained nets of the paper's size take {nets['times'].min():.1f} to "
+        f"{nets['times'].max():.1f} times less memory, and {none} of their {int(nets['images'].sum()):,} "
+        "predictions differs from the float32 net's."
+    ]
+
+
+# --- pictures and the file for others -------------------------------------------------------------------------
+
+
+@once
+def figures(evidence: Evidence) -> tuple[Figure, Figure]:
+    """The forest plot of Table 1, and how many times faster the kernels are."""
+    forest, times = overview.forest_frame(evidence, reason), overview.times_frame(evidence)
+    return (
+        Figure(
+            "forest",
+            "Table 1. Grey bars: the paper's error with the noise of its test set. Coloured: ours at the paper's "
+            "scale, the mean with its 95 % prediction interval, a point a seed. Hollow: shorter schedules and "
+            "smaller nets, which are not the paper's cells. Hours: of one run on the machine timed.",
+            "Test errors of the cells of Table 1: the paper's and ours.",
+            forest,
+            overview.forest,
+        ),
+        Figure(
+            "times",
+            "XNOR kernels, packing included, against the fastest library a user would call instead, with 95 % "
+            "intervals. Dashed: what the paper prints for its GPU.",
+            "How many times faster the XNOR kernels are than libraries, for each machine measured.",
+            times,
+            overview.times,
+        ),
+    )
+
+
+def markdown(evidence: Evidence) -> str:
+    """README's block: the two pictures, the sentences, and the verdicts that are in no fold."""
+    out = []
+    for figure in figures(evidence):
+        base = f"results/report/{figure.name}"
+        out += [
+            f'<picture><source media="(prefers-color-scheme: dark)" srcset="{base}-dark.svg">',
+            f'<img src="{base}-light.svg" width="49%" alt="{figure.alt}"></picture>',
+        ]
+    out += ["", *(exports.in_markdown(sentence) + "\n" for sentence in sentences(evidence))]
+    out += ["| claim | paper | found here | verdict |", "|---|---|---|---|"]
+    for line in (v for v in verdicts(evidence) if not v.fold):
+        cells = (exports.in_markdown(text) for text in (line.claim, line.printed, line.found))
+        out.append(f"| {' | '.join(cells)} | **{line.word}** |")
+    return "\n".join(out) + "\n"
+
+
+def for_others(evidence: Evidence) -> str:
+    """verdicts.json: Table 1's cells and the paper's claims, with their verdicts; errors in percent."""
+    frame = table1.every(evidence)
+    margins = {c.name: c.experiment.margin for c in evidence.cells}
+    cells = []
+    for line in frame[~frame["quoted"].astype(bool)].to_dict("records"):
+        known = {key: None if pd.isna(line[key]) else round(float(line[key]), 4) for key in ("paper", "mean")}
+        ends = [None if pd.isna(line[key]) else round(float(line[key]), 4) for key in ("low", "high")]
+        cells.append(
+            {"cell": line["cell"], "row": line["row"], "dataset": line["dataset"], "scale": line["scale"]}
+            | {"n": int(line["seeds"]), **known, "interval": None if ends[0] is None else ends}
+            | {"margin": margins[line["cell"]] if line["scale"] == "paper" else None}
+            | {"verdict": line["verdict"], "code": line["code"], "records": _hashed(evidence, line["records"])}
+        )
+    said: list[dict[str, Any]] = [
+        {key: line[key] for key in ("id", "claim", "printed", "brief", "verdict")}
+        | {"word": word(line["verdict"]), "records": [r for r in line["records"].split("; ") if r]}
+        for line in claims.frame(evidence).to_dict("records")
+    ]
+    content = {"format": 1, "paper": "arXiv 1602.02830", "cells": cells, "claims": said}
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _hashed(evidence: Evidence, paths: str) -> list[dict[str, str]]:
+    return [{"path": path, "sha256": evidence.hashes[Path(path).stem]} for path in paths.split("; ") if path]

@@ -1,0 +1,227 @@
+"""The two pictures of the first screen: Table 1 as a forest plot, and how many times faster the kernels are."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from reproduce import spec
+from reproduce.report import speed, table1
+from reproduce.report.evidence import Evidence, once, the_paper
+from reproduce.report.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty
+
+FOREST = ["dataset", "row", "kind", "scale", "value", "low", "high", "verdict", "said"]
+TIMES = ["machine", "what", "short", "kind", "against", "value", "low", "high"]
+TONES = {"reproduced": GREEN, "better than the paper": BLUE, "not reproduced": VERMILLION}
+WHATS = {  # how a timed thing begins -> its name in the picture
+    "product of two 8192": "8192 × 8192 product",
+    "MNIST MLP, 10000": "MNIST MLP",
+    "CIFAR-10 ConvNet, 10000": "CIFAR-10 ConvNet",
+}
+LINES = {"xnor against cublas": "than cuBLAS (product)", "mlp against baseline": "than a plain kernel (MLP)"}
+LINES |= {"xnor against baseline": "than a plain kernel (product)"}
+
+
+# --- Table 1 --------------------------------------------------------------------------------------------------
+
+
+def forest_frame(evidence: Evidence, reason: Callable[[Evidence, spec.Cell], str]) -> pd.DataFrame:
+    """Per cell of Table 1: the paper's error (kind "paper", with its margin), ours ("mean", "seed"), what is said.
+
+    One line "said" per cell: the mean and the verdict, or the reason why it was not run. Errors in percent.
+    """
+    every = table1.every(evidence)
+    runs = {f"{evidence.name}/runs/{r.stem}.json": r for r in evidence.runs}
+    lines: list[dict[str, Any]] = []
+    cells = [c for c in evidence.cells if c.group == "table1"]
+    order = {name: number for number, name in enumerate((*table1.DATASETS, *table1.ROWS))}
+    cells.sort(key=lambda c: (order.get(c.experiment.dataset, 99), order.get(c.experiment.row, 99)))
+    for cell in cells:
+        of: dict[str, Any] = {"dataset": cell.experiment.dataset, "row": cell.experiment.row}
+        published, margin = cell.experiment.published, cell.experiment.margin
+        if published and margin:
+            ends = {"low": published.value - margin, "high": published.value + margin}
+            lines.append(of | {"kind": "paper", "scale": "paper", "value": published.value} | ends)
+        here = every[(every["row"] == of["row"]) & (every["dataset"] == of["dataset"]) & (every["seeds"] > 0)]
+        said: list[str] = []
+        for line in here.to_dict("records"):
+            mean = {"kind": "mean", "value": line["mean"], "low": line["low"], "high": line["high"]}
+            lines.append(of | mean | {"scale": line["scale"], "verdict": line["verdict"]})
+            if line["scale"] == "paper":
+                said.append(f"{line['mean']:.2f} %, {line['verdict'].removesuffix(' than the paper')}")
+                seeds = (runs[path].result for path in line["records"].split("; "))
+                point = of | {"kind": "seed", "scale": "paper", "verdict": line["verdict"]}
+                lines += [point | {"value": result.test_error} for result in seeds if result]
+        why = reason(evidence, cell).split(" a run")[0].replace("about ", "~")
+        lines.append(of | {"kind": "said", "said": "; ".join(said) or why})
+    return pd.DataFrame(lines, columns=FOREST)
+
+
+@matplotlib.rc_context(STYLE)
+def forest(frame: pd.DataFrame) -> Figure:
+    """A line a cell on a log axis of percent, grouped by data set; beside each what is to be said of it."""
+    values = frame["value"].dropna()
+    if values.empty:
+        return empty()
+    figure = Figure(
+        figsize=(WIDTH, 0.85 + 0.29 * (frame["kind"] == "said").sum() + 0.25 * frame["dataset"].nunique())
+    )
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.set_xlim(values.min() * 0.8, values.max() * 1.2)
+    start = axes.get_yaxis_transform()
+    places: dict[float, str] = {}
+    y = 0.0
+    for dataset, of_set in frame.groupby("dataset", sort=False):
+        y += 1.1
+        axes.annotate(
+            str(dataset), (0, y), (-6, 0), start, "offset points", weight="bold", va="center", ha="right"
+        )
+        for row, lines in of_set.groupby("row", sort=False):
+            y += 1
+            places[y] = str(row)
+            _cell(axes, y, lines)
+    axes.set_yticks(list(places), list(places.values()))
+    axes.set_ylim(y + 0.7, 0.4)
+    _plain(axes, (0.5, 1, 2, 5, 10, 20, 50), "{:g} %")
+    run, every = (
+        len(part[["dataset", "row"]].drop_duplicates()) for part in (frame[frame["kind"] == "seed"], frame)
+    )
+    title = f"Test error: {run} of {every} cells at the paper's scale"
+    axes.set_title(title, x=0, ha="left")
+    dot, hollow = {"linestyle": "", "markersize": 7}, {"linestyle": "", "color": GREY, "markerfacecolor": "none"}
+    handles = [
+        Line2D([], [], color=GREY, linewidth=5, alpha=0.45, label="the paper ± its test set's noise"),
+        Line2D([], [], color=INK, marker="D", label="ours, paper's scale", **dot),
+        Line2D([], [], marker="o", markersize=5, label="short schedule", **hollow),
+        Line2D([], [], marker="s", markersize=3.5, label="small net", **hollow),
+    ]
+    figure.legend(handles=handles, loc="outside lower left", ncols=2, handlelength=1.5)
+    return figure
+
+
+def _cell(axes: Axes, y: float, lines: pd.DataFrame) -> None:
+    """The marks of one cell, and its words beside them."""
+    of_paper = lines["scale"] == "paper"
+    ours = lines[(lines["kind"] == "mean") & of_paper]
+    run = len(ours) > 0
+    for line in lines[lines["kind"] == "paper"].to_dict("records"):
+        axes.hlines(y, line["low"], line["high"], color=GREY, linewidth=8, alpha=0.5 if run else 0.3)
+        axes.vlines(line["value"], y - 0.32, y + 0.32, color=INK, linewidth=1.3, alpha=1 if run else 0.5)
+    for scale, marker, size in (("short", "o", 5), ("small", "s", 3.5)):
+        hollow = lines[(lines["kind"] == "mean") & (lines["scale"] == scale)]["value"]
+        axes.plot(hollow, [y] * len(hollow), marker, color=GREY, markerfacecolor="none", markersize=size)
+    for line in ours.to_dict("records"):
+        colour = TONES.get(line["verdict"], PURPLE)
+        if not pd.isna(line["low"]):
+            axes.hlines(y, line["low"], line["high"], color=colour, linewidth=1.8)
+        axes.plot(line["value"], y, "D", color=colour, markersize=7, markeredgecolor=INK, markeredgewidth=0.6)
+    seeds = lines[lines["kind"] == "seed"]["value"]
+    axes.plot(seeds, [y + 0.36] * len(seeds), ".", color=INK, markersize=3.5)
+    look: dict[str, Any] = {"color": INK, "weight": "bold"} if run else {"color": INK, "alpha": 0.65}
+    words = str(lines[lines["kind"] == "said"]["said"].iloc[0])
+    axes.annotate(
+        words, (1, y), (4, 0), axes.get_yaxis_transform(), "offset points", va="center", fontsize=9, **look
+    )
+
+
+def _plain(axes: Axes, places: tuple[float, ...], text: str) -> None:
+    """No frame but the lower edge, and these ticks."""
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.format(value)))
+
+
+# --- speed ----------------------------------------------------------------------------------------------------
+
+
+@once
+def times_frame(evidence: Evidence) -> pd.DataFrame:
+    """Ratios of the XNOR kernels (packing included) to the fastest float and the fastest 8-bit library, TIMES.
+
+    Of the newest record of each machine; intervals are the record's 95 % bootstrap intervals.
+    """
+    lines = []
+    for bench in speed.latest(evidence.benches):
+        for begin, short in WHATS.items():
+            rows = [row for row in bench.rows if speed.named(row).startswith(begin)]
+            ours = [row for row in rows if any(p in row.candidate for p in speed.PREFERRED)]
+            ours = [row for row in ours if speed.family(row.candidate) == "xnor"]
+            if not ours:
+                continue
+            best: dict[str, tuple[float, str]] = {}
+            for name, ratio in ours[-1].times_faster_than.items():
+                kind = "int8" if re.search(r"int8|Integer", name) else "float"
+                if speed.family(name) == "library":
+                    best[kind] = min(best.get(kind, (ratio.ratio, name)), (ratio.ratio, name))
+            for kind, (value, name) in sorted(best.items()):
+                found = ours[-1].times_faster_than[name]
+                line = {"machine": bench.machine.name, "what": speed.named(ours[-1]), "short": short, "kind": kind}
+                against = name.removesuffix(", end to end")
+                lines.append(line | {"against": against, "value": value, "low": found.low, "high": found.high})
+    return pd.DataFrame(lines, columns=TIMES)
+
+
+@matplotlib.rc_context(STYLE)
+def times(frame: pd.DataFrame) -> Figure:
+    """A line a comparison on a log axis of ratios, machine by machine, with the paper's factors as lines."""
+    if frame.empty:
+        return empty()
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.24 * len(frame) + 0.3 * frame["machine"].nunique()))
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.set_xlim(0.8, frame["value"].max() * 11)  # with room for the words
+    start = axes.get_yaxis_transform()
+    places: dict[float, str] = {}
+    y = 0.6
+    for machine, of_machine in frame.groupby("machine", sort=True):
+        y += 0.9
+        axes.annotate(
+            str(machine), (0, y), (4, 0), start, "offset points", fontsize=9, style="italic", va="center"
+        )
+        for short, lines in of_machine.groupby("short", sort=False):
+            places[y + (len(lines) + 1) / 2] = str(short)
+            for line in lines.to_dict("records"):
+                y += 1
+                _ratio(axes, y, line)
+            y += 0.2
+    printed = {claim["id"]: claim["value"] for claim in the_paper()["claims"]}
+    dashed: dict[str, Any] = {"color": GREY, "linewidth": 1.1, "linestyle": (0, (4, 3))}
+    for key in LINES:
+        axes.axvline(printed[key], zorder=0, **dashed)
+        words = f"{printed[key]:g}×"
+        axes.annotate(words, (printed[key], 0.5), (3, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(list(places), list(places.values()))
+    axes.set_ylim(y + 0.7, 0)
+    _plain(axes, (1, 2, 5, 10, 20, 50, 100), "{:g}×")
+    low, high = frame["value"].min(), frame["value"].max()
+    axes.set_title(f"XNOR kernels: {low:.0f} to {high:.0f} times faster", x=0, ha="left")
+    said = "the paper's GPU: " + ", ".join(f"{printed[key]:g}× {name}" for key, name in LINES.items())
+    words = "\n".join(textwrap.wrap(said, 58))
+    figure.legend(handles=[Line2D([], [], **dashed, label=words)], loc="outside lower left", fontsize=9)
+    return figure
+
+
+def _ratio(axes: Axes, y: float, line: dict[str, Any]) -> None:
+    """A bar from 1, its mark and interval, and against what it was timed."""
+    colour, marker = (BLUE, "s") if line["kind"] == "float" else (VERMILLION, "D")
+    axes.hlines(y, 1, line["value"], color=colour, linewidth=4, alpha=0.3)
+    interval = not pd.isna(line["low"])
+    if interval:
+        axes.hlines(y, line["low"], line["high"], color=INK, linewidth=1.4)
+    axes.plot(line["value"], y, marker, color=colour, markersize=6, markeredgecolor=INK, markeredgewidth=0.6)
+    end = max(line["value"], line["high"]) if interval else line["value"]
+    words = f"{line['value']:.1f}× {line['against'].split(' (')[0]}"
+    axes.annotate(words, (end, y), (6, 0), textcoords="offset points", va="center", fontsize=9)

@@ -1,0 +1,150 @@
+"""The first screen: sentences and verdicts follow from the records, and so does the file for other sites."""
+
+import hashlib
+import json
+
+import jsonschema
+import pytest
+from made import made_record, made_run
+from test_report_evidence import bench, broken, put, store_of
+from test_report_figures import evidence_of, faster, timed
+
+from reproduce import report, spec
+from reproduce.records import runs
+from reproduce.report import head, overview
+from reproduce.report.parts import FOLDS
+
+CELL = "table1/bnn-theano-mnist"
+
+
+def paper_runs(errors, cell=CELL):
+    digest = spec.cells([cell])[0].scales["paper"].digest()
+    found = [made_record(made_run(seed=i, scale="paper"), error=e, cell=cell) for i, e in enumerate(errors)]
+    return [r.model_copy(update={"settings_digest": digest, "key": f"{r.seed}{r.key[1:]}"}) for r in found]
+
+
+def lines(evidence):
+    return {v.claim: v for v in head.verdicts(evidence)}
+
+
+@pytest.mark.parametrize(
+    ("errors", "word"),
+    [
+        ([0.96, 0.95, 0.97], "reproduced"),
+        ([0.5, 0.51, 0.52], "better"),
+        ([2.0, 2.1, 2.05], "not reproduced"),
+        ([0.96], "inconclusive"),
+    ],
+)
+def test_a_cell_that_was_run_has_its_verdict_in_a_word(errors, word):
+    found = evidence_of(paper_runs(errors), report.cells())
+    line = lines(found)["BNN (Theano) on MNIST, test error"]
+    assert (line.printed, line.word) == ("0.96 %", word)
+    mean = sum(errors) / len(errors)
+    assert line.found == f"{mean:.2f} % ({len(errors)} run{'s' * (len(errors) > 1)})"
+    assert "Table 1: the other 11 cells" in lines(found)
+    said = head.sentences(found)[1]
+    assert f"1 of 12 cells of Table 1. BNN (Theano) on MNIST errs on {mean:.2f} %" in said and "0.96 %" in said
+
+
+def test_without_records_nothing_is_claimed():
+    found = evidence_of(cells=report.cells())
+    assert {v.word for v in head.verdicts(found)} <= {"not run", "arithmetic", "a model"}
+    assert (
+        head.sentences(found)[1] == "None of the 12 cells of Table 1 has been trained by the paper's recipe yet."
+    )
+    assert len(head.sentences(found)) == 2
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word"),
+    [
+        ("holds here, on a CPU (the paper's was a GTX 750)", "reproduced"),
+        ("holds (arithmetic)", "arithmetic"),
+        ("holds for a small net", "small net"),
+        ("holds in the model", "a model"),
+        ("true by construction of the model", "a model"),
+        ("nearly holds", "nearly"),
+        ("nearly holds in the model", "nearly"),
+        ("does not hold by any count tried", "not reproduced"),
+        ("cannot be told for a small net", "inconclusive"),
+        ("short schedule: not the paper's net", "not run"),
+        ("not measured", "not run"),
+        ("better than the paper", "better"),
+    ],
+)
+def test_words_for_verdicts(verdict, word):
+    assert head.word(verdict) == word
+
+
+def test_imagenet_and_what_is_not_measured_stand_in_folds():
+    found = head.verdicts(evidence_of(cells=report.cells()))
+    assert {v.fold for v in found} == set(FOLDS)
+    assert all(v.fold == "imagenet" for v in found if "ImageNet" in v.claim)
+    assert [v.claim for v in found][1].startswith("Classification errors")  # after Table 1: the weightiest
+
+
+def test_why_a_cell_was_not_run(tmp_path):
+    cells = {c.name: c for c in report.cells()}
+    cell, convnet = cells[CELL], cells["table1/bnn-theano-cifar10"]
+    row = bench()["rows"][0] | {
+        "what": "MNIST MLP",
+        "candidate": "ours",
+        "seconds": 0.072,
+        "times_faster_than": {},
+    }
+    put(tmp_path / "train", "a.json", bench(kind="train-cpu", machine="a CPU, 2 cores", rows=[row]))
+    found = report.gather(tmp_path, report.cells())
+    assert head.reason(found, cell) == "not run: about 10 hours a run on 2 cores"  # 500 steps, 1000 epochs
+    assert head.reason(found, convnet) == "not run"  # its steps were not timed
+    digest = cell.scales["paper"].digest()
+    failed = broken().model_copy(update={"cell": CELL, "scale": "paper", "settings_digest": digest})
+    assert head.reason(evidence_of(cells=report.cells(), failed=(failed,)), cell) == "its run broke off"
+
+
+def test_the_forest_plot_holds_the_paper_the_mean_and_every_seed():
+    found = evidence_of(paper_runs([0.9, 1.0, 1.1]), report.cells())
+    frame = overview.forest_frame(found, head.reason)
+    of = frame[(frame["dataset"] == "MNIST") & (frame["row"] == "BNN (Theano)")].set_index("kind")
+    assert (of.loc["paper", "low"], of.loc["paper", "high"]) == (pytest.approx(0.77), pytest.approx(1.15))
+    assert list(of.loc["seed", "value"]) == [0.9, 1.0, 1.1] and of.loc["mean", "value"] == pytest.approx(1.0)
+    assert of.loc["said", "said"].startswith("1.00 %, ")
+    assert list(dict.fromkeys(frame["dataset"])) == ["MNIST", "SVHN", "CIFAR-10"]
+    assert (frame["kind"] == "said").sum() == 12 and (frame["said"] == "not run").sum() == 11
+
+
+def test_speed_is_against_the_fastest_library_of_each_kind(tmp_path):
+    ratios = {"torch float32": 40.0, "oneDNN float32": 20.0, "torch int8 (_int_mm)": 5.0, "naive float32": 300.0}
+    than = {name: {"ratio": ratio} for name, ratio in ratios.items()}
+    found = timed(
+        tmp_path, {"times_faster_than": than}, faster(1.0, 2.0, 3.0) | {"candidate": "xnor, kernel alone"}
+    )
+    frame = overview.times_frame(found)
+    assert dict(zip(frame["against"], frame["value"], strict=True)) == {
+        "oneDNN float32": 20.0,
+        "torch int8 (_int_mm)": 5.0,
+    }
+    said = head.sentences(found)[2]
+    assert "the fastest float32 library by 20.0" in said and "the fastest 8-bit one by 5.0" in said
+
+
+def test_the_file_for_other_sites_fits_its_schema_and_names_its_records(tmp_path):
+    store_of(tmp_path, paper_runs([0.96, 0.95, 0.97]))
+    found = report.gather(tmp_path, report.cells())
+    content = json.loads(head.for_others(found))
+    schema = json.loads(head.SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(content, schema)
+    (cell,) = (c for c in content["cells"] if c["n"])
+    assert (cell["cell"], cell["n"], cell["mean"], cell["margin"]) == (CELL, 3, 0.96, 0.19)
+    assert cell["interval"][0] < 0.96 < cell["interval"][1] and cell["verdict"] == "reproduced"
+    for record in cell["records"]:
+        file = tmp_path.parent / record["path"]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == record["sha256"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(content | {"cells": [cell | {"n": -1}]}, schema)
+
+
+def test_the_committed_file_for_other_sites_fits_the_schema():
+    schema = json.loads(head.SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads((runs.PUBLISHED / "report" / "verdicts.json").read_text()), schema)
