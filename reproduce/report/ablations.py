@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Drawing
 from reproduce import outcomes, paired, spec
 from reproduce.campaign import rates
 from reproduce.records import Record
-from reproduce.report.evidence import Evidence, notes
+from reproduce.report.evidence import Evidence, notes, once
 from reproduce.report.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH, empty
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import label, main
@@ -44,6 +44,7 @@ def pairs(evidence: Evidence, arm: spec.Cell, against: spec.Cell) -> tuple[list[
     return [both[0][s] for s in seeds], [both[1][s] for s in seeds]
 
 
+@once
 def frame(evidence: Evidence) -> pd.DataFrame:
     """One line a comparison; COLUMNS. Errors and differences in points, `flipped` a share of binary weights."""
     lines = []

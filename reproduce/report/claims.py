@@ -17,7 +17,7 @@ from scipy import stats
 
 from reproduce.records import Record
 from reproduce.records.benchmark import Bench, Ratio, Timing
-from reproduce.report import compare, energy, filters, speed, table1
+from reproduce.report import ablations, compare, energy, filters, speed, table1
 from reproduce.report.evidence import Evidence, note, notes, once, the_paper
 from reproduce.report.parts import Section
 from reproduce.report.rows import main
@@ -380,6 +380,43 @@ def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
     return found
 
 
+def _ablation(name: str, holds: Sequence[str]) -> Callable[[Evidence, dict[str, Any]], list[Finding]]:
+    """Judge a claim by an ablation's comparisons: it holds where one's verdict is among `holds`."""
+
+    def judge(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
+        frame = ablations.frame(evidence)
+        found = []
+        for line in frame[(frame["ablation"] == name) & frame["difference"].notna()].to_dict("records"):
+            verdict = line["verdict"]
+            words = (
+                "cannot be told"
+                if verdict == "cannot be told"
+                else "holds"
+                if verdict in holds
+                else "does not hold"
+            )
+            said = f"{line['difference']:+.2f} points ({line['low']:+.2f} to {line['high']:+.2f})"
+            found.append(
+                Finding(
+                    f"{said} of test error, {line['arm']} against {line['against']}, {line['seeds']} pairs",
+                    f"{line['cell']}, {line['scale']} scale",
+                    f"{words} for a small net",
+                    line["records"],
+                    line["again"],
+                    line["note"],
+                    f"{line['difference']:+.2f} points ({line['arm']})",
+                )
+            )
+        return found
+
+    return judge
+
+
+def _mask(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
+    """The ablation where it was run, else the planted error."""
+    return _ablation("mask", ("worse",))(evidence, claim) or _no_mask(evidence, claim)
+
+
 # --- arithmetic -----------------------------------------------------------------------------------------------
 
 
@@ -407,7 +444,8 @@ JUDGES: dict[str, Callable[[Evidence, dict[str, Any]], list[Finding]]] = {
     "less time": _filters(_reached, lambda share: 100 - share),
     "swar": _arithmetic(32 / (1 + 4 + 1), "32 / (1 + 4 + 1)"),
     "state of the art": _nearly,
-    "no mask": _no_mask,
+    "no mask": _mask,
+    "shift-based": _ablation("shift-based", ("no loss within the margin", "better")),
 }
 CONVNET = "reproduce run table1/bnn-theano-cifar10 --scale paper --seeds 3"
 HOW = {  # to measure what has no evidence yet
@@ -416,7 +454,8 @@ HOW = {  # to measure what has no evidence yet
     "error lost": "reproduce predict FILE --against NET --record FOLDER",
     "weight memory": "reproduce freeze RUN",
     "state of the art": "reproduce run table1 --scale paper --seeds 3",
-    "no mask": "make check-small-mutants",
+    "no mask": "reproduce run ablations/mask",
+    "shift-based": "reproduce run ablations/shift-based",
 }
 COLUMNS = "id claim printed brief measured where verdict source dirty note records again".split()
 

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from reproduce import spec
+from reproduce.records.benchmark import family_of
 from reproduce.report import speed, table1
 from reproduce.report.evidence import Evidence, once, the_paper
 from reproduce.report.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty
@@ -158,13 +159,13 @@ def times_frame(evidence: Evidence) -> pd.DataFrame:
         for begin, short in WHATS.items():
             rows = [row for row in bench.rows if speed.named(row).startswith(begin)]
             ours = [row for row in rows if any(p in row.candidate for p in speed.PREFERRED)]
-            ours = [row for row in ours if speed.family(row.candidate) == "xnor"]
+            ours = [row for row in ours if row.family == "xnor"]
             if not ours:
                 continue
             best: dict[str, tuple[float, str]] = {}
             for name, ratio in ours[-1].times_faster_than.items():
                 kind = "int8" if re.search(r"int8|Integer", name) else "float"
-                if speed.family(name) == "library":
+                if family_of(name) == "library":
                     best[kind] = min(best.get(kind, (ratio.ratio, name)), (ratio.ratio, name))
             for kind, (value, name) in sorted(best.items()):
                 found = ours[-1].times_faster_than[name]

@@ -8,7 +8,7 @@ from made_store import made_run
 from reproduce import files, outcomes, paired, report, spec
 from reproduce.campaign import rates
 from reproduce.campaign.wanted import runs_wanted
-from reproduce.report import ablations
+from reproduce.report import ablations, claims
 
 CELLS = {cell.name: cell for cell in spec.cells(["ablations"])}
 ARMS = [cell for cell in CELLS.values() if cell.ablation.against(cell.arm)]
@@ -172,15 +172,28 @@ def test_the_section_of_an_empty_store_says_that_nothing_was_run(tmp_path):
     section = ablations.section(report.gather(tmp_path, report.cells()))
     assert "0 of" in section.text[0]
     picture, table = section.parts
-    assert set(table.frame["verdict"]) == {"not run"} and "no record yet" in picture.svg
+    assert set(table.frame["verdict"]) == {"not run"} and "no record yet" in picture.svgs[0]
 
 
 def test_the_picture_has_a_line_for_every_judged_comparison(tmp_path):
     store(tmp_path, "mask", {"mask": 1.5, "no-mask": 3.0})
     store(tmp_path, "clipping", {"clipped": 1.5, "not-clipped": 1.5})
-    picture = ablations.section(report.gather(tmp_path, report.cells())).parts[0].svg
+    picture = ablations.section(report.gather(tmp_path, report.cells())).parts[0].svgs[0]
     assert "mask: no-mask against mask" in picture and "clipping: not-clipped against clipped" in picture
     assert "multiplier" not in picture
+
+
+def test_the_papers_claims_are_judged_by_the_ablations(tmp_path):
+    store(tmp_path, "mask", {"mask": 1.5, "no-mask": 3.0})
+    arms = ("vanilla-adam", "shift-norm-adam", "vanilla-adamax", "shift-norm-adamax")
+    store(tmp_path, "shift-based", dict(zip(arms, (1.5, 3.0, 1.5, 1.5), strict=True)))
+    found = claims.frame(report.gather(tmp_path, report.cells())).set_index("id")
+    assert found.loc["no mask", "verdict"] == "holds for a small net"
+    told = found.loc["shift-based"]
+    by_arm = {line["brief"].split("(")[1].rstrip(")"): line["verdict"] for _, line in told.iterrows()}
+    assert by_arm["shift-norm-adam"] == "does not hold for a small net"
+    assert set(by_arm) == set(arms[1:])
+    assert by_arm["vanilla-adamax"] in ("holds for a small net", "cannot be told for a small net")
 
 
 def test_runs_are_as_many_as_the_file_says():
