@@ -49,7 +49,7 @@ def _random_data(settings: spec.Settings, count: int, device: torch.device) -> D
     """Images as the cell's preprocessing leaves them on the device: bytes while it is affine, else floats."""
     parts, image = settings.data, settings.dataset.planes
     rows = torch.randint(0, 256, (count, math.prod(image)), dtype=torch.uint8, device=device)
-    affine = all(step.affine for step in parts.preprocess)
+    affine = all(step.keeps_bytes for step in parts.preprocess)
     shape = () if settings.net.flat else image
     labels = torch.randint(settings.dataset.classes, (count,), device=device)
     shift = torch.full((), -1.0, device=device)

@@ -102,7 +102,7 @@ def _affine(
     settings: spec.Settings, data_folder: Path | None, say: Callable[[str], None]
 ) -> tuple[float, NDArray[np.float32]] | None:
     """Scale and shift of the pixels, or None where the net sees real numbers."""
-    if not all(step.affine for step in settings.data.preprocess):
+    if not all(step.keeps_bytes for step in settings.data.preprocess):
         return None
     splits = data.splits(fetch.load(settings.data.name, data_folder, say), settings.data)
     train = preprocess.prepare(splits, settings.data, settings.net.flat, torch.device("cpu"))["train"]

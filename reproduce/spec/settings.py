@@ -52,8 +52,8 @@ class PreprocessingStep(Strict):
     """What a preprocessing step is set by; its code: `training.preprocess`."""
 
     step: str
-    affine: ClassVar[bool] = False
-    """Whether a pixel p becomes scale · p + shift."""
+    keeps_bytes: ClassVar[bool] = False
+    """Whether `prepare` keeps 8-bit pixels after it, with a scale and a shift. True for own affine steps only."""
 
 
 @PREPROCESSING.schema
@@ -61,7 +61,7 @@ class Range(PreprocessingStep):
     """Pixels 0..255 onto low..high."""
 
     step: Literal["range"]
-    affine: ClassVar[bool] = True
+    keeps_bytes: ClassVar[bool] = True
     low: Annotated[int, Field(ge=-1, le=0)]  # not Literal, which takes true for 1
     high: Annotated[int, Field(ge=1, le=1)]
 
@@ -71,7 +71,7 @@ class Standardize(PreprocessingStep):
     """(x - mean) / std, two numbers for the whole data set, of the training split."""
 
     step: Literal["standardize"]
-    affine: ClassVar[bool] = True
+    keeps_bytes: ClassVar[bool] = True
 
 
 @PREPROCESSING.schema
@@ -79,7 +79,7 @@ class Center(PreprocessingStep):
     """Subtract each pixel's mean over the training split."""
 
     step: Literal["center"]
-    affine: ClassVar[bool] = True
+    keeps_bytes: ClassVar[bool] = True
 
 
 @PREPROCESSING.schema
