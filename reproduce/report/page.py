@@ -143,13 +143,8 @@ def _table(table: Table, home: str) -> dict[str, Any]:
 
 def _alike(column: Column, frame: pd.DataFrame) -> bool:
     """Whether a column is said once, in the caption: that of machines which are one machine."""
-    values = frame[column.key]
-    return (
-        column.key == "machine"
-        and len(values) > 1
-        and bool((values == values.iloc[0]).all())
-        and values.iloc[0] != ""
-    )
+    values = list(frame[column.key])
+    return column.key == "machine" and len(values) > 1 and len(set(values)) == 1 and values[0] not in ("", None)
 
 
 def _cell(column: Column, line: dict[Any, Any], values: pd.Series) -> dict[str, Any]:
