@@ -157,7 +157,7 @@ def _cell(column: Column, line: dict[Any, Any], values: pd.Series) -> dict[str, 
         "text": text,
         "label": f"{column.heading} ({column.unit})" if column.unit else column.heading,
         "number": number,
-        "value": repr(float(value)) if number and text else "",  # type: ignore[arg-type]
+        "value": repr(float(value)) if number and text else "",
         "wide": not number and len(text) > WIDE,
         "tone": tone(text) if column.key == "verdict" else "",
     }
