@@ -74,7 +74,7 @@ def drawings(parts: Sequence[Section], first: Sequence[Figure] = ()) -> dict[str
 
     Their bytes depend on the versions of the drawing libraries, as the page's do.
     """
-    found = {}
+    found: dict[str, str] = {}
     for part in [*first, *(part for section in parts for part in section.parts)]:
         found |= part.files if isinstance(part, Figure) else {}
     for figure in first:

@@ -26,7 +26,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLoca
 from reproduce.report.look import BLUE, DARK, GREEN, GREY, INK, LIGHT, PURPLE, STYLE, VERMILLION, WIDTH, empty
 from reproduce.report.look import svg as svg
 
-LOOKS: dict[tuple[str, str], tuple[str, str, float, str]] = {  # source and scale: colour, line, width, name
+LOOKS: dict[tuple[str, str], tuple[str, Any, float, str]] = {  # source and scale: colour, line, width, name
     ("ours", "paper"): (VERMILLION, "-", 1.6, "ours, paper's scale"),
     ("ours", "short"): (BLUE, "-", 0.9, "ours, short schedule"),
     ("unfinished", "paper"): (VERMILLION, "--", 1.2, "unfinished, paper's scale"),

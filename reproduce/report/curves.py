@@ -51,7 +51,9 @@ def points(net: str, source: str, run: Record | Running) -> Iterator[dict[str, A
     """Validation error (percent) and training cost of every epoch of a run."""
     of = {"net": net, "source": source, "scale": run.scale, "run": run.stem}
     images = run.valid_images if isinstance(run, Running) else run.result.valid_images if run.result else None
-    for row in run.curve if images else ():
+    if images is None:
+        return
+    for row in run.curve:
         yield of | {"quantity": ERROR, "epoch": row.epoch, "value": 100 * row.valid_wrong / images}
         yield of | {"quantity": COST, "epoch": row.epoch, "value": row.train_loss}
 

@@ -34,7 +34,13 @@ WORDS = {  # how a computed verdict begins -> the word or two of the head; the f
 }
 """All else was not run at the paper's scale."""
 NOT_RUN = "not run"
-WEIGHT = ("state of the art", "xnor against cublas", "mlp against baseline", "xnor against baseline", "error lost")
+WEIGHT: tuple[str, ...] = (
+    "state of the art",
+    "xnor against cublas",
+    "mlp against baseline",
+    "xnor against baseline",
+    "error lost",
+)
 WEIGHT += ("weight memory", "unique filters", "fewer operations", "less time", "no mask", "shift-based")
 FOLDS = {  # id of a claim -> the fold it stands in, if any
     **dict.fromkeys(("memory accesses", "energy", "power efficiency", "distinct filters", "swar"), "model"),

@@ -99,7 +99,8 @@ def forest(frame: pd.DataFrame) -> Figure:
     )
     title = f"Test error: {run} of {every} cells at the paper's scale"
     axes.set_title(title, x=0, ha="left")
-    dot, hollow = {"linestyle": "", "markersize": 7}, {"linestyle": "", "color": GREY, "markerfacecolor": "none"}
+    dot: dict[str, Any] = {"linestyle": "", "markersize": 7}
+    hollow: dict[str, Any] = {"linestyle": "", "color": GREY, "markerfacecolor": "none"}
     handles = [
         Line2D([], [], color=GREY, linewidth=5, alpha=0.45, label="the paper ± its test set's noise"),
         Line2D([], [], color=INK, marker="D", label="ours, paper's scale", **dot),
@@ -154,7 +155,7 @@ def times_frame(evidence: Evidence) -> pd.DataFrame:
 
     Of the newest record of each machine; intervals are the record's 95 % bootstrap intervals.
     """
-    lines = []
+    lines: list[dict[str, Any]] = []
     for bench in speed.latest(evidence.benches):
         for begin, short in WHATS.items():
             rows = [row for row in bench.rows if speed.named(row).startswith(begin)]
@@ -215,7 +216,7 @@ def times(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _ratio(axes: Axes, y: float, line: dict[str, Any]) -> None:
+def _ratio(axes: Axes, y: float, line: dict[Any, Any]) -> None:
     """A bar from 1, its mark and interval, and against what it was timed."""
     colour, marker = (BLUE, "s") if line["kind"] == "float" else (VERMILLION, "D")
     axes.hlines(y, 1, line["value"], color=colour, linewidth=4, alpha=0.3)

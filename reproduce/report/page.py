@@ -143,13 +143,8 @@ def _table(table: Table, home: str) -> dict[str, Any]:
 
 def _alike(column: Column, frame: pd.DataFrame) -> bool:
     """Whether a column is said once, in the caption: that of machines which are one machine."""
-    values = frame[column.key]
-    return (
-        column.key == "machine"
-        and len(values) > 1
-        and bool((values == values.iloc[0]).all())
-        and values.iloc[0] != ""
-    )
+    values = list(frame[column.key])
+    return column.key == "machine" and len(values) > 1 and len(set(values)) == 1 and values[0] not in ("", None)
 
 
 def _cell(column: Column, line: dict[Any, Any], values: pd.Series) -> dict[str, Any]:
@@ -162,7 +157,7 @@ def _cell(column: Column, line: dict[Any, Any], values: pd.Series) -> dict[str, 
         "text": text,
         "label": f"{column.heading} ({column.unit})" if column.unit else column.heading,
         "number": number,
-        "value": repr(float(value)) if number and text else "",  # type: ignore[arg-type]
+        "value": repr(float(value)) if number and text else "",
         "wide": not number and len(text) > WIDE,
         "tone": tone(text) if column.key == "verdict" else "",
     }

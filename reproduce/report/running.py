@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from reproduce.records import Running
@@ -20,7 +22,7 @@ def errors(run: Running) -> list[float]:
 def frame(evidence: Evidence) -> pd.DataFrame:
     """Every epoch so far of every run under way, as `curves.frame`."""
     cells = {c.name: c.experiment for c in evidence.cells}
-    lines = []
+    lines: list[dict[str, Any]] = []
     for run in evidence.running:
         name = f"{cells[run.cell].row}, {cells[run.cell].dataset}"
         lines += list(

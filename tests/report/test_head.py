@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import jsonschema
 import pytest
@@ -9,7 +10,7 @@ from made import made_record, made_run
 from test_report_evidence import bench, broken, put, store_of
 from test_report_figures import evidence_of, faster, timed
 
-from reproduce import report, spec
+from reproduce import report, spec, yamlfile
 from reproduce.records import runs
 from reproduce.report import head, overview
 from reproduce.report.parts import FOLDS
@@ -148,3 +149,13 @@ def test_the_file_for_other_sites_fits_its_schema_and_names_its_records(tmp_path
 def test_the_committed_file_for_other_sites_fits_the_schema():
     schema = json.loads(head.SCHEMA.read_text(encoding="utf-8"))
     jsonschema.validate(json.loads((runs.PUBLISHED / "report" / "verdicts.json").read_text()), schema)
+
+
+def test_readme_is_short_and_its_pictures_and_pages_are_there():
+    text = (yamlfile.ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    pages = [yamlfile.ROOT / "README.md", *(yamlfile.ROOT / "docs").glob("*.md")]
+    assert len(pages) == 5 and text.count("docs/") >= 4
+    for page in pages:
+        found = re.findall(r'(?:\]\(|srcset="|src=")([^)"#:]+)[)"]', page.read_text(encoding="utf-8"))
+        assert all((page.parent / name).exists() for name in found), page
