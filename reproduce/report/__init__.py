@@ -96,12 +96,15 @@ def write(evidence: Evidence, target: Path, home: str | None = None, force: bool
     folder.write(content, target, force)
 
 
-def found(evidence: Evidence, scale: str) -> str:
-    """What a store's runs of one scale came to, in a sentence without its full stop."""
-    frame = table1.every(evidence)
+def found(evidence: Evidence, cells: Sequence[spec.Cell], scale: str) -> str:
+    """What a store's runs of these cells at one scale came to, in a sentence without its full stop."""
+    frame = table1.frame(evidence.runs, cells, quoted=False, groups=None)
     frame = frame[(frame["scale"] == scale) & (frame["seeds"] > 0)]
+    said = f"{frame['cell'].nunique()} of {len(cells)} cells have runs at {scale} scale"
+    if scale != "paper":
+        return f"{said}, which is never held against the paper"
     words = [f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts(sort=False).items()]
-    return f"found at {scale} scale: {', '.join(words) or 'nothing yet'}"
+    return f"{said}: {', '.join(words)}" if words else said
 
 
 def compared(stores: Sequence[Evidence], target: Path, home: str, force: bool = False) -> None:

@@ -14,7 +14,7 @@ from reproduce import outcomes, paired, spec
 from reproduce.campaign import rates
 from reproduce.records import Record
 from reproduce.report.evidence import Evidence, notes, once
-from reproduce.report.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH, empty
+from reproduce.report.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import label, main
 from reproduce.report.table1 import CODE, with_note
@@ -118,8 +118,6 @@ def tried(evidence: Evidence) -> pd.DataFrame:
 def forest(frame: pd.DataFrame) -> Drawing:
     """Each comparison's difference with its 95 % interval, in points; a tick at its margin; colour by verdict."""
     frame = frame[frame["difference"].notna()]
-    if frame.empty:
-        return empty()
     drawing = Drawing(figsize=(WIDTH, 1.2 + 0.42 * len(frame)))
     axes = drawing.subplots()
     for y, (_, line) in enumerate(frame.iterrows()):
@@ -168,7 +166,7 @@ def section(evidence: Evidence) -> Section:
         Column("flipped", "flipped", 5, "", "share of binary weights whose sign changed in the last epoch"),
         *(Column("verdict", "verdict"), CODE),
     )
-    parts: list[Table | Figure] = [
+    picture = [
         Figure(
             "ablations-forest",
             "Each comparison: mean difference in test error with its 95 % interval; the upright tick is the "
@@ -176,7 +174,10 @@ def section(evidence: Evidence) -> Section:
             "Differences in test error of the ablations with their intervals, on one axis.",
             found,
             forest,
-        ),
+        )
+    ]
+    parts: list[Table | Figure] = [
+        *(picture if done else []),
         Table("ablations", "What each ingredient is worth in small nets.", found, with_note(found, *columns)),
     ]
     if len(chosen):

@@ -240,6 +240,7 @@ def test_no_changed_record_is_accepted(tmp_path, fraction):
 
 def test_every_committed_record_has_its_checksum():
     own = (runs.LOCAL, runs.PUBLISHED / "check-local")  # stores of whoever works here, ignored by git
+    own = (*own, runs.PUBLISHED / "report")  # derived
     paths = [p for p in runs.PUBLISHED.rglob("*.json") if not any(p.is_relative_to(o) for o in own)]
     assert len(paths) > 60
     for path in paths:

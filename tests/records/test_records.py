@@ -8,7 +8,8 @@ from reproduce import files, yamlfile
 from reproduce.records import read_record, read_running, sealed
 
 RESULTS = yamlfile.ROOT / "results"
-PATHS = sorted(path for path in RESULTS.rglob("*.json") if "local" not in path.relative_to(RESULTS).parts)
+DERIVED = {"local", "report"}
+PATHS = sorted(path for path in RESULTS.rglob("*.json") if not DERIVED & set(path.relative_to(RESULTS).parts))
 ADDED = {"family", "timed_images", "random_weights"}  # to rows of older records, which say so in notes
 
 

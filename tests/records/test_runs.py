@@ -99,6 +99,8 @@ def test_the_defaults_of_settings_are_these_and_never_change():
                 found[f"{model.__name__}.{name}"] = field.default
             todo += models_in(field.annotation)
     known = {f"{net}.ste_mask": True for net in ("MLPNet", "ConvNet")} | {"Train.loss": "squared_hinge"}
+    known |= {f"{net}.first_weights": "as_others" for net in ("MLPNet", "ConvNet")} | {"ConvNet.border": 0}
+    known |= {"ShiftAdaMaxRule.decays": False}
     assert found == known
 
 

@@ -159,3 +159,13 @@ def test_readme_is_short_and_its_pictures_and_pages_are_there():
     for page in pages:
         found = re.findall(r'(?:\]\(|srcset="|src=")([^)"#:]+)[)"]', page.read_text(encoding="utf-8"))
         assert all((page.parent / name).exists() for name in found), page
+
+
+def test_the_end_of_a_campaign_says_what_was_found(tmp_path):
+    for record in paper_runs([0.95, 0.96, 0.97]):
+        put(tmp_path / "runs", f"{record.stem}.json", record.model_dump(mode="json", exclude_none=True))
+    evidence, cells = report.gather(tmp_path, report.cells()), spec.cells(["table1/*-mnist"])
+    assert report.found(evidence, cells, "paper") == "1 of 4 cells have runs at paper scale: 1 reproduced"
+    assert report.found(evidence, cells, "small") == (
+        "0 of 4 cells have runs at small scale, which is never held against the paper"
+    )

@@ -256,7 +256,7 @@ def test_method_stands_at_the_end_and_verdicts_first():
 
 BUILD = """
 import sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/report"]
 from test_page import made_figure, made_page, made_table
 from made_frames import FIGURES
 sys.stdout.buffer.write(made_page(made_table(), *map(made_figure, FIGURES)).encode())

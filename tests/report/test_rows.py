@@ -8,7 +8,7 @@ from made import made_record, made_run
 from test_report import cell_with_paper
 
 from reproduce import report, verdict
-from reproduce.cli import app as cli
+from reproduce.cli import run
 from reproduce.records import equal_code, runs
 from reproduce.report import claims, compare, curves, evidence, exports, head, rows, table1
 from reproduce.yamlfile import SpecError
@@ -88,7 +88,7 @@ def test_every_table_labels_the_rows():
 
 
 def test_the_terminals_table_labels_the_rows(capsys):
-    cli._show(measured([*made([0.95]), *made([3.0], source=B)]), "paper")
+    run._show(measured([*made([0.95]), *made([3.0], source=B)]), "paper")
     out = capsys.readouterr().out
     assert "aaaaaaaa" in out and "bbbbbbbb" in out and "0.95" in out and "3.00" in out and "1.98" not in out
 

@@ -18,8 +18,10 @@ from reproduce.cli import app as cli
 from reproduce.spec import paper
 from reproduce.training import optim, preprocess
 
-FILES = spec._files(spec.EXPERIMENTS)
-OPTIONAL = {"published", "margin", "small", "check", "plus_minus"}
+FILES = [
+    p for p in spec._files(spec.EXPERIMENTS) if p.parent.name != "ablations"
+]  # those have a test of their own
+OPTIONAL = {"published", "margin", "small", "check", "plus_minus", "seeds"}
 WHERE = r"(line \d+|the top level|not valid YAML: .*(line \d+|position \d+|decode)|not valid YAML: \S+|\S.*?: )"
 
 
@@ -61,6 +63,11 @@ def means(cell, tree):
         found[f"mutant {name}"] = cell.mutants[name].model_dump()
     for one in wanted.values():
         one["train"] = {"loss": "squared_hinge"} | one["train"]
+        one["net"] = {"first_weights": "as_others"} | one["net"]
+        if one["net"]["kind"] == "convnet":
+            one["net"] = {"border": 0} | one["net"]
+        if one["train"]["optimizer"]["kind"] == "shift_adamax":
+            one["train"]["optimizer"] = {"decays": False} | one["train"]["optimizer"]
         if one["net"]["activation"] == "relu" and "ste_mask" not in one["net"]:
             one["net"] = one["net"] | {"ste_mask": True}  # without meaning there
     return None if same(found, wanted) else "a scale's settings are not what the file says"

@@ -245,14 +245,14 @@ def unclipped(monkeypatch):
 
 def eps_after_correction(monkeypatch):
     """torch's own place for Adam's eps."""
-    advance = optim.Adam.advance
+    count = optim.Adam._count
 
     def patched(self):
-        found = advance(self)
-        self.eps = 1e-8 * math.sqrt(1 - self.beta2 ** float(self._clock()))
-        return found
+        clock, rate = count(self)
+        self.eps = 1e-8 * math.sqrt(1 - self.beta2 ** float(clock))
+        return clock, rate
 
-    monkeypatch.setattr(optim.Adam, "advance", patched)
+    monkeypatch.setattr(optim.Adam, "_count", patched)
 
 
 PLANTED = {
