@@ -136,9 +136,8 @@ def run(
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
     for title, reason in summary.starved.items():
         say(f"not made: {title}: {reason}; the same command tries again")
-    say(
-        f"{report.found(evidence, found, size)}; {written}; the whole page: reproduce report --results {folder} --open"
-    )
+    say(f"{report.found(evidence, found, size)}; {written}")
+    say(f"the whole page: reproduce report --results {folder} --open")
     if summary.stopped:
         left = len(plan) - len(summary.records) - len(summary.broken)
         raise stop(
