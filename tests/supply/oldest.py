@@ -19,7 +19,7 @@ TESTING = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
 TESTS = [
     *("test_spec", "test_spec_mutants", "test_data", "test_preprocess", "test_nets", "test_optim", "test_train"),
     *("test_runs", "test_campaign", "test_foreign_files", "test_packed", "test_freeze", "test_verdict"),
-    *("test_report", "test_report_cli", "test_report_evidence", "test_report_figures", "test_report_simulation"),
+    *("test_report", "test_report_cli", "test_report_evidence", "test_report_figures", "test_rows"),
     *("test_charts", "test_page", "test_terminal"),
 ]
 
