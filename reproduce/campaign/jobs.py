@@ -40,9 +40,9 @@ PROCESS = 1e9
 
 
 def at_once(plan: Sequence[Wanted], threads: int | None, device: str) -> int:
-    """How many runs to make at once where nobody says: as many as there are, and cores and memory for.
+    """How many runs are made at once without --jobs: as many as there are runs, cores and memory for; 1 on a GPU.
 
-    Two runs on a core each take less time than one after the other on both. 1 on a GPU.
+    Each takes its share of the cores, since a second core shortens the step of a small net only a little.
     """
     if device != "cpu":
         return 1

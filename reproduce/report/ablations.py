@@ -16,7 +16,7 @@ from reproduce.records import Record
 from reproduce.report.evidence import Evidence, notes, once
 from reproduce.report.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH
 from reproduce.report.parts import Column, Figure, Section, Table
-from reproduce.report.rows import label, main
+from reproduce.report.rows import label, made_by
 from reproduce.report.table1 import CODE, with_note
 
 COLOURS = {"better": BLUE, "no loss within the margin": GREEN, "worse": VERMILLION, "cannot be told": GREY}
@@ -35,13 +35,19 @@ def questions(evidence: Evidence) -> Iterator[tuple[spec.Cell, spec.Cell]]:
 
 
 def pairs(evidence: Evidence, arm: spec.Cell, against: spec.Cell) -> tuple[list[Record], list[Record]]:
-    """The runs of both that share a seed, in the seeds' order: of one training code, the one with the most."""
-    both = [
-        {r.seed: r for r in main(r for r in evidence.runs if r.cell == cell.name and r.result)}
-        for cell in (arm, against)
-    ]
-    seeds = sorted(both[0].keys() & both[1].keys())
-    return [both[0][s] for s in seeds], [both[1][s] for s in seeds]
+    """The runs of both that share a seed, in the seeds' order.
+
+    Both are by one training code, on one kind of device and one order of the images: of several the one with the
+    most pairs. The mode of products may differ, where an arm's steps go through autograd.
+    """
+    groups: dict[tuple[str, str, str], tuple[dict[int, Record], dict[int, Record]]] = {}
+    for side, cell in enumerate((arm, against)):
+        for record in (r for r in evidence.runs if r.cell == cell.name and r.result):
+            made = made_by(record)
+            groups.setdefault((made.code, made.device, record.data.order), ({}, {}))[side][record.seed] = record
+    ours, theirs = max(groups.values(), key=lambda both: len(both[0].keys() & both[1].keys()), default=({}, {}))
+    seeds = sorted(ours.keys() & theirs.keys())
+    return [ours[s] for s in seeds], [theirs[s] for s in seeds]
 
 
 @once
@@ -69,7 +75,7 @@ def frame(evidence: Evidence) -> pd.DataFrame:
         remarks = sorted({n for r in every for n in notes(r)})
         line |= {"dirty": bool(remarks), "note": "; ".join(remarks), "records": evidence.paths(every)}
         if arm:
-            line |= {"arm_error": _mean(arm), "against_error": _mean(against), "code": label(arm)}
+            line |= {"arm_error": _mean(arm), "against_error": _mean(against), "code": _labels(arm, against)}
             line |= {"flipped": _flipped(arm), "against_flipped": _flipped(against)}
         known = all(r.result and r.result.wrong_best for r in every)
         if known and len(arm) >= cell.ablation.seeds:
@@ -89,6 +95,11 @@ def frame(evidence: Evidence) -> pd.DataFrame:
 def _wrong(records: Sequence[Record]) -> Any:
     """Which test images (runs, images) were wrong at the best validation epoch."""
     return np.stack([outcomes.unpack(r.result.wrong_best, r.result.test_images) for r in records])  # type: ignore
+
+
+def _labels(arm: Sequence[Record], against: Sequence[Record]) -> str:
+    """What made the runs of both, said once where it is the same."""
+    return "; against ".join(dict.fromkeys((label(arm), label(against))))
 
 
 def _mean(records: Sequence[Record]) -> float:

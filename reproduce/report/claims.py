@@ -86,7 +86,10 @@ def _ratios(evidence: Evidence, what: str, other: tuple[str, ...]) -> Iterator[t
 
 
 def _speed(what: str, *other: str, claimed: str = "") -> Callable[[Evidence, dict[str, Any]], list[Finding]]:
-    """Judge the ratio of what begins with `what`; `claimed` is the very thing, where smaller ones may stand in."""
+    """Judge how many times faster the rows are whose name begins with `what`.
+
+    `claimed`: the row that the paper's claim is about, where smaller products may be measured in its place.
+    """
 
     def judge(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
         found = []

@@ -1,5 +1,7 @@
 """Ablations: files of arms, the choice of learning rates, and what the report says of pairs of runs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import yaml
@@ -181,6 +183,19 @@ def test_the_picture_has_a_line_for_every_judged_comparison(tmp_path):
     picture = ablations.section(report.gather(tmp_path, report.cells())).parts[0].svgs[0]
     assert "mask: no-mask against mask" in picture and "clipping: not-clipped against clipped" in picture
     assert "multiplier" not in picture
+
+
+def test_runs_by_different_code_are_no_pairs(tmp_path):
+    store(tmp_path, "mask", {"mask": 1.5, "no-mask": 3.0})
+    evidence = report.gather(tmp_path, report.cells())
+    arm, against = (CELLS[f"ablations/mask/{name}"] for name in ("no-mask", "mask"))
+    other = [
+        r.model_copy(update={"code": r.code | {"source": "f" * 64}}) if r.cell == arm.name and r.seed < 5 else r
+        for r in evidence.runs
+    ]
+    found = ablations.pairs(dataclasses.replace(evidence, runs=tuple(other)), arm, against)
+    assert [r.seed for r in found[0]] == [r.seed for r in found[1]] == [5, 6, 7]
+    assert {r.code["source"] for side in found for r in side} == {evidence.runs[0].code["source"]}
 
 
 def test_the_papers_claims_are_judged_by_the_ablations(tmp_path):
