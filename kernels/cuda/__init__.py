@@ -95,7 +95,7 @@ class CudaBackend:
             bits = _bits(int(np.prod(lead)), cout)
             for job, part in jobs.windows(self.kernel, x, w, rule, padding, stride) if bits.size else ():
                 self._product(job, bits[part])
-        return bits.reshape(*lead, -1)
+        return bits.reshape(*lead, bits.shape[1])
 
     def maxpool2x2(self, x: Packed, falling: Packed) -> Any:
         """CuPy words (N, H // 2, W // 2, words) of pooled bits x (N, H, W, C); `falling` may be in host memory."""

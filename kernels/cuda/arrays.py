@@ -150,7 +150,8 @@ def as_cupy(x: Any) -> tuple[Any, str]:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(x, torch.Tensor):
         with x.device:
-            return cupy.ascontiguousarray(x), str(x.dtype.name)
+            whole = cupy.ascontiguousarray(x) if x.ndim else x  # CuPy makes (1,) of a scalar
+            return whole, str(x.dtype.name)
     if x.layout != torch.strided:
         raise TypeError(f"cannot pack a {x.layout} tensor: a dense one is needed")
     x = x.detach().resolve_neg().contiguous()

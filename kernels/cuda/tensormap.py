@@ -41,8 +41,8 @@ def fields(address: int, rows: int, pitch: int, box_rows: int) -> tuple[Any, ...
 
 def encode(address: int, rows: int, pitch: int, box_rows: int) -> NDArray[np.void]:
     """The 128 bytes of a tensor map, to be passed to a kernel by value. Raises ValueError, TensorMapError."""
-    room = np.zeros(128 + 63, np.uint8)
-    made = room[-room.ctypes.data % 64 :][:128]  # the driver needs an address that is a multiple of 64
+    room = np.zeros(128 + 127, np.uint8)
+    made = room[-room.ctypes.data % 128 :][:128]  # CUtensorMap lies at multiples of 128
     status = driver().cuTensorMapEncodeTiled(
         ctypes.c_void_p(made.ctypes.data), *fields(address, rows, pitch, box_rows)
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -50,9 +51,11 @@ def settled(
 ) -> dict[str, str]:
     """`settle` regardless of $REPRODUCE_WITHOUT. `others`: further trials for `trial.broken`, at the same time.
 
-    `seconds`: time limits, first for all parts together, then for recorded steps that use the parts that passed.
+    `seconds`: time limits, first for all parts together, then for recorded steps that use the parts that passed;
+    what the first leave of theirs is added to the second.
     """
     os.environ["REPRODUCE_WITHOUT"] = ""
+    end = time.monotonic() + sum(seconds)
     name = "reproduce.campaign.gpu_trial"
     first = {part: [name, part, device, scale] for part in ("bf16", "fp16", "tf32")}
     found = trial.broken({trial.UPDATES: ["kernels.cuda.trial", trial.UPDATES], **first, **others}, seconds[0])
@@ -60,7 +63,7 @@ def settled(
         if part in ways.PARTS:
             ways.leave_out(part)
     nets = {f"graph of {cell}": [name, "graph", device, scale, cell] for cell in CELLS[scale]}
-    found |= trial.broken(nets, seconds[1])
+    found |= trial.broken(nets, max(seconds[1], end - time.monotonic()))
     if any(net in found for net in nets):
         ways.leave_out("graph")
     for part, reason in found.items():
@@ -170,7 +173,11 @@ def _check_linear(batch: int, units: int, inputs: int, first: bool, device: torc
 
 
 def _check_graph(settings: spec.Settings, device: torch.device) -> None:
-    """Steps recorded and not, from one state, without noise: they cost the same."""
+    """Steps recorded and not, from one state, without noise: they cost the same.
+
+    cuDNN's algorithms are fixed ones here, whose sums do not depend on the order of threads.
+    """
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     from reproduce.campaign.probe import Probe
 
     net = settings.net

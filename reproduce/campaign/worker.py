@@ -239,6 +239,7 @@ def _train(
     started, clock = runs.now(), time.perf_counter()
     checkpoint = store.checkpoint(run)
     show_bar = sys.stdout.isatty() if bar is None else bar
+    gc.collect()  # a GPU's recording of an earlier run's step must not be freed while the next is made
     try:
         outcome = train.fit(
             run.settings,

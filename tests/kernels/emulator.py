@@ -149,7 +149,7 @@ def installed(folder, monkeypatch, multiprocessors=3):
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDeviceProperties=lambda _: properties)
     stream = types.SimpleNamespace(synchronize=lambda: None, ptr=0)
     cupy.ndarray, cupy.empty, cupy.asarray = Array, fresh, asarray
-    cupy.ascontiguousarray = lambda x: x if x.flags.c_contiguous else asarray(x)
+    cupy.ascontiguousarray = lambda x: (x if x.flags.c_contiguous else asarray(x)).reshape(x.shape or 1)
     cupy.zeros = lambda shape, dtype: asarray(np.zeros(shape, dtype))
     cupy.cuda = types.SimpleNamespace(Device=Device, runtime=runtime, get_current_stream=lambda: stream)
     cupy.from_dlpack = lambda x: asarray(np.from_dlpack(x))
