@@ -158,6 +158,13 @@ UPDATES = Kernel(
     EVERY,
     ("update_adam", "update_shift_adamax"),
     threads=256,
-    constants={"CHUNK": 4096, "MOST_PARTS": 50},  # the parts travel as one argument, of at most 4 KiB
+    constants={"CHUNK": 2048, "MOST_PARTS": 50},  # the parts travel as one argument, of at most 4 KiB
 )
-KERNELS = (NAIVE, ROWS, XNOR, BMMA, WGMMA, BYTES, UPDATES)
+PASSES = Kernel(
+    "passes",
+    EVERY,
+    ("step_images", "step_forward", "step_backward", "step_hinge"),
+    threads=512,
+    constants={"COLUMNS": 32, "GROUPS": 16, "KEPT": 16},
+)
+KERNELS = (NAIVE, ROWS, XNOR, BMMA, WGMMA, BYTES, UPDATES, PASSES)

@@ -65,6 +65,6 @@ def update(
         fields += [0] * (len(fields) // len(some) * (most - len(some)))
         numbers = (float(beta1), float(beta2), float(eps))
         argument = launch.structure(clock, rate, *numbers, chunks, len(some), *fields)
-        blocks = min(chunks, launch.multiprocessors() * 16)
+        blocks = min(chunks, launch.multiprocessors() * 4)  # as many as run at once
         with launch.on(stream):
             launch.kernel(tiles.UPDATES, entry, (blocks,), argument)

@@ -6,6 +6,7 @@ with a time limit. Exit code 0: it passed; 1: it failed, and a line says why.
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import time
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from kernels.bench.timing import said
-from kernels.cuda import trial
-from reproduce import spec
+from kernels.cuda import launch, trial
+from reproduce import nets, spec
 from reproduce.nets import tensorcores, ways
 from reproduce.nets.binarize import sign
 
@@ -28,7 +29,7 @@ CELLS = {
 STEPS = 8
 """Steps of each kind: more than are made before a step is recorded as a CUDA graph."""
 CLOSE = 0.05
-"""Largest relative difference between the mean costs of STEPS recorded and STEPS unrecorded steps."""
+"""Largest relative difference between the mean costs of STEPS recorded and unrecorded steps, and of gradients."""
 
 
 def settle(say: Callable[[str], None], device: str = "cuda", scale: str = "paper") -> dict[str, str]:
@@ -57,14 +58,14 @@ def settled(
     os.environ["REPRODUCE_WITHOUT"] = ""
     end = time.monotonic() + sum(seconds)
     name = "reproduce.campaign.gpu_trial"
-    first = {part: [name, part, device, scale] for part in ("bf16", "fp16", "tf32")}
+    first = {part: [name, part, device, scale] for part in ("bf16", "passes", "fp16", "tf32")}
     found = trial.broken({trial.UPDATES: ["kernels.cuda.trial", trial.UPDATES], **first, **others}, seconds[0])
     for part in found:
         if part in ways.PARTS:
             ways.leave_out(part)
-    nets = {f"graph of {cell}": [name, "graph", device, scale, cell] for cell in CELLS[scale]}
-    found |= trial.broken(nets, max(seconds[1], end - time.monotonic()))
-    if any(net in found for net in nets):
+    graphs = {f"graph of {cell}": [name, "graph", device, scale, cell] for cell in CELLS[scale]}
+    found |= trial.broken(graphs, max(seconds[1], end - time.monotonic()))
+    if any(net in found for net in graphs):
         ways.leave_out("graph")
     for part, reason in found.items():
         say(f"left out: {part}: {reason}")
@@ -84,6 +85,9 @@ def check(part: str, cells: Sequence[spec.Settings], device: torch.device) -> No
     if part == "graph":
         for settings in cells:
             _check_graph(settings, device)
+    elif part == "passes":
+        for settings in cells:
+            _check_passes(settings, device)
     elif part == "bf16":
         for shape in sorted({shape for settings in cells for shape in _linear_shapes(settings)}):
             _check_linear(*shape, device)
@@ -112,7 +116,7 @@ def inexact(settings: spec.Settings, device: torch.device) -> tuple[str, str] | 
 
     In the net's own sizes and layout, for batches in training and in evaluation.
     """
-    from reproduce.training.train import EVAL_BATCH
+    from reproduce.training.train import eval_batch
 
     net = settings.net
     if not isinstance(net, spec.ConvNet) or net.weights != "binary" or net.activation == "relu":
@@ -121,7 +125,7 @@ def inexact(settings: spec.Settings, device: torch.device) -> tuple[str, str] | 
         if layer.kernel == 1:
             continue
         part = "fp16" if ways.uses("fp16") and tensorcores.exact_in_fp16(layer.inputs) else "tf32"
-        for batch in (settings.train.batch, EVAL_BATCH) if ways.uses(part) else ():
+        for batch in (settings.train.batch, eval_batch(device)) if ways.uses(part) else ():
             if wrong := _wrong_convolution(batch, layer.outputs, layer.inputs, layer.height, device):
                 return part, wrong
     return None
@@ -172,6 +176,51 @@ def _check_linear(batch: int, units: int, inputs: int, first: bool, device: torc
             raise RuntimeError(f"linear layer of {inputs} to {units}, batch {batch}: {count} {what} are wrong")
 
 
+def _check_passes(settings: spec.Settings, device: torch.device) -> None:
+    """A step's cost, gradients and moving averages without autograd against those with it; no noise in either."""
+    from reproduce.campaign.probe import Probe
+    from reproduce.training.cuda import mlp
+    from reproduce.training.step import squared_hinge
+
+    if reason := launch.no_gpu():
+        raise RuntimeError(reason)
+    made = Probe(_without_noise(settings), device)
+    net, data = made.module.net, made.data
+    if not isinstance(net, nets.MLP):
+        return
+    if reason := mlp.unknown(net, data, made.batch, settings.train.loss):
+        raise RuntimeError(reason)
+    index, before = torch.arange(made.batch, device=device), copy.deepcopy(net.state_dict())
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+
+    def state(cost: Tensor) -> dict[str, Tensor]:
+        grads = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+        return {"cost": cost.detach().clone(), **grads, **{name: b.clone() for name, b in net.named_buffers()}}
+
+    mlp.MLPStep(net, data, loss_sum)(index)
+    mine = state(loss_sum)
+    net.load_state_dict(before)
+    net.zero_grad()
+    cost = squared_hinge(net(data.images(index)), made.module.targets[data.labels[index]])
+    cost.backward()
+    for name, value in state(cost).items():
+        size = value.norm()
+        if name.endswith("layer.bias"):  # before a batch norm its gradient is rounding
+            value, size = torch.zeros_like(value), mine[name.replace("layer", "norm")].norm()
+        off = float((mine[name] - value).norm() / size)
+        if not off < CLOSE:
+            raise RuntimeError(f"{name}: a relative difference of {off:.3g} from autograd's")
+
+
+def _without_noise(settings: spec.Settings) -> spec.Settings:
+    net = settings.net
+    assert isinstance(net, spec.PaperNet)
+    still: dict[str, object] = {"activation": "sign" if net.activation == "stochastic_sign" else net.activation}
+    if isinstance(net, spec.MLPNet):
+        still |= {"dropout_in": 0.0, "dropout_hidden": 0.0}
+    return settings.model_copy(update={"net": net.model_copy(update=still)})
+
+
 def _check_graph(settings: spec.Settings, device: torch.device) -> None:
     """Steps recorded and not, from one state, without noise: they cost the same.
 
@@ -180,12 +229,7 @@ def _check_graph(settings: spec.Settings, device: torch.device) -> None:
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     from reproduce.campaign.probe import Probe
 
-    net = settings.net
-    assert isinstance(net, spec.PaperNet)
-    still: dict[str, object] = {"activation": "sign" if net.activation == "stochastic_sign" else net.activation}
-    if isinstance(net, spec.MLPNet):
-        still |= {"dropout_in": 0.0, "dropout_hidden": 0.0}
-    settings = settings.model_copy(update={"net": net.model_copy(update=still)})
+    settings = _without_noise(settings)
     costs = []
     for recorded in (True, False):
         torch.manual_seed(0)

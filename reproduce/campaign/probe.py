@@ -23,7 +23,7 @@ class Probe:
 
     def __init__(self, settings: spec.Settings, device: torch.device) -> None:
         self.batch, self.device = settings.train.batch, device
-        self.data = _random_data(settings, max(self.batch, train.EVAL_BATCH), device)
+        self.data = _random_data(settings, max(self.batch, train.eval_batch(device)), device)
         parts = {"train": self.data, "valid": self.data, "test": self.data}
         self.module = train.Classifier(settings, parts, 0).to(device)
         self.module.on_train_epoch_start()

@@ -107,7 +107,7 @@ def parts(x: Tensor, count: int) -> Tensor:
     return found[0] if count == 1 else torch.cat(found)
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor) -> Tensor:
     """a (M, K) @ b (K, N) of bf16, in float32."""
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
@@ -122,16 +122,16 @@ class _Halves(Function):
         signs = signs_of(weight, torch.bfloat16)
         ctx.save_for_backward(x, signs)
         ctx.signs_in = signs_in
-        return _added(_product(parts(x, 1 if signs_in else 3), signs.T), len(x)).add_(bias)
+        return _added(product(parts(x, 1 if signs_in else 3), signs.T), len(x)).add_(bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         x, signs = ctx.saved_tensors
         (grad,) = grads
         halves = parts(grad, 2)
-        to_x = _added(_product(halves, signs), len(x)) if ctx.needs_input_grad[0] else None
+        to_x = _added(product(halves, signs), len(x)) if ctx.needs_input_grad[0] else None
         if ctx.signs_in:
-            to_weight = _product(halves.T, x.to(torch.bfloat16).repeat(2, 1))
+            to_weight = product(halves.T, x.to(torch.bfloat16).repeat(2, 1))
         else:
             with precision(False):
                 to_weight = grad.T @ x

@@ -50,6 +50,11 @@ MEANT_SO = "|".join(  # Lightning's remarks on what is as meant
 )
 
 
+def eval_batch(device: torch.device) -> int:
+    """Images that are evaluated at once: on a GPU more, since each operation costs the host the same."""
+    return EVAL_BATCH if device.type == "cpu" else 4 * EVAL_BATCH
+
+
 class Diverged(Exception):
     """A loss, parameter or moving average is not finite; carries the epoch (from 1) and the curve before it."""
 
@@ -224,7 +229,7 @@ class Classifier(L.LightningModule):
         self.net.eval()
         wrong = torch.zeros(n, dtype=torch.bool, device=data.labels.device)
         loss = torch.zeros((), dtype=torch.float64, device=data.labels.device)
-        for index in torch.arange(n, device=data.labels.device).split(EVAL_BATCH):
+        for index in torch.arange(n, device=data.labels.device).split(eval_batch(data.labels.device)):
             scores, labels = self._scores(data, index), data.labels[index]
             wrong[index] = scores.argmax(1) != labels
             loss += self.loss(scores, self.targets[labels]) * len(index)

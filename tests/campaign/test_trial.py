@@ -94,7 +94,7 @@ def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
     found = gpu_trial.settle(said.append)
     assert found == {"updates": "RuntimeError: 3 of 9", "graph of b": "hangs"}
     assert asked == [
-        (["bf16", "fp16", "tf32", "updates"], ""),
+        (["bf16", "fp16", "passes", "tf32", "updates"], ""),
         (["graph of a", "graph of b"], "updates"),
     ]
     assert ways.left_out() == ("updates", "graph")

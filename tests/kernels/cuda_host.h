@@ -26,6 +26,8 @@ struct Dim { unsigned x, y, z; };
 static Dim threadIdx, blockIdx, blockDim, gridDim;
 struct uint4 { uint32_t x, y, z, w; };
 struct int2 { int x, y; };
+struct float4 { float x, y, z, w; };
+struct ushort4 { unsigned short x, y, z, w; };
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 static inline int2 make_int2(int x, int y) { return {x, y}; }
 static inline int __popc(uint32_t x) { return __builtin_popcount(x); }

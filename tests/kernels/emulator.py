@@ -49,7 +49,7 @@ def _wrapper(name, parameters):
 def library(kernel, folder):
     """The kernel's source compiled for the host, once for all processes that use `folder`."""
     text = kernel.source
-    shared = "#define __shared__ static\n" if kernel.name in ("naive", "updates") else ""
+    shared = "#define __shared__ static\n" if kernel.name in ("naive", "updates", "passes") else ""
     wrappers = "".join(_wrapper(*entry) for entry in _entries(text))
     code = f'{shared}#include "{SHIM}"\n{text}\n{wrappers}'
     stem = Path(folder, f"{kernel.name}-{hashlib.sha256(code.encode()).hexdigest()[:16]}")

@@ -55,10 +55,9 @@ __device__ void update(const Update& u) {
         const float rate = (float)(common * p.multiplier), bound = (float)p.bound;
         const long long begin = (chunk - p.first) * CHUNK;
         const long long end = begin + CHUNK < p.count ? begin + CHUNK : p.count;
-        for (long long i = begin + threadIdx.x; i < end; i += blockDim.x) {
-            const float g = p.g[i];
-            const float m = fmaf(g - p.m[i], fresh1, p.m[i]);
-            float v = p.v[i] * beta2;
+        auto updated = [&](float& w, float& m, float& v, float g) {
+            m = fmaf(g - m, fresh1, m);
+            v *= beta2;
             float under;
             if (ADAM) {
                 v = fmaf(g * g, fresh2, v);
@@ -68,12 +67,32 @@ __device__ void update(const Update& u) {
                 v = ap2(v > size ? v : size) + eps;  // a gradient that is NaN stays
                 under = v;
             }
-            float w = fmaf(-rate, m / under, p.w[i]);
+            w = fmaf(-rate, m / under, w);
             w = w > bound ? bound : w < -bound ? -bound : w;  // NaN stays NaN
+            return (unsigned short)(w >= 0 ? p.one : p.one | 0x8000);  // NaN counts as -1
+        };
+        const size_t address = (size_t)p.w | (size_t)p.m | (size_t)p.v | (size_t)p.g | 2 * (size_t)p.signs;
+        const long long fours = address % 16 ? begin : begin + (end - begin) / 4 * 4;
+        for (long long i = begin + 4 * threadIdx.x; i < fours; i += 4 * blockDim.x) {
+            float4 w = *(float4*)&p.w[i], m = *(float4*)&p.m[i], v = *(float4*)&p.v[i];
+            const float4 g = *(const float4*)&p.g[i];
+            ushort4 signs;
+            signs.x = updated(w.x, m.x, v.x, g.x);
+            signs.y = updated(w.y, m.y, v.y, g.y);
+            signs.z = updated(w.z, m.z, v.z, g.z);
+            signs.w = updated(w.w, m.w, v.w, g.w);
+            *(float4*)&p.w[i] = w;
+            *(float4*)&p.m[i] = m;
+            *(float4*)&p.v[i] = v;
+            if (p.signs) *(ushort4*)&p.signs[i] = signs;
+        }
+        for (long long i = fours + threadIdx.x; i < end; i += blockDim.x) {
+            float w = p.w[i], m = p.m[i], v = p.v[i];
+            const unsigned short sign = updated(w, m, v, p.g[i]);
             p.w[i] = w;
-            if (p.signs) p.signs[i] = (unsigned short)(w >= 0 ? p.one : p.one | 0x8000);  // NaN counts as -1
             p.m[i] = m;
             p.v[i] = v;
+            if (p.signs) p.signs[i] = sign;
         }
     }
 }

@@ -1,0 +1,147 @@
+"""What lies between the products of a dense net's training step on a GPU (src/passes.cu), one launch each.
+
+For callers whose arrays belong to another library: all arguments are device addresses and numbers. Matrices are
+(rows, units), C-contiguous, rows being the images of a batch. `parts` and `grads` say of how many matrices, one
+under the other, a float32 matrix is the sum. Each function queues on `stream`, and raises RuntimeError on a GPU
+that the kernels are not compiled for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from kernels.cuda import launch, tiles
+
+MOST_ROWS = tiles.PASSES["GROUPS"] * tiles.PASSES["KEPT"]
+"""The largest batch of `forward` and `backward`."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """uint8 images (all, pixels) at int64 `index` (rows,) as x · scale + shift, with dropout.
+
+    shift: float32 (shifts,), one number or one a pixel; noise: float32 (rows, pixels) in [0, 1), or 0 for no
+    dropout: an element stays, divided by 1 - drop, where its noise is at least `drop`. Written: whole float32
+    (rows, pixels); parts bfloat16 (3 rows, pixels), three matrices whose sum is `whole`.
+    """
+
+    images: int
+    index: int
+    shift: int
+    noise: int
+    whole: int
+    parts: int
+    rows: int
+    pixels: int
+    shifts: int
+    scale: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Batch normalization of y by its batch, as `BatchNorm` in training, then sign and dropout.
+
+    bias (of y), gamma, beta: float32 (units,). Moved by `alpha` towards the batch's: moving_mean, moving_inverse.
+    Written: mean (without bias) and inverse = 1 / sqrt(var + eps), for `Backward`; with an activation signs
+    (2 rows, units), twice the same matrix of 0 and ± the number whose 16 bits are `one`, else out float32 (rows,
+    units). noise as in `Images`.
+    """
+
+    y: int
+    bias: int
+    gamma: int
+    beta: int
+    moving_mean: int
+    moving_inverse: int
+    mean: int
+    inverse: int
+    noise: int
+    signs: int
+    out: int
+    parts: int
+    rows: int
+    units: int
+    one: int
+    eps: float
+    alpha: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Gradients of `Forward`: of y from `grad`, that of the result.
+
+    kept: what dropout multiplied the rest with; masked: no gradient where |normalized| > 1 (paper, equation 4).
+    Written: to_gamma, to_beta, to_bias float32 (units,); halves bfloat16 (2 rows, units): the gradient of y as a
+    high and a low part, 16 significant bits; whole, unless 0: the same, float32.
+    """
+
+    y: int
+    grad: int
+    signs: int
+    mean: int
+    inverse: int
+    gamma: int
+    beta: int
+    to_gamma: int
+    to_beta: int
+    to_bias: int
+    halves: int
+    whole: int
+    parts: int
+    grads: int
+    rows: int
+    units: int
+    masked: int
+    kept: float
+
+
+@dataclass(frozen=True)
+class Hinge:
+    """The mean of max(0, 1 - t · score)² over scores (rows, classes), t = 1 at the label, else -1.
+
+    labels: int64, those of the images at `index` count. The mean is added to `loss_sum`, float64; grad float32
+    (rows, classes) is its gradient.
+    """
+
+    scores: int
+    labels: int
+    index: int
+    grad: int
+    loss_sum: int
+    rows: int
+    classes: int
+
+
+def images(job: Images, stream: int = 0) -> None:
+    """Queues `Images`."""
+    blocks = min(-(-job.rows * job.pixels // tiles.PASSES.threads), launch.multiprocessors() * 4)
+    _queue("step_images", blocks, job, stream)
+
+
+def forward(job: Forward, stream: int = 0) -> None:
+    """Queues `Forward`. ValueError for more than MOST_ROWS rows."""
+    _queue("step_forward", _columns(job.rows, job.units), job, stream)
+
+
+def backward(job: Backward, stream: int = 0) -> None:
+    """Queues `Backward`. ValueError for more than MOST_ROWS rows."""
+    _queue("step_backward", _columns(job.rows, job.units), job, stream)
+
+
+def hinge(job: Hinge, stream: int = 0) -> None:
+    """Queues `Hinge`."""
+    _queue("step_hinge", 1, job, stream)
+
+
+def _columns(rows: int, units: int) -> int:
+    if rows > MOST_ROWS:
+        raise ValueError(f"at most {MOST_ROWS} rows, not {rows}")
+    return -(-units // tiles.PASSES["COLUMNS"])
+
+
+def _queue(entry: str, blocks: int, job: Any, stream: int) -> None:
+    with launch.on(stream):
+        launch.kernel(tiles.PASSES, entry, (blocks,), launch.structure(*astuple(job)))

@@ -1,0 +1,136 @@
+"""The MLP's step on a GPU without autograd against autograd in float64, on a GPU or emulated."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from emulator import installed
+from made import by_sgd, made_splits, settings
+
+from kernels.cuda import launch
+from reproduce import nets
+from reproduce.campaign import gpu_trial
+from reproduce.campaign.probe import Probe
+from reproduce.nets import tensorcores
+from reproduce.training import preprocess, step, train
+from reproduce.training.cuda import mlp
+
+PLACES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=PLACES)
+def device(request, emulated, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_WITHOUT", "")
+    monkeypatch.setattr(train, "EVAL_BATCH", 12)
+    if request.param == "cuda":
+        if not torch.cuda.is_available() or launch.no_gpu():
+            pytest.skip("no CUDA device, or no CuPy")
+        yield torch.device("cuda")
+    elif shutil.which("g++") is None:
+        pytest.skip("the emulator needs g++")
+    else:
+        with installed(emulated, monkeypatch):
+            yield torch.device("cpu")
+
+
+def made(device, **over):
+    s = settings(**over)
+    probe = Probe(s, device)
+    return s, probe.module, probe.data
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("drop", [(0.2, 0.5), (0.0, 0.0)])
+def test_gradients_are_autograds(device, monkeypatch, drop, masked):
+    over = {"dropout_in": drop[0], "dropout_hidden": drop[1], "ste_mask": masked, "hidden": [33, 70]}
+    _, module, data = made(device, net=over)
+    net = module.net
+    with torch.no_grad():
+        for p in net.parameters():  # no bias is 0, no gamma 1
+            p.uniform_(-1, 1)
+    assert mlp.unknown(net, data, 100, "squared_hinge") is None
+    torch.manual_seed(1)
+    noises = [torch.rand(100, units, device=device) for units in (784, 33, 70)] if drop[0] else []
+    left = list(noises)
+    monkeypatch.setattr(torch, "rand", lambda *size, device: left.pop(0))
+    index = torch.randint(len(data), (100,), device=device)
+    twin = copy.deepcopy(net).double()
+    loss_sum = torch.ones((), dtype=torch.float64, device=device)
+    mlp.MLPStep(net, data, loss_sum)(index)
+    assert not left
+
+    def dropout(x, p):
+        return x * (noises.pop(0) >= p) / (1 - p)
+
+    monkeypatch.setattr(nets, "dropout", dropout)
+    monkeypatch.setattr(tensorcores, "serves", lambda x: False)
+    targets = module.targets[data.labels[index]].double()
+    cost = step.squared_hinge(twin(data.images(index).double()), targets)
+    cost.backward()
+    assert not noises
+    assert float(loss_sum) - 1 == pytest.approx(cost.item(), rel=1e-4)
+    largest = max(float(q.grad.abs().max()) for q in twin.parameters())
+    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-3, atol=1e-5 * largest)
+    for mine, theirs in zip(net.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_trial_passes_and_finds_a_wrong_mask(device, monkeypatch):
+    gpu_trial.check("passes", [settings()], device)
+    real = mlp.Layer.__init__
+
+    def unmasked(self, block, last):
+        real(self, block, last)
+        self.masked = False
+
+    monkeypatch.setattr(mlp.Layer, "__init__", unmasked)
+    with pytest.raises(RuntimeError, match=r"a relative difference of .* from autograd's"):
+        gpu_trial.check("passes", [settings()], device)
+
+
+@pytest.mark.parametrize(
+    ("over", "why"),
+    [
+        ({"net": {"dropout_hidden": 0.1}}, "a dropout whose scale is no power of two"),
+        (
+            {"net": {"dropout_hidden": 0.0, "activation": "stochastic_sign"}},
+            "an activation of the kind stochastic_sign",
+        ),
+        ({"net": {"dropout_hidden": 0.0, "weights": "float"}}, "weights that are not plain signs"),
+        (
+            {"net": {"dropout_hidden": 0.0, "norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.1}}},
+            "a ShiftBatchNorm",
+        ),
+        (
+            {"data": {"valid": 300, "test": 300}, "net": {"dropout_hidden": 0.0}, "train": {"batch": 300}},
+            "a batch of more than 256 images",
+        ),
+    ],
+)
+def test_what_it_does_not_know_is_left_to_autograd(monkeypatch, over, why):
+    monkeypatch.setenv("REPRODUCE_WITHOUT", "")
+    s, module, data = made(torch.device("cpu"), **over)
+    assert mlp.unknown(module.net, data, s.train.batch, s.train.loss) == why
+
+
+def test_a_part_that_is_left_out_is_not_used(monkeypatch):
+    for part in ("passes", "bf16"):
+        monkeypatch.setenv("REPRODUCE_WITHOUT", part)
+        s, module, data = made(torch.device("cpu"), net={"dropout_hidden": 0.0})
+        assert mlp.unknown(module.net, data, 100, s.train.loss) == "a part of the step that is left out"
+
+
+@pytest.mark.gpu
+def test_training_without_autograd_learns_what_autograd_learns(tmp_path, monkeypatch):
+    if not torch.cuda.is_available() or launch.no_gpu():
+        pytest.skip("no CUDA device, or no CuPy")
+    s = by_sgd(settings(net={"dropout_in": 0.0, "dropout_hidden": 0.0}, train={"epochs": 4}))
+    found = []
+    for without in ("", "passes"):
+        monkeypatch.setenv("REPRODUCE_WITHOUT", without)
+        data = preprocess.prepare(made_splits(), s.data, True, torch.device("cuda"))
+        outcome = train.fit(s, data, 0, tmp_path / f"{without}.ckpt", torch.device("cuda"))
+        found.append([row["train_loss"] for row in outcome.curve])
+    assert found[0] == pytest.approx(found[1], rel=0.05)
