@@ -19,8 +19,8 @@ python=${PYTHON:-.venv/bin/python}
 cell=table1/bnn-theano-${NET:-mnist}
 seed=100
 gpu_tests="tests/benchmarks/test_bench_gpu.py tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py
-  tests/kernels/test_cuda_pixels.py tests/kernels/test_torch.py tests/kernels/test_updates.py
-  tests/packed/test_freeze.py tests/packed/test_packed_gpu.py tests/training/test_gpu.py"
+  tests/kernels/test_cuda_pixels.py tests/kernels/test_passes.py tests/kernels/test_torch.py tests/kernels/test_updates.py
+  tests/packed/test_freeze.py tests/packed/test_packed_gpu.py tests/training/test_gpu.py tests/training/test_mlp_step.py"
 store=${RESULTS:-results/local${REHEARSE:+/rehearsal}}
 work=$store/gpu-evidence
 if [ -n "${REHEARSE:-}" ]; then
@@ -85,10 +85,10 @@ if [ -n "${WHEELS:-}" ]; then
 fi
 export PYTHONUNBUFFERED=1
 
-once versions 30 "$python" -m reproduce gpu versions --device $device
+once versions 60 "$python" -m reproduce gpu versions --device $device
 [ $? -ne 2 ] || { rm "$work/versions.tried" && exit 2; }
 once trials 60 "$python" -m reproduce gpu trials "$work" --device $device --scale $scale
-REPRODUCE_WITHOUT=$(cat "$work/without.txt" 2>/dev/null || echo updates bf16 fp16 tf32 graph)
+REPRODUCE_WITHOUT=$(cat "$work/without.txt" 2>/dev/null || echo updates bf16 fp16 tf32 passes graph)
 export REPRODUCE_WITHOUT
 once "preflight-$net" 40 "$python" -m reproduce gpu preflight "$cell" $(($(left) > figure + 30 ? $(left) - figure - 30 : 0)) \
   --device $device --scale $scale

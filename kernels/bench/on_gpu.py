@@ -72,7 +72,7 @@ def _times(
             del candidates[name]
     events = clock.Events()
     turns = {name: clock.waiting if name in waiting else events for name in candidates}
-    budget, least, floor = (0.05, 3, 0.0) if quick else (8.0, 5, 0.01)
+    budget, least, floor = (0.05, 3, 0.0) if quick else (5.0, 5, 0.01)
     times = timing.interleave(candidates, budget, least, 15, floor, turns, REPEATS, errors)
     return times, clock.readings()
 

@@ -159,9 +159,9 @@ def _net_rows(
     rows, failed = [], []
     rest = f"{len(images)} images in batches of {batch}"
     for where, few, size, most in (
-        (f"{name}, {rest}", there, batch, 10.0),
-        (f"{name} from the host, {rest}", images, batch, 5.0),
-        (f"{name}, one image alone", images[:1], 1, 3.0),
+        (f"{name}, {rest}", there, batch, 6.0),
+        (f"{name} from the host, {rest}", images, batch, 3.0),
+        (f"{name}, one image alone", images[:1], 1, 2.0),
     ):
         whole = few is there
         calls = _candidates(net, plain, few, size, usable)
