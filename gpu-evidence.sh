@@ -20,7 +20,7 @@ cell=table1/bnn-theano-${NET:-mnist}
 seed=100
 gpu_tests="tests/benchmarks/test_bench_gpu.py tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py
   tests/kernels/test_cuda_pixels.py tests/kernels/test_passes.py tests/kernels/test_torch.py tests/kernels/test_updates.py
-  tests/packed/test_freeze.py tests/packed/test_packed_gpu.py tests/training/test_gpu.py tests/training/test_mlp_step.py"
+  tests/packed/test_freeze.py tests/packed/test_packed_gpu.py tests/training/test_gpu.py tests/training/test_without_autograd.py"
 store=${RESULTS:-results/local${REHEARSE:+/rehearsal}}
 work=$store/gpu-evidence
 if [ -n "${REHEARSE:-}" ]; then

@@ -1,4 +1,4 @@
-"""What lies between the products of a dense net's training step on a GPU (src/passes.cu), one launch each.
+"""What lies between the products of a training step on a GPU (src/passes.cu).
 
 For callers whose arrays belong to another library: all arguments are device addresses and numbers. Matrices are
 (rows, units), C-contiguous, rows being the images of a batch. `parts` and `grads` say of how many matrices, one
@@ -71,10 +71,10 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """Gradients of `Forward`: of y from `grad`, that of the result.
+    """Gradients of `Forward`: of y from `grad`, that of the result. That of the bias is 0: the norm takes it away.
 
     kept: what dropout multiplied the rest with; masked: no gradient where |normalized| > 1 (paper, equation 4).
-    Written: to_gamma, to_beta, to_bias float32 (units,); halves bfloat16 (2 rows, units): the gradient of y as a
+    Written: to_gamma, to_beta float32 (units,); halves bfloat16 (2 rows, units): the gradient of y as a
     high and a low part, 16 significant bits; whole, unless 0: the same, float32.
     """
 
@@ -87,7 +87,6 @@ class Backward:
     beta: int
     to_gamma: int
     to_beta: int
-    to_bias: int
     halves: int
     whole: int
     parts: int
@@ -115,10 +114,74 @@ class Hinge:
     classes: int
 
 
+@dataclass(frozen=True)
+class Conv:
+    """Batch normalization by the batch and sign after a convolution, with a 2×2 pooling before it or not.
+
+    y: float16 (`half`) or float32 (images, height, width, units), with `pool` of twice the height and width.
+    Pooled it has rows = images · height · width. bias, gamma, beta, the moving averages, mean and inverse as in
+    `Forward`. partial: float32 (`chunks(rows)`, 2, units), room for both passes.
+
+    Forward writes the result ±1 in 16 bits, `signs`, and in float32, `floats`, where they are not 0. With `flat`
+    it is laid out (images, units, height, width), and signs hold it twice, one under the other; else as y.
+    Backward: grad float32, `grads` matrices laid out as the result. Written: to_y float32, laid out as y;
+    to_gamma, to_beta.
+    """
+
+    y: int
+    half: int
+    pool: int
+    rows: int
+    units: int
+    height: int
+    width: int
+    bias: int
+    gamma: int
+    beta: int
+    moving_mean: int
+    moving_inverse: int
+    mean: int
+    inverse: int
+    partial: int
+    signs: int
+    floats: int
+    grad: int
+    grads: int
+    one: int
+    flat: int
+    masked: int
+    to_y: int
+    to_gamma: int
+    to_beta: int
+    eps: float
+    alpha: float
+
+
+def chunks(rows: int) -> int:
+    """Chunks of rows that blocks take one by one."""
+    return -(-rows // MOST_ROWS)
+
+
+def conv_forward(job: Conv, stream: int = 0) -> None:
+    """Queues the forward passes of `Conv`."""
+    across = -(-job.units // tiles.PASSES["COLUMNS"])
+    _queue("conv_statistics", (across, chunks(job.rows)), job, stream)
+    _queue("conv_moments", (across,), job, stream)
+    _queue("conv_forward", (across, chunks(job.rows)), job, stream)
+
+
+def conv_backward(job: Conv, stream: int = 0) -> None:
+    """Queues the backward passes of `Conv`."""
+    across = -(-job.units // tiles.PASSES["COLUMNS"])
+    _queue("conv_sums", (across, chunks(job.rows)), job, stream)
+    _queue("conv_totals", (across,), job, stream)
+    _queue("conv_backward", (across, chunks(job.rows)), job, stream)
+
+
 def images(job: Images, stream: int = 0) -> None:
     """Queues `Images`."""
     blocks = min(-(-job.rows * job.pixels // tiles.PASSES.threads), launch.multiprocessors() * 4)
-    _queue("step_images", blocks, job, stream)
+    _queue("step_images", (blocks,), job, stream)
 
 
 def forward(job: Forward, stream: int = 0) -> None:
@@ -133,15 +196,15 @@ def backward(job: Backward, stream: int = 0) -> None:
 
 def hinge(job: Hinge, stream: int = 0) -> None:
     """Queues `Hinge`."""
-    _queue("step_hinge", 1, job, stream)
+    _queue("step_hinge", (1,), job, stream)
 
 
-def _columns(rows: int, units: int) -> int:
+def _columns(rows: int, units: int) -> tuple[int]:
     if rows > MOST_ROWS:
         raise ValueError(f"at most {MOST_ROWS} rows, not {rows}")
-    return -(-units // tiles.PASSES["COLUMNS"])
+    return (-(-units // tiles.PASSES["COLUMNS"]),)
 
 
-def _queue(entry: str, blocks: int, job: Any, stream: int) -> None:
+def _queue(entry: str, blocks: tuple[int, ...], job: Any, stream: int) -> None:
     with launch.on(stream):
-        launch.kernel(tiles.PASSES, entry, (blocks,), launch.structure(*astuple(job)))
+        launch.kernel(tiles.PASSES, entry, blocks, launch.structure(*astuple(job)))

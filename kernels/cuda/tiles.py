@@ -163,7 +163,10 @@ UPDATES = Kernel(
 PASSES = Kernel(
     "passes",
     EVERY,
-    ("step_images", "step_forward", "step_backward", "step_hinge"),
+    (
+        *("step_images", "step_forward", "step_backward", "step_hinge", "conv_statistics", "conv_moments"),
+        *("conv_forward", "conv_sums", "conv_totals", "conv_backward"),
+    ),
     threads=512,
     constants={"COLUMNS": 32, "GROUPS": 16, "KEPT": 16},
 )

@@ -179,16 +179,15 @@ def _check_linear(batch: int, units: int, inputs: int, first: bool, device: torc
 def _check_passes(settings: spec.Settings, device: torch.device) -> None:
     """A step's cost, gradients and moving averages without autograd against those with it; no noise in either."""
     from reproduce.campaign.probe import Probe
-    from reproduce.training.cuda import mlp
+    from reproduce.training.cuda import without_autograd
     from reproduce.training.step import squared_hinge
 
     if reason := launch.no_gpu():
         raise RuntimeError(reason)
     made = Probe(_without_noise(settings), device)
     net, data = made.module.net, made.data
-    if not isinstance(net, nets.MLP):
-        return
-    if reason := mlp.unknown(net, data, made.batch, settings.train.loss):
+    assert isinstance(net, nets.MLP | nets.ConvNet)
+    if reason := without_autograd.unknown(net, data, made.batch, settings.train.loss):
         raise RuntimeError(reason)
     with torch.no_grad():
         for name, p in net.named_parameters():
@@ -201,7 +200,7 @@ def _check_passes(settings: spec.Settings, device: torch.device) -> None:
         grads = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
         return {"cost": cost.detach().clone(), **grads, **{name: b.clone() for name, b in net.named_buffers()}}
 
-    mlp.MLPStep(net, data, loss_sum)(index)
+    without_autograd.NetStep(net, data, loss_sum)(index)
     mine = state(loss_sum)
     net.load_state_dict(before)
     net.zero_grad()

@@ -108,7 +108,7 @@ def parts(x: Tensor, count: int) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a (M, K) @ b (K, N) of bf16, in float32."""
+    """a (M, K) @ b (K, N), both bf16: float32 (M, N)."""
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
@@ -190,13 +190,14 @@ class _TensorCores(Function):
             with precision(ctx.signs_in):
                 return to_x, grad.T @ x, grad.sum(0), None
         with precision(True):
-            to_x = _conv_backward(grad, x, signs, (True, False, False))[0] if wanted else None
+            to_x = conv_backward(grad, x, signs, (True, False, False))[0] if wanted else None
         with precision(ctx.signs_in):
-            to_weight = _conv_backward(grad, x, signs, (False, True, False))[1]
+            to_weight = conv_backward(grad, x, signs, (False, True, False))[1]
         return to_x, to_weight, grad.sum((0, 2, 3)), None
 
 
-def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
+def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
+    """Gradients of a 3×3 convolution, padded by one, for x, weight and bias; only those that `mask` names."""
     found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
         grad, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, mask
     )

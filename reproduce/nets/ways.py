@@ -13,7 +13,7 @@ PARTS = {
     "bf16": "products of linear layers with bf16 operands; else in TF32",
     "fp16": "forward convolutions in fp16 where that is exact; else in TF32",
     "tf32": "forward convolutions by cuDNN in TF32; else as products of unfolded windows",
-    "passes": "one kernel between two products of an MLP's step; else autograd and torch's operations",
+    "passes": "few kernels between two products of a step; else autograd and torch's operations",
     "graph": "steps recorded as a CUDA graph; else one operation after another",
 }
 

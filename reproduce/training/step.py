@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from reproduce import nets, spec
 from reproduce.nets import products, ways
 from reproduce.training import engine, optim
-from reproduce.training.cuda import mlp
-from reproduce.training.cuda.mlp import MLPStep
+from reproduce.training.cuda import without_autograd
 from reproduce.training.optim import SGD, Adam, Rule, ShiftAdaMax
 from reproduce.training.preprocess import DeviceData
 
@@ -67,9 +66,9 @@ class Step:
         self.index = torch.zeros(batch, dtype=torch.int64, device=data.labels.device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self._made = 0
-        self.fused: MLPStep | None = None
-        if self.index.is_cuda and mlp.unknown(net, data, batch, loss) is None:
-            self.fused = MLPStep(net, data, loss_sum)  # type: ignore[arg-type]
+        self.fused: without_autograd.NetStep | None = None
+        if self.index.is_cuda and without_autograd.unknown(net, data, batch, loss) is None:
+            self.fused = without_autograd.NetStep(net, data, loss_sum)  # type: ignore[arg-type]
         self.engine: engine.Engine | None = None
         self._seed = self._number = 0
         if not self.index.is_cuda and products.mode() == "fixed16":

@@ -1,4 +1,4 @@
-"""The MLP's step on a GPU without autograd against autograd in float64, on a GPU or emulated."""
+"""Steps on a GPU without autograd against autograd in float64, on a GPU or emulated."""
 
 import copy
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from emulator import installed
-from made import by_sgd, made_splits, settings
+from made import by_sgd, convnet_settings, made_splits, settings
 
 from kernels.cuda import launch
 from reproduce import nets
@@ -14,8 +14,9 @@ from reproduce.campaign import gpu_trial
 from reproduce.campaign.probe import Probe
 from reproduce.nets import tensorcores
 from reproduce.training import preprocess, step, train
-from reproduce.training.cuda import mlp
+from reproduce.training.cuda import without_autograd
 
+NETS = [settings(), convnet_settings(train={"batch": 10})]
 PLACES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
@@ -34,30 +35,24 @@ def device(request, emulated, monkeypatch):
             yield torch.device("cpu")
 
 
-def made(device, **over):
-    s = settings(**over)
+def made(device, s):
     probe = Probe(s, device)
-    return s, probe.module, probe.data
+    return probe.module, probe.data
 
 
-@pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("drop", [(0.2, 0.5), (0.0, 0.0)])
-def test_gradients_are_autograds(device, monkeypatch, drop, masked):
-    over = {"dropout_in": drop[0], "dropout_hidden": drop[1], "ste_mask": masked, "hidden": [33, 70]}
-    _, module, data = made(device, net=over)
+def agree(module, data, batch, device, monkeypatch, noises):
+    """One step of a net with random parameters, without autograd and with it."""
     net = module.net
     with torch.no_grad():
         for p in net.parameters():  # no bias is 0, no gamma 1
             p.uniform_(-1, 1)
-    assert mlp.unknown(net, data, 100, "squared_hinge") is None
-    torch.manual_seed(1)
-    noises = [torch.rand(100, units, device=device) for units in (784, 33, 70)] if drop[0] else []
+    assert without_autograd.unknown(net, data, batch, "squared_hinge") is None
     left = list(noises)
     monkeypatch.setattr(torch, "rand", lambda *size, device: left.pop(0))
-    index = torch.randint(len(data), (100,), device=device)
+    index = torch.randint(len(data), (batch,), device=device)
     twin = copy.deepcopy(net).double()
     loss_sum = torch.ones((), dtype=torch.float64, device=device)
-    mlp.MLPStep(net, data, loss_sum)(index)
+    without_autograd.NetStep(net, data, loss_sum)(index)
     assert not left
 
     def dropout(x, p):
@@ -70,24 +65,43 @@ def test_gradients_are_autograds(device, monkeypatch, drop, masked):
     cost.backward()
     assert not noises
     assert float(loss_sum) - 1 == pytest.approx(cost.item(), rel=1e-4)
+    near = 1e-5 if device.type == "cpu" else 1e-3  # TF32
     largest = max(float(q.grad.abs().max()) for q in twin.parameters())
-    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-3, atol=1e-5 * largest)
+    for (name, p), q in zip(net.named_parameters(), twin.parameters(), strict=True):
+        assert p.grad.stride() == p.stride(), name
+        torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-3, atol=near * largest)
     for mine, theirs in zip(net.buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("drop", [(0.2, 0.5), (0.0, 0.0)])
+def test_gradients_of_an_mlp_are_autograds(device, monkeypatch, drop, masked):
+    over = {"dropout_in": drop[0], "dropout_hidden": drop[1], "ste_mask": masked, "hidden": [33, 70]}
+    torch.manual_seed(1)
+    noises = [torch.rand(100, units, device=device) for units in (784, 33, 70)] if drop[0] else []
+    agree(*made(device, settings(net=over)), 100, device, monkeypatch, noises)
+
+
+@pytest.mark.parametrize(("masked", "without"), [(True, ""), (False, ""), (True, "fp16")])
+def test_gradients_of_a_convnet_are_autograds(device, monkeypatch, masked, without):
+    monkeypatch.setenv("REPRODUCE_WITHOUT", without)
+    torch.manual_seed(2)
+    net = {"ste_mask": masked, "channels": [4, 33], "dense": [16]}
+    agree(*made(device, convnet_settings(net=net, train={"batch": 7})), 7, device, monkeypatch, [])
+
+
 def test_the_trial_passes_and_finds_a_wrong_mask(device, monkeypatch):
-    gpu_trial.check("passes", [settings()], device)
-    real = mlp.Layer.__init__
+    gpu_trial.check("passes", NETS, device)
+    real = without_autograd.Dense.__init__
 
     def unmasked(self, block, last):
         real(self, block, last)
         self.masked = False
 
-    monkeypatch.setattr(mlp.Layer, "__init__", unmasked)
+    monkeypatch.setattr(without_autograd.Dense, "__init__", unmasked)
     with pytest.raises(RuntimeError, match=r"a relative difference of .* from autograd's"):
-        gpu_trial.check("passes", [settings()], device)
+        gpu_trial.check("passes", NETS, device)
 
 
 @pytest.mark.parametrize(
@@ -111,15 +125,19 @@ def test_the_trial_passes_and_finds_a_wrong_mask(device, monkeypatch):
 )
 def test_what_it_does_not_know_is_left_to_autograd(monkeypatch, over, why):
     monkeypatch.setenv("REPRODUCE_WITHOUT", "")
-    s, module, data = made(torch.device("cpu"), **over)
-    assert mlp.unknown(module.net, data, s.train.batch, s.train.loss) == why
+    s = settings(**over)
+    module, data = made(torch.device("cpu"), s)
+    assert without_autograd.unknown(module.net, data, s.train.batch, s.train.loss) == why
 
 
 def test_a_part_that_is_left_out_is_not_used(monkeypatch):
-    for part in ("passes", "bf16"):
+    for part in ("passes", "bf16", "tf32"):
         monkeypatch.setenv("REPRODUCE_WITHOUT", part)
-        s, module, data = made(torch.device("cpu"), net={"dropout_hidden": 0.0})
-        assert mlp.unknown(module.net, data, 100, s.train.loss) == "a part of the step that is left out"
+        s = settings(net={"dropout_hidden": 0.0})
+        module, data = made(torch.device("cpu"), s)
+        assert (
+            without_autograd.unknown(module.net, data, 100, s.train.loss) == "a part of the step that is left out"
+        )
 
 
 @pytest.mark.gpu
