@@ -8,6 +8,7 @@
 # Exit code 0: all is done; 1: a step failed; 2: a package is missing; 75: the time came first.
 #
 # NET=cifar10   trains that ConvNet instead of MNIST's MLP
+# SEED          of the training (100)
 # PYTHON        the interpreter (.venv/bin/python)
 # WHEELS        a folder with wheels of the packages that it lacks; they are installed below the store
 # RESULTS       the store (results/local)
@@ -17,7 +18,7 @@ cd "$(dirname "$0")" || exit
 
 python=${PYTHON:-.venv/bin/python}
 cell=table1/bnn-theano-${NET:-mnist}
-seed=100
+seed=${SEED:-100}
 gpu_tests="tests/benchmarks/test_bench_gpu.py tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py
   tests/kernels/test_cuda_pixels.py tests/kernels/test_passes.py tests/kernels/test_torch.py tests/kernels/test_updates.py
   tests/packed/test_freeze.py tests/packed/test_packed_gpu.py tests/training/test_gpu.py tests/training/test_without_autograd.py"
