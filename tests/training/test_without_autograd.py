@@ -87,7 +87,7 @@ def test_gradients_of_an_mlp_are_autograds(device, monkeypatch, drop, masked):
 def test_gradients_of_a_convnet_are_autograds(device, monkeypatch, masked, without):
     monkeypatch.setenv("REPRODUCE_WITHOUT", without)
     torch.manual_seed(2)
-    net = {"ste_mask": masked, "channels": [4, 33], "dense": [16]}
+    net = {"ste_mask": masked, "channels": [4, 34], "dense": [16]}
     agree(*made(device, convnet_settings(net=net, train={"batch": 7})), 7, device, monkeypatch, [])
 
 

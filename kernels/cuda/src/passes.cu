@@ -74,6 +74,7 @@ __device__ __forceinline__ float of_bf16(unsigned short x) { return __int_as_flo
 
 __device__ __forceinline__ float summed(const float* x, long long parts, long long size, long long at) {
     float sum = x[at];
+#pragma unroll 1
     for (long long part = 1; part < parts; part++) sum += x[part * size + at];
     return sum;
 }
