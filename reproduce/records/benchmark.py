@@ -21,14 +21,6 @@ class Ratio(Measured):
     low: Positive | None = None
     high: Positive | None = None
 
-    @model_validator(mode="after")
-    def _whole(self) -> Ratio:
-        if (self.low is None) != (self.high is None):
-            raise ValueError("low and high: one without the other")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError("low: above high")
-        return self
-
 
 class Timing(Measured):
     """One row: seconds are medians over `rounds`, `fastest` and `slowest` their range."""
