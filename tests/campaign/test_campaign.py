@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -523,19 +521,6 @@ def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(tmp_path, data_folder, mo
     assert capsys.readouterr().err.startswith("reproduce: stopped; ")
 
 
-def test_module_runs_as_a_program():
-    done = subprocess.run(
-        [sys.executable, "-m", "reproduce", "--help"],
-        capture_output=True,
-        text=True,
-        cwd=yamlfile.ROOT,
-        timeout=120,
-    )
-    assert done.returncode == 0
-    for verb in ("list", "run", "data", "report", "publish", "check"):
-        assert verb in done.stdout
-
-
 # --- the bands of check-small ---
 
 
@@ -574,10 +559,6 @@ def test_a_run_that_diverges_fails_the_check_with_a_word(monkeypatch):
     said = []
     assert small_check.check(None, said.append) is False
     assert said == ["check/mlp: the run failed"]
-
-
-def test_a_failed_run_is_outside():
-    assert small_check.outside(None, {}) == ["the run failed"]
 
 
 def test_committed_mutants_at_least_two_of_three_are_caught():
