@@ -126,9 +126,8 @@ class Pass:
             norm.pool(y, pooled, self.room("which", small, np.uint8))
             y = pooled
         way = self._norm(training, y.shape)
-        constant = (
-            stage.product.of_shift(x) + stage.bias
-        )  # one for each unit, so only the moving average of the mean needs it
+        # the same for all values of a unit: only the moving average of the mean needs it
+        constant = stage.product.of_shift(x) + stage.bias
         if training:
             square = way.statistics(y, scale)
             of_std = isinstance(block.norm, StdBatchNorm)

@@ -1,9 +1,9 @@
 """Batch norm, activation and dropout of a training step in fused passes; 2×2 max pooling; forward and backward.
 
 C in csrc/step/norm.c and csrc/step/between.c. Rows are images, or pixels of images; columns are units or channels.
-The same bits on every instruction set and for every number of threads. A random number is a function of the
-element's index and of a key of 64 hashed bits: streams whose keys have the same upper half hold the same numbers
-in another order. Needs the compiled library (`ternary.available`).
+Results are the same, bit for bit, on every instruction set and for every number of threads. A random number is a
+function of the element's index and of a 64-bit key. Keys must be hashed: streams whose keys have the same upper
+half hold the same numbers in another order. Needs the compiled library (`ternary.available`).
 """
 
 from __future__ import annotations
