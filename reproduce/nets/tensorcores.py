@@ -159,7 +159,7 @@ def exact_in_fp16(channels: int) -> bool:
 
 
 class _TensorCores(Function):
-    """A linear layer (a weight of two axes) or a 3×3 convolution (four axes); precisions as in the module's text."""
+    """A linear layer (a weight of two axes) or a 3×3 convolution (four axes), in the precision stated above."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:

@@ -11,7 +11,7 @@ from reproduce.records.fields import MANY, Count, Measured, Name, Positive, Seal
 
 Family = Literal["naive", "library", "xnor"]
 UNSTEADY = 0.10
-"""From this spread on a time is called unsteady."""
+"""A time with a larger spread is called unsteady."""
 
 
 class Ratio(Measured):
@@ -65,7 +65,7 @@ class Bench(Sealed):
     @model_validator(mode="before")
     @classmethod
     def _fields_of_older_records(cls, content: Any) -> Any:
-        """Records of before these fields say in notes which times were scaled and which weights were random."""
+        """Older records lack these fields: their notes say which times were scaled and which weights random."""
         rows = content.get("rows") if isinstance(content, dict) else None
         if not isinstance(rows, list):
             return content

@@ -35,7 +35,7 @@ class PackedRecord(_Net):
     kind: Literal["net"]
     quick: bool
     differing: list[dict[str, Any]] | None = None
-    """Images that the float32 net puts into another class; None where it was not asked."""
+    """Images to which the float32 net gives another class; None if they were not compared."""
 
 
 class ExportRecord(_Net):

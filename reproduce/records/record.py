@@ -32,7 +32,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Machine(Known):
-    """Where a run was made; `name` is how tables call it."""
+    """Where a run was made; tables show `name`."""
 
     name: str = Field(min_length=1, max_length=200)
     cores: Count
@@ -41,7 +41,7 @@ class Machine(Known):
 
 
 class Code(Known):
-    """What `machine.code` says; records made before `identity` have no device, mode or threads."""
+    """The fields of `machine.code`; older records have no device, mode or threads."""
 
     revision: Text | None
     dirty: bool | None
@@ -108,14 +108,14 @@ class Filters(Frozen):
 
 
 class Record(Frozen):
-    """What one run was and gave."""
+    """One run: settings, data, code and machine; if it finished, its result."""
 
     format: Literal[1]
     cell: Text
     scale: spec.Scale
     seed: Seed
     variant: Text | None = None
-    """Name of the mutant, where one was trained on purpose (`make check-small-mutants`)."""
+    """Name of the mutant (`make check-small-mutants`); None for all other runs."""
     key: Text
     status: Literal["finished", "failed"]
     failure: Text | None = None
@@ -151,7 +151,7 @@ class Call(Known):
 
 
 class Running(Frozen):
-    """An unfinished run, from its checkpoint: no result, and no verdict may use it."""
+    """An unfinished run, from its checkpoint. It has no result, and no verdict may use it."""
 
     format: Literal[1]
     kind: Literal["running"]
@@ -184,7 +184,7 @@ def stem_of(cell: str, scale: str, seed: int, key: str, variant: str | None = No
 
 
 PARTS = ("settings", "scale", "seed", "data", "order", "source", "device", "mode")
-"""What distinguishes a run from others; settings, data, order and source are digests."""
+"""The parts of a run's key; settings, data, order and source are digests."""
 
 
 def key_of(parts: Mapping[str, str]) -> str:

@@ -238,8 +238,8 @@ def test_a_run_without_enough_memory_does_not_end_the_others(tmp_path, data_fold
     with monkeypatch.context() as patch:
         patch.setattr(train, "fit", sometimes)
         summary = go(tmp_path, data_folder, [cell], seeds=(0, 1), said=said)
-    assert summary.trained == 1 and [r.seed for r in summary.records] == [1] and not summary.broken
-    assert list(summary.starved) == ["BNN (Theano), MNIST, small scale, seed 0"]
+    assert summary.trained == 1 and [r.seed for r in summary.records] == [1] and not summary.failed
+    assert list(summary.not_made) == ["BNN (Theano), MNIST, small scale, seed 0"]
     assert sum("not enough memory" in line for line in said) == 1
     assert go(tmp_path, data_folder, [cell], seeds=(0, 1)).trained == 1
 
@@ -253,7 +253,7 @@ def test_memory_that_torch_cannot_have_is_told_from_other_errors(tmp_path, data_
     cell = made_cell(train={"epochs": 1})
     with monkeypatch.context() as patch:
         patch.setattr(train, "fit", asks)
-        assert len(go(tmp_path, data_folder, [cell]).starved) == 1
+        assert len(go(tmp_path, data_folder, [cell]).not_made) == 1
         patch.setattr(train, "fit", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
         with pytest.raises(RuntimeError, match="size"):
             go(tmp_path, data_folder, [cell])
@@ -279,7 +279,7 @@ def test_a_diverged_run_is_recorded_as_failed_and_tried_again(tmp_path, data_fol
     with monkeypatch.context() as patch:
         patch.setattr(train, "fit", diverge)
         summary = go(tmp_path, data_folder, [cell])
-    assert summary.records == [] and summary.broken[0].failure == "the training loss is not finite after epoch 1"
+    assert summary.records == [] and summary.failed[0].failure == "the training loss is not finite after epoch 1"
     (written,), problems = read_records(tmp_path / "runs")
     assert written.status == "failed" and not problems
     assert go(tmp_path, data_folder, [cell]).trained == 1
@@ -635,7 +635,7 @@ def test_a_data_set_that_the_machine_cannot_read_is_tried_again_and_its_arrays_a
     with monkeypatch.context() as patch:
         patch.setattr(fetch, "load", unread)
         summary = go(tmp_path, data_folder, [cell])
-    assert list(summary.starved.values()) == ["mnist: not enough memory to read it"] and not summary.missing
+    assert list(summary.not_made.values()) == ["mnist: not enough memory to read it"] and not summary.missing
     prepared = worker._Prepared(CPU)
     with monkeypatch.context() as patch:
         patch.setattr(fetch, "load", unread)
@@ -646,7 +646,7 @@ def test_a_data_set_that_the_machine_cannot_read_is_tried_again_and_its_arrays_a
 
 
 def test_a_check_without_memory_is_no_caught_error(monkeypatch, tmp_path):
-    summary = worker.Summary(starved={"x, seed 0": "not enough memory"})
+    summary = worker.Summary(not_made={"x, seed 0": "not enough memory"})
     monkeypatch.setattr(small_check, "OWN_STORE", tmp_path)
     monkeypatch.setattr(worker, "carry_out", lambda *_, **__: summary)
     with pytest.raises(small_check.Missing, match="not enough memory for x, seed 0"):
