@@ -78,50 +78,6 @@ def test_a_run_that_another_process_is_at_is_left_for_the_end_and_not_made_twice
     assert len(list(store.runs.glob("*.json"))) == 2
 
 
-def test_a_checkpoint_of_other_data_or_other_code_under_a_runs_name_is_set_aside(
-    tmp_path, data_folder, monkeypatch
-):
-    cell = made_cell(train={"epochs": 2})
-    plan = runs_wanted([cell], "small", [0], print)
-    store = runs.Store(tmp_path / "s")
-    worker.carry_out(plan, store, data_folder, CPU, print, bar=False, deadline=time.monotonic())
-    (kept,) = (store.root / "work").glob("*.ckpt")
-    whole = fetch.load("mnist", data_folder)
-    half = slice(30000), slice(30000, None)
-    turned = {k: np.concatenate([v[half[1]], v[half[0]]]) for k, v in whole.arrays.items() if "train" in k}
-
-    def expect_refused(change, words):
-        other = runs.Store(tmp_path / "other")
-        shutil.rmtree(other.root, ignore_errors=True)
-        with monkeypatch.context() as patch:
-            change(patch)
-            dataset = fetch.load("mnist", data_folder)
-            run = runs.Run(cell, "small", 0, cell.scales["small"], dataset)
-            other.prepare()
-            shutil.copyfile(kept, other.checkpoint(run))
-            assert estimate._epochs_made(plan[0], other, data_folder, {"mnist": dataset}, "cpu") == 0
-            said = []
-            assert worker.carry_out(plan, other, data_folder, CPU, said.append, bar=False).trained == 1
-            name = other.checkpoint(run).name
-            assert (
-                f"checkpoint {name} was begun {words} (1 epochs), starting afresh; the old one is kept as "
-                + (f"{name}.other")
-                in said
-            )
-            assert (other.root / "work" / f"{name}.other").read_bytes() == kept.read_bytes()
-
-    def other_order(patch):
-        arrays = whole.arrays | turned
-        found = data.Dataset("mnist", arrays, whole.digest, data.order_digest(arrays))
-        patch.setattr(fetch, "load", lambda *_: found)
-
-    expect_refused(other_order, "with another image order")
-    expect_refused(lambda patch: patch.setattr(machine, "source_digest", lambda _: "other code"), "by other code")
-    said = []
-    assert worker.carry_out(plan, store, data_folder, CPU, said.append, bar=False).trained == 1
-    assert not any("begun" in line for line in said)
-
-
 def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data_folder, monkeypatch):
     def in_calls(store, *calls):
         plan = runs_wanted([made_cell(train={"epochs": len(calls)})], "small", [0], print)
