@@ -286,10 +286,11 @@ def test_a_checkpoint_of_a_run_that_differs_in_any_part_of_its_key_is_not_resume
     path, said = tmp_path / "a.ckpt", []
     path.write_bytes(content)
     assert not checkpoint_file.sound(path, IDENTITY | {part: "another"}, said.append)
-    how = (
-        f"was begun {checkpoint_file.OTHER[part]} (2 epochs), starting afresh; the old one is kept as a.ckpt.other"
+    how = f"was begun {checkpoint_file.OTHER[part]} (2 epochs), starting afresh"
+    assert (
+        said == [f"checkpoint a.ckpt {how}; the old one is kept as a.ckpt.other"]
+        and path.with_name("a.ckpt.other").read_bytes() == content
     )
-    assert said == [f"checkpoint a.ckpt {how}"] and path.with_name("a.ckpt.other").read_bytes() == content
 
 
 class Evil:

@@ -35,9 +35,9 @@ Say = Callable[[str], None]
 OURS, OURS_FLOAT32, PEER = "ours", "ours, float32", "plain PyTorch loop"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 STEPS = {"MNIST MLP": 4, "CIFAR-10 ConvNet": 2}  # a turn
-BUDGET = {"MNIST MLP": 45.0, "CIFAR-10 ConvNet": 70.0}  # seconds of turns; all else takes about as long again
+BUDGET = {"MNIST MLP": 45.0, "CIFAR-10 ConvNet": 70.0}  # seconds of turns; all else takes as long again
 SLOWEST_PEER = {"MNIST MLP": 2.0, "CIFAR-10 ConvNet": 1.0}
-"""Steps/s on two cores that the peer is known to reach; one that is slower here is no measure of anything."""
+"""Steps/s that the peer is known to reach on two cores. A ratio against a slower one is void."""
 IMAGES = 2000
 
 
@@ -69,11 +69,11 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         "rows": rows,
         "bounds": {"fp32_peak": peak, "nets": bounds},
         "parts": {
-            "how": "timers around the parts of the real step: seconds a step, medians; none counts another",
+            "how": "timers around the parts of the real step: seconds a step, medians; none counts twice",
             "seconds": parts,
         },
         "lightning": {
-            "how": "time between blocks and epochs on the way through train.fit, evaluation not counted",
+            "how": "time between blocks and between epochs in train.fit, without evaluation",
             "nets": overheads,
         },
         "notes": notes,
@@ -97,7 +97,7 @@ def batches(settings: spec.Settings, data: DeviceData) -> Iterator[Tensor]:
 
 
 def ours(settings: spec.Settings, data: DeviceData) -> train.Classifier:
-    """What `reproduce run` trains, at the start of its first epoch."""
+    """The module that `reproduce run` trains, at the start of its first epoch."""
     module = train.Classifier(settings, {"train": data}, 0)
     module.on_train_epoch_start()
     return module
@@ -118,8 +118,7 @@ def in_float32(settings: spec.Settings, data: DeviceData) -> train.Classifier:
 
 
 def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) -> tuple[timing.Times, str]:
-    """Seconds a step of each turn of ours, in every mode, and the peer; the memory layout that the peer is faster
-    with."""
+    """Seconds a step of each turn of ours (in every mode) and of the peer; the peer's faster memory layout."""
     steps = 1 if quick else STEPS[name]
     modules, order = {OURS: ours(settings, data)}, batches(settings, data)
     if mode() == "fixed16":
@@ -196,8 +195,10 @@ def products(settings: spec.Settings) -> list[tuple[int, int, int]]:
 
 
 def bound(settings: spec.Settings, peak: float | None, quick: bool) -> dict[str, Any]:
-    """What float32 products alone allow: forward, dX (but of the first layer) and dW, by torch's matmul and by
-    the peak (operations a second, 2 a multiply-add)."""
+    """The bounds of float32 products alone: forward, dX (except of the first layer) and dW of every layer.
+
+    By torch's matmul, and by the `peak` (operations a second, 2 a multiply-add).
+    """
     listed = products(settings)
     operations = sum(2.0 * m * k * n * (2 if i == 0 else 3) for i, (m, k, n) in enumerate(listed))
     taken = {shape: _product_seconds(*shape, quick) for shape in dict.fromkeys(listed)}

@@ -51,7 +51,7 @@ def trials(
     device: DeviceOption = "cuda",
     scale: ScaleOption = "paper",
 ) -> None:
-    """Every backend and every part of a training step once, each in a process of its own.
+    """Try every backend and every part of a training step once, each in a process of its own.
 
     broken.json: the kernels that failed, and why; backends.txt: the backends that passed; without.txt: the parts
     to leave out of a step, for $REPRODUCE_WITHOUT. Until the trials end, the files say that nothing passed.
@@ -133,7 +133,7 @@ def _profile(made: Probe, device: torch.device) -> str:
 @app.command()
 def curves(
     store: Annotated[Path, typer.Argument(help="A store of runs.")],
-    seed: Annotated[int, typer.Argument(help="Of this seed.")],
+    seed: Annotated[int, typer.Argument(help="Only runs of this seed.")],
     to: Annotated[Path, typer.Argument(help="The CSV file.")],
 ) -> None:
     """Every run's curve, an epoch a line; of an unfinished one as far as its checkpoint goes."""

@@ -13,7 +13,7 @@ from reproduce.packed.export import npz, onnx, qonnx
 
 
 class Format(Protocol):
-    """What a module of a format offers."""
+    """The functions that the module of a format must have."""
 
     def missing(self) -> str | None:
         """The packages that it needs and does not find, or None."""
