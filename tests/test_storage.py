@@ -287,10 +287,8 @@ def test_a_checkpoint_of_a_run_that_differs_in_any_part_of_its_key_is_not_resume
     path.write_bytes(content)
     assert not checkpoint_file.sound(path, IDENTITY | {part: "another"}, said.append)
     how = f"was begun {checkpoint_file.OTHER[part]} (2 epochs), starting afresh"
-    assert (
-        said == [f"checkpoint a.ckpt {how}; the old one is kept as a.ckpt.other"]
-        and path.with_name("a.ckpt.other").read_bytes() == content
-    )
+    assert said == [f"checkpoint a.ckpt {how}; the old one is kept as a.ckpt.other"]
+    assert path.with_name("a.ckpt.other").read_bytes() == content
 
 
 class Evil:

@@ -1,4 +1,4 @@
-"""What the benchmarks run: nets of the paper's sizes, trained where `results/nets` has them, else random."""
+"""The nets of the benchmarks: of the paper's sizes, trained ones if `results/nets` has them, else random."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Begun:
-    """What a checkpoint holds apart from weights."""
+    """The content of a checkpoint apart from weights."""
 
     of: Any
     """The parts of its run's key (`records.PARTS`)."""
@@ -34,7 +34,7 @@ class Begun:
 
 
 def begun(path: Path) -> Begun | None:
-    """What a checkpoint holds; None if there is none that can be read. Its weights are not read."""
+    """The content of a checkpoint, without its weights; None if it is missing or cannot be read."""
     import torch
 
     try:

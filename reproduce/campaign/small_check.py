@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 
 def measures(record: Record) -> dict[str, float]:
-    """What is compared: the last epoch's training cost (log) and validation error (percent)."""
+    """The figures that are compared: the last epoch's training cost (log) and validation error (percent)."""
     assert record.result is not None
     last = record.curve[-1]
     return {
@@ -166,7 +166,7 @@ Trained = dict[tuple[str, str | None, int], Record]
 def _trained(plan: Sequence[Wanted], data: Path | None, say: Say) -> tuple[Trained, dict[str, str]]:
     store = runs.Store(OWN_STORE)
     summary = worker.carry_out(plan, store, data, torch.device("cpu"), say, bar=False)
-    if summary.not_made:  # no record is a planted error's record, and must not pass for one
+    if summary.not_made:  # a missing record would count as a planted error that was caught
         raise Missing(f"not enough memory for {', '.join(summary.not_made)}")
     found = {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.failed]}
     return found, summary.missing

@@ -101,7 +101,7 @@ def preflight(
         assert settings is not None
         gpu_trial.settle_here([settings], place, say)
         if settings.net.kind == "convnet":
-            say(f"{name}: its forward convolutions of ±1 by ±1 are exact by what is not left out")
+            say(f"{name}: its forward convolutions of ±1 by ±1 are exact with the parts in use")
         made = Probe(settings, place)
         made.turn(5)
         step = made.turn(steps)

@@ -27,7 +27,7 @@ def _project_digest(device: identity.Device) -> str:
 
 
 def source_digest(device: identity.Device) -> str:
-    """Digest of the training code for this kind of device, as it lies here when first asked for.
+    """Digest of the training code for this kind of device, read from the files at the first call.
 
     The code of modules in use (`extensions`) is part of it.
     """

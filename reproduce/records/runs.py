@@ -27,7 +27,7 @@ PUBLISHED = yamlfile.ROOT / "results"
 
 @dataclass(frozen=True)
 class Run:
-    """One cell, scale and seed, with the data it is to be trained on and the kind of device."""
+    """One cell, scale and seed, with the data it is trained on and the kind of device."""
 
     cell: spec.Cell
     scale: spec.Scale
@@ -190,7 +190,7 @@ def publish(source: Store, target: Path, say: Any = print) -> int:
             if destination.exists() and not _finished_since(record, read_record(destination)):
                 continue
         except ValueError as error:
-            say(f"left out: what is published there is no sound record ({error}); remove it to publish yours")
+            say(f"left out: the published record of this name is damaged ({error}); remove it to publish yours")
             continue
         if record.code["dirty"]:
             say(f"note: {path.name} was made by code that differs from its revision")

@@ -110,7 +110,7 @@ class Ablation(Strict):
     """A file of arms that answer one question; all was declared before they were run."""
 
     claim: Text
-    """What the paper says, or what is asked where it says nothing."""
+    """The paper's claim, or the question where the paper has none."""
     source: Text
     """Where the paper says so."""
     effect: Positive
@@ -119,7 +119,7 @@ class Ablation(Strict):
     rates: Annotated[list[Positive], Field(min_length=2)]
     """The rates at the start that are tried for each arm."""
     base: Text
-    """The cell whose settings the arms have, but for what is overridden."""
+    """The cell whose settings the arms have, except for their overrides."""
     common: dict[str, Any] = Field(default={})
     """Overrides of all arms."""
     arms: Annotated[dict[Name, Arm], Field(min_length=2)]
@@ -161,7 +161,7 @@ class Cell(Strict):
 
     @property
     def group(self) -> str:
-        """The folder that its file lies in."""
+        """The folder of its file."""
         return self.name.split("/")[0]
 
     def at(self, scale: Scale) -> Settings | None:

@@ -221,7 +221,7 @@ class Net(Strict):
 
 
 class PaperNet(Net):
-    """What the paper's two nets have in common."""
+    """The settings that the paper's two nets share."""
 
     weights: Annotated[str, WEIGHTS.named]
     first_weights: Literal["as_others", "float"] = "as_others"

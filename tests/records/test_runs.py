@@ -203,7 +203,7 @@ def test_publish_tells_of_a_damaged_published_record_and_of_a_false_name(tmp_pat
     assert runs.publish(store, target, said.append) == 0
     assert [p.name for p in target.iterdir()] == [path.name] and path.read_text() == "{}"
     assert said[0] == f"left out: another-name.json: not its own name, it holds {path.stem}"
-    assert "no sound record" in said[1] and path.name in said[1] and len(said) == 2
+    assert "is damaged" in said[1] and path.name in said[1] and len(said) == 2
 
 
 def test_a_file_that_is_longer_than_it_says_is_not_taken_by_half():

@@ -31,7 +31,7 @@ SUFFIXES = {"onnx": ".onnx", "qonnx": ".qonnx.onnx", "npz": ".npz"}
 
 @dataclass(frozen=True)
 class Proof:
-    """An exported file's predictions held against the packed net's, image by image."""
+    """The comparison of an exported file's predictions with the packed net's, image by image."""
 
     images: int
     wrong: int

@@ -1,4 +1,4 @@
-"""What the two ONNX formats share: a packed net as a graph of products, poolings and comparisons."""
+"""Shared by the two ONNX formats: a packed net as a graph of products, poolings and comparisons."""
 
 from __future__ import annotations
 
