@@ -32,7 +32,7 @@ CLOSE = 0.05
 """Largest relative difference between the mean costs of STEPS recorded and unrecorded steps, and of gradients."""
 
 
-def settle(say: Callable[[str], None], device: str = "cuda", scale: str = "paper") -> dict[str, str]:
+def choose_parts(say: Callable[[str], None], device: str = "cuda", scale: str = "paper") -> dict[str, str]:
     """Try every part. Leave out those that fail, in this process and in those it starts; returns part -> reason.
 
     Does nothing if $REPRODUCE_WITHOUT is set: the parts have then been chosen already.
@@ -40,17 +40,17 @@ def settle(say: Callable[[str], None], device: str = "cuda", scale: str = "paper
     prepare()
     if "REPRODUCE_WITHOUT" in os.environ:
         return {}
-    return settled(say, device, scale, {})
+    return try_parts(say, device, scale, {})
 
 
-def settled(
+def try_parts(
     say: Callable[[str], None],
     device: str,
     scale: str,
     others: dict[str, list[str]],
     seconds: tuple[float, float] = (trial.SECONDS, trial.SECONDS),
 ) -> dict[str, str]:
-    """`settle` regardless of $REPRODUCE_WITHOUT. `others`: further trials (for `trial.broken`), made in parallel.
+    """`choose_parts`, whatever $REPRODUCE_WITHOUT says. `others`: further trials (for `trial.broken`) in parallel.
 
     `seconds`: two time limits. The first is for all parts together. The second is for recorded steps that use the
     parts that passed; time left over from the first is added to it.
@@ -99,7 +99,7 @@ def check(part: str, cells: Sequence[spec.Settings], device: torch.device) -> No
                 raise RuntimeError(failed[1])
 
 
-def settle_here(cells: Sequence[spec.Settings], device: torch.device, say: Callable[[str], None]) -> None:
+def leave_out_inexact(cells: Sequence[spec.Settings], device: torch.device, say: Callable[[str], None]) -> None:
     """Leave out the parts by which the forward convolutions of these nets are inexact in this process.
 
     That depends on the algorithm that cuDNN chooses. It chooses by measuring, again in each process.

@@ -77,7 +77,7 @@ def carry_out(
     if device.type == "cpu" and (reason := products.fallback()):
         say(f"note: {reason}; products are torch's, and give other numbers, under other names")
     if device.type == "cuda":
-        gpu_trial.settle_here([item.settings for item in plan], device, say)
+        gpu_trial.leave_out_inexact([item.settings for item in plan], device, say)
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
     machine.code(kind)  # computes the digest now: the code may change before the first record is written
     call = machine.call(kind)

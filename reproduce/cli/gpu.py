@@ -74,7 +74,7 @@ def trials(
     here = kernels.backends()
     unusable = {name: here[name] for name in BACKENDS if here[name].startswith("unavailable")}
     others = {name: ["kernels.cuda.trial", name] for name in names if name not in unusable}
-    found = unusable | gpu_trial.settled(say, device, scale, others, ROUNDS)
+    found = unusable | gpu_trial.try_parts(say, device, scale, others, ROUNDS)
     keep(found, ways.left_out())
     failed = {*found, *ways.left_out()}
     say(f"passed: {', '.join(name for name in (*names, *ways.PARTS) if name not in failed) or 'nothing'}")
@@ -99,7 +99,7 @@ def preflight(
     for name in dict.fromkeys([cell, *gpu_trial.CELLS[scale]]):
         settings = spec.cells([name])[0].at(scale)  # type: ignore[arg-type]
         assert settings is not None
-        gpu_trial.settle_here([settings], place, say)
+        gpu_trial.leave_out_inexact([settings], place, say)
         if settings.net.kind == "convnet":
             say(f"{name}: its forward convolutions of ±1 by ±1 are exact with the parts in use")
         made = Probe(settings, place)

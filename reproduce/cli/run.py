@@ -106,7 +106,7 @@ def run(
     if chosen.type == "cuda":
         from reproduce.campaign import gpu_trial
 
-        gpu_trial.settle(say)
+        gpu_trial.choose_parts(say)
     jobs = jobs or beside.at_once(plan, threads, chosen.type)
     each = beside.threads_each(jobs, threads, chosen.type)
     if plan_only:
