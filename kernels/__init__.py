@@ -9,9 +9,9 @@ that `pack` takes. Further operations are in `pixels` (8-bit images by ±1), `re
 (of latent weights). The operations of a whole training step in fixed point are the CPU backend's (`cpu.step`).
 
 Every operation is carried out by a backend (`backends`): by the first that runs on this machine, or by the one
-that `backend=` names. Arrays on a GPU (CuPy arrays, torch CUDA tensors) are worked on there by the CUDA backends,
-and results are CuPy arrays; other arrays are worked on in host memory. `to_gpu` and `to_host` move packed arrays.
-`register` adds a backend of your own: a module with the functions of `HostBackend`.
+that `backend=` names. Arrays on a GPU (CuPy arrays, torch CUDA tensors) are processed there by the CUDA
+backends, and results are CuPy arrays; other arrays are processed in host memory. `to_gpu` and `to_host` move
+packed arrays. `register` adds a backend of your own: a module with the functions of `HostBackend`.
 
 The product of ±1 vectors as K - 2 popcount(a xor b) is from Binarized Neural Networks, arXiv 1602.02830,
 algorithm 5 and section 4.

@@ -1,4 +1,4 @@
-"""Arrays in host memory: which classes are accepted, aligned buffers, results written in place."""
+"""Arrays in host memory: checks of their classes, aligned buffers, arrays for results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ARRAYS = (np.ndarray, np.memmap)
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Makes the array read-only and returns it. For an array that nobody else holds."""
+    """Makes the array read-only and returns it. The caller must hold the only reference."""
     array.flags.writeable = False
     return array
 

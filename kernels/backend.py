@@ -1,4 +1,4 @@
-"""The backends: what each must offer, which there are, and which one a call takes."""
+"""The backends: the functions that each must have, the list of backends, and the choice for a call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kernels.operands import LocalThresholds, Packed, Rows, Rule, Signs, Thresho
 
 
 class Backend(Protocol):
-    """The operations of a backend on bits and pixels. The front door has checked that the operands fit each other.
+    """The operations of a backend on bits and pixels. The callers have checked that the operands fit each other.
 
     Operands and results are where the backend works: NumPy arrays in host memory, or CuPy arrays on a GPU.
     """
@@ -61,7 +61,7 @@ class Backend(Protocol):
 
 
 class HostBackend(Backend, Protocol):
-    """A backend for arrays of the host; it also has what training a net takes: float32 by ±1, and updates."""
+    """A backend for arrays in host memory. It also has the operations of training: float32 by ±1, and updates."""
 
     def signs(self, x: Floats, transposed: bool, strict: bool) -> Signs:
         """Signs of x (batch, k, n), or of (batch, n, k) if `transposed`."""
@@ -105,7 +105,7 @@ def every() -> dict[str, Backend]:
 def backends() -> dict[str, str]:
     """Every backend by name: what it runs here, or why it cannot.
 
-    "auto" takes the first that can, for operands on a GPU the first "cuda-" one.
+    "auto" takes the first one that runs here; for operands on a GPU, the first "cuda-" one.
     """
     return {
         name: f"unavailable: {reason}" if (reason := backend.unavailable()) else backend.describe()

@@ -1,4 +1,4 @@
-"""The zero border of a convolution of bits: start values that make up for zero bits outside the image."""
+"""The zero border of a convolution of bits: start values that correct for the bits outside the image."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,10 @@ def starts(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
     """Start values of a convolution: a product is its start - 2 (differing bits), the border being zero bits.
 
-    Inside an image of `size` (H, W) the start is K. A tap outside has to add 0: its zero bits differ from each of
-    the ones of w, so the start has 2 (ones of the tap) in place of the tap's share of K. Output rows that miss
-    the same taps are one class, columns likewise. Returns the starts, int32 (row classes, column classes, Cout),
-    and the class of each output row (H',) and column (W',).
+    Inside an image of `size` (H, W) the start is K. A tap outside must add 0. Its zero bits differ from the ones
+    of w, so the start has 2 (ones of the tap) in place of the tap's share of K. Output rows with the same taps
+    outside are one class; so are columns. Returns the starts, int32 (row classes, column classes, Cout), and the
+    class of each output row (H',) and column (W',).
     """
     ones = np.bitwise_count(w.words).sum(axis=3, dtype=np.int64)
     missed, classes = [], []

@@ -1,4 +1,4 @@
-"""The front door for bits: packing, products of packed ±1 arrays, thresholds, pooling. See `kernels`."""
+"""The public functions on bits: packing, products of packed ±1 arrays, thresholds, pooling. See `kernels`."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def xnor_matmul(
 ) -> NDArray[np.int32]:
     """The exact product sign(a) @ sign(b).T: int32 (M, N) of a (M, K) and b (N, K), M and N >= 0, K >= 1.
 
-    A packed b keeps the layout that the backend has made of it, so weights are best packed once and passed as b.
-    The product is written to `out` where one is given (writable, C-contiguous), which saves the page faults of a
-    large new array. Raises ValueError where shapes or `out` do not fit, TypeError where only one operand is on a
-    GPU, and what `pack` raises.
+    A packed b caches the layout that the backend makes of it: pack weights once and pass them as b. The product is
+    written to `out` if it is given (writable, C-contiguous), which saves the page faults of a large new array.
+    Raises ValueError where shapes or `out` do not fit, TypeError where only one operand is on a GPU, and what
+    `pack` raises.
     """
     left, right = _matmul_operands(a, b, backend)
     return _runner(backend, left, right).matmul(left, right, out)

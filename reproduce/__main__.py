@@ -1,4 +1,4 @@
-"""Where the `reproduce` command begins: what must be settled before anything else is imported."""
+"""Where the `reproduce` command begins: checks that must come before all other imports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def main() -> None:
-    """The command. A missing package is one line, whenever it is first wanted.
+    """The command. A missing package ends it with one line, also if it is imported late.
 
     Ctrl-C and SIGTERM during the first imports end it with a word.
     """

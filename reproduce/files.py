@@ -17,7 +17,7 @@ _MARK = "sha256:"
 
 
 class Foreign(ValueError):
-    """A folder that is to be written holds files that are not ours; the message is one line."""
+    """The folder to be written holds files that are not ours; the message is one line."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

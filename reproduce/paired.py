@@ -78,7 +78,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def verdict(found: Difference, p: float, p_loss: float) -> str:
-    """What a comparison says, by its two p-values adjusted for the whole family.
+    """The verdict of a comparison, by its two p-values adjusted for the whole family.
 
     "better"; "no loss within the margin": a loss of the smallest effect that counts is excluded; "worse";
     "cannot be told".

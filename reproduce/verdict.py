@@ -58,7 +58,7 @@ def image_variance(wrong: NDArray[np.bool_]) -> float:
 
 
 def binomial_variance(error: float, images: float) -> float:
-    """Variance, in points², of an error in percent on so many independent images."""
+    """Variance, in points², of an error in percent on `images` independent images."""
     return error * (100 - error) / images
 
 
@@ -81,7 +81,7 @@ def estimates(
 
 
 def summarize(errors: Sequence[float], images: float, wrong: NDArray[np.bool_] | None = None) -> Summary:
-    """Mean and interval mean ± R(.975) · √(1 + 1/n) of errors in percent on so many test images.
+    """Mean and interval mean ± R(.975) · √(1 + 1/n) of errors in percent on `images` test images.
 
     `wrong` (n, N), if known: which of the images each run got wrong. ValueError if there are no errors.
     """

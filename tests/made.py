@@ -16,35 +16,20 @@ def settings(**over):
     vanilla = {"kind": "vanilla", "eps": 1e-4, "alpha": 0.1}
     base = {
         "data": {
-            "name": "mnist",
-            "train": 600,
-            "valid": 200,
-            "test": 200,
+            **{"name": "mnist", "train": 600, "valid": 200, "test": 200},
             "preprocess": [{"step": "range", "low": -1, "high": 1}],
             "drop_incomplete": True,
         },
         "net": {
-            "kind": "mlp",
-            "hidden": [32, 32],
-            "dropout_in": 0.2,
-            "dropout_hidden": 0.1,
-            "weights": "binary",
-            "activation": "sign",
-            "ste_mask": True,
-            "norm": vanilla,
-            "output_norm": vanilla,
-            "init": "uniform",
-            "bias_init": "zero",
+            **{"kind": "mlp", "hidden": [32, 32], "dropout_in": 0.2, "dropout_hidden": 0.1},
+            **{"weights": "binary", "activation": "sign", "ste_mask": True},
+            **{"norm": vanilla, "output_norm": vanilla, "init": "uniform", "bias_init": "zero"},
         },
         "train": {
             "optimizer": {"kind": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
             "rate": {"kind": "exponential", "start": 3e-3, "end": 1e-4},
-            "weight_rate": "glorot",
-            "bias_rate": "plain",
-            "norm_rate": "plain",
-            "clip": "weights",
-            "batch": 100,
-            "epochs": 3,
+            **{"weight_rate": "glorot", "bias_rate": "plain", "norm_rate": "plain", "clip": "weights"},
+            **{"batch": 100, "epochs": 3},
         },
     }
     return spec.Settings.model_validate(yamlfile.merged(base, over))
@@ -62,26 +47,10 @@ def by_sgd(s):
     return s.model_copy(update={"train": s.train.model_copy(update={"optimizer": spec.SGDRule(kind="sgd")})})
 
 
-CONVNET = {
-    "data": {"name": "cifar10"},
-    "net": {
-        "kind": "convnet",
-        "channels": [4, 8],
-        "dense": [16],
-        "weights": "binary",
-        "activation": "sign",
-        "ste_mask": True,
-        "norm": {"kind": "vanilla", "eps": 1e-4, "alpha": 0.1},
-        "output_norm": {"kind": "vanilla", "eps": 1e-4, "alpha": 0.1},
-        "init": "uniform",
-        "bias_init": "zero",
-    },
-}
-
-
 def convnet_settings(**over):
     base = settings().model_dump(mode="json")
-    base["net"] = CONVNET["net"]
+    base["net"] = {k: v for k, v in base["net"].items() if k not in ("hidden", "dropout_in", "dropout_hidden")}
+    base["net"] |= {"kind": "convnet", "channels": [4, 8], "dense": [16]}
     base["data"]["name"] = "cifar10"
     return spec.Settings.model_validate(yamlfile.merged(base, over))
 
@@ -104,15 +73,8 @@ def made_splits(shape=(28, 28), train=600, valid=200, test=200):
 
 def made_cell(name="table1/made", **over):
     content = settings(**over)
-    experiment = spec.Experiment.model_validate(
-        {
-            "row": "BNN (Theano)",
-            "dataset": "MNIST",
-            "follows": "a test",
-            "scale": "paper",
-            **content.model_dump(mode="json"),
-        }
-    )
+    head = {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a test", "scale": "paper"}
+    experiment = spec.Experiment.model_validate(head | content.model_dump(mode="json"))
     return spec.Cell(name=name, experiment=experiment, scales={"paper": content, "small": content}, mutants={})
 
 
@@ -129,14 +91,7 @@ def made_record(run=None, error=2.0, wrong=None, **change):
         error, images = 100 * int(wrong.sum()) / len(wrong), len(wrong)
         told = {"wrong_best": outcomes.pack(wrong), "wrong_last": outcomes.pack(wrong)}
     row = EpochRow(epoch=1, rate=1e-3, train_loss=0.1, valid_wrong=4, valid_loss=0.2, seconds=1.0)
-    result = Result(
-        best_epoch=1,
-        valid_error=2.0,
-        test_error=error,
-        last_test_error=error,
-        valid_images=200,
-        test_images=images,
-        **told,
-    )
+    told |= {"test_error": error, "last_test_error": error, "test_images": images}
+    result = Result(best_epoch=1, valid_error=2.0, valid_images=200, **told)
     record = run.record("2026-01-01T00:00:00+00:00", 1.0, status="finished", result=result, curve=[row])
     return record.model_copy(update=change)

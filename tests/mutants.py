@@ -88,98 +88,17 @@ def _refuse(why):
 # --- making mutants -------------------------------------------------------------------------------------------
 
 ODD = [None, True, False, 0, 1, -1, 2, 3, 10, 100, 0.5, -0.5, 1.5, 1e-300, 1e300, 1e308, 5e-324, 2**31, 2**53 + 1]
-ODD += [2**64, 10**30, 10**400, float("inf"), -float("inf"), float("nan"), -0.0, 1.0, 100.0, 1e7, 1e7 + 1]
-ODD += ["", " ", "1", "0", "-1", "1e-3", "0.5", "true", "yes", "null", "~", ".nan", ".inf", "0x10", "1_000", "010"]
-ODD += [
-    "1:30",
-    "2001-01-01",
-    "sign",
-    "relu",
-    "mlp",
-    "convnet",
-    "adam",
-    "binary",
-    "float",
-    "mnist",
-    "cifar10",
-    "<<",
-]
-ODD += [
-    "MNIST",
-    "SVHN",
-    "paper",
-    "small",
-    "short",
-    "é",
-    "☃",
-    "a\nb",
-    "a: b",
-    "# a",
-    "a" * 5000,
-    "\x1b[31m",
-    "\u202e",
-]
+ODD += [2**64, 10**30, 10**400, float("inf"), -float("inf"), float("nan"), -0.0, 1.0, 100.0, 1e7, 1e7 + 1, "", " "]
+ODD += "1 0 -1 1e-3 0.5 true yes null ~ .nan .inf 0x10 1_000 010 1:30 2001-01-01 sign relu mlp convnet".split()
+ODD += "adam binary float mnist cifar10 << MNIST SVHN paper small short é ☃".split()
+ODD += ["a\nb", "a: b", "# a", "a" * 5000, "\x1b[31m", "\u202e"]
 ODD += [[], {}, [1], [0], [[1]], [None], {"kind": "adam"}, {"a": 1}, [{}], {"": 1}, [1, 2, 3, 4, 5, 6, 7, 8] * 40]
-RAW = [
-    "1e-3",
-    "1E5",
-    "1_000",
-    "010",
-    "0x1F",
-    "0o17",
-    "1:30",
-    "yes",
-    "no",
-    "on",
-    "off",
-    "NO",
-    "2001-01-01",
-    "+1",
-    "-0",
-]
-RAW += [
-    "!!int 3",
-    "!!str 3",
-    "!!float 1",
-    "!!python/name:os.system",
-    "!local x",
-    "&a 1",
-    "*a",
-    "<<",
-    "=",
-    "~",
-    "%",
-]
-RAW += [
-    "'1'",
-    '"1"',
-    "|\n  1",
-    ">\n  1",
-    ".inf",
-    "-.INF",
-    ".nan",
-    ".NaN",
-    "1.",
-    ".5",
-    "1e400",
-    "1" * 5000,
-    "nan",
-    "@",
-]
-RAW += [
-    "[1, 2",
-    "{a: 1",
-    "{a: 1, a: 2}",
-    "[1, 2,]",
-    "'open",
-    "\t1",
-    "a\tb",
-    '"\\ud800"',
-    '"\\0"',
-    '"\\e[31m"',
-    "? x",
-]
-RAW += ["- 1", "1 # one", "1#one", "{<<: {a: 1}}", "[" * 400 + "]" * 400, "{a: " * 60 + "1" + "}" * 60, "- - - 1"]
+RAW = "1e-3 1E5 1_000 010 0x1F 0o17 1:30 yes no on off NO 2001-01-01 +1 -0".split()
+RAW += ["!!int 3", "!!str 3", "!!float 1", "!!python/name:os.system", "!local x", "&a 1", *"*a << = ~ %".split()]
+RAW += ["'1'", '"1"', "|\n  1", ">\n  1", *".inf -.INF .nan .NaN 1. .5 1e400".split(), "1" * 5000, "nan", "@"]
+RAW += ["[1, 2", "{a: 1", "{a: 1, a: 2}", "[1, 2,]", "'open", "\t1", "a\tb", '"\\ud800"', '"\\0"', '"\\e[31m"']
+RAW += ["? x", "- 1", "1 # one", "1#one", "{<<: {a: 1}}", "[" * 400 + "]" * 400, "{a: " * 60 + "1" + "}" * 60]
+RAW += ["- - - 1"]
 MARKS = ["---", "...", "--- {}", "%YAML 1.1", "<<: {row: x}", "? a", "&x row: y", "*x : 1"]
 
 
@@ -314,33 +233,9 @@ def _spelt(rng, text):
     """A number, or true or false, written another way, which may mean the same, another number, or a text."""
     found = rng.choice(list(re.finditer(r"(?<=[\s\[])(\d+(\.\d+)?(e-?\d+)?|true|false)(?=[\s,}\]])", text)))
     old = found[0]
-    ways = [
-        f'"{old}"',
-        f"'{old}'",
-        f"!!str {old}",
-        f"+{old}",
-        f"-{old}",
-        f"{old}_0",
-        f"{old}.",
-        f"0{old}",
-        f"0x{old}",
-    ]
-    ways += [f"{old}e0", f"{old}E+0", f"{old}e-3", f"{old}.0e-3", f"0o{old}", f"{old}:00", f"{old} ", f"{old}_"]
-    ways += [
-        "yes",
-        "no",
-        "on",
-        "off",
-        "True",
-        "FALSE",
-        "tRUE",
-        "1",
-        "0",
-        "null",
-        old.upper(),
-        f"{old}#",
-        f"{old}: 1",
-    ]
+    ways = [f'"{old}"', f"'{old}'", f"!!str {old}", f"+{old}", f"-{old}", f"{old}_0", f"{old}.", f"0{old}"]
+    ways += [f"0x{old}", f"{old}e0", f"{old}E+0", f"{old}e-3", f"{old}.0e-3", f"0o{old}", f"{old}:00", f"{old} "]
+    ways += [f"{old}_", *"yes no on off True FALSE tRUE 1 0 null".split(), old.upper(), f"{old}#", f"{old}: 1"]
     return text[: found.start()] + rng.choice(ways) + text[found.end() :]
 
 

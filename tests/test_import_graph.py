@@ -12,7 +12,8 @@ import pytest
 from reproduce import yamlfile
 
 PACKAGES = ("reproduce", "kernels")
-MOST_FILES = 15  # Python files in a folder of reproduce, without its `__init__.py`
+SUFFIXES = (".py", ".c", ".h", ".cu", ".cuh")
+MOST_FILES = 15  # of these in a folder, without its `__init__.py`
 
 
 def modules(root):
@@ -97,9 +98,10 @@ def test_an_import_of_a_module_depends_on_the_package_around_it(tmp_path):
 
 def test_no_folder_is_crowded_and_no_two_files_of_reproduce_have_one_name():
     """The report has more files; a command's file is named as the command."""
-    parts = (yamlfile.ROOT / "reproduce").rglob("*.py")
-    paths = [p for p in parts if p.name != "__init__.py" and p.parent.name != "report"]
+    sources = [p for package in PACKAGES for p in (yamlfile.ROOT / package).rglob("*") if p.suffix in SUFFIXES]
+    paths = [p for p in sources if p.name != "__init__.py" and p.parent.name != "report"]
     crowded = {folder.name for folder, n in Counter(p.parent for p in paths).items() if n > MOST_FILES}
     assert not crowded
-    names = Counter(p.name for p in paths if p.parent.name != "cli")
+    of_reproduce = (p for p in paths if p.is_relative_to(yamlfile.ROOT / "reproduce"))
+    names = Counter(p.name for p in of_reproduce if p.parent.name != "cli")
     assert not [name for name, n in names.items() if n > 1]

@@ -280,19 +280,15 @@ def test_after_a_cut_checkpoint_the_result_is_the_undisturbed_one(tmp_path, chec
     assert bool(said) == (share < 1)
 
 
-def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path, checkpoint):
-    content, wanted = checkpoint
-    path = tmp_path / "a.ckpt"
+@pytest.mark.parametrize("part", checkpoint_file.OTHER)
+def test_a_checkpoint_of_a_run_that_differs_in_any_part_of_its_key_is_not_resumed(tmp_path, checkpoint, part):
+    content, _ = checkpoint
+    path, said = tmp_path / "a.ckpt", []
     path.write_bytes(content)
-    said = []
-    s = settings(train={"epochs": 4})
-    parts = preprocess.prepare(made_splits(), s.data, True, CPU)
-    outcome = train.fit(s, parts, 1, path, CPU, say=said.append)
-    assert said == [
-        "checkpoint a.ckpt was begun with another seed (2 epochs), starting afresh; "
-        "the old one is kept as a.ckpt.other"
-    ]
-    assert figures(outcome) != figures(wanted) and path.with_name("a.ckpt.other").read_bytes() == content
+    assert not checkpoint_file.sound(path, IDENTITY | {part: "another"}, said.append)
+    how = f"was begun {checkpoint_file.OTHER[part]} (2 epochs), starting afresh"
+    assert said == [f"checkpoint a.ckpt {how}; the old one is kept as a.ckpt.other"]
+    assert path.with_name("a.ckpt.other").read_bytes() == content
 
 
 class Evil:

@@ -101,7 +101,7 @@ def _run(command: list[str], seconds: float) -> str:
 
 
 def stem(compiler: list[str], version: str) -> str:
-    """What the library's name in the cache begins with; `compiler` and `version` as `find_compiler` gives them."""
+    """The beginning of the library's file name in the cache; arguments as `find_compiler` gives them."""
     digest = hashlib.sha256(repr((compiler, version, FLAGS, platform.machine())).encode())
     for source in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
         digest.update(repr((source.relative_to(SOURCES).as_posix(), source.read_bytes())).encode())

@@ -47,7 +47,7 @@ def panels(library: ctypes.CDLL, b: Packed, pairs: int, threads: int) -> Held:
 
 
 def matmul_starts(b: Packed) -> tuple[Held, Held, Held]:
-    """What each product counts down from, K, and offsets of its classes: there is one class."""
+    """The start value of each product, which is K, and the offsets of its classes: there is one class."""
     made: tuple[Held, Held, Held] | None = b.derived.get("cpu starts")
     if made is None:
         none = held(np.zeros(1, np.int64))

@@ -47,7 +47,7 @@ class _Binary(nn.Module):
         self.register_load_state_dict_post_hook(_pack_again)  # type: ignore[no-untyped-call]
 
     def _latent(self) -> Tensor:
-        """The latent weights, with the axis to be packed last."""
+        """The latent weights with the axis that is packed last."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Any:

@@ -1,8 +1,7 @@
-"""Where the time of a training step goes: timers around the parts of the real step, each counted once.
+"""How the time of a training step is divided among its parts, by timers around them.
 
-The parts are found from outside, by hooks on the net's modules and on the gradients that pass between them, so the
-step that is measured is `train.Classifier.training_step` as it stands, not a copy of it. CPU only: a GPU works on
-behind the host's back.
+The step that is measured is `train.Classifier.training_step` itself, not a copy: its parts are timed by hooks on
+the net's modules and on the gradients between them. CPU only: timers on the host do not measure a GPU's work.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ UPDATES = "gradients of weights, update, clipping, signs"
 
 
 class Stopwatch:
-    """Seconds by part. Parts nest: time goes to the innermost one alone."""
+    """Seconds by part. Parts may be nested; time counts for the innermost one only."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -71,7 +70,8 @@ class Stopwatch:
             try:
                 return call(*args, **named)
             finally:
-                if part == BETWEEN_BACK and self.inside(PRODUCTS_BACK):  # no gradient goes on from the first layer
+                # a first layer has no gradient of its input, whose hook would end the part
+                if part == BETWEEN_BACK and self.inside(PRODUCTS_BACK):
                     self.leave(PRODUCTS_BACK)
                 self.leave(part)
 
@@ -79,7 +79,7 @@ class Stopwatch:
 
 
 def of_step(module: train.Classifier, blocks: list[list[Tensor]]) -> dict[str, float]:
-    """Seconds a step of each part, medians over `blocks` (lists of batches' indices), the first left out."""
+    """Seconds a step of each part: the median over `blocks` (lists of batches' indices) without the first."""
     found: list[dict[str, float]] = []
     with _watched(module) as watch:
         for number, block in enumerate(blocks):
@@ -99,7 +99,7 @@ def of_step(module: train.Classifier, blocks: list[list[Tensor]]) -> dict[str, f
 
 @contextlib.contextmanager
 def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
-    """A stopwatch wired to the parts of `module`'s step; everything is put back at the end."""
+    """A stopwatch connected to the parts of `module`'s step. At the end all hooks are removed."""
     watch = Stopwatch()
     if module.step.engine is not None:
         with contextlib.ExitStack() as stack:
@@ -142,7 +142,7 @@ def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
 
 @contextlib.contextmanager
 def _timed(watch: Stopwatch, module: nn.Module, part: str) -> Iterator[None]:
-    """Time `module`'s forward as `part`; a layer's backward lies between its gradients of output and of input."""
+    """Time `module`'s forward as `part`. A layer's backward is timed from its output's gradient to its input's."""
     products = part == PRODUCTS
 
     def before(_: nn.Module, given: tuple[Tensor]) -> None:
@@ -165,7 +165,7 @@ def _timed(watch: Stopwatch, module: nn.Module, part: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
-    """`owner.name` is `new` for a while."""
+    """Within the block `owner.name` is `new`."""
     own = name in vars(owner)
     before = getattr(owner, name)
     setattr(owner, name, new)
@@ -181,10 +181,10 @@ def _replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
 def of_lightning(
     settings: spec.Settings, data: preprocess.DeviceData, step_seconds: float, blocks: int, epochs: int
 ) -> dict[str, Any]:
-    """Lightning's own time on the way through `train.fit`, and its share of an epoch of the cell.
+    """Lightning's own time in `train.fit`, and its share of an epoch of the cell.
 
-    It is what passes between two blocks of an epoch, and between an epoch's last block and the next one's first
-    without the evaluation in it; neither depends on how many steps a block holds, so blocks of one step do here.
+    It is the time between two blocks of an epoch, and between the last block of an epoch and the first of the
+    next, without the evaluation. Neither depends on the steps of a block, so here a block has one step.
     """
     batch = settings.train.batch
     few = preprocess.DeviceData(

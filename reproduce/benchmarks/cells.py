@@ -1,4 +1,4 @@
-"""What the benchmarks run: nets of the paper's sizes, trained where `results/nets` has them, else random."""
+"""The nets of the benchmarks: of the paper's sizes, trained ones if `results/nets` has them, else random."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _set_norm(state: dict[str, Tensor], i: int, norm: Norm) -> None:
 
 
 def _first_zero(first: PixelLayer) -> Floats:
-    """Where the batch norm of each unit of the first layer is 0, in sums of SCALE · x + SHIFT: float64 (units,).
+    """The zero of each unit's batch norm in the first layer, in sums of SCALE · x + SHIFT: float64 (units,).
 
     The integer thresholds of a unit differ from place to place, and each leaves an interval for it; it lies in the
     middle of what is common to all. A threshold out of reach leaves one side open.
@@ -142,7 +142,7 @@ def images_of(
 ) -> tuple[NDArray[np.uint8], str]:
     """The first `count` test images if the data set is in the data folder, else random bytes; and a note which."""
     file = fetch.folder(data_folder) / f"{settings.data.name}.npz"
-    if file.exists():  # nothing is fetched for a measurement that any images will do for
+    if file.exists():  # nothing is fetched: any images will do for a measurement
         images = fetch.load(settings.data.name, data_folder).arrays["x_test"][:count]
         return np.ascontiguousarray(images), f"the first {count} test images"
     found = np.random.default_rng(0).integers(0, 256, (count, *settings.dataset.image)).astype(np.uint8)

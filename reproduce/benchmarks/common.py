@@ -1,4 +1,4 @@
-"""What benchmarks have in common: the head of a record, the paper's Figure 3, the table on the terminal."""
+"""Shared by benchmarks: the head of a record, the paper's Figure 3, the table on the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reproduce.terminal import console
 def about(
     kind: str, quick: bool, started: str, libraries: dict[str, str], device: Device = "cpu"
 ) -> dict[str, Any]:
-    """What every benchmark's record begins with; `libraries`: those that only this benchmark uses."""
+    """The first fields of every benchmark's record; `libraries`: those that only this benchmark uses."""
     here = machine.machine(device)
     if device == "cpu":
         here = here | {"clocks_mhz": clocks(), "load": os.getloadavg()}
@@ -27,7 +27,7 @@ def about(
 
 
 def clocks() -> list[float] | None:
-    """Each core's present clock in MHz, where the system says."""
+    """Each core's present clock in MHz; None if the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -42,7 +42,7 @@ def figure3() -> dict[str, Any]:
 
 
 def paper_seconds(what: str, candidate: str, bars: list[dict[str, Any]]) -> float | None:
-    """What the paper's figure shows on its GTX 750 for the like of this row."""
+    """The seconds in the paper's figure, on its GTX 750, that correspond to this row; None if there are none."""
     start = "product of two 8192" if what.startswith("product of 8192") else None
     if what.startswith("MNIST MLP, 10000"):
         start = "MNIST MLP on the 10,000"

@@ -1,8 +1,8 @@
 """Training steps of the paper's two nets on this machine's CPU: ours against a plain PyTorch loop; one record.
 
-Ours and the peer (`peer_torch`) take turns of a few steps each in one run. Beside them stand the bounds of a
-step whose products are float32: those products alone through torch's matmul, and the FP32 peak. Products with ±1
-go past both: the same products through `kernels` stand there too (a first layer's real input as if it were signs).
+Ours and the peer (`peer_torch`) take turns of a few steps each in one run. The record also has two bounds of a
+step whose products are float32: the time of those products alone by torch's matmul, and the FP32 peak. Products
+with ±1 can be faster than both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from rich.table import Table
 from torch import Tensor
 
 import kernels
-from kernels import reals
 from kernels.bench import on_cpu, timing
 from reproduce import spec
 from reproduce.benchmarks import breakdown, common
@@ -36,9 +35,9 @@ Say = Callable[[str], None]
 OURS, OURS_FLOAT32, PEER = "ours", "ours, float32", "plain PyTorch loop"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 STEPS = {"MNIST MLP": 4, "CIFAR-10 ConvNet": 2}  # a turn
-BUDGET = {"MNIST MLP": 45.0, "CIFAR-10 ConvNet": 70.0}  # seconds of turns; all else takes about as long again
+BUDGET = {"MNIST MLP": 45.0, "CIFAR-10 ConvNet": 70.0}  # seconds of turns; all else takes as long again
 SLOWEST_PEER = {"MNIST MLP": 2.0, "CIFAR-10 ConvNet": 1.0}
-"""Steps/s on two cores that the peer is known to reach; one that is slower here is no measure of anything."""
+"""Steps/s that the peer is known to reach on two cores. A ratio against a slower one is void."""
 IMAGES = 2000
 
 
@@ -70,11 +69,11 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         "rows": rows,
         "bounds": {"fp32_peak": peak, "nets": bounds},
         "parts": {
-            "how": "timers around the parts of the real step: seconds a step, medians; none counts another",
+            "how": "timers around the parts of the real step: seconds a step, medians; none counts twice",
             "seconds": parts,
         },
         "lightning": {
-            "how": "time between blocks and epochs on the way through train.fit, evaluation not counted",
+            "how": "time between blocks and between epochs in train.fit, without evaluation",
             "nets": overheads,
         },
         "notes": notes,
@@ -98,7 +97,7 @@ def batches(settings: spec.Settings, data: DeviceData) -> Iterator[Tensor]:
 
 
 def ours(settings: spec.Settings, data: DeviceData) -> train.Classifier:
-    """What `reproduce run` trains, at the start of its first epoch."""
+    """The module that `reproduce run` trains, at the start of its first epoch."""
     module = train.Classifier(settings, {"train": data}, 0)
     module.on_train_epoch_start()
     return module
@@ -119,8 +118,7 @@ def in_float32(settings: spec.Settings, data: DeviceData) -> train.Classifier:
 
 
 def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) -> tuple[timing.Times, str]:
-    """Seconds a step of each turn of ours, in every mode, and the peer; the memory layout that the peer is faster
-    with."""
+    """Seconds a step of each turn of ours (in every mode) and of the peer; the peer's faster memory layout."""
     steps = 1 if quick else STEPS[name]
     modules, order = {OURS: ours(settings, data)}, batches(settings, data)
     if mode() == "fixed16":
@@ -197,20 +195,16 @@ def products(settings: spec.Settings) -> list[tuple[int, int, int]]:
 
 
 def bound(settings: spec.Settings, peak: float | None, quick: bool) -> dict[str, Any]:
-    """What float32 products alone allow: forward, dX (but of the first layer) and dW, by torch's matmul and by
-    the peak (operations a second, 2 a multiply-add)."""
+    """The bounds of float32 products alone: forward, dX (except of the first layer) and dW of every layer.
+
+    By torch's matmul, and by the `peak` (operations a second, 2 a multiply-add).
+    """
     listed = products(settings)
     operations = sum(2.0 * m * k * n * (2 if i == 0 else 3) for i, (m, k, n) in enumerate(listed))
     taken = {shape: _product_seconds(*shape, quick) for shape in dict.fromkeys(listed)}
     seconds = sum(sum(taken[shape][1 if i == 0 else 0 :]) for i, shape in enumerate(listed))
-    fast = None
-    if reals.available():
-        fast = sum(
-            sum(_table_seconds(*shape, quick)[1 if i == 0 else 0 :]) for i, shape in enumerate(_shapes(settings))
-        )
     return {
         "operations": operations,
-        "tables_steps_per_second": None if fast is None else 1 / fast,
         "matmul_seconds": seconds,
         "matmul_steps_per_second": 1 / seconds,
         "peak_steps_per_second": None if peak is None else peak / operations,
@@ -219,42 +213,6 @@ def bound(settings: spec.Settings, peak: float | None, quick: bool) -> dict[str,
             for m, k, n in listed
         ],
     }
-
-
-def _shapes(settings: spec.Settings) -> list[tuple[int, int, int, int]]:
-    """Each layer as (images, side of its map, inputs, outputs); a linear layer has a map of side 0."""
-    batch = settings.train.batch
-    return [(batch, y.height if y.kernel > 1 else 0, y.inputs, y.outputs) for y in settings.layers()]
-
-
-def _table_seconds(images: int, side: int, c_in: int, c_out: int, quick: bool) -> tuple[float, float, float]:
-    """As `_product_seconds`, by `kernels.reals` on packed signs; the input of a linear layer is 0 or ±2."""
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> reals.Floats:
-        return rng.standard_normal(shape, dtype=np.float32)
-
-    calls: dict[str, Callable[[], object]]
-    if side == 0:
-        x, y = normal(images, c_in), normal(images, c_out)
-        w, back, a = reals.signs(normal(c_in, c_out)), reals.signs(normal(c_out, c_in)), reals.signs(x)
-        calls = {
-            "dx": lambda: reals.real_matmul(y, back),
-            "forward": lambda: reals.real_matmul(x, w),
-            "dw": lambda: reals.real_matmul(y.T, a, a),
-        }
-    else:
-        x, y = normal(images, side, side, c_in), normal(images, side, side, c_out)
-        back, a = reals.signs(normal(9, c_out, c_in)), reals.signs(x.reshape(images * side, side, c_in))
-        packed, filters = kernels.pack(x, "cpu"), kernels.pack(normal(c_out, 3, 3, c_in), "cpu")
-        calls = {
-            "dx": lambda: reals.real_conv2d(y, back),
-            "forward": lambda: kernels.xnor_conv2d(packed, filters, 1, 1, "cpu"),
-            "dw": lambda: reals.conv_gradient(y, a),
-        }
-    times = timing.interleave(calls, 0.0 if quick else 0.5, least=3)
-    dx_seconds, forward, dw_seconds = (float(np.median(times[key])) for key in calls)
-    return dx_seconds, forward, dw_seconds
 
 
 def _product_seconds(m: int, k: int, n: int, quick: bool) -> tuple[float, float, float]:
@@ -298,8 +256,6 @@ def show(record: dict[str, Any]) -> None:
     for name, limits in record["bounds"]["nets"].items():
         peak = limits["peak_steps_per_second"]
         by_peak = "" if peak is None else f", {peak:.2f} at the FP32 peak"
-        tables = limits["tables_steps_per_second"]
-        by_peak += "" if tables is None else f"; the same products with ±1 through kernels: {tables:.2f}"
         out.print(
             f"{name}: float32 products alone: {limits['matmul_steps_per_second']:.2f} steps/s by matmul{by_peak}"
         )

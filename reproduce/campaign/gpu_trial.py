@@ -1,6 +1,6 @@
-"""Trials of the parts of a training step on a GPU (`nets.ways`), each before it is used.
+"""Tries each optional part of a training step on a GPU (`nets.ways`) before it is used.
 
-A part that hangs or leaves the GPU in a bad state ends its whole process. So each trial is a process of its own
+A part that hangs or leaves the GPU in a bad state ends its whole process. So each trial is a process of its own,
 with a time limit. Exit code 0: it passed; 1: it failed, and a line says why.
 """
 
@@ -27,33 +27,33 @@ CELLS = {
 }
 """The nets that are tried, by scale."""
 STEPS = 8
-"""Steps of each kind: more than are made before a step is recorded as a CUDA graph."""
+"""Steps of a trial: more than the eager steps before a step is recorded as a CUDA graph."""
 CLOSE = 0.05
 """Largest relative difference between the mean costs of STEPS recorded and unrecorded steps, and of gradients."""
 
 
-def settle(say: Callable[[str], None], device: str = "cuda", scale: str = "paper") -> dict[str, str]:
-    """Try every part; leave out those that fail, here and in processes started later. Gives the reason for each.
+def choose_parts(say: Callable[[str], None], device: str = "cuda", scale: str = "paper") -> dict[str, str]:
+    """Try every part. Leave out those that fail, in this process and in those it starts; returns part -> reason.
 
-    Does nothing if $REPRODUCE_WITHOUT is set: the parts are then chosen already.
+    Does nothing if $REPRODUCE_WITHOUT is set: the parts have then been chosen already.
     """
     prepare()
     if "REPRODUCE_WITHOUT" in os.environ:
         return {}
-    return settled(say, device, scale, {})
+    return try_parts(say, device, scale, {})
 
 
-def settled(
+def try_parts(
     say: Callable[[str], None],
     device: str,
     scale: str,
     others: dict[str, list[str]],
     seconds: tuple[float, float] = (trial.SECONDS, trial.SECONDS),
 ) -> dict[str, str]:
-    """`settle` regardless of $REPRODUCE_WITHOUT. `others`: further trials for `trial.broken`, at the same time.
+    """`choose_parts`, whatever $REPRODUCE_WITHOUT says. `others`: further trials (for `trial.broken`) in parallel.
 
-    `seconds`: time limits, first for all parts together, then for recorded steps that use the parts that passed;
-    what the first leave of theirs is added to the second.
+    `seconds`: two time limits. The first is for all parts together. The second is for recorded steps that use the
+    parts that passed; time left over from the first is added to it.
     """
     os.environ["REPRODUCE_WITHOUT"] = ""
     end = time.monotonic() + sum(seconds)
@@ -79,7 +79,7 @@ def prepare() -> None:
 
 
 def check(part: str, cells: Sequence[spec.Settings], device: torch.device) -> None:
-    """Try one part on these nets, but "updates", which `kernels.cuda.trial` tries. RuntimeError if it fails."""
+    """Try one part on these nets; RuntimeError if it fails. Not for "updates": `kernels.cuda.trial` tries it."""
     prepare()
     torch.manual_seed(0)
     if part == "graph":
@@ -102,10 +102,10 @@ def check(part: str, cells: Sequence[spec.Settings], device: torch.device) -> No
                 raise RuntimeError(failed[1])
 
 
-def settle_here(cells: Sequence[spec.Settings], device: torch.device, say: Callable[[str], None]) -> None:
-    """Leave out what makes the forward convolutions of these nets inexact in this process.
+def leave_out_inexact(cells: Sequence[spec.Settings], device: torch.device, say: Callable[[str], None]) -> None:
+    """Leave out the parts by which the forward convolutions of these nets are inexact in this process.
 
-    Whether they are exact depends on the algorithm that cuDNN picks, anew in each process, by trying them.
+    That depends on the algorithm that cuDNN chooses. It chooses by measuring, again in each process.
     """
     prepare()
     for settings in {each.digest(): each for each in cells}.values():
@@ -115,9 +115,9 @@ def settle_here(cells: Sequence[spec.Settings], device: torch.device, say: Calla
 
 
 def inexact(settings: spec.Settings, device: torch.device) -> tuple[str, str] | None:
-    """The part of `ways` by which a net's forward convolutions of ±1 by ±1 are not exact, and what was found.
+    """The part of `ways` by which a net's forward convolutions of ±1 by ±1 are inexact, and a line that says how.
 
-    In the net's own sizes and layout, for batches in training and in evaluation.
+    Tried in the net's own sizes and memory layout, with batches of training and of evaluation. None if exact.
     """
     from reproduce.training.train import eval_batch
 
@@ -180,7 +180,7 @@ def _check_linear(batch: int, units: int, inputs: int, first: bool, device: torc
 
 
 def _check_passes(settings: spec.Settings, device: torch.device) -> None:
-    """A step's cost, gradients and moving averages without autograd against those with it; no noise in either."""
+    """Compare cost, gradients and moving averages of a step with and without autograd; neither has noise."""
     from reproduce.campaign.probe import Probe
     from reproduce.training.cuda import without_autograd
     from reproduce.training.step import squared_hinge
@@ -194,7 +194,7 @@ def _check_passes(settings: spec.Settings, device: torch.device) -> None:
         raise RuntimeError(reason)
     with torch.no_grad():
         for name, p in net.named_parameters():
-            if ".norm." in name:  # at first many results are 0 but for rounding, and so is the sign chance
+            if ".norm." in name:  # else many results are 0 up to rounding, and their signs are random
                 p.uniform_(-1, 1)
     index, before = torch.arange(made.batch, device=device), copy.deepcopy(net.state_dict())
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -211,7 +211,7 @@ def _check_passes(settings: spec.Settings, device: torch.device) -> None:
     cost.backward()
     for name, value in state(cost).items():
         size = value.norm()
-        if name.endswith("layer.bias"):  # before a batch norm its gradient is rounding
+        if name.endswith("layer.bias"):  # before a batch norm this gradient is 0 up to rounding
             value, size = torch.zeros_like(value), mine[name.replace("layer", "norm")].norm()
         off = float((mine[name] - value).norm() / size)
         if not off < CLOSE:
@@ -228,9 +228,9 @@ def _without_noise(settings: spec.Settings) -> spec.Settings:
 
 
 def _check_graph(settings: spec.Settings, device: torch.device) -> None:
-    """Steps recorded and not, from one state, without noise: they cost the same.
+    """Compare the costs of recorded and eager steps from the same state, without noise.
 
-    cuDNN's algorithms are fixed ones here, whose sums do not depend on the order of threads.
+    Here cuDNN uses fixed algorithms, whose sums do not depend on the order of threads.
     """
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     from reproduce.campaign.probe import Probe
@@ -250,7 +250,7 @@ def _check_graph(settings: spec.Settings, device: torch.device) -> None:
             os.environ["REPRODUCE_WITHOUT"] = before
         costs.append(float(made.module.loss_sum) / STEPS)
     if not abs(costs[0] / costs[1] - 1) < CLOSE:
-        raise RuntimeError(f"{STEPS} recorded steps cost {costs[0]:.6g} each, others {costs[1]:.6g}")
+        raise RuntimeError(f"{STEPS} recorded steps cost {costs[0]:.6g} each, eager ones {costs[1]:.6g}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -259,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         cells = [cell.at(scale) for cell in spec.cells(names or list(CELLS[scale]))]  # type: ignore[arg-type]
         check(part, [settings for settings in cells if settings is not None], torch.device(device))
-    except Exception as error:  # whatever a driver has to say
+    except Exception as error:  # a driver can raise any error
         print(said(error))
         return 1
     return 0

@@ -36,13 +36,13 @@ Work = Callable[..., None]
 
 
 PROCESS = 1e9
-"""Bytes of a process that trains, without its net and its data."""
+"""Memory of a training process in bytes, without its net and its data."""
 
 
 def at_once(plan: Sequence[Wanted], threads: int | None, device: str) -> int:
-    """How many runs are made at once without --jobs: as many as there are runs, cores and memory for; 1 on a GPU.
+    """How many runs to make at once without --jobs: as many as runs, cores and memory allow; 1 on a GPU.
 
-    Each takes its share of the cores, since a second core shortens the step of a small net only a little.
+    One run a core, because a second core shortens the step of a small net only a little.
     """
     if device != "cpu":
         return 1
@@ -52,7 +52,7 @@ def at_once(plan: Sequence[Wanted], threads: int | None, device: str) -> int:
 
 
 def _memory(settings: spec.Settings) -> float:
-    """Bytes that a run takes at most, estimated: five float32 numbers a weight, and all images as float32."""
+    """An upper estimate of a run's memory in bytes: five float32 numbers a weight, all images as float32."""
     parts = settings.data
     images = parts.train + parts.valid + parts.test
     weights = sum(layer.weights for layer in settings.layers())
@@ -60,7 +60,7 @@ def _memory(settings: spec.Settings) -> float:
 
 
 def _free_memory(told: Path = Path("/proc/meminfo")) -> float:
-    """Bytes of memory that are free or can be made so; where the system does not tell, half of what there is."""
+    """Bytes of memory that are free or can be freed; half of all memory if the system does not say."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", told.read_text(), re.M)
     except OSError:
@@ -110,7 +110,7 @@ def with_threads(threads: int | None) -> Iterator[None]:
 def beside(count: int, work: Work, *arguments: Any) -> Iterator[list[Connection]]:
     """Start `count` processes that call work(pipe, number, *arguments), numbered from 2; gives our pipe ends.
 
-    The block begins when all have started, and waits for them at its end. If it raises, or this process ends in
+    The block begins when all have started; its end waits for them. If the block raises, or this process ends in
     any other way, they end at once.
     """
     context = multiprocessing.get_context("spawn")
@@ -133,7 +133,7 @@ def beside(count: int, work: Work, *arguments: Any) -> Iterator[list[Connection]
         for number, (process, _) in enumerate(started, 2):
             process.join()
             if process.exitcode:
-                say(f"({number}) broke off with exit code {process.exitcode}; what it was at is not lost")
+                say(f"({number}) broke off with exit code {process.exitcode}; its run can be resumed")
     finally:
         for process, pipe in started:
             pipe.close()
@@ -178,7 +178,7 @@ def train(
     deadline: float | None,
     checkpoint_seconds: float | None,
 ) -> None:
-    """What a worker process does for `reproduce run --jobs`: the same plan, on the same store."""
+    """The work of a further process of `reproduce run --jobs`: it carries out the same plan on the same store."""
     use_threads(threads)
     tell = functools.partial(_tell, number)
     store = runs.Store(root)
@@ -194,7 +194,7 @@ def _tell(number: int, text: str) -> None:
 
 
 def load(pipe: Connection, number: int, settings: spec.Settings, device: str, threads: int | None) -> None:
-    """A worker process of `--plan`: steps on random images until it is ended; sends "ready" after the first."""
+    """The work of a further process of `--plan`: steps on random images until it is ended; sends "ready"."""
     use_threads(threads)
     turn = Probe(settings, torch.device(device)).turn
     turn(1)

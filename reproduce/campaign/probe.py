@@ -1,4 +1,4 @@
-"""A cell's training step on random images of the right sizes: to time it and to try it, without its data."""
+"""A cell's training step on random images of the right sizes, to time or try it without its data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reproduce.training import train
 from reproduce.training.preprocess import DeviceData
 
 SECONDS = 2.0
-"""How long `Probe.step` measures, at least."""
+"""Least time that `Probe.step` measures."""
 STEPS = 2
 """Steps of one timed turn."""
 
@@ -46,7 +46,7 @@ class Probe:
 
 
 def _random_data(settings: spec.Settings, count: int, device: torch.device) -> DeviceData:
-    """Images as the cell's preprocessing leaves them on the device: bytes while it is affine, else floats."""
+    """Random images: bytes if the cell's preprocessing keeps bytes (it is affine), else floats."""
     parts, image = settings.data, settings.dataset.planes
     rows = torch.randint(0, 256, (count, math.prod(image)), dtype=torch.uint8, device=device)
     affine = all(step.keeps_bytes for step in parts.preprocess)

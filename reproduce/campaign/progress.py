@@ -1,4 +1,4 @@
-"""How far a campaign is, and how long the rest will take."""
+"""Progress of a campaign, and an estimate of the time left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Say = Callable[[str], None]
 def cost(settings: spec.Settings) -> float:
     """Multiply-adds of a whole run; a backward pass counts as two forward ones."""
     images = settings.train.epochs * (3 * settings.data.train + settings.data.valid)
-    overhead = 2e6  # per image, in multiply-adds: small nets do not reach the machine's rate
+    overhead = 2e6  # per image, in multiply-adds: small nets are slower than their multiply-adds say
     return images * (settings.macs + overhead)
 
 

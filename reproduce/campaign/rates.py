@@ -1,7 +1,7 @@
 """`make tune-ablations`: the learning rate of each arm of an ablation, chosen on validation images.
 
-Every rate that a file names is tried once for each arm, with a seed that no compared run has. The runs' records
-are kept in results/tuning; the rate with the least validation error is to be written into the file.
+Every rate that a file names is tried once for each arm, with a seed that no compared run has. The records of these
+runs are kept in results/tuning. The author of the file then enters the rate with the least validation error.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def tried(cell: spec.Cell) -> list[tuple[float, spec.Settings]]:
 
 
 def found(cell: spec.Cell, records: Sequence[Record]) -> dict[float, Record]:
-    """Of an arm's rates those that were tried, each with its run."""
+    """The rates of an arm that have been tried: rate -> record of its run."""
     made = {r.settings_digest: r for r in records if r.seed == SEED and r.cell == cell.name}
     digests = {rate: settings.digest() for rate, settings in tried(cell)}
     return {rate: made[digest] for rate, digest in digests.items() if digest in made}
 
 
 def best(cell: spec.Cell, records: Sequence[Record]) -> float | None:
-    """The rate with the least validation error, of equals the smallest; a run that broke off loses.
+    """The rate with the least validation error, the smallest of equal ones; a failed run counts as 100 %.
 
-    None while not all have been tried.
+    None until all have been tried.
     """
     made = found(cell, records)
     if len(made) < len(tried(cell)):
@@ -46,7 +46,7 @@ def best(cell: spec.Cell, records: Sequence[Record]) -> float | None:
 
 
 def error(record: Record) -> float:
-    """Validation error at the best epoch, in percent; 100 if the run broke off."""
+    """Validation error at the best epoch, in percent; 100 if the run failed."""
     return record.result.valid_error if record.result else 100.0
 
 
@@ -73,7 +73,7 @@ def main(patterns: Sequence[str]) -> int:
     with jobs.beside(count - 1, jobs.train, plan, STORE, None, "cpu", 1, None, None):
         summary = worker.carry_out(plan, runs.Store(STORE), None, torch.device("cpu"), say, bar=False)
     COMMITTED.mkdir(parents=True, exist_ok=True)
-    records = [*summary.records, *summary.broken]
+    records = [*summary.records, *summary.failed]
     for record in records:
         name = f"{record.stem}.json"
         files.write_whole(COMMITTED / name, (STORE / "runs" / name).read_bytes())

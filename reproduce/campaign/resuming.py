@@ -1,4 +1,4 @@
-"""What checkpoints hold; those that do not fit a run are set aside and named, never deleted.
+"""Reads what checkpoints contain. Those that do not fit a run are renamed, never deleted.
 
 A checkpoint of other code, data or settings becomes `NAME.ckpt.other` in the store's `work` folder, which
 `reproduce clean` empties. If code, data and settings change back, the run resumes from it.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Begun:
-    """What a checkpoint holds apart from weights."""
+    """The content of a checkpoint apart from weights."""
 
     of: Any
     """The parts of its run's key (`records.PARTS`)."""
@@ -34,7 +34,7 @@ class Begun:
 
 
 def begun(path: Path) -> Begun | None:
-    """What a checkpoint holds; None if there is none that can be read. Its weights are not read."""
+    """The content of a checkpoint, without its weights; None if it is missing or cannot be read."""
     import torch
 
     try:
@@ -46,7 +46,7 @@ def begun(path: Path) -> Begun | None:
         return None
 
 
-def make_way(run: runs.Run, store: runs.Store, say: Callable[[str], None]) -> None:
+def set_others_aside(run: runs.Run, store: runs.Store, say: Callable[[str], None]) -> None:
     """Set aside the checkpoints of this run's cell, scale and seed that have other code, data or settings.
 
     Checkpoints in use by another process stay, as do those of another device or mode, which can still be resumed

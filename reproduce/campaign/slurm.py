@@ -66,7 +66,7 @@ def _requeue(job: str) -> str | None:
 
 
 def spare(limit: float) -> float:
-    """Seconds before the end of a job of `limit` seconds at which its training is to be over."""
+    """How many seconds before the end of a job of `limit` seconds its training must end."""
     return min(120.0, limit / 4)
 
 

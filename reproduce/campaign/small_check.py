@@ -1,7 +1,7 @@
-"""`make check-small`: does training still give what it gave? Two small nets against bands from committed runs.
+"""`make check-small`: trains two small nets and compares them with bands from committed runs.
 
-A band is the prediction interval of one more run, per measure, from the calibration seeds. The mutants, one
-deliberate error each, show that a wrong training leaves the bands.
+A band is the prediction interval of one more run, for each measure, from the runs of the calibration seeds. The
+mutants have one deliberate error each. They show that a wrong training leaves the bands.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 
 def measures(record: Record) -> dict[str, float]:
-    """What is compared: the last epoch's training cost (log) and validation error (percent)."""
+    """The figures that are compared: the last epoch's training cost (log) and validation error (percent)."""
     assert record.result is not None
     last = record.curve[-1]
     return {
@@ -166,9 +166,9 @@ Trained = dict[tuple[str, str | None, int], Record]
 def _trained(plan: Sequence[Wanted], data: Path | None, say: Say) -> tuple[Trained, dict[str, str]]:
     store = runs.Store(OWN_STORE)
     summary = worker.carry_out(plan, store, data, torch.device("cpu"), say, bar=False)
-    if summary.starved:  # no record is a planted error's record, and must not pass for one
-        raise Missing(f"not enough memory for {', '.join(summary.starved)}")
-    found = {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.broken]}
+    if summary.not_made:  # a missing record would count as a planted error that was caught
+        raise Missing(f"not enough memory for {', '.join(summary.not_made)}")
+    found = {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.failed]}
     return found, summary.missing
 
 

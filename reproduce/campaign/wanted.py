@@ -25,10 +25,10 @@ class Wanted:
 def runs_wanted(
     cells: Sequence[spec.Cell], scale: spec.Scale, seeds: Sequence[int] | None, say: Say, first: int = 0
 ) -> list[Wanted]:
-    """Cells × seeds at a scale, seed by seed, so that a broken-off campaign still covers every cell.
+    """Cells × seeds at a scale, seed by seed, so that an interrupted campaign still covers every cell.
 
-    Where no seeds are given they are so many as each cell's file says, from `first` on. Raises ValueError where no
-    cell has that scale.
+    Without `seeds` each cell gets as many as its file says, numbered from `first`. Raises ValueError if no cell
+    has that scale.
     """
     every = seeds or range(first, first + max(cell.experiment.seeds for cell in cells))
     found = []

@@ -35,16 +35,16 @@ class Summary:
 
     records: list[Record] = field(default_factory=list)
     trained: int = 0
-    broken: list[Record] = field(default_factory=list)
+    failed: list[Record] = field(default_factory=list)
     """Runs that stopped because a number was not finite."""
     missing: dict[str, str] = field(default_factory=dict)
     """Cell -> why it could not be run and what to do."""
-    starved: dict[str, str] = field(default_factory=dict)
-    """Run -> what failed on this machine: not enough memory, or a data set's file that cannot be read."""
+    not_made: dict[str, str] = field(default_factory=dict)
+    """Run -> why this machine could not make it: not enough memory, or a data set's file cannot be read."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Cell -> what in its settings cannot be done with its data."""
+    """Cell -> why its settings are impossible with its data."""
     stopped: str | None = None
-    """Where the time limit ended it, if it did."""
+    """Where the time limit ended the plan; None if it did not."""
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
@@ -77,9 +77,9 @@ def carry_out(
     if device.type == "cpu" and (reason := products.fallback()):
         say(f"note: {reason}; products are torch's, and give other numbers, under other names")
     if device.type == "cuda":
-        gpu_trial.settle_here([item.settings for item in plan], device, say)
+        gpu_trial.leave_out_inexact([item.settings for item in plan], device, say)
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
-    machine.code(kind)  # the digest of the code as it is now, not when the first record is written
+    machine.code(kind)  # computes the digest now: the code may change before the first record is written
     call = machine.call(kind)
     summary = Summary()
     progress = Progress([cost(item.settings) for item in plan], say)
@@ -94,7 +94,7 @@ def carry_out(
             dataset = prepared.dataset(item.settings.data.name, data_folder, say)
         except fetch.Unread as error:
             say(f"{title}: not made: {error}")
-            summary.starved[describe(item)] = str(error)
+            summary.not_made[describe(item)] = str(error)
             progress.skip(number)
             continue
         except data.DataError as error:
@@ -120,12 +120,12 @@ def carry_out(
             if number in postponed:
                 summary.stopped = f"another process is still training {describe(item)}"
                 return summary
-            postponed[number] = store.broken(run)
+            postponed[number] = store.failed(run)
             say(f"{title}: another process is training it, left for later")
             queue.append((number, item))
             continue
         with lock:
-            lock.release()  # once for acquire; `with` holds it still
+            lock.release()  # `acquire` and `with` both count: `with` still holds it
             record = store.finished(run)
             store.tidy(run, record is not None)
             if record is not None:
@@ -133,11 +133,11 @@ def carry_out(
                 progress.skip(number)
                 summary.records.append(record)
                 continue
-            broken = store.broken(run) if number in postponed else None
-            if broken is not None and broken != postponed[number]:
-                say(f"{title}: {_shown(broken)}")
+            failed = store.failed(run) if number in postponed else None
+            if failed is not None and failed != postponed[number]:
+                say(f"{title}: {_shown(failed)}")
                 progress.skip(number)
-                summary.broken.append(broken)
+                summary.failed.append(failed)
                 continue
             epoch = progress.seconds(progress.costs[number] / run.settings.train.epochs)
             if deadline is not None and epoch and time.monotonic() + epoch > deadline:
@@ -148,7 +148,7 @@ def carry_out(
             say(f"{title}: {progress.left()}" if number else title)
             if run.mode != products.mode(kind):
                 say(f"    steps go through autograd: {run.why_autograd}")
-            resuming.make_way(run, store, say)
+            resuming.set_others_aside(run, store, say)
             try:
                 record = _train(
                     run, store, prepared, device, progress, say, bar, deadline, call, checkpoint_seconds
@@ -164,7 +164,7 @@ def carry_out(
                     raise
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
                 say(f"    not made: not enough memory: {reason}")
-                summary.starved[describe(item)] = f"not enough memory: {reason}"
+                summary.not_made[describe(item)] = f"not enough memory: {reason}"
                 progress.skip(number)
                 prepared.forget()
                 continue
@@ -176,7 +176,7 @@ def carry_out(
             summary.trained += 1
             say(f"    {_shown(record)}, {duration(record.seconds)}")
             if record.status == "failed":
-                summary.broken.append(record)
+                summary.failed.append(record)
             else:
                 summary.records.append(record)
     return summary
@@ -200,15 +200,15 @@ class _Prepared:
         if name not in self._datasets:
             try:
                 self._datasets[name] = fetch.load(name, folder, say)
-            except data.DataError as error:
-                self._datasets[name] = type(error)(str(error))  # without the half-read arrays of its traceback
+            except data.DataError as error:  # kept as a new one: its traceback would keep half-read arrays
+                self._datasets[name] = type(error)(str(error))
         found = self._datasets[name]
         if isinstance(found, data.DataError):
             raise found
         return found
 
     def forget(self) -> None:
-        """Give the memory back that is not needed until the next run."""
+        """Free the preprocessed data and what torch has cached."""
         self._last = None
         gc.collect()
         if self.device.type == "cuda":
@@ -259,7 +259,7 @@ def _train(
         seconds = time.perf_counter() - clock
         curve = [EpochRow(**row) for row in failure.curve]
         record = run.record(started, seconds, status="failed", failure=str(failure), curve=curve)
-        record = _by_all(record, failure.calls)
+        record = _with_calls(record, failure.calls)
         store.write(record)
         return record
     valid, test = outcome.scored["valid"], outcome.scored["test"]
@@ -284,15 +284,15 @@ def _train(
         filters=kept_filters(run.settings, outcome.net),
         curve=[EpochRow(**row) for row in outcome.curve],
     )
-    record = _by_all(record, outcome.calls)
+    record = _with_calls(record, outcome.calls)
     weights.save(store.net(run.stem), outcome.net)
     store.write(record)
     checkpoint.unlink(missing_ok=True)
     return record
 
 
-def _by_all(record: Record, calls: Sequence[dict[str, Any]]) -> Record:
-    """The record with what the earlier calls of its run were: dirty if one was, every number of threads."""
+def _with_calls(record: Record, calls: Sequence[dict[str, Any]]) -> Record:
+    """The record of a run that several calls trained: dirty if one of them was, with the threads of all."""
     if len(calls) < 2:
         return record
     dirty = [call["dirty"] for call in calls]
@@ -303,7 +303,7 @@ def _by_all(record: Record, calls: Sequence[dict[str, Any]]) -> Record:
 
 
 def kept_filters(settings: spec.Settings, state: dict[str, torch.Tensor]) -> Filters | None:
-    """The counts of a net's binary convolutions for its record; None for another net."""
+    """The counts of a net's binary convolutions, for its record; None for a net without any."""
     net = settings.net
     found = filter_counts.of_net(state) if isinstance(net, spec.PaperNet) and net.weights == "binary" else None
     return None if found is None else Filters.model_validate(found)

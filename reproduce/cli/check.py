@@ -21,7 +21,7 @@ def check(
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the mutants' records in results/check.")] = False,
 ) -> None:
-    """Train small nets afresh, hold them against the committed bands. Exit code 1: outside, 3: no data, memory."""
+    """Train small nets afresh, compare them with the committed bands. Exit code 1: outside, 3: no data, memory."""
     from reproduce.campaign import jobs, small_check
 
     jobs.use_threads(None)

@@ -51,7 +51,7 @@ def trials(
     device: DeviceOption = "cuda",
     scale: ScaleOption = "paper",
 ) -> None:
-    """Every backend and every part of a training step once, each in a process of its own.
+    """Try every backend and every part of a training step once, each in a process of its own.
 
     broken.json: the kernels that failed, and why; backends.txt: the backends that passed; without.txt: the parts
     to leave out of a step, for $REPRODUCE_WITHOUT. Until the trials end, the files say that nothing passed.
@@ -74,7 +74,7 @@ def trials(
     here = kernels.backends()
     unusable = {name: here[name] for name in BACKENDS if here[name].startswith("unavailable")}
     others = {name: ["kernels.cuda.trial", name] for name in names if name not in unusable}
-    found = unusable | gpu_trial.settled(say, device, scale, others, ROUNDS)
+    found = unusable | gpu_trial.try_parts(say, device, scale, others, ROUNDS)
     keep(found, ways.left_out())
     failed = {*found, *ways.left_out()}
     say(f"passed: {', '.join(name for name in (*names, *ways.PARTS) if name not in failed) or 'nothing'}")
@@ -99,9 +99,9 @@ def preflight(
     for name in dict.fromkeys([cell, *gpu_trial.CELLS[scale]]):
         settings = spec.cells([name])[0].at(scale)  # type: ignore[arg-type]
         assert settings is not None
-        gpu_trial.settle_here([settings], place, say)
+        gpu_trial.leave_out_inexact([settings], place, say)
         if settings.net.kind == "convnet":
-            say(f"{name}: its forward convolutions of ±1 by ±1 are exact by what is not left out")
+            say(f"{name}: its forward convolutions of ±1 by ±1 are exact with the parts in use")
         made = Probe(settings, place)
         made.turn(5)
         step = made.turn(steps)
@@ -133,7 +133,7 @@ def _profile(made: Probe, device: torch.device) -> str:
 @app.command()
 def curves(
     store: Annotated[Path, typer.Argument(help="A store of runs.")],
-    seed: Annotated[int, typer.Argument(help="Of this seed.")],
+    seed: Annotated[int, typer.Argument(help="Only runs of this seed.")],
     to: Annotated[Path, typer.Argument(help="The CSV file.")],
 ) -> None:
     """Every run's curve, an epoch a line; of an unfinished one as far as its checkpoint goes."""

@@ -106,7 +106,7 @@ def run(
     if chosen.type == "cuda":
         from reproduce.campaign import gpu_trial
 
-        gpu_trial.settle(say)
+        gpu_trial.choose_parts(say)
     jobs = jobs or beside.at_once(plan, threads, chosen.type)
     each = beside.threads_each(jobs, threads, chosen.type)
     if plan_only:
@@ -132,14 +132,14 @@ def run(
         written = f"Table 1 was not written: {error}"
     for cell, reason in summary.refused.items():
         say(f"not run: {cell}: {reason}")
-    for record in summary.broken:
+    for record in summary.failed:
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
-    for title, reason in summary.starved.items():
+    for title, reason in summary.not_made.items():
         say(f"not made: {title}: {reason}; the same command tries again")
     say(f"{report.found(evidence, found, size)}; {written}")
     say(f"the whole page: reproduce report --results {folder} --open")
     if summary.stopped:
-        left = len(plan) - len(summary.records) - len(summary.broken)
+        left = len(plan) - len(summary.records) - len(summary.failed)
         raise stop(
             f"time limit of {time_limit}: {left} of {len(plan)} run(s) left, {summary.stopped}; "
             "the same command resumes from there",
@@ -147,7 +147,7 @@ def run(
         )
     if summary.refused:
         raise typer.Exit(2)
-    if summary.broken or summary.starved:
+    if summary.failed or summary.not_made:
         raise typer.Exit(1)
     if plan and not summary.records:
         raise typer.Exit(3)

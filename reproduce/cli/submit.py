@@ -24,7 +24,7 @@ from reproduce.cli.options import (
 from reproduce.terminal import say, seconds_of, stop
 
 SHORTEST = 10.0
-"""Seconds that a task may take at least: of less, none are left to train in."""
+"""The shortest time limit of a task, in seconds: with less no time is left to train."""
 
 
 def submit(
@@ -39,8 +39,8 @@ def submit(
     data: DataOption = None,
     device: Annotated[str, typer.Option(help="cuda (one GPU a run) or cpu.")] = "cuda",
     cpus: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU cores a run.")] = 4,
-    time_limit: Annotated[str, typer.Option(help="Of one stay on a node: 90s, 9m, 2h, 1h30m.")] = "4h",
-    partition: Annotated[str | None, typer.Option(help="SLURM's, if not its default one.")] = None,
+    time_limit: Annotated[str, typer.Option(help="Of one SLURM job: 90s, 9m, 2h, 1h30m.")] = "4h",
+    partition: Annotated[str | None, typer.Option(help="SLURM's partition, if not the default one.")] = None,
     cluster: Annotated[
         str, typer.Option(help="slurm, or local: as processes on this machine, all at once.")
     ] = "slurm",

@@ -1,4 +1,4 @@
-"""What a data set is: its images, classes and splits, how its content is known, and where it comes from."""
+"""Descriptions of data sets: images, classes and splits, the digest of the content, and the sources."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from reproduce.nets.layers import Binarizer, BinaryConv2d, BinaryLinear, Norm, d
 
 
 class Activation(nn.Module):
-    """What activations share: x (N, units) or (N, units, H, W) -> the same shape.
+    """Base class of the activations: x (N, units) or (N, units, H, W) -> the same shape.
 
     `masked`: no gradient where |x| > 1.
     """
@@ -26,7 +26,7 @@ class Activation(nn.Module):
 
 @spec.ACTIVATIONS.add("sign")
 class Sign(Activation):
-    """±1. A subclass is a sign in evaluation, too: of x + the parameter (units,) that `added` names, if any."""
+    """±1. In evaluation a subclass must be sign(x + p), p (units,) the parameter named by `added`, 0 if None."""
 
     added: str | None = None
 
@@ -36,7 +36,7 @@ class Sign(Activation):
 
 @spec.ACTIVATIONS.add("stochastic_sign")
 class StochasticSign(Sign):
-    """Stochastic in training, the sign in evaluation."""
+    """The stochastic sign in training, the deterministic one in evaluation."""
 
     def forward(self, x: Tensor) -> Tensor:
         return stochastic_sign_ste(x, self.masked) if self.training else sign_ste(x, self.masked)
@@ -44,7 +44,7 @@ class StochasticSign(Sign):
 
 @spec.ACTIVATIONS.add("sign_with_zero")
 class SignWithZero(Activation):
-    """The sign with sign(0) = 0, as Torch's own function has it; the gradient is the usual one."""
+    """The sign with sign(0) = 0, as in Torch7's own function; the gradient is that of `Sign`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return sign_ste(x, self.masked) - (x.detach() == 0).to(x.dtype)
@@ -129,7 +129,7 @@ def build(settings: spec.Settings) -> nn.Module:
     if isinstance(made, MLP | ConvNet):
         assert isinstance(net, spec.PaperNet)
         dropout_hidden = net.dropout_hidden if isinstance(net, spec.MLPNet) else 0.0
-        exact = math.log2(1 - dropout_hidden).is_integer()  # what dropout leaves is scaled by a power of two
+        exact = math.log2(1 - dropout_hidden).is_integer()  # dropout multiplies by a power of two
         for block in list(made.blocks)[1:]:
             assert isinstance(block, Block)
             block.layer.signs_in = exact and net.activation in ("sign", "stochastic_sign")
@@ -137,7 +137,7 @@ def build(settings: spec.Settings) -> nn.Module:
 
 
 def _weights(net: spec.PaperNet, first: bool = False) -> tuple[bool, Binarizer | None]:
-    """Whether a layer's weights are plain signs, else what makes them of the latent ones, if anything does."""
+    """Whether the weights used are signs of the latent ones; else the binarizer that makes them, None if float."""
     if first and net.first_weights == "float":
         return False, None
     return net.weights == "binary", None if net.weights in ("binary", "float") else spec.WEIGHTS[net.weights]
@@ -149,7 +149,7 @@ def _norm(norm: spec.Norm, n: int) -> Norm:
 
 
 def _blocks(net: spec.PaperNet, image: spec.Image, classes: int, dropout: float = 0.0) -> nn.ModuleList:
-    """A block for each layer that the net describes; the last has a batch norm of its own and no activation."""
+    """A block for each of the net's layers; the last one has the output norm and no activation."""
     *hidden, last = net.layers(image, classes)
     blocks = nn.ModuleList()
     for layer in hidden:

@@ -12,8 +12,8 @@ from torch.autograd import Function
 def sign(x: Tensor) -> Tensor:
     """Deterministic binarization (equation 1): +1 where x >= 0 (so sign(0) = sign(-0.0) = +1), else -1.
 
-    Any shape and floating dtype; the result has the same. NaN gives -1: training looks for it elsewhere (loss,
-    parameters and moving averages, at each epoch's end).
+    Any shape and floating dtype; the result has the same. NaN gives -1; training looks for NaN at each epoch's
+    end, in loss, parameters and moving averages.
     """
     return torch.ge(x.detach(), 0, out=torch.empty_like(x)).mul_(2).sub_(1)  # 20× torch.where on a CPU
 

@@ -16,16 +16,13 @@ from reproduce.nets.binarize import ap2, binarize_weight
 from reproduce.nets.products import binary_conv2d, binary_linear
 
 Binarizer = Callable[[Tensor], Tensor]
-"""Latent weights (out, …) -> the weights that are used, of the same shape, with a gradient of its own."""
+"""A differentiable function: latent weights (out, …) -> the weights used in products, of the same shape."""
 
 
 class BinaryLinear(nn.Linear):
-    """y = x · Wbᵀ + b with Wb = sign(W), or, if not `binary`, W or what `binarize` makes of it.
+    """y = x · Wbᵀ + b: x (N, in) -> y (N, out). Wb is sign(W) if `binary`, else binarize(W), else W itself.
 
-    x (N, in) -> y (N, out).
-
-    `signs_in` is to be set where every element of x is 0 or ± the same power of two: tensor cores multiply those
-    exactly.
+    Set `signs_in` if every element of x is 0 or ± the same power of two: tensor cores multiply those exactly.
     """
 
     def __init__(self, n_in: int, n_out: int, binary: bool = True, binarize: Binarizer | None = None) -> None:
@@ -41,9 +38,9 @@ class BinaryLinear(nn.Linear):
 
 
 class BinaryConv2d(nn.Conv2d):
-    """3×3 convolution, stride 1, padded by one: with *zeros*, so that a border's inputs are ternary, or with ones.
+    """3×3 convolution, stride 1: x (N, Cin, H, W) -> (N, Cout, H, W). Weights and `signs_in` as in BinaryLinear.
 
-    x (N, Cin, H, W) -> (N, Cout, H, W). `border`: 0 or 1. `signs_in` as of BinaryLinear.
+    `border`: the value of the padding of one pixel, 0 or 1. With 0 the inputs at a border are ternary.
     """
 
     def __init__(
@@ -79,7 +76,7 @@ def lr_multiplier(layer: BinaryLinear | BinaryConv2d) -> float:
 
 
 class Norm(nn.Module):
-    """What the batch norms share: learned gamma and beta, moving averages of the mean and of a spread.
+    """Base class of the batch norms: learned gamma and beta, moving averages of the mean and of a spread.
 
     Parameters `weight` (gamma) and `bias` (beta), buffers `mean` and the one named `spread`: all float32 (n,).
     """
@@ -164,7 +161,7 @@ class StdBatchNorm(Norm):
 
     x (N, C) or (N, C, H, W). Training uses the batch's mean and std = sqrt(biased variance); evaluation their
     moving averages (weight `alpha` for the new batch): that of the std, *not* of its inverse, and eps is added to
-    it. So in MatthieuCourbariaux/BinaryConnect, batch_norm.py at 2f97a8f.
+    it. Source: MatthieuCourbariaux/BinaryConnect, batch_norm.py at 2f97a8f.
     """
 
     spread = "std"
@@ -205,7 +202,7 @@ class _ShiftNorm(Function):
         shape = (-1, *[1] * (grad.dim() - 2))
         count = grad.numel() // len(weight2)
         total = grad.sum(dims)
-        # AP2 of the normalized x is AP2(C) times a power of two, so one sum serves gamma and x
+        # AP2 of the normalized x is AP2(C) times a power of two: both gradients use one sum
         grad_weight = (centred2 * grad).sum(dims) * inv_std2
         grad_x = torch.addcmul(grad, centred2, (-grad_weight * inv_std2 / count).view(shape))
         grad_x.sub_((total / count).view(shape)).mul_((inv_std2 * weight2).view(shape))

@@ -1,6 +1,6 @@
-"""What a layer with binary weights computes: the product with sign(W) and its gradients (paper, Algorithm 1).
+"""Layers with binary weights for autograd: the product with sign(W) and its gradients (paper, Algorithm 1).
 
-Steps through autograd only: in the mode fixed16 (`mode`) a step on a CPU goes through `engine`.
+In the mode fixed16 (`mode`) a step on a CPU does not use them: `training.engine` makes it.
 
 On a CPU with AVX-512 the three products of a layer (forward, through the weights, onto the weights) have a ±1
 operand and go through `kernels`, in float32: ±1 by ±1 by XNOR and popcount, real by ±1 through tables. On other
@@ -41,11 +41,13 @@ def by_kernels(x: Tensor) -> bool:
 def mode(device: str = "cpu") -> str:
     """How the products of a run on this kind of device are computed: a name that is part of the run's identity.
 
-    fixed16: steps go through `engine.Engine`; real operands of products with ±1 are rounded to 16-bit fixed point,
-    a scale for each row and block of 128 numbers of the summed axis. tables, torch: autograd and float32, with ±1
-    through `kernels.reals` or all by torch. On a CPU $REPRODUCE_PRODUCTS chooses between fixed16, where there are
-    compiled kernels the default, and float32. Raises VariableError for anything else.
-    On a GPU "tensor cores", with the parts that are left out ($REPRODUCE_WITHOUT).
+    On a CPU it is one of the following. $REPRODUCE_PRODUCTS chooses between fixed16, the default with compiled
+    kernels, and float32, which is tables or torch. Raises VariableError for other values.
+    fixed16: steps by `training.engine`. Real operands of products with ±1 are rounded to 16-bit fixed point, with
+    a scale for each row and block of 128 numbers of the summed axis.
+    tables: steps by autograd in float32; products with ±1 by `kernels.reals`.
+    torch: steps by autograd in float32; all products by torch.
+    On a GPU it is "tensor cores", followed by the parts that are left out ($REPRODUCE_WITHOUT).
     """
     if device == "cuda":
         return " without ".join(["tensor cores", *filter(None, [", ".join(ways.left_out())])])
@@ -66,9 +68,9 @@ def by_autograd() -> str:
 
 
 def fallback() -> str | None:
-    """Why products that were to go through `kernels` on this CPU cannot, in a line; None if they can or need not.
+    """One line that says why there are no compiled kernels; None if there are, or if $REPRODUCE_PRODUCTS is set.
 
-    Raises VariableError for another $REPRODUCE_PRODUCTS.
+    Raises VariableError if its value is invalid.
     """
     mode()
     library = cpu.library()
@@ -80,8 +82,8 @@ def fallback() -> str | None:
 def threads_matter(device: str) -> bool:
     """Whether a run's numbers depend on the number of CPU threads.
 
-    On a CPU they do in every mode: torch cuts sums into one part a thread, and they round otherwise. (Products by
-    `kernels` do not depend on it.)
+    On a CPU they do in every mode: torch splits sums into one part for each thread, which changes the rounding.
+    Products by `kernels` do not depend on it.
     """
     return device == "cpu"
 
@@ -89,7 +91,7 @@ def threads_matter(device: str) -> bool:
 def binary_linear(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:
     """x (N, in) · sign(weight)ᵀ + bias for a latent weight (out, in): (N, out); g_W is passed to W unmasked.
 
-    `signs_in` says that every element of x is 0 or ± the same power of two.
+    `signs_in`: whether every element of x is 0 or ± the same power of two.
     """
     out: Tensor
     if by_kernels(x):
@@ -163,7 +165,7 @@ class _Conv(Function):
         x, weight = ctx.saved_tensors
         grad, pixels = _nhwc(grads[0]), _nhwc(x)
         to_x = None
-        if ctx.needs_input_grad[0]:  # a convolution with the taps turned round
+        if ctx.needs_input_grad[0]:  # a convolution with the order of the taps reversed
             signs = reals.signs(_by_tap(_nhwc(weight))[::-1])
             room = _room(pixels.shape, ctx)
             reals.real_conv2d(grad, signs, out=room.numpy())
@@ -184,9 +186,9 @@ _free: dict[int, list[NDArray[np.uint8]]] = {}
 
 
 def _room(shape: Sequence[int], ctx: Any) -> Tensor:
-    """An uninitialised float32 tensor; in training its memory goes back to a store when its last view is gone.
+    """An uninitialised float32 tensor. In training its memory is reused once its last view is gone.
 
-    Fresh memory of such sizes comes from the system page by page, at half the cost of the product itself.
+    New memory of this size would cost half as much time as the product: the system maps it page by page.
     """
     if not ctx.needs_input_grad[1]:
         return torch.empty(*shape)

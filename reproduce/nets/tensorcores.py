@@ -1,4 +1,4 @@
-"""Products with binary weights on a GPU's tensor cores, which take ±1 and 0 exactly and sum in float32.
+"""Products with binary weights on a GPU's tensor cores, which hold ±1 and 0 exactly and sum in float32.
 
 Linear layers take bf16 operands: signs as they are, a gradient as the sum of a high and a low part (16
 significant bits: a relative error of at most 2^-17 in each of its elements), a first layer's real inputs as three
@@ -9,7 +9,7 @@ A 3×3 convolution gives its result in the type of its operands, so bf16 would r
 fp16 where every possible result is a number of fp16 (`exact_in_fp16`), else TF32; backward it takes TF32, where a
 gradient enters rounded to 11 significant bits, with a relative error of at most 2^-11 in each of its elements.
 
-`ways` says what is used: without "bf16" linear layers take TF32 as well.
+`ways` says which of these are used: without "bf16" linear layers take TF32 as well.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:
-    """`products.binary_conv2d` for float32 x on a GPU. Where `signs_in`, no element of x is 0: no layer before a
+    """`products.binary_conv2d` for float32 x on a GPU. With `signs_in` no element of x is 0: no layer before a
     convolution has dropout."""
     out: Tensor = _TensorCores.apply(x, weight, bias, signs_in)
     return out
@@ -53,8 +53,11 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:
 
 @dataclass
 class _Kept:
-    """Signs of a weight, of the same strides. `version` and `address` are the weight's when they were right;
-    `followed`: whether whatever updates the weight outside torch's sight brings them up to date."""
+    """The signs of a weight, with its strides.
+
+    `version`, `address`: the weight's version counter and address when the signs were computed. `followed`: the
+    update kernel, which does not change that counter, writes the signs whenever it writes the weight.
+    """
 
     signs: Tensor
     version: int
@@ -66,9 +69,9 @@ _kept = WeakIdKeyDictionary()
 
 
 def signs_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """sign(weight) in bfloat16 or float16, in memory that stays the weight's: valid until the weight changes.
+    """sign(weight) in bfloat16 or float16. Valid until the weight changes: later calls use the same memory.
 
-    They are computed here unless the update kernel has kept them up to date (`follow`).
+    The signs are computed here unless the update kernel has kept them up to date (`follow`).
     """
     kept: _Kept | None = _kept.get(weight)
     if kept is None or kept.signs.dtype != dtype or kept.address != weight.data_ptr():
@@ -82,7 +85,7 @@ def signs_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def follow(weight: Tensor) -> Tensor | None:
-    """The kept signs of a weight, for a kernel that writes both; None where none are kept."""
+    """The kept signs of a weight, for an update kernel that then writes both; None if there are none."""
     kept: _Kept | None = _kept.get(weight)
     if kept is None or kept.version != weight._version or kept.signs.stride() != weight.stride():
         return None
@@ -91,7 +94,7 @@ def follow(weight: Tensor) -> Tensor | None:
 
 
 def one(signs: Tensor | None) -> int:
-    """The bits of +1 in the type of kept signs; 0 for none."""
+    """The bit pattern of +1 in the dtype of the signs; 0 for None."""
     return 0 if signs is None else int(torch.ones((), dtype=signs.dtype).view(torch.int16))
 
 
@@ -99,7 +102,7 @@ def one(signs: Tensor | None) -> int:
 
 
 def parts(x: Tensor, count: int) -> Tensor:
-    """Float32 x (N, K) as `count` bf16 tensors, one under the other (count · N, K): 8 · count bits of x."""
+    """Float32 x (N, K) as a sum of `count` bf16 tensors, stacked as (count · N, K): 8 · count bits of x."""
     found, rest = [x.to(torch.bfloat16)], x
     for _ in range(count - 1):
         rest = rest - found[-1]
@@ -139,7 +142,7 @@ class _Halves(Function):
 
 
 def _added(y: Tensor, rows: int) -> Tensor:
-    """The sum of the products of `parts`, one under the other."""
+    """The sum of the products of stacked `parts`: (count · rows, n) -> (rows, n)."""
     return y if len(y) == rows else y.view(-1, rows, y.shape[1]).sum(0)
 
 
@@ -147,7 +150,7 @@ def _added(y: Tensor, rows: int) -> Tensor:
 
 
 def exact_in_fp16(channels: int) -> bool:
-    """Whether every result of a 3×3 convolution of ±1 by ±1 with so many input channels is a number of fp16.
+    """Whether fp16 holds every result of a 3×3 convolution of ±1 by ±1 with this many input channels exactly.
 
     A result sums t · channels terms ±1, where t <= 9 taps lie within the image, and has that number's parity. fp16
     holds all integers up to 2,048, and the even ones up to 4,096.
@@ -156,7 +159,7 @@ def exact_in_fp16(channels: int) -> bool:
 
 
 class _TensorCores(Function):
-    """A linear layer (a weight of two axes) or a 3×3 convolution (of four), by torch, in the precision above."""
+    """A linear layer (a weight of two axes) or a 3×3 convolution (four axes), in the precision stated above."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:
@@ -205,14 +208,14 @@ def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, boo
 
 
 def unfolded(x: Tensor, signs: Tensor) -> Tensor:
-    """The convolution as a product of x's windows, laid out as x: exact for ±1 whatever algorithm cuDNN takes."""
+    """The 3×3 convolution as a matrix product of x's windows, channels-last: exact for ±1, without cuDNN."""
     images, _, height, width = x.shape
     y: Tensor = signs.flatten(1) @ F.unfold(x, 3, padding=1)
     return y.view(images, -1, height, width).contiguous(memory_format=torch.channels_last)
 
 
 def full_precision() -> None:
-    """Whatever is not said otherwise is full float32: torch's own default for convolutions is TF32."""
+    """Make full float32 the default of products on a GPU; torch's own default for convolutions is TF32."""
     for holder in _holders():
         holder.fp32_precision = "ieee"
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -225,7 +228,7 @@ def _holders() -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def precision(tensor_cores: bool) -> Iterator[None]:
-    """torch's float32 products on a GPU in TF32, or in full float32, for a while."""
+    """Within the block torch's float32 products on a GPU use TF32 (`tensor_cores`) or full float32."""
     wanted = "tf32" if tensor_cores else "ieee"
     holders = _holders()
     before = [holder.fp32_precision for holder in holders]

@@ -1,7 +1,7 @@
-"""What a training step uses on a GPU. Beside each part stands a plain way, taken where the part fails its trial.
+"""The optional parts of a training step on a GPU. Each has a plain replacement, for when it fails its trial.
 
-$REPRODUCE_WITHOUT names the parts that are left out, with blanks between them. A run's key and its record tell of
-them, since its numbers differ.
+$REPRODUCE_WITHOUT names the parts that are left out, separated by blanks. They are in a run's key and record,
+because they change its numbers. `campaign.gpu_trial` makes the trials.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PARTS = {
 
 
 def left_out() -> tuple[str, ...]:
-    """The parts that are left out, in the order of PARTS. ValueError for a word that is none of them."""
+    """The parts that are left out, in the order of PARTS. ValueError for a word that is no part."""
     said = os.environ.get("REPRODUCE_WITHOUT", "").split()
     for word in said:
         if word not in PARTS:

@@ -244,7 +244,7 @@ def rows(x: Packed) -> Packed:
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """What a packed net's file holds: the layers of a net of `settings`; `about` says where it comes from."""
+    """The content of a packed net's file: the layers of a net of `settings`; `about` says where it comes from."""
 
     settings: spec.Settings
     first: PixelLayer | RealLayer

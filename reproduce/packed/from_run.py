@@ -36,17 +36,17 @@ MEASURED_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a packed net says of its data set's test images."""
+    """A packed net's predictions for its data set's test images."""
 
     wrong: int
     images: int
     differing: list[dict[str, Any]] | None
-    """Images that the float32 net puts into another class: index, both classes, and the packed net's margin."""
+    """Images to which the float32 net gives another class: index, both classes, the packed net's margin."""
 
 
 @dataclass(frozen=True)
 class Answer(Comparison):
-    """The same with how fast it is from the host's memory; medians."""
+    """Predictions and their times, from images in host memory; medians."""
 
     images_per_second: float
     latency: float
@@ -90,7 +90,7 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
 
 
 def settings_of(record: Record) -> spec.Settings:
-    """What a run was set by. ValueError (one line) where that names what is not registered here."""
+    """The settings of a run's record. ValueError (one line) if they name something that is not registered."""
     try:
         return spec.Settings.model_validate_json(json.dumps(record.settings))
     except ValidationError as error:
@@ -222,7 +222,7 @@ def _differing(scores: NDArray[np.float64], other: NDArray[np.int64]) -> list[di
 
 
 def record_of(file: Path, net: PackedNet, answer: Comparison, backend: str) -> PackedRecord:
-    """What `reproduce predict --record` and `reproduce publish` keep of the packed net in `file`."""
+    """The record of the packed net in `file`, for `reproduce predict --record` and `reproduce publish`."""
     content = file.read_bytes()
     device: Device = "cuda" if kernels.takes_gpu(backend) else "cpu"
     made = {

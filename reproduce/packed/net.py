@@ -57,7 +57,7 @@ class PackedNet(Layers):
         return np.concatenate([part.get() for part in found]) if found else np.empty(0, np.int64)
 
     def scores(self, images: Any, backend: str = "auto") -> Floats:
-        """What the last batch norm gives: float64 (N, classes). ValueError for other shapes or kinds of image."""
+        """The output of the last batch norm, float64 (N, classes). ValueError for other images than the net's."""
         images, there = self._placed(images, backend)
         found = [self.from_bits(h, backend) for h in self._first(images, backend, there)]
         return np.concatenate(found) if found else np.empty((0, self.settings.dataset.classes))

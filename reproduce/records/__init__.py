@@ -1,4 +1,4 @@
-"""What the project writes down and reads again: types of records, the store of runs, where a run was made."""
+"""Records that the project writes and reads: their types, the store of runs, where a run was made."""
 
 from reproduce.records.fields import explained as explained
 from reproduce.records.record import PARTS as PARTS

@@ -11,7 +11,7 @@ from reproduce.records.fields import MANY, Count, Measured, Name, Positive, Seal
 
 Family = Literal["naive", "library", "xnor"]
 UNSTEADY = 0.10
-"""From this spread on a time is called unsteady."""
+"""A time with a larger spread is called unsteady."""
 
 
 class Ratio(Measured):
@@ -20,14 +20,6 @@ class Ratio(Measured):
     ratio: Positive
     low: Positive | None = None
     high: Positive | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> Ratio:
-        if (self.low is None) != (self.high is None):
-            raise ValueError("low and high: one without the other")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError("low: above high")
-        return self
 
 
 class Timing(Measured):
@@ -73,7 +65,7 @@ class Bench(Sealed):
     @model_validator(mode="before")
     @classmethod
     def _fields_of_older_records(cls, content: Any) -> Any:
-        """Records of before these fields say in notes which times were scaled and which weights were random."""
+        """Older records lack these fields: their notes say which times were scaled and which weights random."""
         rows = content.get("rows") if isinstance(content, dict) else None
         if not isinstance(rows, list):
             return content

@@ -5,10 +5,10 @@
         why: what was changed in the code
         proof: [runs/STEM.json, runs/STEM.json]
 
-`proof` names records by their paths below `results`. For each digest it has a record of a run that a record of
-another digest repeats: same settings, scale, seed, data and image order, and the same curve and weights, bit for
-bit. Code that the proof's nets do not use is not shown equal: give a pair for each kind of net. An entry that its
-records do not prove is an error.
+`proof` names records by their paths below `results`. It has pairs of records of one run (settings, scale, seed,
+data and image order) by code of two digests, whose curves and weights are equal bit for bit. A pair proves nothing
+for code that its net does not use, so give a pair for each kind of net. An entry that its records do not prove is
+an error.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def known() -> dict[str, str]:
 
 
 def read(folder: Path) -> dict[str, str]:
-    """`folder`/equal_code.yaml, every entry held against its records; nothing is equal where there is no file.
+    """`folder`/equal_code.yaml, every entry checked against its records; {} if there is no file.
 
     Raises SpecError, one line, for an entry that is not proved.
     """

@@ -1,4 +1,4 @@
-"""What the fields of several records have in common: bounds, and models that may hold more than is read."""
+"""Types of fields with their bounds, and base models that allow or drop unknown fields."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-# Upper bounds that no run reaches: what is above is no measurement, and would break sums and axes.
+# Upper bounds that no run reaches: larger numbers are not measurements, and would break sums and axes.
 MANY = 10**9
 Count = Annotated[int, Field(ge=1, le=MANY)]
 Wrong = Annotated[int, Field(ge=0, le=MANY)]
@@ -16,24 +16,24 @@ Loss = Annotated[float, Field(ge=0, le=3.5e38)]  # the largest float32
 Percent = Annotated[float, Field(ge=0, le=100)]
 Positive = Annotated[float, Field(ge=1e-12, le=1e12)]
 """Measured seconds, rates and ratios."""
-Text = Annotated[str, Field(max_length=10_000)]  # with a length, half characters (lone surrogates) are refused
+Text = Annotated[str, Field(max_length=10_000)]  # with a maximal length, pydantic also refuses lone surrogates
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Frozen(BaseModel):
-    """All fields are known."""
+    """Unknown fields are an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Known(BaseModel):
-    """The fields that are read; others are dropped."""
+    """Unknown fields are dropped."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Measured(BaseModel):
-    """The fields that are read; others are kept and written again."""
+    """Unknown fields are kept, and written again."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -52,7 +52,7 @@ class Revision(Measured):
 
 
 class Sealed(Measured):
-    """What every record but those of runs begins with."""
+    """The fields that all records have except those of runs."""
 
     format: Literal[1]
     kind: str
@@ -64,13 +64,13 @@ class Sealed(Measured):
 
 
 def explained(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
+    """The first problem, in one line."""
     first = error.errors(include_url=False)[0]
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
 def holding(model: type[BaseModel]) -> AfterValidator:
-    """A check that an open dict holds what the model wants; the dict stays as it is."""
+    """A validator: the dict must have the model's fields. It may have others, and stays unchanged."""
 
     def check(found: dict[str, Any]) -> dict[str, Any]:
         try:

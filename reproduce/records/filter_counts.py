@@ -1,9 +1,8 @@
 """How often binary convolution filters repeat (arXiv Figure 2): distinct k×k kernels of a layer, by two rules.
 
-A 3×3 kernel of ±1 is one of 512. The paper does not say how it counted; a layer of 128 × 128 maps has more kernels
-than there are classes, so kernels can only be counted among those that act on one input map. Under the first rule
-all of them are apart; under the second a kernel and its negation count as one (256 classes), since one product is
-the other's negative.
+A 3×3 kernel of ±1 is one of 512. The paper does not say how it counted. A layer of 128 × 128 maps has more than
+512 kernels, so only kernels that act on the same input map can be compared. By the first rule all 512 are
+different. By the second a kernel and its negation count as one (256 classes): their products differ only in sign.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def _share(codes: NDArray[np.int64]) -> float:
 
 
 def of_net(state: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a run's record keeps of its binary convolutions, from a state_dict in the order of the layers.
+    """The counts of binary convolutions for a run's record, from a state_dict in the order of the layers.
 
     `layers`: one `layer` each; `first`: the first layer's filters, a string of 0 (-1) and 1 (+1) each, input map
     by input map, row by row. None for a net without convolutions.

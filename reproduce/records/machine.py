@@ -1,4 +1,4 @@
-"""What a record says of where it was made: machine, library versions, code revision, training digest."""
+"""Where a record was made: machine, library versions, code revision, training digest."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _project_digest(device: identity.Device) -> str:
 
 
 def source_digest(device: identity.Device) -> str:
-    """Digest of the training code for this kind of device, as it lies here when first asked for.
+    """Digest of the training code for this kind of device, read from the files at the first call.
 
     The code of modules in use (`extensions`) is part of it.
     """
@@ -36,10 +36,10 @@ def source_digest(device: identity.Device) -> str:
 
 
 def code(device: identity.Device = "cpu") -> dict[str, Any]:
-    """By what code numbers are made on this kind of device.
+    """The code that makes the numbers of a run on this kind of device, for its record.
 
-    revision, dirty: of git, and whether the code differs from it (None: not known); source: training digest; mode:
-    how products are computed; threads: the number of CPU threads if numbers depend on it, else none.
+    revision: git's; dirty: whether the code differs from it (None: not known). source: training digest. mode: how
+    products are computed. threads: the number of CPU threads if the numbers depend on it, else [].
     """
     return {
         **_revision(),
@@ -54,7 +54,7 @@ def code(device: identity.Device = "cpu") -> dict[str, Any]:
 def _revision() -> dict[str, Any]:
     """Git revision, and whether the code differs from it.
 
-    Where there is no repository, $REPRODUCE_REVISION stands for it: 40 hexadecimal digits, with "-dirty" behind
+    Without a repository $REPRODUCE_REVISION says it: 40 hexadecimal digits, with "-dirty" behind
     them if the code differs, as `git describe --always --abbrev=40 --exclude '*' --dirty` prints it. VariableError
     for anything else there. Without either, both are None: not known.
     """
@@ -102,7 +102,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def call(device: str) -> dict[str, Any]:
-    """What a record keeps of each call that trained a part of its run."""
+    """A record's entry for each call that trained a part of its run."""
     here, by = machine(device), _revision()
     return {
         "revision": by["revision"],
@@ -128,7 +128,7 @@ def _cpu_name() -> str:
 
 @cache
 def libraries() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on."""
+    """Versions of Python and of the libraries on which the numbers depend."""
     found = {"python": platform.python_version()}
     for name in ("torch", "lightning", "numpy", "scipy"):
         try:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
-from reproduce import outcomes, spec, yamlfile
+from reproduce import spec, yamlfile
 from reproduce.files import read_sealed
 from reproduce.records.fields import (
     Count,
@@ -32,7 +32,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Machine(Known):
-    """Where a run was made; `name` is how tables call it."""
+    """Where a run was made; tables show `name`."""
 
     name: str = Field(min_length=1, max_length=200)
     cores: Count
@@ -41,7 +41,7 @@ class Machine(Known):
 
 
 class Code(Known):
-    """What `machine.code` says; records made before `identity` have no device, mode or threads."""
+    """The fields of `machine.code`; older records have no device, mode or threads."""
 
     revision: Text | None
     dirty: bool | None
@@ -89,20 +89,6 @@ class Result(Frozen):
     wrong_last: Text | None = None
     """The same at the last epoch."""
 
-    @model_validator(mode="after")
-    def _as_counted(self) -> Result:
-        for name, error in (("wrong_best", self.test_error), ("wrong_last", self.last_test_error)):
-            text = getattr(self, name)
-            if text is None:
-                continue
-            try:
-                wrong = outcomes.unpack(text, self.test_images)
-            except ValueError as failure:
-                raise ValueError(f"{name}: {failure}") from None
-            if 100 * int(wrong.sum()) / self.test_images != error:
-                raise ValueError(f"{name}: not as many wrong images as the error says")
-        return self
-
 
 class LayerFilters(Frozen):
     """Shares of distinct kernels in a binary convolution (`filter_counts.layer`)."""
@@ -120,25 +106,16 @@ class Filters(Frozen):
     layers: list[LayerFilters] = Field(min_length=1, max_length=64)
     first: list[Annotated[str, Field(pattern="^[01]+$")]]
 
-    @model_validator(mode="after")
-    def _of_one_size(self) -> Filters:
-        head = self.layers[0]
-        if head.maps_in > 4:
-            raise ValueError("layers: the first reads more maps than an image has")
-        if len(self.first) != head.maps_out or {len(f) for f in self.first} != {head.maps_in * head.kernel**2}:
-            raise ValueError("first: not the filters of the first layer")
-        return self
-
 
 class Record(Frozen):
-    """What one run was and gave."""
+    """One run: settings, data, code and machine; if it finished, its result."""
 
     format: Literal[1]
     cell: Text
     scale: spec.Scale
     seed: Seed
     variant: Text | None = None
-    """Name of the mutant, where one was trained on purpose (`make check-small-mutants`)."""
+    """Name of the mutant (`make check-small-mutants`); None for all other runs."""
     key: Text
     status: Literal["finished", "failed"]
     failure: Text | None = None
@@ -159,20 +136,6 @@ class Record(Frozen):
     """None where there is no binary convolution, and in records made before they were counted."""
     curve: list[EpochRow]
 
-    @model_validator(mode="after")
-    def _whole(self) -> Record:
-        result = self.result
-        if (self.status == "finished") != (result is not None):
-            raise ValueError("result and status contradict")
-        data = self.settings.get("data")
-        if isinstance(data, dict) and data.get("name") != self.data.name:
-            raise ValueError("data.name is not its settings'")
-        if result and not self.curve:
-            raise ValueError("curve: empty")
-        if result and any(row.valid_wrong > result.valid_images for row in self.curve):
-            raise ValueError("curve: more wrong images than there are")
-        return self
-
     @property
     def stem(self) -> str:
         return stem_of(self.cell, self.scale, self.seed, self.key, self.variant)
@@ -188,7 +151,7 @@ class Call(Known):
 
 
 class Running(Frozen):
-    """An unfinished run, from its checkpoint: no result, and no verdict may use it."""
+    """An unfinished run, from its checkpoint. It has no result, and no verdict may use it."""
 
     format: Literal[1]
     kind: Literal["running"]
@@ -209,16 +172,6 @@ class Running(Frozen):
     valid_images: Count
     curve: list[EpochRow] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _whole(self) -> Running:
-        if [row.epoch for row in self.curve] != list(range(1, self.epochs_done + 1)):
-            raise ValueError("curve: its epochs are not 1, 2, … up to epochs_done")
-        if self.epochs_done > self.epochs:
-            raise ValueError("epochs_done: more than the run has")
-        if any(row.valid_wrong > self.valid_images for row in self.curve):
-            raise ValueError("curve: more wrong images than there are")
-        return self
-
     @property
     def stem(self) -> str:
         return stem_of(self.cell, self.scale, self.seed, self.key)
@@ -231,7 +184,7 @@ def stem_of(cell: str, scale: str, seed: int, key: str, variant: str | None = No
 
 
 PARTS = ("settings", "scale", "seed", "data", "order", "source", "device", "mode")
-"""What distinguishes a run from others; settings, data, order and source are digests."""
+"""The parts of a run's key; settings, data, order and source are digests."""
 
 
 def key_of(parts: Mapping[str, str]) -> str:

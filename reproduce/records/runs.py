@@ -1,4 +1,4 @@
-"""Runs: what one is keyed by, and the stores they lie in.
+"""Runs: the key of a run, and the stores that hold runs.
 
 A store is a folder: `runs/` holds finished records, `work/` checkpoints and locks, `nets/` the trained weights.
 A finished run in the user's own store (`results/local/`) is not repeated; the committed store (`results/runs/`) is
@@ -27,7 +27,7 @@ PUBLISHED = yamlfile.ROOT / "results"
 
 @dataclass(frozen=True)
 class Run:
-    """One cell, scale and seed, with the data it is to be trained on and the kind of device."""
+    """One cell, scale and seed, with the data it is trained on and the kind of device."""
 
     cell: spec.Cell
     scale: spec.Scale
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def mode(self) -> str:
-        """How products are computed: `products.mode`, but autograd for a net with parts unknown to the engine."""
+        """How products are computed: `products.mode`, or by autograd if the engine cannot train the net."""
         found = products.mode(self.device)
         return products.by_autograd() if found == "fixed16" and self.why_autograd else found
 
@@ -92,7 +92,7 @@ class Run:
 
 
 def _uses() -> dict[str, Any]:
-    """Names of the modules in use, for the record; their content is in `source`."""
+    """Names of the modules that `--use` imported, for the record; their content is part of `source`."""
     return {"uses": [path.name for path in extensions.used()]} if extensions.used() else {}
 
 
@@ -114,7 +114,7 @@ class Store:
         """The record of this run (same key) if it is sound and finished."""
         return self._own(run, "finished")
 
-    def broken(self, run: Run) -> Record | None:
+    def failed(self, run: Run) -> Record | None:
         """The record of this run (same key) if it failed."""
         return self._own(run, "failed")
 
@@ -126,7 +126,7 @@ class Store:
         return record if record.key == run.key and record.status == status else None
 
     def unusable(self, run: Run) -> str | None:
-        """What is wrong with the file of this run's name, in one line; None if it is sound or missing."""
+        """What is wrong with this run's record file, in one line; None if it is sound or missing."""
         path = self.runs / f"{run.stem}.json"
         try:
             record = read_record(path)
@@ -190,7 +190,7 @@ def publish(source: Store, target: Path, say: Any = print) -> int:
             if destination.exists() and not _finished_since(record, read_record(destination)):
                 continue
         except ValueError as error:
-            say(f"left out: what is published there is no sound record ({error}); remove it to publish yours")
+            say(f"left out: the published record of this name is damaged ({error}); remove it to publish yours")
             continue
         if record.code["dirty"]:
             say(f"note: {path.name} was made by code that differs from its revision")

@@ -36,7 +36,7 @@ def read(path: Path) -> Bench | PackedRecord | ExportRecord | Reliability:
 
 
 def checked(kind: type[R], content: dict[str, object]) -> R:
-    """A record of what was measured. ValueError (one line) if it is not what this type reads again."""
+    """A record of this type from its content. ValueError (one line) if the content does not fit the type."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -49,9 +49,10 @@ def write(record: Sealed, path: Path) -> None:
 
 
 def write_new(record: Sealed, folder: Path, last: Path | None = None) -> Path:
-    """Write the record into `folder` under its kind and time; over `last`, an earlier state of it.
+    """Write the record into `folder`, named by its kind and time; returns the path.
 
-    FileExistsError if there is a record of the same second already.
+    `last`: the file of an earlier state of this record, which is overwritten. FileExistsError if there is another
+    record of the same second.
     """
     stamp = record.started.replace(":", "").replace("-", "").split("+")[0]
     quick = "quick-" if getattr(record, "quick", False) else ""

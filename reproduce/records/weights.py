@@ -21,7 +21,7 @@ def save(path: Path, state: dict[str, Tensor]) -> None:
 def load(path: Path) -> dict[str, Tensor]:
     """The state_dict of a trained net, of safetensors. ValueError (one line) if the file cannot be used.
 
-    The format has no checksum: whether the weights are the run's own, `of_run` finds out by their digest.
+    The format has no checksum. `of_run` compares the digest of the weights with that in the run's record.
     """
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name}: not a regular file")

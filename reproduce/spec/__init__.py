@@ -43,7 +43,7 @@ class Published(Strict):
 
 
 class Check(Strict):
-    """How `make check-small` uses the cell: the seed it trains, the seeds its band comes from, what must fail."""
+    """The cell's part in `make check-small`: the seed it trains, the seeds of its band, the mutants."""
 
     seed: Annotated[int, Field(ge=0)]
     calibration: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=5)]
@@ -76,7 +76,7 @@ class Experiment(Strict):
     """Overrides that give the CPU scale."""
     check: Check | None = None
     seeds: Count = 1
-    """How many seeds `reproduce run` trains where none are asked for."""
+    """How many seeds `reproduce run` trains by default."""
 
     @model_validator(mode="after")
     def _possible(self) -> Experiment:
@@ -96,11 +96,11 @@ class Arm(Strict):
     """One way of training in an ablation: overrides of its settings, and its own learning rate."""
 
     against: Name | None = None
-    """The arm it is compared with, by default the first one. The first, and one that names itself, with none."""
+    """The arm it is compared with, by default the first. None for the first, and for one that names itself."""
     rates: Annotated[list[Positive], Field(min_length=2)] | None = None
     """The rates that were tried for it, if not the ablation's."""
     rate: Positive
-    """The rate at the start: of those tried the best on validation images (`make tune-ablations`)."""
+    """The rate at the start: the best on validation images of those tried (`make tune-ablations`)."""
     data: dict[str, Any] = Field(default={})
     net: dict[str, Any] = Field(default={})
     train: dict[str, Any] = Field(default={})
@@ -110,16 +110,16 @@ class Ablation(Strict):
     """A file of arms that answer one question; all was declared before they were run."""
 
     claim: Text
-    """What the paper says, or what is asked where it says nothing."""
+    """The paper's claim, or the question where the paper has none."""
     source: Text
-    """Where it says so."""
+    """Where the paper says so."""
     effect: Positive
-    """The smallest loss that counts, in points of test error: the margin of "no loss"."""
+    """The smallest loss that counts, in points of test error; a smaller one is "no loss"."""
     seeds: Annotated[int, Field(ge=3, le=1000)]
     rates: Annotated[list[Positive], Field(min_length=2)]
     """The rates at the start that are tried for each arm."""
     base: Text
-    """The cell whose settings the arms have, but for what is overridden."""
+    """The cell whose settings the arms have, except for their overrides."""
     common: dict[str, Any] = Field(default={})
     """Overrides of all arms."""
     arms: Annotated[dict[Name, Arm], Field(min_length=2)]
@@ -134,7 +134,7 @@ class Ablation(Strict):
         return self
 
     def against(self, name: str) -> str | None:
-        """The arm that an arm is compared with, if it is."""
+        """The arm that an arm is compared with; None if with none."""
         other = self.arms[name].against or next(iter(self.arms))
         return None if other == name else other
 
@@ -161,7 +161,7 @@ class Cell(Strict):
 
     @property
     def group(self) -> str:
-        """The folder that its file lies in."""
+        """The folder of its file."""
         return self.name.split("/")[0]
 
     def at(self, scale: Scale) -> Settings | None:

@@ -1,4 +1,4 @@
-"""What the paper prints, from `experiments/paper.yaml`, checked: SpecError, one line, if it is not whole."""
+"""The paper's numbers, from `experiments/paper.yaml`. SpecError, one line, if the file is not complete."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class _Log(_Strict):
 
 
 class Paper(_Strict):
-    """The whole file. What a figure or table looks up by name is there, and nothing is there twice."""
+    """The whole file. It has every name that a figure or table looks up, and none twice."""
 
     title: Text
     arxiv: Text

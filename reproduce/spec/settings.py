@@ -30,7 +30,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Strict(BaseModel):
-    """Takes no key it does not know, no text for a number, and never changes."""
+    """Base of all settings: immutable; an unknown key, or text in place of a number, is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -49,7 +49,7 @@ PREPROCESSING = Registry("preprocessing step", tag="step")
 
 
 class PreprocessingStep(Strict):
-    """What a preprocessing step is set by; its code: `training.preprocess`."""
+    """The settings of a preprocessing step. Its code is in `training.preprocess`."""
 
     step: str
     keeps_bytes: ClassVar[bool] = False
@@ -102,7 +102,7 @@ class ZCA(PreprocessingStep):
 
 @PREPROCESSING.schema
 class LCN(PreprocessingStep):
-    """LeCun's local contrast normalization with a Gaussian window (sigma 2), as one of two libraries has it.
+    """LeCun's local contrast normalization with a Gaussian window (sigma 2), as in one of two libraries.
 
     "dp" (Torch7) divides each channel of an image by one number; "pylearn2" treats the red channel only. The
     formulas: `preprocess.lcn`.
@@ -205,23 +205,23 @@ Image = tuple[int, int, int]
 
 
 class Net(Strict):
-    """What a net is set by; its code: `nets`, or a module given by --use."""
+    """The settings of a net. Its code is in `nets`, or in a module given by --use."""
 
     kind: str
     flat: ClassVar[bool] = False
     """Whether images come as rows of pixels, not as planes."""
 
     def layers(self, image: Image, classes: int) -> list[Layer]:
-        """Its products, first to last. A net without this list gets only a rough estimate of the time left."""
+        """The net's layers, first to last. Without this list the time left is only a rough estimate."""
         return []
 
     def unfit(self, image: Image) -> str | None:
-        """Why it cannot take such images, as `key: reason`; None if it can."""
+        """Why the net cannot take images of this shape, as `key: reason`; None if it can."""
         return None
 
 
 class PaperNet(Net):
-    """What the paper's two nets have in common."""
+    """The settings that the paper's two nets share."""
 
     weights: Annotated[str, WEIGHTS.named]
     first_weights: Literal["as_others", "float"] = "as_others"
@@ -263,7 +263,7 @@ class ConvNet(PaperNet):
     channels: Annotated[list[Count], Field(min_length=1, max_length=3)]
     """Channels of each stage: two 3×3 convolutions, then a 2×2 max pooling."""
     border: Literal[0, 1] = 0
-    """What convolutions of activations are padded with; the first one, of pixels, always with zeros."""
+    """The padding of convolutions of activations, 0 or 1; the first one, of pixels, is padded with zeros."""
     dense: Annotated[list[Count], Field(min_length=1, max_length=8)]
 
     def layers(self, image: Image, classes: int) -> list[Layer]:
@@ -288,7 +288,7 @@ class ConvNet(PaperNet):
 
 
 class Optimizer(Strict):
-    """What an update rule is set by; its code: `training.optim`, or a module given by --use."""
+    """The settings of an update rule. Its code is in `training.optim`, or in a module given by --use."""
 
     kind: str
 
@@ -317,7 +317,7 @@ class SGDRule(Optimizer):
 
 
 class Rate(Strict):
-    """What a schedule of the learning rate is set by; its code: `training.optim`."""
+    """The settings of a schedule of the learning rate. Its code is in `training.optim`."""
 
     kind: str
 
@@ -358,7 +358,7 @@ class Train(Strict):
 
 
 class Settings(Strict):
-    """Everything that decides a run's numbers, but the seed."""
+    """All settings that decide a run's numbers, except the seed."""
 
     data: Data
     net: Annotated[Net, *NETS.tagged]
@@ -366,7 +366,7 @@ class Settings(Strict):
 
     @property
     def dataset(self) -> Description:
-        """What the data set is."""
+        """The description of the data set."""
         return DATASETS[self.data.name]
 
     def layers(self) -> list[Layer]:

@@ -1,8 +1,8 @@
 """A whole training step on a CPU without autograd: the paper's nets, layer by layer, in fused passes.
 
-Between steps the net's parameters and batch-norm averages and the optimizer's moments are the only state:
-`refresh` takes them as they are. Results are the same for every number of threads; dropout and stochastic signs
-are functions of the epoch's seed, the step and the element's place.
+The only state between steps is the net's parameters, its batch-norm averages and the optimizer's moments;
+`Engine.refresh` reads them. Results do not depend on the number of threads. Dropout and stochastic signs depend
+only on the epoch's seed, the step's number and the element's index.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from reproduce.training.preprocess import DeviceData
 
 
 def unknown(net: nn.Module) -> str | None:
-    """Why a net cannot take this way, in a few words; None if it can."""
+    """Why the engine cannot train this net, in a few words; None if it can."""
     if not ternary.available():
         return "no compiled kernels"
     if not isinstance(net, nets.MLP | nets.ConvNet) or type(net) not in (nets.MLP, nets.ConvNet):
@@ -53,7 +53,7 @@ def unknown(net: nn.Module) -> str | None:
 
 
 class Stage:
-    """A block of the net: product, batch norm, activation, dropout; what a batch needs lies in `Pass`."""
+    """One block of the net: product, batch norm, activation, dropout. The arrays for a batch are in `Pass`."""
 
     def __init__(self, block: nets.Block, position: int) -> None:
         layer = block.layer
@@ -68,18 +68,22 @@ class Stage:
         self.small: list[Latent] = []
 
     def inverse(self, spread: Floats) -> Floats:
-        """What a batch norm multiplies with in the place of 1/std, from 1/std or the std: as `spread` is."""
+        """The factor (n,) that the batch norm multiplies with. `spread` (n,): 1/std, of StdBatchNorm the std.
+
+        The factor is 1/std; of shift-based batch norm AP2(1/std), of StdBatchNorm 1/(std + eps).
+        """
         if isinstance(self.block.norm, StdBatchNorm):
             inverse: Floats = np.reciprocal(spread + np.float32(self.block.norm.eps))
             return inverse
         return norm.ap2(spread) if self.shift else spread
 
     def scaled_gamma(self) -> Floats:
+        """gamma (n,), of shift-based batch norm AP2(gamma)."""
         return norm.ap2(self.gamma) if self.shift else self.gamma
 
 
 class Pass:
-    """The arrays that one stage needs for batches of a size."""
+    """The arrays of one stage for batches of one size."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -91,7 +95,7 @@ class Pass:
         self.key = 0
 
     def room(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-        """An array that stays; zeros at first."""
+        """The array of this name, which is kept for later steps; a new one holds zeros."""
         found = self._rooms.get((name, True))
         if found is None or found.shape != shape or found.dtype != dtype:
             found = aligned(math.prod(shape), dtype)[0].reshape(shape)
@@ -112,7 +116,7 @@ class Pass:
         return made
 
     def forward(self, x: Values, training: bool, key: Callable[[str], int]) -> Values:
-        """The stage's result for its input."""
+        """The stage's output for the input x. key(purpose): key of the random numbers for "dropout" or "noise"."""
         stage, block = self.stage, self.stage.block
         y, scale = stage.product.forward(x, self.room)
         if block.pool:
@@ -122,7 +126,8 @@ class Pass:
             norm.pool(y, pooled, self.room("which", small, np.uint8))
             y = pooled
         way = self._norm(training, y.shape)
-        constant = stage.product.of_shift(x) + stage.bias  # of all values of y; it counts in the mean alone
+        # the same for all values of a unit: only the moving average of the mean needs it
+        constant = stage.product.of_shift(x) + stage.bias
         if training:
             square = way.statistics(y, scale)
             of_std = isinstance(block.norm, StdBatchNorm)
@@ -130,7 +135,7 @@ class Pass:
             spread = found.astype(np.float32)
             way.inverse[:] = stage.inverse(spread)
             inverse = way.inverse.astype(np.float64)
-            if of_std:  # where the std is 0, so is every value - mean
+            if of_std:  # a std of 0 means that every value is the mean: the factor is 0
                 way.curve[:] = inverse / np.where(found > 0, found, np.inf) / way.rows
             else:
                 way.curve[:] = inverse**2 / way.rows
@@ -150,7 +155,10 @@ class Pass:
         return Values(out, kept, zeros=training and block.dropout > 0)
 
     def backward(self, grad: Floats, first: bool) -> Floats | None:
-        """The gradient of the input from that of the result, which is overwritten; updates the parameters."""
+        """Updates the parameters; returns the gradient of the input, None for the `first` stage.
+
+        `grad` is the gradient of the output, and is overwritten.
+        """
         stage = self.stage
         way = self._norms[True]
         to_gamma, to_beta, to_bias = way.backward(self.y, self.scale, stage.beta, grad, self.key)
@@ -169,9 +177,9 @@ class Pass:
 
 
 class Engine:
-    """Steps and scores of `net` on images of a `DeviceData`; the cost is `step.squared_hinge`.
+    """Training steps and scores of `net` on images of a `DeviceData`; the cost is `step.squared_hinge`.
 
-    `batch`: images of a step, as a rule; scores are made of so many at once.
+    `batch`: number of images that `scores` computes at once. Steps may have batches of any size.
     """
 
     def __init__(self, net: nets.MLP | nets.ConvNet, rule: Rule, batch: int) -> None:
@@ -188,7 +196,7 @@ class Engine:
         self._latents: list[tuple[Tensor, Latent]] = []
 
     def refresh(self) -> None:
-        """Takes parameters and moments as they now are, before the first step or where others changed them."""
+        """Read parameters and moments: before the first step, and whenever other code has changed them."""
         self._latents = []
         for stage in self.stages:
             stage.product.refresh(self._latent(stage.block.layer.weight))
@@ -203,7 +211,10 @@ class Engine:
         return held
 
     def step(self, data: DeviceData, index: Tensor, seed: int, number: int) -> float:
-        """One step on the images at `index`, the `number`-th of an epoch with this seed; the cost before it."""
+        """One training step on the images at `index` (B,); returns the cost before the update.
+
+        `seed` is the epoch's, `number` the step's number in the epoch, from 0.
+        """
         rate = self.rule.advance()
         assert self.rule.kernel is not None
         for parameter, held in self._latents:
@@ -229,7 +240,7 @@ class Engine:
         return float((slack.astype(np.float64) ** 2).mean())
 
     def scores(self, data: DeviceData, index: Tensor) -> Floats:
-        """Scores (N, classes) with the moving averages, dropout and noise switched off."""
+        """Scores (N, classes) of the images at `index` (N,), by the moving averages, without dropout and noise."""
         classes = int(self.net.blocks[-1].layer.out_features)  # type: ignore[union-attr, arg-type]
         found = np.empty((len(index), classes), np.float32)
         for start in range(0, len(index), self.batch):
@@ -260,7 +271,7 @@ class Engine:
         return moved
 
     def _input(self, data: DeviceData, index: Tensor, dropout: int | None) -> Values:
-        """The first layer's input; dropout by the key, if there is one."""
+        """The first layer's input. `dropout`: key of its random numbers; None in evaluation."""
         rows = data.rows.index_select(0, index).numpy()
         drop = self.drop_in if dropout is not None else 0.0
         keep = None

@@ -22,16 +22,17 @@ from kernels.cpu.step import first_layer, fixed, ternary
 from reproduce.nets.layers import BinaryConv2d, BinaryLinear
 
 Room = Callable[[str, tuple[int, ...], type[np.generic]], NDArray[Any]]
-"""An array by name, shape and dtype that stays from step to step."""
+"""Gives the array of a name, shape and dtype; it is the same array in every step."""
 
 
 @dataclass
 class Values:
-    """A layer's input: (N, K) or (N, H, W, C), a value is scale · element.
+    """A layer's input, (N, K) or (N, H, W, C): a value is scale · element. The dtype says what the elements are.
 
-    int8: signs, and zeros if `zeros`. int16: pixels, to each of which `shift`, () or (K,), is to be added on top;
-    constants disappear in a batch norm, but for its mean. float32: anything; images (`images`) are multiplied in
-    float32, activations in the products' own way.
+    int8: -1 and 1, with `zeros` also 0.
+    int16: pixels. `shift`, () or (K,), is not yet added; batch norm removes such constants, so only its mean
+    needs them.
+    float32: any numbers. Images (`images`) are multiplied in float32, activations in 16-bit fixed point.
     """
 
     array: NDArray[Any]
@@ -58,7 +59,7 @@ class Latent:
 
 
 class Linear:
-    """y = x · Wᵀ of a BinaryLinear; a bias is the caller's."""
+    """y = x · Wᵀ of a BinaryLinear. The caller adds the bias."""
 
     def __init__(self, layer: BinaryLinear) -> None:
         self.binary = layer.binary
@@ -69,14 +70,14 @@ class Linear:
             self.to_in = ternary.room(self.n_out, self.n_in)
 
     def refresh(self, latent: Latent) -> None:
-        """Takes weights and moments as they now are."""
+        """Use these weights and moments from now on."""
         self.latent = latent
         if self.binary:
             fixed.signs(latent.w, self.to_in)
             fixed.signs(latent.w.T, self.to_out)
 
     def forward(self, x: Values, room: Room) -> tuple[NDArray[Any], float]:
-        """y as an array (N, out), int16 or float32, and the scale that belongs to it."""
+        """y / scale as an array (N, out), int16 or float32, and the scale."""
         rows = len(x.array)
         if not self.binary:
             y = room("y", (rows, self.n_out), np.float32)
@@ -94,7 +95,7 @@ class Linear:
         return fixed.matmul(x.array, self.to_out, out=y), x.scale
 
     def of_shift(self, x: Values) -> Floats | float:
-        """What the pixels' shift adds to y (out,)."""
+        """The amount (out,) that the pixels' shift adds to each row of y."""
         if x.shift is None:
             return 0.0
         found: Floats = fixed.matmul(np.full((1, self.n_in), x.shift, np.float32), self.to_out)[0]
@@ -109,7 +110,7 @@ class Linear:
         return out
 
     def update(self, grad: Floats, x: Values, room: Room) -> None:
-        """A step of the weights, signs included, for the gradient of y."""
+        """Update the weights and their signs from the gradient of y."""
         own, rule = self.latent, self.latent.rule
         assert rule is not None
         if self.binary and x.array.dtype == np.int8:
@@ -135,7 +136,7 @@ class Linear:
 
 
 class Convolution:
-    """y = x * W of a BinaryConv2d (3×3, a border of zeros), channels last; a bias is the caller's."""
+    """y = x * W of a BinaryConv2d (3×3, a border of zeros), channels last. The caller adds the bias."""
 
     def __init__(self, layer: BinaryConv2d) -> None:
         self.binary = layer.binary
@@ -146,13 +147,13 @@ class Convolution:
             self.backwards = ternary.room(9 * 8 * -(-self.n_out // 8), self.n_in)
 
     def refresh(self, latent: Latent) -> None:
-        """Takes weights and moments (Cout, 3, 3, Cin) as they now are."""
+        """Use these weights and moments (Cout, 3, 3, Cin) from now on."""
         self.latent = latent
         if self.binary:
             fixed.conv_signs(latent.w, self.forwards, self.backwards)
 
     def forward(self, x: Values, room: Room) -> tuple[NDArray[Any], float]:
-        """y as an array (N, H, W, Cout), int16 or float32, and the scale that belongs to it."""
+        """y / scale as an array (N, H, W, Cout), int16 or float32, and the scale."""
         images, height, width, channels = x.array.shape
         shape = (images, height, width, self.n_out)
         if self.binary and x.array.dtype == np.int8:
@@ -177,7 +178,7 @@ class Convolution:
         return np.ascontiguousarray(F.conv2d(_nchw(grad), turned, padding=1).permute(0, 2, 3, 1).numpy())
 
     def update(self, grad: Floats, x: Values, room: Room) -> None:
-        """A step of the weights, signs included, for the gradient of y."""
+        """Update the weights and their signs from the gradient of y."""
         own = self.latent
         assert own.rule is not None
         if self.binary and x.array.dtype == np.int8:

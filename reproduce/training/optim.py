@@ -1,4 +1,4 @@
-"""The update rules: Adam as Lasagne has it, shift-based AdaMax, plain SGD; clipping, learning-rate schedules."""
+"""The update rules: Adam as in Lasagne, shift-based AdaMax, plain SGD; clipping, learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Groups = list[dict[str, Any]]
 
 
 class Rule(torch.optim.Optimizer):
-    """What the rules share. A group's `multiplier` scales the rate of its parameters (it multiplies the *update*,
-    so that Adam's normalisation does not cancel it); where `clip` is set they end each step within [-1, 1]
-    (Algorithm 1).
+    """Base class of the update rules.
 
-    Rate and number of steps live on the parameters' device, so that a step may be recorded in a CUDA graph.
+    A group's `multiplier` scales the rate of its parameters: it multiplies the *update*, so that Adam's
+    normalisation does not cancel it. With `clip` a step ends by clipping the parameters to [-1, 1] (Algorithm 1).
+    Rate and number of steps are tensors on the parameters' device, so that a CUDA graph can record a step.
     """
 
     kernel: Literal["adam", "shift_adamax", "sgd"] | None = None
-    """Kind of the rule in `kernels.Rule`; None: by its `formula` alone."""
+    """The rule's kind in `kernels.Rule`; None: no kernel has this rule, `formula` makes every update."""
     binary: frozenset[Tensor] = frozenset()
     """The latent weights of the net's binary layers."""
 
@@ -42,17 +42,17 @@ class Rule(torch.optim.Optimizer):
         self._rate: Tensor | None = None
 
     def set_rate(self, rate: float) -> None:
-        """The common rate of the steps to come."""
+        """Set the common learning rate of the following steps."""
         self._common = rate
         if self._rate is not None:
             self._rate.fill_(rate)
 
     def scaled(self, rate: Tensor, t: Tensor) -> Tensor:
-        """What a group's rate is multiplied by its moments' quotient with, at step t (from 1); float64 scalars."""
+        """The step size at step t (from 1): the rate with its bias correction; float64 scalars."""
         raise NotImplementedError
 
     def formula(self, p: Tensor, m: Tensor, v: Tensor, rate: Tensor) -> None:
-        """The update of one parameter in torch's operations, without the clipping."""
+        """Update one parameter with torch's operations, without clipping. `rate`: step size times multiplier."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -66,12 +66,12 @@ class Rule(torch.optim.Optimizer):
         return None
 
     def advance(self) -> Tensor:
-        """Counts a step; what the multiplied rates of this step are to be multiplied with, a float64 scalar."""
+        """Count a step; returns its step size (`scaled`), a float64 scalar."""
         clock, rate = self._count()
         return self.scaled(rate, clock)
 
     def moments(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """m and v of a parameter, zeros before its first step, laid out as it is."""
+        """The moments m and v of a parameter, with its shape and strides; zeros before its first step."""
         state = self.state[p]
         for name in ("m", "v"):
             if name not in state:
@@ -81,9 +81,9 @@ class Rule(torch.optim.Optimizer):
         return state["m"], state["v"]
 
     def _count(self) -> tuple[Tensor, Tensor]:
-        """Counts a step; the number of steps and the common rate, float64 scalars that stay where they are.
+        """Count a step; returns the number of steps and the common rate, float64 scalars with fixed addresses.
 
-        The number is kept as a state of the first parameter, so that a checkpoint has it.
+        The number is stored in the state of the first parameter, so that checkpoints contain it.
         """
         first = self.param_groups[0]["params"][0]
         state = self.state[first]
@@ -96,7 +96,7 @@ class Rule(torch.optim.Optimizer):
         return clock, self._rate
 
     def _together(self, clock: Tensor, rate: Tensor) -> list[tuple[dict[str, Any], list[Tensor]]]:
-        """Updates all parameters that a CUDA kernel takes, in one launch; the others, by their groups."""
+        """Update all parameters that the CUDA kernel takes, in one launch; returns the others, by group."""
         entry = f"update_{self.kernel}"
         parts, left = [], []
         for group in self.param_groups:
@@ -117,7 +117,7 @@ class Rule(torch.optim.Optimizer):
         return left
 
     def _part(self, p: Tensor, group: dict[str, Any]) -> cuda_updates.Part | None:
-        """A parameter as the CUDA kernels take it; None if its arrays do not lie alike."""
+        """A parameter as the CUDA kernels take it; None if the strides of its arrays differ."""
         m, v = self.moments(p)
         assert p.grad is not None
         if any(x.stride() != p.stride() for x in (m, v, p.grad)):
@@ -146,8 +146,8 @@ class Rule(torch.optim.Optimizer):
 class Adam(Rule):
     """m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g²;  w -= r · m / (sqrt(v) + eps).
 
-    r = lr · sqrt(1 - b2^t) / (1 - b1^t). The constants stand where Lasagne's `updates.adam` has them: eps is added
-    *before* the bias correction.
+    r = lr · sqrt(1 - b2^t) / (1 - b1^t). As in Lasagne's `updates.adam`, eps is added *before* the bias
+    correction.
     """
 
     kernel = "adam"
@@ -166,8 +166,8 @@ class ShiftAdaMax(Rule):
     """Shift-based AdaMax (paper, section 1.3's algorithm) with the Torch7 code's details.
 
     m = b1 m + (1 - b1) g;  v = AP2(max(b2 v, |g|)) + eps;  w -= AP2(lr / (1 - b1^t)) · multiplier · m / v.
-    m is not rounded. With b2 = 0.999 v never falls: it is a power of two, and AP2(0.999 · 2^k) = 2^k. So b2 does
-    nothing, and v is AP2 of the largest |g| so far, as in the Torch7 code; the printed rule, without AP2, decays.
+    m is not rounded. With b2 = 0.999 v never falls: it is a power of two, and AP2(0.999 · 2^k) = 2^k. So b2 has no
+    effect, and v is AP2 of the largest |g| so far, as in the Torch7 code. In the printed rule v decays.
     """
 
     kernel: Literal["shift_adamax"] | None = "shift_adamax"
@@ -184,7 +184,7 @@ class ShiftAdaMax(Rule):
 
 
 class DecayingShiftAdaMax(ShiftAdaMax):
-    """Shift-based AdaMax as printed: v itself is not rounded, so that it decays.
+    """Shift-based AdaMax as the paper prints it: v itself is not rounded, so it decays.
 
     m = b1 m + (1 - b1) g;  v = max(b2 v, |g|);  w -= AP2(lr / (1 - b1^t)) · multiplier · m / (AP2(v) + eps).
     """
@@ -217,7 +217,7 @@ class SGD(Rule):
 
 
 def _bound(group: dict[str, Any]) -> float:
-    """What the parameters of a group are clipped to."""
+    """The bound b of a group's clipping to [-b, b]; infinity without clipping."""
     return 1.0 if group["clip"] else math.inf
 
 

@@ -1,4 +1,4 @@
-"""Preprocessing as the paper's code bases have it, and the data set as it lies on the device."""
+"""Preprocessing as in the code of the paper's authors, and the data set in the memory of the compute device."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class DeviceData:
 def prepare(splits: dict[str, Split], data: spec.Data, flat: bool, device: torch.device) -> dict[str, DeviceData]:
     """Apply `data.preprocess`, fitted on the training split, and move every split to the device.
 
-    `flat`: images as rows of pixels; else as planes, gray ones as a single one.
+    `flat`: images are rows of pixels; else (H, W, C), with C = 1 for gray ones.
 
-    While the steps amount to an affine map per pixel, scale · (p - centre), the data stay uint8 and the map is
-    applied per batch. SpecError where a step would divide by nothing.
+    As long as the steps are together an affine map per pixel, scale · (p - centre), the data stay uint8 and the
+    map is applied to each batch. SpecError if a step would divide by zero.
     """
     rows = {k: torch.from_numpy(x.reshape(len(x), -1)).to(device) for k, (x, _) in splits.items()}
     labels = {k: torch.from_numpy(y).to(device, torch.int64) for k, (_, y) in splits.items()}
@@ -75,7 +75,7 @@ def prepare(splits: dict[str, Split], data: spec.Data, flat: bool, device: torch
 
 
 def _divisor(value: float, step: Any, least: float = 0.0) -> float:
-    """The value, by which a step is to divide; SpecError if it is not over `least`, or not finite."""
+    """The value, a divisor of a step; SpecError if it is not finite or not above `least`."""
     if not (math.isfinite(value) and value > least):
         raise spec.SpecError(f"data.preprocess: {step.step}: the images that it gets leave nothing to divide by")
     return value

@@ -1,9 +1,8 @@
-"""One training step, ready to be recorded: everything it reads and writes stays where it is, on the data's device.
+"""One training step. What it reads and writes keeps its memory address, so that a CUDA graph can record it.
 
-On a CPU `engine.Engine` makes the step where the products' mode is fixed16 and it knows the net. On a GPU the
-first steps of a run are made one operation after another, then one more is recorded as a CUDA graph, and all
-others replay it: a step costs the host one launch and never waits for it. Any other step goes one operation after
-another.
+On a CPU `engine.Engine` makes the step, if the mode is fixed16 (`products.mode`) and the engine supports the net.
+On a GPU the first steps of a run are eager: one operation after another. Then a step is recorded as a CUDA graph,
+and all others replay it: the host makes one launch for a step and does not wait. All other steps are eager.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from reproduce.training.cuda import without_autograd
 from reproduce.training.optim import SGD, Adam, Rule, ShiftAdaMax
 from reproduce.training.preprocess import DeviceData
 
-EAGER_STEPS = 3  # before the recording: moments are made, libraries choose their ways
+EAGER_STEPS = 3  # before the recording: they allocate the moments, and libraries choose their algorithms
 
 
 @spec.LOSSES.add("squared_hinge")
@@ -37,17 +36,17 @@ def unknown(net: nn.Module, rule: Rule, loss: str) -> str | None:
 
 
 def why_autograd(settings: spec.Settings) -> str | None:
-    """Why a run's steps on a CPU must go through autograd, in a few words; None if the engine knows its net."""
+    """Why a run's steps on a CPU must go through autograd, in a few words; None if the engine can make them."""
     with torch.device("meta"):  # nothing is allocated, and no random number drawn
         net = nets.build(settings)
         return unknown(net, optim.optimizer(net, settings.train), settings.train.loss)
 
 
 class Step:
-    """Forward, loss, backward, update with clipping, and the cost's sum, on a batch of `data`.
+    """Forward, loss, backward and update with clipping, on a batch of `data`.
 
-    targets (classes, classes) holds a row of ±1 for each class; loss_sum is a scalar that each step's cost is
-    added to; `loss` names one of `spec.LOSSES`, whose code takes scores and ±1 targets (N, classes).
+    targets (classes, classes) holds a row of ±1 for each class. Each step adds its cost to the scalar loss_sum.
+    `loss` names one of `spec.LOSSES`, which takes scores and ±1 targets (N, classes).
     """
 
     def __init__(
@@ -76,17 +75,17 @@ class Step:
                 self.engine = engine.Engine(net, rule, batch)  # type: ignore[arg-type]
 
     def start(self, seed: int) -> None:
-        """Before an epoch's first step; the seed is that of the engine's noise."""
+        """Call before an epoch's first step. `seed`: of the engine's random numbers."""
         self._seed, self._number = seed, 0
         self.refresh()
 
     def refresh(self) -> None:
-        """Takes net and optimizer as they now are, in case that others changed them."""
+        """Call after other code has changed the net or the optimizer."""
         if self.engine is not None:
             self.engine.refresh()
 
     def __call__(self, index: Tensor) -> None:
-        """A step on the images at `index` (B,); one of another size than the others is made eagerly."""
+        """A step on the images at `index` (B,). A batch of another size than `batch` is an eager step."""
         if self.engine is not None:
             self.loss_sum += self.engine.step(self.data, index, self._seed, self._number)
             self._number += 1
@@ -112,7 +111,7 @@ class Step:
         return found
 
     def eager(self, index: Tensor) -> None:
-        """The step, operation by operation."""
+        """An eager step: one operation after another."""
         if self.fused is not None:
             self.fused(index)
             self.rule.step()
@@ -124,7 +123,7 @@ class Step:
         self.loss_sum += loss.detach()
 
     def _aside(self) -> None:
-        """An eager step on a stream of its own, as a recording asks for beforehand."""
+        """An eager step on a separate stream, which CUDA graphs require before a recording."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -132,7 +131,7 @@ class Step:
         torch.cuda.current_stream().wait_stream(side)
 
     def _record(self) -> None:
-        """Record a step; nothing is computed."""
+        """Record a step as a CUDA graph without computing it."""
         self.rule.zero_grad()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

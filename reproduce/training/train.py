@@ -37,8 +37,8 @@ from reproduce.training.step import Step
 STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
 CHECKPOINT_SECONDS = 60.0
-SPARE = 1.1  # an epoch may take this many times the longest of the last three
-MEANT_SO = "|".join(  # Lightning's remarks on what is as meant
+SPARE = 1.1  # the next epoch is expected to take at most this many times the longest of the last three
+MEANT_SO = "|".join(  # Lightning's warnings about what is intended here
     (
         ".*does not have many workers.*",
         ".*`training_step` returned `None`.*",
@@ -51,7 +51,7 @@ MEANT_SO = "|".join(  # Lightning's remarks on what is as meant
 
 
 def eval_batch(device: torch.device) -> int:
-    """Images that are evaluated at once: on a GPU more, since each operation costs the host the same."""
+    """Images that are evaluated at once; more on a GPU, where launching an operation takes the host long."""
     return EVAL_BATCH if device.type == "cpu" else 4 * EVAL_BATCH
 
 
@@ -153,7 +153,7 @@ class Classifier(L.LightningModule):
 
     @property
     def step(self) -> Step:
-        """Made when it is first wanted: Lightning has then moved the net to its device."""
+        """The training step, made at its first use: Lightning has then moved the net to its device."""
         if self._step is None:
             buffers = (self.targets, self.loss_sum)
             train = self.settings.train
@@ -212,7 +212,7 @@ class Classifier(L.LightningModule):
         self.log("valid error %", 100 * row["valid_wrong"] / self.scored("valid"), prog_bar=True, batch_size=1)
 
     def scored(self, split: str) -> int:
-        """How many images of a split count: all, or all of the complete batches."""
+        """Number of images of a split that are scored: all, or those of the complete batches."""
         n, batch = len(self.data[split]), self.settings.train.batch
         return n - n % batch if self.settings.data.drop_incomplete else n
 
@@ -237,13 +237,13 @@ class Classifier(L.LightningModule):
         return wrong, float(loss) / n
 
     def _scores(self, data: DeviceData, index: Tensor) -> Tensor:
-        """By the way that the steps go, if there were any."""
+        """Scores (B, classes) of the images at `index`, by the engine if the training steps use it."""
         if self._step is not None and self._step.engine is not None:
             return torch.from_numpy(self._step.engine.scores(data, index))
         scores: Tensor = self.net(data.images(index))
         return scores
 
-    # --- what a checkpoint holds beside Lightning's own ---
+    # --- what a checkpoint holds in addition to Lightning's own content ---
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = {
@@ -267,10 +267,11 @@ class Classifier(L.LightningModule):
 
 
 class EpochCheckpoint(Checkpoint):
-    """Saves at the end of an epoch once `seconds` of training could be lost; by a temporary file, then renamed.
+    """Saves a checkpoint at the end of an epoch if the last one is at least `seconds` old.
 
-    With a `deadline` (of time.monotonic) it saves and stops the training where the next epoch would not end by
-    then. The first epoch of a call is always made, so that calls of any length come to an end.
+    It is written to a temporary file, which is then renamed. With a `deadline` (of time.monotonic) it saves and
+    stops the training if the next epoch would end later. The first epoch of a call is always made, so that calls
+    with any time limit finish the run in the end.
     """
 
     def __init__(self, path: Path, seconds: float, deadline: float | None = None) -> None:
@@ -306,7 +307,7 @@ class EpochCheckpoint(Checkpoint):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run gives: per-epoch rows, the best epoch's row, scored images, seconds and parameters."""
+    """The result of a finished run: per-epoch rows, the best epoch's row, scored images, seconds, parameters."""
 
     curve: list[dict[str, Any]]
     best: dict[str, Any]
@@ -319,7 +320,7 @@ class Outcome:
     net: dict[str, Tensor]
     """state_dict of the best validation epoch."""
     calls: list[dict[str, Any]]
-    """`call` of each that trained it, one after another; of equal neighbours one."""
+    """The argument `call` of each `fit` that trained the run, in order; equal ones in a row count once."""
 
 
 def fit(
@@ -336,12 +337,13 @@ def fit(
     run: dict[str, str] | None = None,
     call: dict[str, Any] | None = None,
 ) -> Outcome:
-    """Train to the end, from `checkpoint` if it is there and sound; by default saved each CHECKPOINT_SECONDS.
+    """Train a run to its end. Resumes from `checkpoint` if it is there, undamaged and of this run.
 
-    `run` tells this run from others (`records.PARTS`; settings and seed where it is not given): a checkpoint of
-    another run is set aside. `call` says by what code and where this call trains.
-    Raises Diverged, OutOfTime where the next epoch would not end before `deadline` (of time.monotonic), and
-    KeyboardInterrupt where Ctrl-C, SIGTERM or a callback stopped it early.
+    `run` distinguishes this run from others (`records.PARTS`; by default settings and seed): a checkpoint of
+    another run is set aside. `call` describes the code and the machine of this call (`machine.call`).
+    `checkpoint_seconds`: how often a checkpoint is saved, by default CHECKPOINT_SECONDS.
+    Raises Diverged; OutOfTime if the next epoch would not end before `deadline` (of time.monotonic);
+    KeyboardInterrupt if Ctrl-C, SIGTERM or a callback stopped it early.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if device.type == "cuda":

@@ -95,11 +95,6 @@ def test_without_what_a_gpu_needs_it_says_so_in_one_line(monkeypatch, there, wor
     assert done.exit_code == 2 and done.stderr.count("\n") == 1 and words in done.stderr and not done.stdout
 
 
-def test_training_is_not_measured_on_a_gpu():
-    done = run("--gpu", "--train")
-    assert done.exit_code == 2 and done.stderr.count("\n") == 1 and "--train measures the CPU" in done.stderr
-
-
 def test_a_damaged_data_set_is_one_line(tmp_path, monkeypatch):
 
     (tmp_path / "mnist.npz").write_bytes(b"no data")

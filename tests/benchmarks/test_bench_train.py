@@ -12,7 +12,6 @@ from made import convnet_settings, made_images, settings
 from torch import nn
 from typer.testing import CliRunner
 
-from kernels import reals
 from kernels.cpu.step import norm as norms_kernel
 from kernels.cpu.step import ternary
 from reproduce.benchmarks import breakdown, cells
@@ -117,7 +116,6 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
     for name in cells.CELLS:
         limits = record["bounds"]["nets"][name]
         assert limits["matmul_steps_per_second"] > 0 and limits["products"]
-        assert (limits["tables_steps_per_second"] is not None) == reals.available()
         parts = record["parts"]["seconds"][name]
         expected = {breakdown.PRODUCTS, breakdown.BETWEEN_BACK, breakdown.GATHER, breakdown.REST}
         if fixed16:
@@ -155,7 +153,6 @@ def test_the_ratio_is_void_where_the_peer_is_too_slow(name, cores, peer_rate, is
 def test_a_void_ratio_is_marked_in_rows_and_table(capsys):
     times = {bench_train.OURS: np.full(5, 0.5), bench_train.PEER: np.full(5, 1.0)}
     limits = {"operations": 1e9, "matmul_steps_per_second": 4.0, "peak_steps_per_second": None}
-    limits["tables_steps_per_second"] = None
     name = "MNIST MLP"
     rows = bench_train._rows(name, CASES["mlp"], times, "contiguous", limits, cores=2)
     assert all("1.00 steps/s" in row["void"] for row in rows)

@@ -129,7 +129,7 @@ def test_a_run_that_broke_off_in_another_process_is_not_made_again(tmp_path, dat
     plan = runs_wanted([cell], "small", [0], print)
     summary = worker.carry_out(plan, store, data_folder, torch.device("cpu"), say, bar=False)
     assert summary.trained == 0 and summary.records == []
-    assert [r.failure for r in summary.broken] == ["not finite after epoch 1"]
+    assert [r.failure for r in summary.failed] == ["not finite after epoch 1"]
     again = worker.carry_out(plan, store, data_folder, torch.device("cpu"), say, bar=False)
     assert again.trained == 1  # asked for anew, it is tried anew
 

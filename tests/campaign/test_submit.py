@@ -17,18 +17,8 @@ from reproduce.records import read_records
 
 def small(tmp_path, data_folder, monkeypatch, *words):
     """`reproduce submit` of the made cell on two seeds, on the CPU."""
-    given = [
-        "--scale",
-        "small",
-        "--seeds",
-        "2",
-        "--device",
-        "cpu",
-        "--cpus",
-        "1",
-        "--results",
-        str(tmp_path / "mine"),
-    ]
+    given = ["--scale", "small", "--seeds", "2", "--device", "cpu", "--cpus", "1"]
+    given += ["--results", str(tmp_path / "mine")]
     return command(monkeypatch, tmp_path, "submit", *given, "--data", str(data_folder), *words)
 
 

@@ -59,10 +59,10 @@ def test_an_inexact_convolution_is_found_and_left_out(nothing_left_out, dtype, p
         ways.leave_out("fp16")
     with pytest.raises(RuntimeError, match=r"convolution of 10 images 32×32, 4 to 4 channels: .* are wrong"):
         gpu_trial.check(part, NETS, CPU)
-    gpu_trial.settle_here(NETS, CPU, said.append)
+    gpu_trial.leave_out_inexact(NETS, CPU, said.append)
     assert not ways.uses(part) and len(said) == 1 and said[0].startswith(f"left out: {part}: convolution of 10")
     assert gpu_trial.inexact(NETS[1], CPU) is None  # what is left is exact
-    gpu_trial.settle_here(NETS, CPU, said.append)
+    gpu_trial.leave_out_inexact(NETS, CPU, said.append)
     assert len(said) == 1
 
 
@@ -91,7 +91,7 @@ def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
     nothing_left_out.setattr(gpu_trial, "CELLS", {"paper": ("a", "b")})
     nothing_left_out.delenv("REPRODUCE_WITHOUT")
     said = []
-    found = gpu_trial.settle(said.append)
+    found = gpu_trial.choose_parts(said.append)
     assert found == {"updates": "RuntimeError: 3 of 9", "graph of b": "hangs"}
     assert asked == [
         (["bf16", "fp16", "passes", "tf32", "updates"], ""),
@@ -99,7 +99,7 @@ def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
     ]
     assert ways.left_out() == ("updates", "graph")
     assert said == ["left out: updates: RuntimeError: 3 of 9", "left out: graph of b: hangs"]
-    assert gpu_trial.settle(said.append) == {} and len(asked) == 2
+    assert gpu_trial.choose_parts(said.append) == {} and len(asked) == 2
 
 
 def test_a_trial_in_a_process_of_its_own_tells_what_is_wrong(nothing_left_out):

@@ -33,7 +33,7 @@ def test_trials_say_that_nothing_passed_until_they_are_over(tmp_path, nothing_le
     here = dict.fromkeys(command.BACKENDS, "there") | {"cuda-wgmma": "unavailable: another GPU"}
     nothing_left_out.setattr("kernels.backends", lambda: here)
 
-    def settled(say, device, scale, others, seconds):
+    def try_parts(say, device, scale, others, seconds):
         assert sum(seconds) < 60 and "cuda-wgmma" not in others
         assert others["cuda-bmma"] == ["kernels.cuda.trial", "cuda-bmma"]
         broken, backends, without = files_in(tmp_path)
@@ -41,7 +41,7 @@ def test_trials_say_that_nothing_passed_until_they_are_over(tmp_path, nothing_le
         ways.leave_out("bf16")
         return {"cuda-xnor": "3 of 9 results are wrong", "bf16": "hangs"}
 
-    nothing_left_out.setattr(gpu_trial, "settled", settled)
+    nothing_left_out.setattr(gpu_trial, "try_parts", try_parts)
     command.trials(tmp_path, "cuda", "paper")
     broken, backends, without = files_in(tmp_path)
     assert broken == {"cuda-wgmma": "unavailable: another GPU", "cuda-xnor": "3 of 9 results are wrong"}

@@ -48,6 +48,19 @@ def quick(fake_compiler: Callable[[str], str]) -> str:
     return fake_compiler(f'for target; do :; done; cp {shlex.quote(str(made))} "$target"')
 
 
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=["avx512", "avx2", "portable"])
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled kernels are forced to each instruction set in turn."""
+    if request.param not in cpu.isas():
+        pytest.skip(f"this CPU has no {request.param}")
+    monkeypatch.setenv("KERNELS_ISA", request.param)
+
+
 @pytest.fixture(params=["reference", "avx512", "avx2", "portable", "numpy"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The backend to name in a call; the CPU backend is forced to each instruction set in turn."""

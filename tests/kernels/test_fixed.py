@@ -4,24 +4,12 @@ import numpy as np
 import pytest
 from layouts import panels_of
 
-from kernels import cpu
 from kernels.cpu.step import fixed, ternary
 
-ISAS = [isa for isa in cpu.isas() if isa != "numpy"]
 SIZES = ((1, 1, 1, 1, 1), (2, 5, 7, 130, 70), (3, 8, 8, 21, 64), (1, 12, 33, 8, 9), (2, 4, 4, 300, 129))
 """Images, height, width, channels summed over, channels of the result."""
 
 pytestmark = pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here")
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture(params=ISAS)
-def isa(request, monkeypatch):
-    monkeypatch.setenv("KERNELS_ISA", request.param)
 
 
 def quantized(x, limit=fixed.LIMIT):

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 from layouts import panels_of, unpacked
 
-from kernels import cpu
 from kernels.cpu.step import fixed, norm, ternary
 from tests.kernels.test_fixed import error, quantized, reals
 
-ISAS = [isa for isa in cpu.isas() if isa != "numpy"]
 SIZES = ((1, 1, 1), (5, 9, 70), (100, 66, 130), (129, 12, 64), (300, 65, 1100))
 """Batch, outputs, inputs."""
 RULES = (
@@ -18,16 +16,6 @@ RULES = (
 )
 
 pytestmark = pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here")
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture(params=ISAS)
-def isa(request, monkeypatch):
-    monkeypatch.setenv("KERNELS_ISA", request.param)
 
 
 def updated(rule, g, w, m, v):

@@ -15,11 +15,6 @@ SCALE, EPS = 2.0, 1e-4
 pytestmark = pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here")
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def ap2(x):
     out = np.zeros_like(x)
     out[x != 0] = np.sign(x[x != 0]) * 2.0 ** np.round(np.log2(np.abs(x[x != 0])))

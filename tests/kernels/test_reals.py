@@ -20,11 +20,6 @@ def way(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def normal(rng, *shape):
     return rng.standard_normal(shape).astype(np.float32)
 

@@ -4,24 +4,14 @@ import numpy as np
 import pytest
 from layouts import panels_of, unpacked
 
-from kernels import cpu
 from kernels.cpu.step import ternary
 
-ISAS = [isa for isa in cpu.isas() if isa != "numpy"]
 EDGES = (1, 7, 8, 9, 63, 64, 65, 121)
 
-pytestmark = pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here")
-
-
-@pytest.fixture(params=ISAS, autouse=True)
-def isa(request, monkeypatch):
-    monkeypatch.setenv("KERNELS_ISA", request.param)
-    return request.param
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
+pytestmark = [
+    pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here"),
+    pytest.mark.usefixtures("isa"),
+]
 
 
 def values(rng, *shape):

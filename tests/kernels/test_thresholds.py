@@ -35,19 +35,8 @@ def test_thresholds_at_and_far_beyond_the_reachable_range(way, below):
     k = 70
     a = np.stack([np.ones(k), -np.ones(k)])
     near = [-k - 2, -k - 1, -k, -k + 1, 0, k - 1, k, k + 1, k + 2]
-    far = [
-        LOWEST,
-        LOWEST + 1,
-        -(2**32) - 1,
-        -(2**31) - 1,
-        -(2**31),
-        2**31 - 1,
-        2**31,
-        2**32 + 1,
-        HIGHEST - 1,
-        HIGHEST,
-    ]
-    level = np.array(near + far)
+    far = [-(2**32) - 1, -(2**31) - 1, -(2**31), 2**31 - 1, 2**31, 2**32 + 1]
+    level = np.array([LOWEST, LOWEST + 1, *near, *far, HIGHEST - 1, HIGHEST])
     b, under = np.ones((len(level), k)), np.full(len(level), below)
     h = xnor_matmul_threshold(a, b, Thresholds(level, under), way)
     assert np.array_equal(unpack(h), expected(np.array([[k], [-k]]).repeat(len(level), 1), level, under))

@@ -231,22 +231,6 @@ def test_a_file_that_predicts_otherwise_is_not_kept(tmp_path, data_folder, monke
     assert not (store / "exports").exists()
 
 
-@pytest.mark.parametrize(
-    ("net", "reason"),
-    [
-        ({"weights": "float"}, "blocks.0.layer: float weights: only ±1"),
-        ({"activation": "relu"}, "blocks.0.act: relu activations: only ±1"),
-    ],
-)
-def test_a_net_that_cannot_be_exported_names_what_is_in_the_way(tmp_path, data_folder, net, reason):
-    store = tmp_path / "store"
-    record = go(store, data_folder, [made_cell(train={"epochs": 1}, net=net)]).records[0]
-    for kind in ("onnx", "npz") if qonnx.missing() else ("onnx", "npz", "qonnx"):
-        done = run("export", record.stem, "--format", kind, "--results", store, "--data", data_folder)
-        assert done.exit_code == 2 and done.stderr.count("\n") == 1 and reason in done.stderr, done.output
-    assert not (store / "exports").exists()
-
-
 def test_what_cannot_be_exported_is_one_line(tmp_path, data_folder, monkeypatch):
     store = tmp_path / "store"
     record = go(store, data_folder, [made_cell(train={"epochs": 1}, net={"weights": "float"})]).records[0]
@@ -257,6 +241,8 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, data_folder, monkeypatch)
 
     refused(2, "--format takes onnx, qonnx, npz, not 'tflite'", record.stem, "--format", "tflite")
     refused(2, "no run 'x'", "x", "--format", "npz")
+    refused(2, "blocks.0.layer: float weights: only ±1", record.stem, "--format", "onnx")
+    assert not (store / "exports").exists()
     monkeypatch.setattr(qonnx, "missing", lambda: "qonnx")
     refused(2, "qonnx not installed: pip install 'bnn-reproduce[export]'", record.stem, "--format", "qonnx")
 

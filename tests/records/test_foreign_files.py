@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from made import made_record, made_run
+from made import made_record
 from mutants import FRACTIONS, count, tell
 from test_packed import small_net
 
@@ -238,17 +238,6 @@ def test_no_changed_record_is_accepted(tmp_path, fraction):
     processed(kept, tmp_path, "json", "from reproduce.records import read_record as read")
 
 
-def test_every_committed_record_has_its_checksum():
-    own = (runs.LOCAL, runs.PUBLISHED / "check-local")  # stores of whoever works here, ignored by git
-    own = (*own, runs.PUBLISHED / "report")  # derived
-    paths = [p for p in runs.PUBLISHED.rglob("*.json") if not any(p.is_relative_to(o) for o in own)]
-    assert len(paths) > 60
-    for path in paths:
-        files.read_sealed(path)
-        text = path.read_text()
-        assert text == json.dumps(json.loads(text), indent=1) + "\n", path
-
-
 def test_a_number_that_json_has_not_is_refused(tmp_path):
     path = tmp_path / "r.json"
     path.write_text(sealed_files()[0].read_text().replace('"seconds": ', '"seconds": NaN,"x": ', 1))
@@ -256,11 +245,8 @@ def test_a_number_that_json_has_not_is_refused(tmp_path):
         read_record(path)
 
 
-def test_a_record_comes_back_and_one_without_its_checksum_is_refused(tmp_path):
-    store = runs.Store(tmp_path)
-    record = made_record(made_run())
-    path = store.write(record)
-    assert read_record(path) == record
+def test_a_record_without_its_checksum_is_refused(tmp_path):
+    path = runs.Store(tmp_path).write(made_record())
     content = json.loads(path.read_text())
     for lost in ({}, {"checksum": content.pop("sha256")}):
         path.write_text(json.dumps(content | lost))

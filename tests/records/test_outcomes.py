@@ -9,7 +9,7 @@ import pytest
 from made import made_record, made_run
 from test_report_evidence import store_of
 
-from reproduce import files, outcomes, report
+from reproduce import outcomes, report
 from reproduce.records import read_record
 from reproduce.report import compare, images
 
@@ -46,21 +46,6 @@ def test_a_record_keeps_its_bits_and_older_ones_without_are_read(tmp_path):
         assert read_record(path) == record
     assert "wrong_best" not in path.read_text()
     np.testing.assert_array_equal(outcomes.unpack(made_record(wrong=wrong).result.wrong_best, 9_990), wrong)
-
-
-@pytest.mark.parametrize("key", ["wrong_best", "wrong_last"])
-@pytest.mark.parametrize("change", ["one more", "one fewer", "cut", "not base64"])
-def test_bits_that_contradict_the_counted_errors_are_refused(tmp_path, key, change):
-    wrong = made_wrong(1000)
-    content = made_record(wrong=wrong).model_dump(mode="json", exclude_none=True)
-    other = wrong.copy()
-    other[np.flatnonzero(wrong == (change == "one fewer"))[0]] ^= True
-    texts = {"cut": content["result"][key][:-4], "not base64": "*" + content["result"][key][1:]}
-    content["result"][key] = texts.get(change) or outcomes.pack(other)
-    path = tmp_path / "r.json"
-    files.write_sealed(path, content)
-    with pytest.raises(ValueError, match=f"result: {key}|{key}:"):
-        read_record(path)
 
 
 # --- image by image -------------------------------------------------------------------------------------------

@@ -124,34 +124,6 @@ def cases(kind):
     return s, (28, 28)
 
 
-@pytest.mark.parametrize("kind", ["theano", "torch7", "convnet"])
-def test_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, kind):
-    s, shape = cases(kind)
-    data = ready(s, shape)
-    straight = fit(s, tmp_path, data)
-
-    class Stop(L.Callback):
-        def on_train_epoch_start(self, trainer, module):
-            if trainer.current_epoch == 2:
-                raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError, match="power cut"):
-        fit(s, tmp_path, data, callbacks=[Stop()], checkpoint_seconds=0)
-    assert (tmp_path / "run.ckpt").exists()
-    torch.manual_seed(99)  # the state of the global generator must not matter
-    seen = []
-
-    class Watch(L.Callback):
-        def on_train_epoch_start(self, trainer, module):
-            seen.append(trainer.current_epoch)
-
-    resumed = fit(s, tmp_path, data, callbacks=[Watch()])
-    assert seen == [2, 3]
-    assert plain(resumed.curve) == plain(straight.curve)
-    assert same_net(resumed.net, straight.net)
-    assert resumed.missed == straight.missed and resumed.best["missed"] == straight.best["missed"]
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_the_run_which_goes_on_later(tmp_path, how):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs do not hear Ctrl-C
@@ -185,12 +157,13 @@ def test_a_run_in_pieces_by_time_limits_and_on_two_machines_is_the_undisturbed_o
             fit(s, here, data, deadline=time.monotonic())
         assert stop.value.epoch == epoch
     shutil.copy(here / "run.ckpt", there)
-    torch.manual_seed(99)
+    torch.manual_seed(99)  # the state of the global generator must not matter
     with pytest.raises(train.OutOfTime):
         fit(s, there, data, deadline=time.monotonic())
     resumed = fit(s, there, data, deadline=time.monotonic() + 1000)
     assert plain(resumed.curve) == plain(straight.curve)
     assert same_net(resumed.net, straight.net)
+    assert resumed.missed == straight.missed and resumed.best["missed"] == straight.best["missed"]
 
 
 @pytest.mark.parametrize(("limit", "epochs"), [(205, 1), (215, 2), (315, 3), (405, 3), (415, 4)])
@@ -227,17 +200,6 @@ def test_block_size_changes_nothing(tmp_path, monkeypatch):
     one = fit(s, tmp_path, data)
     monkeypatch.setattr(train, "STEPS_PER_BLOCK", 1)
     assert plain(fit(s, tmp_path, data).curve) == plain(one.curve)
-
-
-def test_damaged_checkpoint_is_told_and_the_run_starts_again(tmp_path):
-    s = settings(train={"epochs": 2})
-    data = ready(s)
-    straight = fit(s, tmp_path, data)
-    (tmp_path / "run.ckpt").write_bytes(b"PK\x03\x04 no checkpoint")
-    said = []
-    again = fit(s, tmp_path, data, say=said.append)
-    assert "damaged" in said[0]
-    assert plain(again.curve) == plain(straight.curve)
 
 
 def test_test_error_is_read_at_the_best_validation_epoch_ties_to_the_later(tmp_path):

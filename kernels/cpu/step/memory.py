@@ -1,4 +1,4 @@
-"""Large pages for arrays that every step reads and writes: 4 KiB pages take a fifth of an update's time."""
+"""Large pages for arrays that every step reads and writes: pages of 4 KiB cost a fifth of an update's time."""
 
 from __future__ import annotations
 

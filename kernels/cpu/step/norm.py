@@ -1,9 +1,9 @@
 """Batch norm, activation and dropout of a training step in fused passes; 2×2 max pooling; forward and backward.
 
 C in csrc/step/norm.c and csrc/step/between.c. Rows are images, or pixels of images; columns are units or channels.
-The same bits on every instruction set and for every number of threads. A random number is a function of the
-element's index and of a key of 64 hashed bits: streams whose keys have the same upper half hold the same numbers
-in another order. Needs the compiled library (`ternary.available`).
+Results are the same, bit for bit, on every instruction set and for every number of threads. A random number is a
+function of the element's index and of a 64-bit key. Keys must be hashed: streams whose keys have the same upper
+half hold the same numbers in another order. Needs the compiled library (`ternary.available`).
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ class _Fours(ctypes.Structure):
 
 
 class Norm:
-    """Batch norm, activation and dropout of arrays (rows, cols): value = scale · y,
-    a = (value - mean) · inverse · gamma + beta; the result is the activation of a, times dropout.
+    """Batch norm, activation and dropout of arrays y (rows, cols), forward and backward.
 
-    The caller sets `inverse` (1 / std, or the batch norm's own divisor) and, before `backward`, `curve` (cols,).
-    With g the gradient of a and c = value - mean (with `shift` AP2(c)), the gradient of the values is
-    (g - mean of g - c · curve · (sum over rows of c · g)) · inverse · gamma.
+    Forward: value = scale · y; a = (value - mean) · inverse · gamma + beta; the result is the activation of a,
+    times dropout. With a sign the result is int8 -1, 0 or 1, and the caller applies the factor 1 / (1 - drop).
+    Backward: with g the gradient of a and c = value - mean (with `shift` AP2(c)), the gradient of the values is
+    (g - mean of g - c · curve · (sum over rows of c · g)) · inverse · gamma. Here the factor is applied to g.
+
+    The caller sets `inverse` (cols,), 1 / std or the batch norm's own factor, and before `backward` `curve`.
     `masked`: the straight-through estimator passes gradients only where |a| <= 1. `drop`: the share of elements
-    that dropout sets to 0. With a sign the result is int8 -1, 0 or 1, and the caller applies the factor
-    1 / (1 - drop) forward; backward it is applied here.
+    that dropout sets to 0.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class Norm:
         self._held: tuple[Any, ...] = ()
 
     def statistics(self, y: NDArray[Any], scale: float) -> NDArray[np.float64]:
-        """Sets `mean` (cols,) to the mean of the values. Returns their biased variance, or with `shift` the mean
-        of C · AP2(C), C = value - mean: float64 (cols,)."""
+        """Sets `mean` (cols,) to the mean of the values; returns their biased variance, float64 (cols,).
+
+        With `shift` it returns the mean of C · AP2(C), C = value - mean, instead.
+        """
         self._given(y, scale)
         self._run("kernels_norm_mean", self._sum)
         self.mean[:] = self._sum / self.rows

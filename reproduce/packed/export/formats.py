@@ -13,7 +13,7 @@ from reproduce.packed.export import npz, onnx, qonnx
 
 
 class Format(Protocol):
-    """What a module of a format offers."""
+    """The functions that the module of a format must have."""
 
     def missing(self) -> str | None:
         """The packages that it needs and does not find, or None."""
@@ -31,7 +31,7 @@ SUFFIXES = {"onnx": ".onnx", "qonnx": ".qonnx.onnx", "npz": ".npz"}
 
 @dataclass(frozen=True)
 class Proof:
-    """An exported file's predictions held against the packed net's, image by image."""
+    """The comparison of an exported file's predictions with the packed net's, image by image."""
 
     images: int
     wrong: int

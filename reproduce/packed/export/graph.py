@@ -1,4 +1,4 @@
-"""What the two ONNX formats share: a packed net as a graph of products, poolings and comparisons."""
+"""Shared by the two ONNX formats: a packed net as a graph of products, poolings and comparisons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXACT = 2**24  # float32 holds every integer up to this one
 
 
 def about(net: PackedNet) -> dict[str, str]:
-    """What an exported file says of its origin: the run and its hash, settings, code revision; all as text."""
+    """The origin of an exported file: the run and its hash, settings, code revision; all as text."""
     settings = net.settings.model_dump(mode="json")
     found: dict[str, Any] = {**net.about, "revision": machine.code()["revision"], "settings": settings}
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in found.items()}
