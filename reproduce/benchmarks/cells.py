@@ -39,14 +39,14 @@ def net_of(name: str, quick: bool) -> tuple[spec.Settings, PackedNet, nn.Module,
 
 
 def trained(name: str) -> Path | None:
-    """The committed packed net of seed 0 of a net's cell, at the paper's scale or else of a short schedule.
+    """The committed packed net of a net's cell, at the paper's scale or else of a short schedule.
 
     Of several the newest; one of other layers or another preprocessing than today's cell does not count.
     """
     settings, folder = cell_settings(name, quick=False), runs.PUBLISHED / packing.FOLDER
     for scale, cell in (("paper", CELLS[name]), ("short", CELLS[name].replace("table1/", "short/"))):
         found = []
-        for path in folder.glob(f"{cell.replace('/', '-')}-{scale}-seed0-*.bnn"):
+        for path in folder.glob(f"{cell.replace('/', '-')}-{scale}-seed*-*.bnn"):
             other = PackedNet.load(path).settings
             if shapes(other) == shapes(settings) and other.data.preprocess == settings.data.preprocess:
                 found.append((files.read_sealed(path.with_suffix(".json"))["started"], path))
