@@ -13,8 +13,9 @@ from matplotlib.figure import Figure as Drawing
 from reproduce import outcomes, paired, spec
 from reproduce.campaign import rates
 from reproduce.records import Record
+from reproduce.report import findings
 from reproduce.report.evidence import Evidence, notes, once
-from reproduce.report.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH
+from reproduce.report.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH, titled
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import label, made_by
 from reproduce.report.table1 import CODE, with_note
@@ -144,7 +145,7 @@ def forest(frame: pd.DataFrame) -> Drawing:
     axes.set_xlabel("points of test error more (right) or less (left)")
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    return drawing
+    return titled(drawing, findings.ablations(frame))
 
 
 def section(evidence: Evidence) -> Section:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from reproduce import spec
-from reproduce.report import claims, energy, exports, overview, speed, table1
+from reproduce.report import claims, energy, exports, findings, overview, speed, table1
 from reproduce.report.evidence import Evidence, once, the_paper
 from reproduce.report.parts import Figure, Verdict
 
@@ -126,12 +126,10 @@ def reason(evidence: Evidence, cell: spec.Cell) -> str:
             return f"under way, epoch {run.epochs_done} of {run.epochs}"
     if any((r.cell, r.scale) == (cell.name, cell.experiment.scale) for r in evidence.failed):
         return "its run broke off"
-    days = _hours(evidence, cell)
-    return NOT_RUN if days is None else f"not run: {_about(days)} a run on {_cores(evidence)}"
+    return _time(evidence, cell) or NOT_RUN
 
 
-def _cores(evidence: Evidence) -> str:
-    name = speed.latest(evidence.training)[0].machine.name
+def _cores(name: str) -> str:
     return found[0] if (found := re.search(r"\d+ cores", name)) else name
 
 
@@ -141,20 +139,22 @@ def _about(hours: float) -> str:
     return f"about {round(hours / 24)} days"
 
 
-def _hours(evidence: Evidence, cell: spec.Cell) -> float | None:
-    """Hours of a run, from the benchmark of training steps and multiply-adds; None where there is none."""
+def _time(evidence: Evidence, cell: spec.Cell) -> str:
+    """How long a run takes, from a benchmark of training steps and multiply-adds; "" where there is none."""
     settings = cell.scales.get(cell.experiment.scale)
     if settings is None or not isinstance(settings.net, spec.PaperNet):
-        return None
+        return ""
     timed = "MNIST MLP, 3 × 4096" if settings.net.kind == "mlp" else "CIFAR-10 ConvNet"
     measured = _cell(evidence, energy.NETS[timed])
     what, candidate = timed.split(",")[0], "ours" if settings.net.weights == "binary" else "plain"
-    for row in (row for bench in speed.latest(evidence.training) for row in bench.rows):
+    timed_here = ((bench.machine.name, row) for bench in speed.latest(evidence.training) for row in bench.rows)
+    for machine, row in timed_here:
         if row.what == what and row.candidate.startswith(candidate) and measured is not None:
             of = measured.scales["paper"]
             work = _macs(settings) * settings.data.train * settings.train.epochs
-            return row.seconds * work / (_macs(of) * of.train.batch) / 3600
-    return None
+            hours = row.seconds * work / (_macs(of) * of.train.batch) / 3600
+            return f"not run: {_about(hours)} a run on {_cores(machine)}"
+    return ""
 
 
 def _cell(evidence: Evidence, name: str) -> spec.Cell | None:
@@ -203,28 +203,29 @@ def _of_cells(evidence: Evidence) -> str:
 
 def _of_speed(evidence: Evidence) -> list[str]:
     frame = overview.times_frame(evidence)
-    words = {"float": "the fastest float32 library", "int8": "the fastest 8-bit one"}
+    words = {"float32": "the fastest float32 library", "TF32": "the fastest in TF32"}
+    words["int8"] = "the fastest 8-bit one"
     found = []
     for machine, of_machine in frame.groupby("machine", sort=True):
         parts = []
-        for kind, lines in of_machine.groupby("kind", sort=True):
+        for kind, lines in of_machine.groupby("kind", sort=False):
             factors = ", ".join(f"{value:.1f} ({short})" for value, short in lines[["value", "short"]].values)
             parts.append(f"{words[str(kind)]} by {factors} times")
-        found.append(f"On {machine}, the XNOR kernels beat {', and '.join(parts)}.")
+        found.append(f"On {machine}, the XNOR kernels{overview.using(of_machine)} beat {', and '.join(parts)}.")
     return found
 
 
 def _of_files(evidence: Evidence) -> list[str]:
-    nets = energy.files(evidence)
-    nets = nets[(nets["scale"] != "small") & nets["differing"].notna()]
+    nets = energy.predicted(evidence)
+    nets = nets[nets["scale"] != "small"]
     if nets.empty:
         return []
     differ = int(nets["differing"].sum())
     none = "none" if differ == 0 else f"{differ:,}"
     return [
-        f"Packed to a bit a weight, trained nets of the paper's size take {nets['times'].min():.1f} to "
-        f"{nets['times'].max():.1f} times less memory, and {none} of their {int(nets['images'].sum()):,} "
-        "predictions differs from the float32 net's."
+        f"Packed to a bit a weight, {_count(nets['again'].nunique(), 'trained net')} of the paper's size take "
+        f"{findings.between(nets['times'])} times less memory, and {none} of {int(nets['images'].sum()):,} "
+        f"predictions by {_count(nets['backend'].nunique(), 'kernel')} differs from the float32 net's."
     ]
 
 
@@ -247,8 +248,9 @@ def figures(evidence: Evidence) -> tuple[Figure, Figure]:
         ),
         Figure(
             "times",
-            "XNOR kernels, packing included, against the fastest library a user would call instead, with 95 % "
-            "intervals. Dashed: what the paper prints for its GPU.",
+            "The fastest XNOR kernel of each machine, packing included, against the fastest libraries a user "
+            "would call instead, with 95 % intervals. TF32 rounds float32 to 11 bits. Dashed: what the paper "
+            "prints for its GPU.",
             "How many times faster the XNOR kernels are than libraries, for each machine measured.",
             times,
             overview.times,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -16,18 +15,19 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from reproduce import spec
 from reproduce.records.benchmark import family_of
-from reproduce.report import speed, table1
+from reproduce.report import findings, speed, table1
 from reproduce.report.evidence import Evidence, once, the_paper
-from reproduce.report.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty
+from reproduce.report.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty, titled
 
 FOREST = ["dataset", "row", "kind", "scale", "value", "low", "high", "verdict", "said"]
-TIMES = ["machine", "what", "short", "kind", "against", "value", "low", "high"]
+TIMES = ["machine", "what", "short", "candidate", "kind", "against", "value", "low", "high"]
 TONES = {"reproduced": GREEN, "better than the paper": BLUE, "not reproduced": VERMILLION}
 WHATS = {  # how a timed thing begins -> its name in the picture
     "product of two 8192": "8192 × 8192 product",
     "MNIST MLP, 10000": "MNIST MLP",
     "CIFAR-10 ConvNet, 10000": "CIFAR-10 ConvNet",
 }
+MARKS = {"float32": (BLUE, "s"), "TF32": (GREEN, "o"), "int8": (VERMILLION, "D")}
 LINES = {"xnor against cublas": "than cuBLAS (product)", "mlp against baseline": "than a plain kernel (MLP)"}
 LINES |= {"xnor against baseline": "than a plain kernel (product)"}
 
@@ -94,11 +94,6 @@ def forest(frame: pd.DataFrame) -> Figure:
     axes.set_yticks(list(places), list(places.values()))
     axes.set_ylim(y + 0.7, 0.4)
     _plain(axes, (0.5, 1, 2, 5, 10, 20, 50), "{:g} %")
-    run, every = (
-        len(part[["dataset", "row"]].drop_duplicates()) for part in (frame[frame["kind"] == "seed"], frame)
-    )
-    title = f"Test error: {run} of {every} cells at the paper's scale"
-    axes.set_title(title, x=0, ha="left")
     dot: dict[str, Any] = {"linestyle": "", "markersize": 7}
     hollow: dict[str, Any] = {"linestyle": "", "color": GREY, "markerfacecolor": "none"}
     handles = [
@@ -108,7 +103,7 @@ def forest(frame: pd.DataFrame) -> Figure:
         Line2D([], [], marker="s", markersize=3.5, label="small net", **hollow),
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=2, handlelength=1.5)
-    return figure
+    return titled(figure, findings.table1(frame))
 
 
 def _cell(axes: Axes, y: float, lines: pd.DataFrame) -> None:
@@ -151,30 +146,32 @@ def _plain(axes: Axes, places: tuple[float, ...], text: str) -> None:
 
 @once
 def times_frame(evidence: Evidence) -> pd.DataFrame:
-    """Ratios of the fastest XNOR kernel (packing included) to the fastest float32 and 8-bit library, TIMES.
+    """Ratios of the fastest XNOR kernel (packing included) to the fastest library of each precision, TIMES.
 
     Of the newest record of each machine, at the largest size; intervals are the record's 95 % bootstrap intervals.
-    A library in bfloat16, which rounds its results to 8 bits, is neither.
+    Libraries in bfloat16, which rounds results to 8 bits, are left out. TF32 rounds operands to 11 bits: it is
+    exact for ±1, not for pixels.
     """
     lines: list[dict[str, Any]] = []
     for bench in speed.latest(evidence.benches):
         for begin, short in WHATS.items():
             rows = [row for row in bench.rows if speed.named(row).startswith(begin)]
-            ours = [row for row in rows if any(p in row.candidate for p in speed.PREFERRED)]
+            ours = [row for row in rows if any(p in row.candidate for p in findings.PREFERRED)]
             ours = [row for row in ours if row.family == "xnor"]
             if not ours:
                 continue
             mine = min((row for row in ours if row.what == ours[-1].what), key=lambda row: row.seconds)
             best: dict[str, tuple[float, str]] = {}
             for name, ratio in mine.times_faster_than.items():
-                kind = "int8" if re.search(r"int8|Integer", name) else "float"
-                if family_of(name) == "library" and "bfloat16" not in name:
+                kind = findings.precision(name)
+                if family_of(name) == "library" and kind in MARKS:
                     best[kind] = min(best.get(kind, (ratio.ratio, name)), (ratio.ratio, name))
-            for kind, (value, name) in sorted(best.items()):
+            for kind in (kind for kind in MARKS if kind in best):
+                value, name = best[kind]
                 found = mine.times_faster_than[name]
                 line = {"machine": bench.machine.name, "what": speed.named(mine), "short": short, "kind": kind}
-                against = name.removesuffix(", end to end")
-                lines.append(line | {"against": against, "value": value, "low": found.low, "high": found.high})
+                line |= {"candidate": mine.candidate, "against": name.removesuffix(", end to end")}
+                lines.append(line | {"value": value, "low": found.low, "high": found.high})
     return pd.DataFrame(lines, columns=TIMES)
 
 
@@ -192,9 +189,8 @@ def times(frame: pd.DataFrame) -> Figure:
     y = 0.6
     for machine, of_machine in frame.groupby("machine", sort=True):
         y += 0.9
-        axes.annotate(
-            str(machine), (0, y), (4, 0), start, "offset points", fontsize=9, style="italic", va="center"
-        )
+        words = f"{machine}{using(of_machine)}"
+        axes.annotate(words, (0, y), (4, 0), start, "offset points", fontsize=9, style="italic", va="center")
         for short, lines in of_machine.groupby("short", sort=False):
             places[y + (len(lines) + 1) / 2] = str(short)
             for line in lines.to_dict("records"):
@@ -210,17 +206,21 @@ def times(frame: pd.DataFrame) -> Figure:
     axes.set_yticks(list(places), list(places.values()))
     axes.set_ylim(y + 0.7, 0)
     _plain(axes, (1, 2, 5, 10, 20, 50, 100), "{:g}×")
-    low, high = frame["value"].min(), frame["value"].max()
-    axes.set_title(f"XNOR kernels: {low:.0f} to {high:.0f} times faster", x=0, ha="left")
     said = "the paper's GPU: " + ", ".join(f"{printed[key]:g}× {name}" for key, name in LINES.items())
     words = "\n".join(textwrap.wrap(said, 58))
     figure.legend(handles=[Line2D([], [], **dashed, label=words)], loc="outside lower left", fontsize=9)
-    return figure
+    return titled(figure, findings.times(frame))
+
+
+def using(lines: pd.DataFrame) -> str:
+    """The GPU kernels of some lines of `times_frame`, in parentheses; "" for a CPU's."""
+    names = dict.fromkeys(filter(None, map(findings.backend, lines["candidate"])))
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _ratio(axes: Axes, y: float, line: dict[Any, Any]) -> None:
     """A bar from 1, its mark and interval, and against what it was timed."""
-    colour, marker = (BLUE, "s") if line["kind"] == "float" else (VERMILLION, "D")
+    colour, marker = MARKS[line["kind"]]
     axes.hlines(y, 1, line["value"], color=colour, linewidth=4, alpha=0.3)
     interval = not pd.isna(line["low"])
     if interval:

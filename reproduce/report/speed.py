@@ -18,7 +18,6 @@ COLUMNS = ["what", "machine", "candidate", "family", "seconds", "low", "high", "
 COLUMNS += ["library_times", "library_low", "library_high", "how", "remark", "source"]
 PAPER_MACHINE = "GTX 750"
 BARS = {"baseline": ("naive", "naive kernel"), "cublas": ("library", "cuBLAS"), "xnor": ("xnor", "XNOR kernel")}
-PREFERRED = ("with packing", "end to end")  # the XNOR times that hold what the paper's do: both operands packed
 AGAIN = "reproduce bench"
 
 

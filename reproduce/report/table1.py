@@ -239,7 +239,8 @@ def by_machine(evidence: Evidence) -> pd.DataFrame:
             line: dict[str, object] = {"row": cell.experiment.row, "scale": scale, "cell": name}
             line |= {"dataset": cell.dataset_at(group[0].scale), "order": order[:6]}
             line |= measured(group, evidence.name) | {"again": again(name, scale, group)}
-            line |= {"machine": machine, "threads": threads(group), "revision": revisions(group)}
+            on_cpu = [r for r in group if "gpu" not in r.machine]
+            line |= {"machine": machine, "threads": threads(on_cpu), "revision": revisions(group)}
             lines.append(line | {"verdict": judged(cell, scale, group)})
     columns = "row dataset scale order machine threads revision seeds mean low high".split()
     columns += ["last", "seconds", "verdict", "code"]
@@ -282,7 +283,12 @@ _MEASURED = (
 _PAPER = (Column("paper", "paper", 2, "%", "as printed"), Column("plus_minus", "±", 2, "%", "as printed"))
 _VERDICT = Column("verdict", "verdict", hint="computed from the runs; the rule stands under Verdicts")
 _MACHINE = Column("machine", "machine")
-CODE = Column("code", "made by", hint="training code (first digits of its digest), mode, device, threads")
+CODE = Column(
+    "code",
+    "made by",
+    hint="training code (first digits of its digest), mode, device, threads; “tensor cores without passes”: on a "
+    "GPU, with a step of many kernels in place of one between two products",
+)
 _SECONDS = Column("seconds", "run takes", 0, "s", "mean seconds of one run")
 
 OWN = (

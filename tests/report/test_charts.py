@@ -21,7 +21,7 @@ def drawn(name, frame=None):
 
 
 def svgs(name, frame=None, alt=""):
-    return [charts.svg(figure, f"{name}-{i}", alt) for i, figure in enumerate(drawn(name, frame))]
+    return [look.svg(figure, f"{name}-{i}", alt) for i, figure in enumerate(drawn(name, frame))]
 
 
 def texts(figure):
