@@ -19,6 +19,7 @@ from reproduce.records import Record
 from reproduce.records.benchmark import Bench, Ratio, Timing
 from reproduce.report import ablations, compare, energy, filters, findings, speed, table1
 from reproduce.report.evidence import Evidence, note, notes, once, the_paper
+from reproduce.report.findings import count
 from reproduce.report.parts import Section
 from reproduce.report.rows import main
 
@@ -160,8 +161,8 @@ def _same_predictions(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
     differing, images = int(nets["differing"].sum()), int(nets["images"].sum())
     return [
         Finding(
-            f"{differing} of {images:,} predictions of {nets['again'].nunique()} packed nets ({scales} scale; "
-            f"{', '.join(sorted(set(nets['backend'])))}) differ from the float32 net's",
+            f"{differing} of {images:,} predictions of {count(nets['again'].nunique(), 'packed net')} ({scales} "
+            f"scale; {', '.join(sorted(set(nets['backend'])))}) differ from the float32 net's",
             _where(nets["machine"]),
             "holds" if differing == 0 else "does not hold",
             "; ".join(nets["records"]),
@@ -192,8 +193,8 @@ def _memory(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
     low, high = nets["times"].min(), nets["times"].max()
     return [
         Finding(
-            f"{low:.1f} to {high:.1f} times less: {len(nets)} real files, with thresholds and all, against the "
-            "weights in float32",
+            f"{low:.1f} to {high:.1f} times less: {count(len(nets), 'real file')}, with thresholds and all, "
+            "against the weights in float32",
             _where(nets["machine"]),
             at_least(low, claim["value"]),
             "; ".join(nets["records"]),
@@ -329,7 +330,7 @@ def _nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
         ("holds", said.count(True)),
         ("cannot be told", said.count(None)),
     )
-    first, *rest = [f"{words} on {count}" for words, count in counts if count]
+    first, *rest = [f"{words} on {many}" for words, many in counts if many]
     return [
         Finding(
             "; ".join(measured),
@@ -338,7 +339,7 @@ def _nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             "; ".join(dict.fromkeys(evidence.path(r) for r in used)),
             "reproduce run table1 --scale paper --seeds 3",
             _marks(n for r in used for n in notes(r)),
-            "; ".join(f"{words} on {count} of 3" for words, count in counts if count),
+            "; ".join(f"{words} on {many} of 3" for words, many in counts if many),
         )
     ]
 

@@ -27,14 +27,20 @@ def short(value: float) -> str:
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
+def count(number: int, what: str) -> str:
+    """ "1 run", "2 runs"."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def between(values: Iterable[float]) -> str:
     """The smallest and the largest ratio, or the one where they look alike: 1.1 to 34, or 32."""
     ends = sorted(values)
     return " to ".join(dict.fromkeys(short(end) for end in (ends[0], ends[-1])))
 
 
-def _counts(values: pd.Series) -> str:
-    return ", ".join(f"{count} {value}" for value, count in values.value_counts(sort=False).items())
+def verdicts_counted(values: pd.Series) -> str:
+    """ "2 reproduced, 1 inconclusive"."""
+    return ", ".join(f"{number} {value}" for value, number in values.value_counts(sort=False).items())
 
 
 def table1(frame: pd.DataFrame) -> str:
@@ -44,7 +50,7 @@ def table1(frame: pd.DataFrame) -> str:
     if run.empty:
         return f"Test error: none of {len(cells)} cells was run at the paper's scale yet"
     done = len(run[["dataset", "row"]].drop_duplicates())
-    return f"Test error: {done} of {len(cells)} cells at the paper's scale: {_counts(run['verdict'])}"
+    return f"Test error: {done} of {len(cells)} cells at the paper's scale: {verdicts_counted(run['verdict'])}"
 
 
 def times(frame: pd.DataFrame) -> str:
@@ -124,5 +130,5 @@ def energy(frame: pd.DataFrame, column: str, what: str) -> str:
 def ablations(frame: pd.DataFrame) -> str:
     """The verdicts of the comparisons that are complete (`ablations.frame`), and the largest difference."""
     most = frame.loc[frame["difference"].abs().idxmax()]
-    many = f"{len(frame)} comparison{'s' * (len(frame) != 1)}: {_counts(frame['verdict'])}"
+    many = f"{count(len(frame), 'comparison')}: {verdicts_counted(frame['verdict'])}"
     return f"{many}; the largest: {most['arm']} against {most['against']}, {most['difference']:+.2f} points"

@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 
 from reproduce import spec
-from reproduce.report import claims, energy, exports, findings, overview, speed, table1
+from reproduce.report import claims, energy, exports, overview, speed, table1
 from reproduce.report.evidence import Evidence, once, the_paper
+from reproduce.report.findings import count, verdicts_counted
 from reproduce.report.parts import Figure, Verdict
 
 SCHEMA = Path(__file__).parent / "verdicts.schema.json"
@@ -76,7 +77,7 @@ def _cells(evidence: Evidence) -> list[Verdict]:
             Verdict(
                 f"{line['row']} on {line['dataset']}, test error",
                 paper,
-                f"{line['mean']:.2f} % ({_count(line['seeds'], 'run')})",
+                f"{line['mean']:.2f} % ({count(line['seeds'], 'run')})",
                 word(line["verdict"]),
                 detail,
                 line["records"],
@@ -87,7 +88,7 @@ def _cells(evidence: Evidence) -> list[Verdict]:
         why = {c.name: reason(evidence, c) for c in evidence.cells}
         cells = "; ".join(f"{r}, {d}: {why[c]}" for r, d, c in rest[["row", "dataset", "cell"]].values)
         other = "the other " if found else ""
-        said = f"Table 1: {other}{_count(len(rest), 'cell')}"
+        said = f"Table 1: {other}{count(len(rest), 'cell')}"
         found.append(Verdict(said, "", "", NOT_RUN, f"{cells}. Run them: reproduce run table1 --scale paper."))
     return found
 
@@ -112,10 +113,6 @@ def _claims(evidence: Evidence) -> list[Verdict]:
     return found
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
 # --- why a cell was not run -----------------------------------------------------------------------------------
 
 
@@ -135,7 +132,7 @@ def _cores(name: str) -> str:
 
 def _about(hours: float) -> str:
     if hours < 48:
-        return f"about {_count(max(1, round(hours)), 'hour')}"
+        return f"about {count(max(1, round(hours)), 'hour')}"
     return f"about {round(hours / 24)} days"
 
 
@@ -192,12 +189,11 @@ def _of_cells(evidence: Evidence) -> str:
     shown = [
         f"{line['row']} on {line['dataset']} errs on {line['mean']:.2f} % of the test images"
         + ("" if pd.isna(line["paper"]) else f" (the paper: {line['paper']:.2f} %)")
-        + f": {line['verdict']} after {_count(line['seeds'], 'run')}"
+        + f": {line['verdict']} after {count(line['seeds'], 'run')}"
         for line in run.to_dict("records")
     ]
     if len(shown) > 4:
-        words = run["verdict"].value_counts(sort=False)
-        return said + ", ".join(f"{count} {verdict}" for verdict, count in words.items()) + "."
+        return f"{said}{verdicts_counted(run['verdict'])}."
     return f"{said}{'; '.join(shown)}."
 
 
@@ -211,7 +207,8 @@ def _of_speed(evidence: Evidence) -> list[str]:
         for kind, lines in of_machine.groupby("kind", sort=False):
             factors = ", ".join(f"{value:.1f} ({short})" for value, short in lines[["value", "short"]].values)
             parts.append(f"{words[str(kind)]} by {factors} times")
-        found.append(f"On {machine}, the XNOR kernels{overview.using(of_machine)} beat {', and '.join(parts)}.")
+        several = ", ".join(parts[:-1]) + ", and " if len(parts) > 1 else ""
+        found.append(f"On {machine}, the XNOR kernels{overview.using(of_machine)} beat {several}{parts[-1]}.")
     return found
 
 
@@ -223,9 +220,10 @@ def _of_files(evidence: Evidence) -> list[str]:
     differ = int(nets["differing"].sum())
     none = "none" if differ == 0 else f"{differ:,}"
     return [
-        f"Packed to a bit a weight, {_count(nets['again'].nunique(), 'trained net')} of the paper's size take "
-        f"{findings.between(nets['times'])} times less memory, and {none} of {int(nets['images'].sum()):,} "
-        f"predictions by {_count(nets['backend'].nunique(), 'kernel')} differs from the float32 net's."
+        f"Packed to a bit a weight, {count(nets['again'].nunique(), 'trained net')} of the paper's size take "
+        f"{nets['times'].min():.1f} to {nets['times'].max():.1f} times less memory, and {none} of "
+        f"{int(nets['images'].sum()):,} predictions by {count(nets['backend'].nunique(), 'kernel')} differs from "
+        "the float32 net's."
     ]
 
 

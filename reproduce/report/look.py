@@ -124,7 +124,7 @@ def alone(text: str, dark: bool) -> str:
 
 def titled(figure: Figure, finding: str) -> Figure:
     """`figure` with what it shows above it, in lines that fit its width; each makes it higher."""
-    lines = textwrap.wrap(finding, 46)
+    lines = textwrap.wrap(finding, 54, break_on_hyphens=False)
     figure.set_figheight(figure.get_figheight() + 0.19 * len(lines))
     figure.suptitle("\n".join(lines), x=0.01, ha="left")
     return figure

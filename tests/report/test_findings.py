@@ -146,6 +146,6 @@ def test_ablations_say_their_verdicts_and_the_largest_difference():
 
 
 def test_a_long_title_is_broken_and_makes_the_figure_higher():
-    one, two = (look.titled(look.empty(), "word " * count) for count in (9, 10))
+    one, two = (look.titled(look.empty(), "word " * count) for count in (10, 12))
     assert "\n" not in one.get_suptitle() and two.get_suptitle().count("\n") == 1
     assert two.get_figheight() > one.get_figheight()
