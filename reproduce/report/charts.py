@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from reproduce.report import findings, look
 from reproduce.report.look import BLUE, DARK, GREEN, GREY, INK, LIGHT, PURPLE, STYLE, VERMILLION, WIDTH, empty
@@ -237,7 +237,7 @@ def _bar_panel(axes: Axes, entries: list[str | tuple[str, pd.Series]], frame: pd
         y += extra / 2
     axes.set_ylim(y + 0.7, 0.2)
     axes.set_yticks(places, labels)
-    _log_bars(axes, EngFormatter(unit="s"))
+    _log_bars(axes, EngFormatter(unit="s"), frame["seconds"].max())
 
 
 @matplotlib.rc_context(STYLE)
@@ -273,17 +273,18 @@ def _energy(frame: pd.DataFrame, column: str, title: str, unit: EngFormatter, fa
     middle = [i * step + (len(variants) - 1) / 2 for i in range(len(nets))]
     axes.set_yticks(middle, ["\n".join(textwrap.wrap(str(net), 22)) for net in nets])
     axes.set_ylim(len(nets) * step - 0.8, -0.8)
-    _log_bars(axes, unit)
+    _log_bars(axes, unit, values.max())
     handles = [Patch(facecolor=VARIANTS[v][0], edgecolor=INK, hatch=VARIANTS[v][1], label=v) for v in variants]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return look.titled(figure, findings.energy(frame, column, title))
 
 
-def _log_bars(axes: Axes, unit: EngFormatter) -> None:
-    """The axes of bars that lie on a log axis."""
+def _log_bars(axes: Axes, unit: EngFormatter, longest: float) -> None:
+    """The axes of bars that lie on a log axis: powers of ten up to the longest bar, at most six of them."""
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    powers = range(math.ceil(math.log10(axes.get_xlim()[0])), math.floor(math.log10(longest)) + 1)
+    axes.xaxis.set_major_locator(FixedLocator([10.0**power for power in powers[:: -(-len(powers) // 6) or 1]]))
     axes.xaxis.set_major_formatter(unit)
     axes.xaxis.set_minor_locator(NullLocator())

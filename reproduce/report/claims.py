@@ -18,7 +18,7 @@ from scipy import stats
 from reproduce.records import Record
 from reproduce.records.benchmark import Bench, Ratio, Timing
 from reproduce.report import ablations, compare, energy, filters, findings, speed, table1
-from reproduce.report.evidence import Evidence, note, notes, once, the_paper
+from reproduce.report.evidence import Evidence, marks, once, the_paper
 from reproduce.report.findings import count
 from reproduce.report.parts import Section
 from reproduce.report.rows import main
@@ -119,7 +119,7 @@ def _speed(what: str, *other: str, claimed: str = "") -> Callable[[Evidence, dic
             words = factor(ratio.ratio, ratio.low, ratio.high, claim["value"])
             timed = {r.candidate: r for r in bench.rows if r.what == row.what}
             said = [
-                f"; {key}: {', '.join(remarks)}"
+                f"; {key}: {', '.join(remarks.values())}"
                 for key in (row.candidate, name)
                 if key in timed and (remarks := speed.remarks(timed[key]))
             ]
@@ -139,7 +139,7 @@ def _speed(what: str, *other: str, claimed: str = "") -> Callable[[Evidence, dic
                     where,
                     bench.path,
                     speed.AGAIN,
-                    note(bench),
+                    marks(bench)["note"],
                     (f"{ratio.ratio:.1f} times" if ratio.low is None else f"{between} times")
                     + f", {bench.machine.name}"
                     + (f" ({kernel})" if kernel else ""),
@@ -338,7 +338,7 @@ def _nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             ", ".join([f"{first} of {len(table1.DATASETS[:3])} data sets", *rest]),
             "; ".join(dict.fromkeys(evidence.path(r) for r in used)),
             "reproduce run table1 --scale paper --seeds 3",
-            _marks(n for r in used for n in notes(r)),
+            marks(*used)["note"],
             "; ".join(f"{words} on {many} of 3" for words, many in counts if many),
         )
     ]
@@ -399,7 +399,7 @@ def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
                 f"{words} for a small net",
                 "; ".join(f"{evidence.name}/check/{path}" for path in paths),
                 "make check-small-mutants",
-                _marks(n for r in [*usual, *without] for n in notes(r)),
+                marks(*usual, *without)["note"],
                 f"{np.mean(mine):.1f} % without, {np.mean(theirs):.1f} % with ({cell})",
             )
         )

@@ -11,7 +11,7 @@ from reproduce import spec
 from reproduce.records import stem_of
 from reproduce.records.packed_net import PackedRecord
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, newest, note, once, the_paper
+from reproduce.report.evidence import Evidence, marks, newest, once, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 
@@ -109,7 +109,8 @@ def files(evidence: Evidence) -> pd.DataFrame:
     lines = []
     for net in newest(evidence.nets, lambda n: (n.about.cell, n.about.key, n.backend.split(" ")[0])):
         lines.append(
-            {
+            marks(net)
+            | {
                 "cell": net.about.cell,
                 "scale": net.about.scale,
                 "seed": net.about.seed,
@@ -122,8 +123,6 @@ def files(evidence: Evidence) -> pd.DataFrame:
                 "differing": None if net.differing is None else len(net.differing),
                 "backend": net.backend,
                 "machine": net.machine.name,
-                "dirty": bool(note(net)),
-                "note": note(net),
                 "records": net.path,
                 "again": f"reproduce freeze {_stem(net)}",
             }

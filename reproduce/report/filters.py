@@ -9,7 +9,7 @@ import pandas as pd
 from reproduce import spec
 from reproduce.records import Record, filter_counts
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, notes, once, the_paper
+from reproduce.report.evidence import Evidence, marks, once, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import main
 from reproduce.report.table1 import SCALES, again, with_note
@@ -79,14 +79,14 @@ def summary(evidence: Evidence) -> pd.DataFrame:
     """One line per cell, scale and rule: `averages` over the layers, and their mean over the seeds, in percent."""
     lines = []
     for (name, scale), group in _cells(counted(evidence)).items():
-        remarks = sorted({n for r in group for n in notes(r)})
         runs_apart = averages(layers(group), ["rule", "seed"])
         for rule in filter_counts.RULES:
             found = pd.DataFrame(runs_apart.loc[rule])
             line = {"cell": name, "scale": scale, "seeds": len(found), "rule": rule}
             line |= {str(key): value for key, value in found.mean().items()}
-            line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
-            lines.append(line | {"records": evidence.paths(group), "again": again(name, scale, group)})
+            lines.append(
+                line | marks(*group) | {"records": evidence.paths(group), "again": again(name, scale, group)}
+            )
     return pd.DataFrame(lines, columns=[*SUMMARY, "dirty", "note", "records", "again"])
 
 

@@ -129,6 +129,6 @@ def energy(frame: pd.DataFrame, column: str, what: str) -> str:
 
 def ablations(frame: pd.DataFrame) -> str:
     """The verdicts of the comparisons that are complete (`ablations.frame`), and the largest difference."""
-    most = frame.loc[frame["difference"].abs().idxmax()]
+    most = max(frame.to_dict("records"), key=lambda line: abs(line["difference"]))
     many = f"{count(len(frame), 'comparison')}: {verdicts_counted(frame['verdict'])}"
     return f"{many}; the largest: {most['arm']} against {most['against']}, {most['difference']:+.2f} points"

@@ -142,24 +142,16 @@ def _time(evidence: Evidence, cell: spec.Cell) -> str:
     if settings is None or not isinstance(settings.net, spec.PaperNet):
         return ""
     timed = "MNIST MLP, 3 × 4096" if settings.net.kind == "mlp" else "CIFAR-10 ConvNet"
-    measured = _cell(evidence, energy.NETS[timed])
+    measured = next((c for c in evidence.cells if c.name == energy.NETS[timed]), None)
     what, candidate = timed.split(",")[0], "ours" if settings.net.weights == "binary" else "plain"
     timed_here = ((bench.machine.name, row) for bench in speed.latest(evidence.training) for row in bench.rows)
     for machine, row in timed_here:
         if row.what == what and row.candidate.startswith(candidate) and measured is not None:
             of = measured.scales["paper"]
-            work = _macs(settings) * settings.data.train * settings.train.epochs
-            hours = row.seconds * work / (_macs(of) * of.train.batch) / 3600
+            work = settings.macs * settings.data.train * settings.train.epochs
+            hours = row.seconds * work / (of.macs * of.train.batch) / 3600
             return f"not run: {_about(hours)} a run on {_cores(machine)}"
     return ""
-
-
-def _cell(evidence: Evidence, name: str) -> spec.Cell | None:
-    return next((c for c in evidence.cells if c.name == name), None)
-
-
-def _macs(settings: spec.Settings) -> int:
-    return sum(layer.macs for layer in settings.layers())
 
 
 # --- sentences ------------------------------------------------------------------------------------------------

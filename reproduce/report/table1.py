@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reproduce import outcomes, spec, verdict
 from reproduce.records import Record
-from reproduce.report.evidence import Evidence, by_order, notes, once, the_paper
+from reproduce.report.evidence import Evidence, by_order, marks, once, the_paper
 from reproduce.report.parts import Column, Section, Table
 from reproduce.report.rows import apart, label
 
@@ -162,13 +162,10 @@ def tested(group: Sequence[Record]) -> tuple[int, NDArray[np.bool_] | None]:
 def measured(group: Sequence[Record], store: str) -> dict[str, object]:
     """What a table says of runs that may be pooled: seeds, mean, prediction interval, last epoch, where, marks."""
     errors = [r.result.test_error for r in group if r.result]
-    remarks = sorted({n for r in group for n in notes(r)})
-    line: dict[str, object] = {
+    line: dict[str, object] = marks(*group) | {
         "seeds": len(errors),
         "machine": machines(group),
         "code": label(group),
-        "dirty": bool(remarks),
-        "note": "; ".join(remarks),
         "records": "; ".join(f"{store}/runs/{r.stem}.json" for r in group),
     }
     if errors:
@@ -254,15 +251,14 @@ def failures(evidence: Evidence) -> pd.DataFrame:
         reason = record.failure or "no reason recorded"
         epoch = re.search(r"epoch (\d{1,9})\b", reason)
         lines.append(
-            {
+            marks(record)
+            | {
                 "cell": record.cell,
                 "scale": record.scale,
                 "seed": record.seed,
                 "epoch": int(epoch[1]) if epoch else None,
                 "reason": reason,
                 "machine": record.machine["name"],
-                "dirty": bool(notes(record)),
-                "note": "; ".join(notes(record)),
                 "records": evidence.path(record),
                 "again": f"reproduce run {record.cell} --scale {record.scale} --first-seed {record.seed}",
             }
@@ -317,28 +313,18 @@ def section(evidence: Evidence) -> Section:
         part["seeds"] = part["seeds"].where(~part["quoted"].astype(bool))
         if not len(part):
             continue
-        judged = (
-            (*_PAPER, *_MEASURED, _VERDICT, _MACHINE, CODE)
-            if scale == "paper"
-            else (*_MEASURED, _SECONDS, _MACHINE, CODE)
-        )
-        if scale == "short":
-            judged = (_PAPER[0], *judged)
-        if scale == "small":
-            judged = (Column("images", "images", hint="training / validation / test, as set"), *judged)
-        caption = {
-            "paper": f"{TITLES['paper']}. Rows marked as quoted are other people's, as the paper prints them.",
-            "short": f"{TITLES['short']}. {SHORT_NOTE}",
-            "small": f"{TITLES['small']}. {SMALL_NOTE}",
+        first, note = {
+            "paper": (_PAPER, "Rows marked as quoted are other people's, as the paper prints them."),
+            "short": (_PAPER[:1], SHORT_NOTE),
+            "small": ((Column("images", "images", hint="training / validation / test, as set"),), SMALL_NOTE),
         }[scale]
+        columns = (*_WHAT, *first, *_MEASURED, _VERDICT if scale == "paper" else _SECONDS, _MACHINE, CODE)
         name = "table1" if scale == "paper" else f"table1-{scale}"
-        tables.append(Table(name, caption, part, with_note(part, *_WHAT, *judged)))
+        tables.append(Table(name, f"{TITLES[scale]}. {note}", part, with_note(part, *columns)))
     pooled, broken = by_machine(evidence), failures(evidence)
     if len(pooled):
-        columns: tuple[Column, ...] = (
-            *_WHAT,
-            Column("scale", "scale"),
-            _MACHINE,
+        columns = (
+            *(*_WHAT, Column("scale", "scale"), _MACHINE),
             *(Column("threads", "threads"), Column("revision", "revision", hint="of the code: its first digits")),
             *_MEASURED[:2],
             _MEASURED[3],

@@ -75,7 +75,7 @@ def test_what_has_no_checksum_is_left_out_and_unknown_data_are_marked(tmp_path):
         put(tmp_path / "kernels", name, content)
         put(tmp_path / "kernels", f"un{name}", json.dumps(content))
     found = report.gather(tmp_path, [made_cell()])
-    assert [len(found.benches), len(found.nets)] == [1, 1] and evidence.note(found.benches[0]) == ""
+    assert [len(found.benches), len(found.nets)] == [1, 1] and evidence.notes(found.benches[0]) == []
     assert found.problems == ("uncpu-1.json: no checksum", "unnet-1.json: no checksum")
     foreign = made_record().model_copy(update={"data": DataHash(name="mnist2", digest="0", order="0")})
     assert "data of a name that is not known" in evidence.notes(foreign)
