@@ -40,8 +40,6 @@ class Evidence:
     checks: tuple[Record, ...]
     """Runs of `check-small`: its calibration, and the planted errors (`variant`)."""
     problems: tuple[str, ...]
-    superseded: int = 0
-    """Finished runs of which a later one of the same seed counts."""
     running: tuple[Running, ...] = ()
     """Runs under way: shown, and nothing is judged by them."""
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -105,7 +103,6 @@ def gather(
         nets=tuple(n for n in others if isinstance(n, PackedRecord)),
         checks=tuple(checks),
         problems=tuple(problems),
-        superseded=older,
         running=tuple(under_way),
         hashes={r.stem: _sha256(folder / "runs" / f"{r.stem}.json") for r in good},
     )

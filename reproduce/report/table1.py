@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reproduce import outcomes, spec, verdict
 from reproduce.records import Record
-from reproduce.report.evidence import Evidence, by_order, marks, once, the_paper
+from reproduce.report.evidence import Evidence, marks, once, the_paper
 from reproduce.report.parts import Column, Section, Table
 from reproduce.report.rows import apart, label
 
@@ -225,25 +225,6 @@ def revisions(group: Sequence[Record]) -> str:
     return ", ".join(sorted({(r.code["revision"] or "unknown")[:8] for r in group}))
 
 
-def by_machine(evidence: Evidence) -> pd.DataFrame:
-    """One line per cell, scale, image order, code and machine: the runs apart, before Table 1 pools machines."""
-    cells = {c.name: c for c in evidence.cells}
-    lines = []
-    pools = [(key, pooled) for key, groups in by_order(evidence.runs).items() for pooled in groups]
-    for (name, scale, order), pooled in pools:
-        for machine in sorted({r.machine["name"] for r in pooled}):
-            cell, group = cells[name], [r for r in pooled if r.machine["name"] == machine]
-            line: dict[str, object] = {"row": cell.experiment.row, "scale": scale, "cell": name}
-            line |= {"dataset": cell.dataset_at(group[0].scale), "order": order[:6]}
-            line |= measured(group, evidence.name) | {"again": again(name, scale, group)}
-            on_cpu = [r for r in group if "gpu" not in r.machine]
-            line |= {"machine": machine, "threads": threads(on_cpu), "revision": revisions(group)}
-            lines.append(line | {"verdict": judged(cell, scale, group)})
-    columns = "row dataset scale order machine threads revision seeds mean low high".split()
-    columns += ["last", "seconds", "verdict", "code"]
-    return pd.DataFrame(lines, columns=[*columns, "dirty", "note", "cell", "records", "again"])
-
-
 def failures(evidence: Evidence) -> pd.DataFrame:
     """One line per run that broke off: seed, epoch and reason."""
     lines = []
@@ -306,7 +287,7 @@ def with_order(frame: pd.DataFrame, *columns: Column) -> tuple[Column, ...]:
 
 
 def section(evidence: Evidence) -> Section:
-    """Table 1 at each scale, the same runs machine by machine, and those that broke off."""
+    """Table 1 at each scale, and the runs that broke off."""
     tables = []
     for scale in SCALES:
         part = every(evidence).query("scale == @scale").reset_index(drop=True)
@@ -321,20 +302,7 @@ def section(evidence: Evidence) -> Section:
         columns = (*_WHAT, *first, *_MEASURED, _VERDICT if scale == "paper" else _SECONDS, _MACHINE, CODE)
         name = "table1" if scale == "paper" else f"table1-{scale}"
         tables.append(Table(name, f"{TITLES[scale]}. {note}", part, with_note(part, *columns)))
-    pooled, broken = by_machine(evidence), failures(evidence)
-    if len(pooled):
-        columns = (
-            *(*_WHAT, Column("scale", "scale"), _MACHINE),
-            *(Column("threads", "threads"), Column("revision", "revision", hint="of the code: its first digits")),
-            *_MEASURED[:2],
-            _MEASURED[3],
-            _VERDICT,
-            CODE,
-        )
-        caption = "The same runs machine by machine, each judged by itself; the tables above pool machines."
-        if evidence.superseded:
-            caption += f" Left out, here and above: {evidence.superseded} older record(s) of the same seeds."
-        tables.append(Table("machines", caption, pooled, with_note(pooled, *with_order(pooled, *columns))))
+    broken = failures(evidence)
     if len(broken):
         broke = (
             *(Column("cell", "cell"), Column("scale", "scale"), Column("seed", "seed", 0)),
