@@ -36,6 +36,10 @@ LOOKS: dict[tuple[str, str], tuple[str, Any, float, str]] = {  # source and scal
 }
 TICKS = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
 FAMILIES = {"naive": (GREY, ""), "library": (BLUE, "///"), "xnor": (VERMILLION, "xxx")}
+DOTS = [
+    {"marker": marker, "color": colour, "linestyle": "", "markersize": 6}
+    for marker, colour in zip("osD^", (VERMILLION, BLUE, GREEN, PURPLE), strict=True)
+]
 VARIANTS = {"float": (GREY, ""), "binary weights": (BLUE, "///"), "binary": (VERMILLION, "xxx")}
 
 
@@ -127,45 +131,29 @@ def figure2b(frame: pd.DataFrame) -> Figure:
     printed = frame["printed"].iloc[0]
     figure = Figure(figsize=(WIDTH, 3.4))
     panels = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
-    markers = dict(zip(sorted(set(frame["cell"])), "osD^vP*X", strict=False))
-    layers = list(dict.fromkeys(frame.sort_values("layer")["layer"]))
-    place = {layer: i for i, layer in enumerate(layers)}
-    colours = itertools.cycle((VERMILLION, BLUE, GREEN, PURPLE))
-    colour = {cell: next(colours) for cell in markers}
+    cells = sorted(set(frame["cell"]))
+    dots = dict(zip(cells, itertools.cycle(DOTS)))
+    dash: dict[str, Any] = {"color": GREY, "marker": "_", "linestyle": "", "markeredgewidth": 2.2}
+    dotted: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 2))}
+    place = {layer: i for i, layer in enumerate(sorted(set(frame["layer"])))}
     for axes, rule in zip(panels, rules, strict=True):
         own = frame[frame["rule"] == rule]
         axes.set_title(rule)
-        axes.axhline(printed, color=INK, linewidth=1, linestyle=(0, (4, 2)))
-        random = own.groupby("layer", sort=False)["random"].mean()
-        axes.plot([place[v] for v in random.index], random, "_", color=GREY, markersize=17, markeredgewidth=2.2)
-        spread = (len(markers) - 1) / 2
+        axes.axhline(printed, **dotted)
+        random = own.groupby("layer")["random"].mean()
+        axes.plot([place[v] for v in random.index], random, markersize=17, **dash)
         for i, (cell, points) in enumerate(own.groupby("cell", sort=True)):
-            at = points["layer"].map(place) + (i - spread) * 0.22
-            axes.plot(
-                at,
-                points["fraction"],
-                markers.get(cell, "o"),
-                color=colour.get(cell, PURPLE),
-                markersize=6,
-                alpha=0.75,
-                markeredgewidth=0,
-            )
-        axes.set_xticks(range(len(layers)), [str(v) for v in layers])
-        axes.set_xlim(-0.6, len(layers) - 0.4)
+            at = points["layer"].map(place) + (i - (len(cells) - 1) / 2) * 0.22
+            axes.plot(at, points["fraction"], **dots[cell], alpha=0.75, markeredgewidth=0)
+        axes.set_xticks(range(len(place)), [str(v) for v in place])
+        axes.set_xlim(-0.6, len(place) - 0.4)
         axes.set_xlabel("convolution layer")
         axes.set_ylim(0, 104)
     panels[0].set_ylabel("unique filters of a layer")
     panels[0].yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    handles = [
-        *(
-            Line2D([], [], marker=m, color=colour[c], linestyle="", markersize=6, label=c)
-            for c, m in markers.items()
-        ),
-        Line2D(
-            [], [], marker="_", color=GREY, linestyle="", markersize=14, markeredgewidth=2.2, label="random signs"
-        ),
-        Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 2)), label=f"the paper's {printed:g} %"),
-    ]
+    handles = [Line2D([], [], label=cell, **dot) for cell, dot in dots.items()]
+    handles.append(Line2D([], [], markersize=14, label="random signs", **dash))
+    handles.append(Line2D([], [], label=f"the paper's {printed:g} %", **dotted))
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return look.titled(figure, findings.unique(frame))
 

@@ -69,21 +69,17 @@ def of_stores(stores: Sequence[Evidence]) -> list[Sides]:
 def of_cells(evidence: Evidence, first: spec.Cell, second: spec.Cell) -> list[Sides]:
     """Two cells of one store, at each scale and with each image order that both were run with."""
     groups = by_order(evidence.runs)
+    rows = dict.fromkeys(cell.experiment.row for cell in (first, second))
     found = []
     for (name, scale, order), of_first in groups.items():
         if name != first.name:
             continue
         for mine, theirs in itertools.product(of_first, groups.get((second.name, scale, order), [])):
-            line = _line_of_cells(first, second, mine[0].scale, order)
+            datasets = dict.fromkeys(cell.dataset_at(mine[0].scale) for cell in (first, second))
+            line: dict[str, object] = {"cell": first.name, "row": ", ".join(rows), "scale": scale}
+            line |= {"dataset": ", ".join(datasets), "order": order[:6]}
             found.append(_sides(line, (evidence, evidence), [mine, theirs], (first.name, second.name)))
     return found
-
-
-def _line_of_cells(first: spec.Cell, second: spec.Cell, scale: spec.Scale, order: str) -> dict[str, object]:
-    datasets = dict.fromkeys(cell.dataset_at(scale) for cell in (first, second))
-    rows = dict.fromkeys(cell.experiment.row for cell in (first, second))
-    line: dict[str, object] = {"cell": first.name, "row": ", ".join(rows), "dataset": ", ".join(datasets)}
-    return line | {"scale": scale, "order": order[:6]}
 
 
 def _sides(
