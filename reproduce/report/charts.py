@@ -268,11 +268,11 @@ def _energy(frame: pd.DataFrame, column: str, title: str, unit: EngFormatter, fa
 
 
 def _log_bars(axes: Axes, unit: EngFormatter, longest: float) -> None:
-    """The axes of bars that lie on a log axis: powers of ten up to the longest bar, at most six of them."""
+    """The axes of bars that lie on a log axis: powers of ten up to the longest bar, at most four of them."""
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     powers = range(math.ceil(math.log10(axes.get_xlim()[0])), math.floor(math.log10(longest)) + 1)
-    axes.xaxis.set_major_locator(FixedLocator([10.0**power for power in powers[:: -(-len(powers) // 6) or 1]]))
+    axes.xaxis.set_major_locator(FixedLocator([10.0**power for power in powers[:: -(-len(powers) // 4) or 1]]))
     axes.xaxis.set_major_formatter(unit)
     axes.xaxis.set_minor_locator(NullLocator())
