@@ -55,10 +55,8 @@ def table1(frame: pd.DataFrame) -> str:
 
 def times(frame: pd.DataFrame) -> str:
     """Between which ratios the kernels of `overview.times_frame` lie, for each kind of library."""
-    parts = [
-        f"{between(part['value'])} times as fast as {kind}" for kind, part in frame.groupby("kind", sort=False)
-    ]
-    return f"XNOR kernels are {', '.join(parts)} libraries"
+    parts = [f"{kind} by {between(part['value'])} times" for kind, part in frame.groupby("kind", sort=False)]
+    return f"XNOR kernels beat libraries in {', '.join(parts)}"
 
 
 def curve(net: str, frame: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from reproduce import spec
 from reproduce.report import claims, energy, exports, overview, speed, table1
 from reproduce.report.evidence import Evidence, once, the_paper
-from reproduce.report.findings import count, verdicts_counted
+from reproduce.report.findings import between, count, verdicts_counted
 from reproduce.report.parts import Figure, Verdict
 
 SCHEMA = Path(__file__).parent / "verdicts.schema.json"
@@ -191,14 +191,12 @@ def _of_cells(evidence: Evidence) -> str:
 
 def _of_speed(evidence: Evidence) -> list[str]:
     frame = overview.times_frame(evidence)
-    words = {"float32": "the fastest float32 library", "TF32": "the fastest in TF32"}
-    words["int8"] = "the fastest 8-bit one"
+    words = {"float32": "the fastest float32 libraries", "TF32": "those in TF32", "int8": "8-bit ones"}
     found = []
     for machine, of_machine in frame.groupby("machine", sort=True):
         parts = []
         for kind, lines in of_machine.groupby("kind", sort=False):
-            factors = ", ".join(f"{value:.1f} ({short})" for value, short in lines[["value", "short"]].values)
-            parts.append(f"{words[str(kind)]} by {factors} times")
+            parts.append(f"{words[str(kind)]} by {between(lines['value'])} times")
         several = ", ".join(parts[:-1]) + ", and " if len(parts) > 1 else ""
         found.append(f"On {machine}, the XNOR kernels{overview.using(of_machine)} beat {several}{parts[-1]}.")
     return found
@@ -226,6 +224,8 @@ def _of_files(evidence: Evidence) -> list[str]:
 def figures(evidence: Evidence) -> tuple[Figure, Figure]:
     """The forest plot of Table 1, and how many times faster the kernels are."""
     forest, times = overview.forest_frame(evidence, reason), overview.times_frame(evidence)
+    printed = {claim["id"]: claim["value"] for claim in the_paper()["claims"]}
+    factors = ", ".join(f"{printed[key]:g}× {other}" for key, other in overview.LINES.items())
     return (
         Figure(
             "forest",
@@ -240,7 +240,7 @@ def figures(evidence: Evidence) -> tuple[Figure, Figure]:
             "times",
             "The fastest XNOR kernel of each machine, packing included, against the fastest libraries a user "
             "would call instead, with 95 % intervals. TF32 rounds float32 to 11 bits. Dashed: what the paper "
-            "prints for its GPU.",
+            f"prints for its GPU, {factors}.",
             "How many times faster the XNOR kernels are than libraries, for each machine measured.",
             times,
             overview.times,

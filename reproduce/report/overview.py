@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -28,8 +27,8 @@ WHATS = {  # how a timed thing begins -> its name in the picture
     "CIFAR-10 ConvNet, 10000": "CIFAR-10 ConvNet",
 }
 MARKS = {"float32": (BLUE, "s"), "TF32": (GREEN, "o"), "int8": (VERMILLION, "D")}
-LINES = {"xnor against cublas": "than cuBLAS (product)", "mlp against baseline": "than a plain kernel (MLP)"}
-LINES |= {"xnor against baseline": "than a plain kernel (product)"}
+LINES = {"xnor against cublas": "cuBLAS (product)", "mlp against baseline": "a plain kernel (MLP)"}
+LINES |= {"xnor against baseline": "a plain kernel (product)"}
 
 
 # --- Table 1 --------------------------------------------------------------------------------------------------
@@ -177,38 +176,43 @@ def times_frame(evidence: Evidence) -> pd.DataFrame:
 
 @matplotlib.rc_context(STYLE)
 def times(frame: pd.DataFrame) -> Figure:
-    """A line a comparison on a log axis of ratios, machine by machine, with the paper's factors as lines."""
+    """A line a timed thing on a log axis of ratios, machine by machine, with the paper's factors as lines."""
     if frame.empty:
         return empty()
-    figure = Figure(figsize=(WIDTH, 1.5 + 0.24 * len(frame) + 0.3 * frame["machine"].nunique()))
+    lines = frame[["machine", "short"]].drop_duplicates()
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.31 * len(lines) + 0.26 * lines["machine"].nunique()))
     axes = figure.subplots()
     axes.set_xscale("log")
-    axes.set_xlim(0.8, frame["value"].max() * 11)  # with room for the words
+    axes.set_xlim(min(0.8, frame["value"].min() * 0.8), frame["value"].max() * 1.6)
     start = axes.get_yaxis_transform()
     places: dict[float, str] = {}
-    y = 0.6
+    y = 0.3
     for machine, of_machine in frame.groupby("machine", sort=True):
-        y += 0.9
+        y += 0.85
         words = f"{machine}{using(of_machine)}"
         axes.annotate(words, (0, y), (4, 0), start, "offset points", fontsize=9, style="italic", va="center")
-        for short, lines in of_machine.groupby("short", sort=False):
-            places[y + (len(lines) + 1) / 2] = str(short)
-            for line in lines.to_dict("records"):
-                y += 1
-                _ratio(axes, y, line)
-            y += 0.2
+        for short, ratios in of_machine.groupby("short", sort=False):
+            y += 1
+            places[y] = str(short)
+            axes.hlines(y, *sorted((1, ratios["value"].max())), color=GREY, linewidth=3, alpha=0.3)
+            for ratio in ratios.to_dict("records"):
+                _ratio(axes, y, ratio)
     printed = {claim["id"]: claim["value"] for claim in the_paper()["claims"]}
     dashed: dict[str, Any] = {"color": GREY, "linewidth": 1.1, "linestyle": (0, (4, 3))}
     for key in LINES:
         axes.axvline(printed[key], zorder=0, **dashed)
         words = f"{printed[key]:g}×"
-        axes.annotate(words, (printed[key], 0.5), (3, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.annotate(words, (printed[key], 0.4), (3, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(list(places), list(places.values()))
-    axes.set_ylim(y + 0.7, 0)
+    axes.set_ylim(y + 0.6, 0)
     _plain(axes, (1, 2, 5, 10, 20, 50, 100), "{:g}×")
-    said = "the paper's GPU: " + ", ".join(f"{printed[key]:g}× {name}" for key, name in LINES.items())
-    words = "\n".join(textwrap.wrap(said, 58))
-    figure.legend(handles=[Line2D([], [], **dashed, label=words)], loc="outside lower left", fontsize=9)
+    handles = [
+        Line2D([], [], color=MARKS[kind][0], marker=MARKS[kind][1], linestyle="", label=kind)
+        for kind in MARKS
+        if kind in set(frame["kind"])
+    ]
+    handles.append(Line2D([], [], **dashed, label="the paper's GPU"))
+    figure.legend(handles=handles, loc="outside lower left", fontsize=9, ncols=len(handles))
     return titled(figure, findings.times(frame))
 
 
@@ -219,13 +223,13 @@ def using(lines: pd.DataFrame) -> str:
 
 
 def _ratio(axes: Axes, y: float, line: dict[Any, Any]) -> None:
-    """A bar from 1, its mark and interval, and against what it was timed."""
+    """The mark of a ratio with its interval, and the ratio: above it, of TF32 below, so that they stand apart."""
     colour, marker = MARKS[line["kind"]]
-    axes.hlines(y, 1, line["value"], color=colour, linewidth=4, alpha=0.3)
-    interval = not pd.isna(line["low"])
-    if interval:
+    if not pd.isna(line["low"]):
         axes.hlines(y, line["low"], line["high"], color=INK, linewidth=1.4)
     axes.plot(line["value"], y, marker, color=colour, markersize=6, markeredgecolor=INK, markeredgewidth=0.6)
-    end = max(line["value"], line["high"]) if interval else line["value"]
-    words = f"{line['value']:.1f}× {line['against'].split(' (')[0]}"
-    axes.annotate(words, (end, y), (6, 0), textcoords="offset points", va="center", fontsize=9)
+    up = -1 if line["kind"] == "TF32" else 1
+    words = f"{findings.short(line['value'])}×"
+    axes.annotate(
+        words, (line["value"], y), (0, 8 * up), textcoords="offset points", ha="center", va="center", fontsize=8
+    )
