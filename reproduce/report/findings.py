@@ -55,8 +55,9 @@ def table1(frame: pd.DataFrame) -> str:
 
 def times(frame: pd.DataFrame) -> str:
     """Between which ratios the kernels of `overview.times_frame` lie, for each kind of library."""
-    parts = [f"{kind} by {between(part['value'])} times" for kind, part in frame.groupby("kind", sort=False)]
-    return f"XNOR kernels beat libraries in {', '.join(parts)}"
+    kinds = [(str(kind), between(part["value"])) for kind, part in frame.groupby("kind", sort=False)]
+    (kind, ratio), *rest = kinds
+    return ", ".join([f"XNOR kernels beat {kind} libraries by {ratio} times", *(f"{k} by {r}" for k, r in rest)])
 
 
 def curve(net: str, frame: pd.DataFrame) -> str:

@@ -180,7 +180,7 @@ def times(frame: pd.DataFrame) -> Figure:
     if frame.empty:
         return empty()
     lines = frame[["machine", "short"]].drop_duplicates()
-    figure = Figure(figsize=(WIDTH, 1.0 + 0.31 * len(lines) + 0.26 * lines["machine"].nunique()))
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.29 * len(lines) + 0.26 * lines["machine"].nunique()))
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.set_xlim(min(0.8, frame["value"].min() * 0.8), frame["value"].max() * 1.6)

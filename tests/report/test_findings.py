@@ -24,12 +24,10 @@ def test_test_errors_say_how_many_cells_were_run_and_how_they_end():
 
 def test_ratios_to_libraries_are_said_for_each_precision():
     frame = FIGURES["times"]()
-    assert title(drawn("times", frame)[0]) == (
-        "XNOR kernels beat libraries in float32 by 21 times, int8 by 4.8 times"
-    )
+    assert title(drawn("times", frame)[0]) == ("XNOR kernels beat float32 libraries by 21 times, int8 by 4.8")
     frame.loc[0, "value"], frame.loc[1, "kind"] = 0.5, "TF32"
     assert findings.times(frame) == (
-        "XNOR kernels beat libraries in float32 by 0.5 to 21 times, TF32 by 4.8 times, int8 by 4.8 times"
+        "XNOR kernels beat float32 libraries by 0.5 to 21 times, TF32 by 4.8, int8 by 4.8"
     )
 
 
