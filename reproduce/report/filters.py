@@ -144,8 +144,11 @@ def section(evidence: Evidence) -> Section:
         "(256 classes). Random signs repeat, too: C/M · (1 - (1 - 1/C)^M) of M kernels from C classes are "
         "expected to be distinct. Only what lies below that was learned.",
     ]
-    counts = (("mean", "random", "all layers", ""), ("mean_rest", "random_rest", "without the first", ""))
-    counts += (("weighted", "random_weighted", "op-weighted", "layers weighted by their multiply-adds"),)
+    counts = (
+        ("mean", "random", "all layers", ""),
+        ("mean_rest", "random_rest", "without the first", ""),
+        ("weighted", "random_weighted", "op-weighted", "layers weighted by their multiply-adds"),
+    )
     parts: list[Table | Figure] = []
     if records:
         first, found = records[0], summary(evidence)
