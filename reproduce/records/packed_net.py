@@ -34,6 +34,8 @@ class PackedRecord(_Net):
 
     kind: Literal["net"]
     quick: bool
+    backend: Text = ""
+    """What ran it: "cpu (avx2, 2 threads)", "cuda-xnor (sm_90 on …)"."""
     differing: list[dict[str, Any]] | None = None
     """Images to which the float32 net gives another class; None if they were not compared."""
 

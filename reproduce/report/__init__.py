@@ -18,6 +18,7 @@ from reproduce.report import (
     energy,
     exports,
     filters,
+    findings,
     folder,
     groups,
     head,
@@ -103,8 +104,7 @@ def found(evidence: Evidence, cells: Sequence[spec.Cell], scale: str) -> str:
     said = f"{frame['cell'].nunique()} of {len(cells)} cells have runs at {scale} scale"
     if scale != "paper":
         return f"{said}, which is never held against the paper"
-    words = [f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts(sort=False).items()]
-    return f"{said}: {', '.join(words)}" if words else said
+    return f"{said}: {findings.verdicts_counted(frame['verdict'])}" if len(frame) else said
 
 
 def compared(stores: Sequence[Evidence], target: Path, home: str, force: bool = False) -> None:

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure as Drawing
 from reproduce import outcomes, paired, spec
 from reproduce.campaign import rates
 from reproduce.records import Record
-from reproduce.report.evidence import Evidence, notes, once
-from reproduce.report.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH
+from reproduce.report import findings
+from reproduce.report.evidence import Evidence, marks, once
+from reproduce.report.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH, titled
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import label, made_by
 from reproduce.report.table1 import CODE, with_note
@@ -72,8 +73,7 @@ def frame(evidence: Evidence) -> pd.DataFrame:
             "again": f"reproduce run {cell.name.rpartition('/')[0]}",
         }
         every = [*arm, *against]
-        remarks = sorted({n for r in every for n in notes(r)})
-        line |= {"dirty": bool(remarks), "note": "; ".join(remarks), "records": evidence.paths(every)}
+        line |= marks(*every) | {"records": evidence.paths(every)}
         if arm:
             line |= {"arm_error": _mean(arm), "against_error": _mean(against), "code": _labels(arm, against)}
             line |= {"flipped": _flipped(arm), "against_flipped": _flipped(against)}
@@ -144,7 +144,7 @@ def forest(frame: pd.DataFrame) -> Drawing:
     axes.set_xlabel("points of test error more (right) or less (left)")
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    return drawing
+    return titled(drawing, findings.ablations(frame))
 
 
 def section(evidence: Evidence) -> Section:

@@ -21,10 +21,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
+from reproduce.report import findings, look
 from reproduce.report.look import BLUE, DARK, GREEN, GREY, INK, LIGHT, PURPLE, STYLE, VERMILLION, WIDTH, empty
-from reproduce.report.look import svg as svg
 
 LOOKS: dict[tuple[str, str], tuple[str, Any, float, str]] = {  # source and scale: colour, line, width, name
     ("ours", "paper"): (VERMILLION, "-", 1.6, "ours, paper's scale"),
@@ -36,6 +36,10 @@ LOOKS: dict[tuple[str, str], tuple[str, Any, float, str]] = {  # source and scal
 }
 TICKS = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
 FAMILIES = {"naive": (GREY, ""), "library": (BLUE, "///"), "xnor": (VERMILLION, "xxx")}
+DOTS = [
+    {"marker": marker, "color": colour, "linestyle": "", "markersize": 6}
+    for marker, colour in zip("osD^", (VERMILLION, BLUE, GREEN, PURPLE), strict=True)
+]
 VARIANTS = {"float": (GREY, ""), "binary weights": (BLUE, "///"), "binary": (VERMILLION, "xxx")}
 
 
@@ -52,7 +56,7 @@ def curves(frame: pd.DataFrame) -> list[Figure]:
 
 def _net(net: str, frame: pd.DataFrame) -> Figure:
     quantities = [q for q in ("validation error", "training cost") if (frame["quantity"] == q).any()]
-    figure = Figure(figsize=(WIDTH, 0.7 + 1.7 * len(quantities)))
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.7 * len(quantities)))
     panels = figure.subplots(len(quantities), 1, sharex=True, squeeze=False)[:, 0]
     for axes, quantity in zip(panels, quantities, strict=True):
         here = frame[frame["quantity"] == quantity]
@@ -69,25 +73,13 @@ def _net(net: str, frame: pd.DataFrame) -> Figure:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_locator(NullLocator())
-    panels[0].set_title(f"{net}: {_end(frame)}")
     panels[-1].set_xlabel("epoch")
     there = dict.fromkeys(zip(frame["source"], frame["scale"], strict=True))
     handles = []
     for colour, style, width, name in (LOOKS[key] for key in LOOKS if key in there):
         handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=width, label=name))
     figure.legend(handles=handles, loc="outside lower left", ncols=2, handlelength=1.8)
-    return figure
-
-
-def _end(frame: pd.DataFrame) -> str:
-    """Where the curves of a net end, in words: at the paper's scale if it was run there."""
-    ours = frame[(frame["source"] != "paper") & (frame["quantity"] == "validation error")]
-    for source, scale in (key for key in LOOKS if key[0] != "paper"):
-        lines = ours[(ours["source"] == source) & (ours["scale"] == scale)]
-        if len(lines):
-            value = lines.sort_values("epoch").groupby("run")["value"].last().mean()
-            return f"{value:.2f} % at epoch {lines['epoch'].max()}"
-    return "not run here"
+    return look.titled(figure, findings.curve(net, frame))
 
 
 def _ranges(axes: Axes, points: pd.DataFrame) -> None:
@@ -100,30 +92,21 @@ def _ranges(axes: Axes, points: pd.DataFrame) -> None:
 
 @matplotlib.rc_context(STYLE)
 def figure2a(frame: pd.DataFrame) -> Figure:
-    """The binary kernels of a first convolution, sorted so that equal ones stand together, a block an input map.
-
-    Of several seeds the first is drawn, of several cells each.
-    """
+    """The binary kernels of one first convolution, sorted so that equal ones stand together, a block a map."""
     if frame.empty:
         return empty()
-    blocks = []
-    for cell, kernels in frame.groupby("cell", sort=True):
-        kernels = kernels[kernels["seed"] == kernels["seed"].min()]
-        for number, of_map in kernels.groupby("map", sort=True):
-            table = of_map.pivot_table(index="filter", columns=["y", "x"], values="sign")
-            side = math.isqrt(table.shape[1])
-            codes = sorted(map(tuple, table.to_numpy() > 0), reverse=True)
-            seed = of_map["seed"].iloc[0]
-            title = f"{cell}, seed {seed}, input map {number}: {len(set(codes))} distinct of {len(codes)}"
-            blocks.append((title, side, codes))
-    across = 24
-    rows = [math.ceil(len(codes) / across) for _, _, codes in blocks]
-    figure = Figure(figsize=(WIDTH, sum(0.3 + WIDTH / across * n for n in rows)))
-    panels = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=[max(n, 1) for n in rows])[:, 0]
-    for axes, (title, side, codes) in zip(panels, blocks, strict=True):
-        axes.set_title(title, fontsize=9.5)
-        _tiles(axes, side, codes, across)
-    return figure
+    blocks = {}
+    for number, of_map in frame.groupby("map", sort=True):
+        signs = of_map.pivot_table(index="filter", columns=["y", "x"], values="sign").to_numpy()
+        blocks[number] = sorted(map(tuple, signs > 0), reverse=True)
+    across, count = 24, frame["filter"].nunique()
+    rows = math.ceil(count / across)
+    figure = Figure(figsize=(WIDTH, len(blocks) * (0.3 + WIDTH / across * rows)))
+    panels = figure.subplots(len(blocks), 1, squeeze=False)[:, 0]
+    for axes, (number, codes) in zip(panels, blocks.items(), strict=True):
+        axes.set_title(f"input map {number}: {len(set(codes))} distinct of {count}")
+        _tiles(axes, math.isqrt(len(codes[0])), codes, across)
+    return look.titled(figure, findings.kernels(sum(len(set(c)) for c in blocks.values()), len(blocks) * count))
 
 
 def _tiles(axes: Axes, side: int, codes: list[tuple[bool, ...]], across: int) -> None:
@@ -148,47 +131,31 @@ def figure2b(frame: pd.DataFrame) -> Figure:
     printed = frame["printed"].iloc[0]
     figure = Figure(figsize=(WIDTH, 3.4))
     panels = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
-    markers = dict(zip(sorted(set(frame["cell"])), "osD^vP*X", strict=False))
-    layers = list(dict.fromkeys(frame.sort_values("layer")["layer"]))
-    place = {layer: i for i, layer in enumerate(layers)}
-    colours = itertools.cycle((VERMILLION, BLUE, GREEN, PURPLE))
-    colour = {cell: next(colours) for cell in markers}
+    cells = sorted(set(frame["cell"]))
+    dots = dict(zip(cells, itertools.cycle(DOTS)))
+    dash: dict[str, Any] = {"color": GREY, "marker": "_", "linestyle": "", "markeredgewidth": 2.2}
+    dotted: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 2))}
+    place = {layer: i for i, layer in enumerate(sorted(set(frame["layer"])))}
     for axes, rule in zip(panels, rules, strict=True):
         own = frame[frame["rule"] == rule]
         axes.set_title(rule)
-        axes.axhline(printed, color=INK, linewidth=1, linestyle=(0, (4, 2)))
-        random = own.groupby("layer", sort=False)["random"].mean()
-        axes.plot([place[v] for v in random.index], random, "_", color=GREY, markersize=17, markeredgewidth=2.2)
-        spread = (len(markers) - 1) / 2
+        axes.axhline(printed, **dotted)
+        random = own.groupby("layer")["random"].mean()
+        axes.plot([place[v] for v in random.index], random, markersize=17, **dash)
         for i, (cell, points) in enumerate(own.groupby("cell", sort=True)):
-            at = points["layer"].map(place) + (i - spread) * 0.22
-            axes.plot(
-                at,
-                points["fraction"],
-                markers.get(cell, "o"),
-                color=colour.get(cell, PURPLE),
-                markersize=6,
-                alpha=0.75,
-                markeredgewidth=0,
-            )
-        axes.set_xticks(range(len(layers)), [str(v) for v in layers])
-        axes.set_xlim(-0.6, len(layers) - 0.4)
+            at = points["layer"].map(place) + (i - (len(cells) - 1) / 2) * 0.22
+            axes.plot(at, points["fraction"], **dots[cell], alpha=0.75, markeredgewidth=0)
+        axes.set_xticks(range(len(place)), [str(v) for v in place])
+        axes.set_xlim(-0.6, len(place) - 0.4)
         axes.set_xlabel("convolution layer")
         axes.set_ylim(0, 104)
     panels[0].set_ylabel("unique filters of a layer")
     panels[0].yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    handles = [
-        *(
-            Line2D([], [], marker=m, color=colour[c], linestyle="", markersize=6, label=c)
-            for c, m in markers.items()
-        ),
-        Line2D(
-            [], [], marker="_", color=GREY, linestyle="", markersize=14, markeredgewidth=2.2, label="random signs"
-        ),
-        Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 2)), label=f"the paper's {printed:g} %"),
-    ]
+    handles = [Line2D([], [], label=cell, **dot) for cell, dot in dots.items()]
+    handles.append(Line2D([], [], markersize=14, label="random signs", **dash))
+    handles.append(Line2D([], [], label=f"the paper's {printed:g} %", **dotted))
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return figure
+    return look.titled(figure, findings.unique(frame))
 
 
 @matplotlib.rc_context(STYLE)
@@ -200,14 +167,12 @@ def figure3(frame: pd.DataFrame) -> list[Figure]:
     for what, lines in frame.groupby("what", sort=False):
         entries = list(_bars(lines))
         height = sum(1 if isinstance(entry, str) else 1 + 0.6 * entry[0].count("\n") for entry in entries)
-        figure = Figure(figsize=(WIDTH, 1.1 + 0.24 * height))
-        axes = figure.subplots()
-        axes.set_title("\n".join(textwrap.wrap(str(what), 44)))
-        _bar_panel(axes, entries, lines)
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.24 * height))
+        _bar_panel(figure.subplots(), entries, lines)
         families = [f for f in FAMILIES if (lines["family"] == f).any()]
         handles = [Patch(facecolor=FAMILIES[f][0], edgecolor=INK, hatch=FAMILIES[f][1], label=f) for f in families]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-        figures.append(figure)
+        figures.append(look.titled(figure, findings.speed(str(what), lines)))
     return figures
 
 
@@ -251,7 +216,8 @@ def _bar_panel(axes: Axes, entries: list[str | tuple[str, pd.Series]], frame: pd
         if not (pd.isna(line["low"]) or pd.isna(line["high"])):
             axes.hlines(y, line["low"], line["high"], color=INK, linewidth=1.4)
         end = line["seconds"] if pd.isna(line["high"]) else max(line["seconds"], line["high"])
-        ratio = "" if pd.isna(line["times"]) or line["family"] == "naive" else f" · {_short(line['times'])}×"
+        known = line["family"] != "naive" and not pd.isna(line["times"])
+        ratio = f" · {findings.short(line['times'])}×" if known else ""
         value = seconds(float(f"{line['seconds']:.3g}"))
         axes.annotate(value + ratio, (end, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
         places.append(y)
@@ -259,12 +225,7 @@ def _bar_panel(axes: Axes, entries: list[str | tuple[str, pd.Series]], frame: pd
         y += extra / 2
     axes.set_ylim(y + 0.7, 0.2)
     axes.set_yticks(places, labels)
-    _log_bars(axes, EngFormatter(unit="s"))
-
-
-def _short(value: float) -> str:
-    """A ratio with two figures below ten, without decimals from there on: 3.4, 23, 121."""
-    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+    _log_bars(axes, EngFormatter(unit="s"), frame["seconds"].max())
 
 
 @matplotlib.rc_context(STYLE)
@@ -273,9 +234,9 @@ def energy(frame: pd.DataFrame) -> list[Figure]:
     if frame.empty:
         return [empty()]
     parts = (
-        ("compute_uj", "Compute, energy of one image", EngFormatter(unit="J"), 1e-6),
-        ("memory_uj", "Memory accesses, energy of one image", EngFormatter(unit="J"), 1e-6),
-        ("bytes", "Weights", EngFormatter(unit="B"), 1.0),
+        ("compute_uj", "Energy of one image's arithmetic, by the model", EngFormatter(unit="J"), 1e-6),
+        ("memory_uj", "Energy of one image's memory accesses, by the model", EngFormatter(unit="J"), 1e-6),
+        ("bytes", "Bytes of the weights", EngFormatter(unit="B"), 1.0),
     )
     return [_energy(frame, *part) for part in parts]
 
@@ -284,35 +245,34 @@ def _energy(frame: pd.DataFrame, column: str, title: str, unit: EngFormatter, fa
     nets = list(dict.fromkeys(frame["net"]))
     variants = [v for v in VARIANTS if (frame["variant"] == v).any()]
     step = len(variants) + 0.6
-    figure = Figure(figsize=(WIDTH, 1.0 + 0.2 * len(nets) * step))
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.2 * len(nets) * step))
     axes = figure.subplots()
     values = frame[column] * factor
     left = values[values > 0].min() / 3
-    axes.set_title(title)
     axes.set_xscale("log")
     axes.set_xlim(left, values.max() * (values.max() / left) ** 0.25)
     for line in frame.to_dict("records"):
         value = line[column] * factor
         y = nets.index(line["net"]) * step + variants.index(line["variant"])
         colour, hatch = VARIANTS[line["variant"]]
-        look: dict[str, Any] = {"color": colour, "edgecolor": INK, "hatch": hatch, "linewidth": 0.5}
-        axes.barh(y, value - left, left=left, height=0.8, **look)
+        axes.barh(y, value - left, left=left, height=0.8, color=colour, edgecolor=INK, hatch=hatch, linewidth=0.5)
         label = unit(float(f"{value:.3g}"))
         axes.annotate(label, (value, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
     middle = [i * step + (len(variants) - 1) / 2 for i in range(len(nets))]
     axes.set_yticks(middle, ["\n".join(textwrap.wrap(str(net), 22)) for net in nets])
     axes.set_ylim(len(nets) * step - 0.8, -0.8)
-    _log_bars(axes, unit)
+    _log_bars(axes, unit, values.max())
     handles = [Patch(facecolor=VARIANTS[v][0], edgecolor=INK, hatch=VARIANTS[v][1], label=v) for v in variants]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    return figure
+    return look.titled(figure, findings.energy(frame, column, title))
 
 
-def _log_bars(axes: Axes, unit: EngFormatter) -> None:
-    """The axes of bars that lie on a log axis."""
+def _log_bars(axes: Axes, unit: EngFormatter, longest: float) -> None:
+    """The axes of bars that lie on a log axis: powers of ten up to the longest bar, at most four of them."""
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    powers = range(math.ceil(math.log10(axes.get_xlim()[0])), math.floor(math.log10(longest)) + 1)
+    axes.xaxis.set_major_locator(FixedLocator([10.0**power for power in powers[:: -(-len(powers) // 4) or 1]]))
     axes.xaxis.set_major_formatter(unit)
     axes.xaxis.set_minor_locator(NullLocator())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from reproduce import spec
 from reproduce.records import Record
 from reproduce.records.benchmark import Bench, Ratio
 from reproduce.report import images, speed
-from reproduce.report.evidence import Evidence, by_order, note, notes
+from reproduce.report.evidence import Evidence, by_order, marks
 from reproduce.report.images import DIFFERENT, IDENTICAL, SAME
 from reproduce.report.parts import Column, Section, Table
 from reproduce.report.rows import label
@@ -46,13 +45,8 @@ def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) 
     return difference - half, difference + half
 
 
-@dataclass(frozen=True)
-class Sides:
-    """Runs held against each other: what they are (columns of the tables), and both groups of records."""
-
-    line: dict[str, object]
-    first: list[Record]
-    second: list[Record]
+Sides = tuple[dict[str, object], list[Record], list[Record]]
+"""Runs held against each other: what they are (columns of the tables), and both groups of records."""
 
 
 def of_stores(stores: Sequence[Evidence]) -> list[Sides]:
@@ -75,35 +69,30 @@ def of_stores(stores: Sequence[Evidence]) -> list[Sides]:
 def of_cells(evidence: Evidence, first: spec.Cell, second: spec.Cell) -> list[Sides]:
     """Two cells of one store, at each scale and with each image order that both were run with."""
     groups = by_order(evidence.runs)
+    rows = dict.fromkeys(cell.experiment.row for cell in (first, second))
     found = []
     for (name, scale, order), of_first in groups.items():
         if name != first.name:
             continue
         for mine, theirs in itertools.product(of_first, groups.get((second.name, scale, order), [])):
-            line = _line_of_cells(first, second, mine[0].scale, order)
+            datasets = dict.fromkeys(cell.dataset_at(mine[0].scale) for cell in (first, second))
+            line: dict[str, object] = {"cell": first.name, "row": ", ".join(rows), "scale": scale}
+            line |= {"dataset": ", ".join(datasets), "order": order[:6]}
             found.append(_sides(line, (evidence, evidence), [mine, theirs], (first.name, second.name)))
     return found
-
-
-def _line_of_cells(first: spec.Cell, second: spec.Cell, scale: spec.Scale, order: str) -> dict[str, object]:
-    datasets = dict.fromkeys(cell.dataset_at(scale) for cell in (first, second))
-    rows = dict.fromkeys(cell.experiment.row for cell in (first, second))
-    line: dict[str, object] = {"cell": first.name, "row": ", ".join(rows), "dataset": ", ".join(datasets)}
-    return line | {"scale": scale, "order": order[:6]}
 
 
 def _sides(
     line: dict[str, object], stores: tuple[Evidence, Evidence], both: list[list[Record]], names: tuple[str, str]
 ) -> Sides:
-    remarks = sorted({n for group in both for r in group for n in notes(r)})
-    line |= {"first": names[0], "second": names[1], "dirty": bool(remarks), "note": "; ".join(remarks)}
+    line |= {"first": names[0], "second": names[1]} | marks(*both[0], *both[1])
     line["records"] = "; ".join(store.paths(group) for store, group in zip(stores, both, strict=True))
-    return Sides(line, *both)
+    return line, both[0], both[1]
 
 
 def frame(found: Sequence[Sides]) -> pd.DataFrame:
     """A line for each: both mean errors, and second minus first."""
-    lines = [sides.line | _measures(sides.first, sides.second) for sides in found]
+    lines = [line | _measures(first, second) for line, first, second in found]
     return pd.DataFrame(lines, columns=[*COLUMNS, "dirty", "note", "records"])
 
 
@@ -163,9 +152,7 @@ def speeds(stores: Sequence[Evidence]) -> pd.DataFrame:
                     line |= {of: store.name, f"machine_{of}": bench.machine.name}
                     line |= {f"revision_{of}": (bench.code.revision or "unknown")[:8]}
                     line |= {f"times_{of}": found.ratio, f"low_{of}": found.low, f"high_{of}": found.high}
-                remarks = sorted({note(b) for b in (mine, theirs)} - {""})
-                line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
-                line["records"] = f"{mine.path}; {theirs.path}"
+                line |= marks(mine, theirs) | {"records": f"{mine.path}; {theirs.path}"}
                 lines.append(line | {"verdict": _apart(mine, theirs, ratio, second[key])})
     columns = ["what", "candidate", "against"]
     for of in ("first", "second"):
@@ -300,5 +287,5 @@ def _errors(found: Sequence[Sides], caption: str, named: dict[str, list[Column]]
                 ),
             ),
         ),
-        images.section([(sides.line, sides.first, sides.second) for sides in found], caption, named["second"]),
+        images.section(found, caption, named["second"]),
     ]

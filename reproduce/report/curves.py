@@ -10,7 +10,7 @@ import pandas as pd
 
 from reproduce.records import Record, Running
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, notes, the_paper
+from reproduce.report.evidence import Evidence, marks, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import label, main
 from reproduce.report.table1 import CODE, DATASETS, ROWS, again, with_note
@@ -70,9 +70,9 @@ def summary(evidence: Evidence) -> pd.DataFrame:
     lines = []
     for net, scale, group in measured(evidence):
         final = [100 * r.curve[-1].valid_wrong / r.result.valid_images for r in group if r.result]
-        remarks = sorted({n for r in group for n in notes(r)})
         lines.append(
-            {
+            marks(*group)
+            | {
                 "net": net,
                 "scale": scale,
                 "epochs": min(len(r.curve) for r in group),
@@ -81,8 +81,6 @@ def summary(evidence: Evidence) -> pd.DataFrame:
                 "best": float(np.mean([r.result.valid_error for r in group if r.result])),
                 "cost": float(np.mean([r.curve[-1].train_loss for r in group])),
                 "paper": last.get(net) if scale == "paper" else None,
-                "dirty": bool(remarks),
-                "note": "; ".join(remarks),
                 "code": label(group),
                 "records": evidence.paths(group),
                 "again": again(group[0].cell, scale, group),

@@ -11,7 +11,7 @@ from reproduce import spec
 from reproduce.records import stem_of
 from reproduce.records.packed_net import PackedRecord
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, newest, note, once, the_paper
+from reproduce.report.evidence import Evidence, marks, newest, once, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 
@@ -105,11 +105,12 @@ def frame() -> pd.DataFrame:
 
 @once
 def files(evidence: Evidence) -> pd.DataFrame:
-    """The newest packed net of each run: bytes of the real file against its weights in float32."""
+    """The newest record of each run's packed net and backend: the real file's bytes against weights in float32."""
     lines = []
-    for net in newest(evidence.nets, lambda n: (n.about.cell, n.about.key)):
+    for net in newest(evidence.nets, lambda n: (n.about.cell, n.about.key, n.backend.split(" ")[0])):
         lines.append(
-            {
+            marks(net)
+            | {
                 "cell": net.about.cell,
                 "scale": net.about.scale,
                 "seed": net.about.seed,
@@ -120,15 +121,20 @@ def files(evidence: Evidence) -> pd.DataFrame:
                 "images": net.images,
                 "wrong": net.wrong,
                 "differing": None if net.differing is None else len(net.differing),
+                "backend": net.backend,
                 "machine": net.machine.name,
-                "dirty": bool(note(net)),
-                "note": note(net),
                 "records": net.path,
                 "again": f"reproduce freeze {_stem(net)}",
             }
         )
     columns = ["cell", "scale", "seed", "weights", "float32", "bytes", "times", "images", "wrong", "differing"]
-    return pd.DataFrame(lines, columns=[*columns, "machine", "dirty", "note", "records", "again"])
+    return pd.DataFrame(lines, columns=[*columns, "backend", "machine", "dirty", "note", "records", "again"])
+
+
+def predicted(evidence: Evidence) -> pd.DataFrame:
+    """The lines of `files` where an XNOR kernel's predictions were held against the float32 net's."""
+    nets = files(evidence)
+    return nets[nets["differing"].notna() & ~nets["backend"].str.startswith("cuda-naive")]
 
 
 def _stem(net: PackedRecord) -> str:
@@ -193,7 +199,7 @@ def section(evidence: Evidence) -> Section:
             *(Column("weights", "weights", 0), Column("float32", "in float32", 0, "bytes")),
             *(Column("bytes", "file", 0, "bytes"), Column("times", "times smaller", 1)),
             Column("differing", "other predictions", 0, "", "images that the float32 net puts into another class"),
-            Column("images", "images", 0),
+            *(Column("images", "images", 0), Column("backend", "run by")),
         )
         caption = "Real files: trained nets frozen to bits and thresholds, against their weights alone in float32."
         parts.append(Table("packed-files", caption, real, with_note(real, *columns)))

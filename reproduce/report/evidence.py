@@ -40,8 +40,6 @@ class Evidence:
     checks: tuple[Record, ...]
     """Runs of `check-small`: its calibration, and the planted errors (`variant`)."""
     problems: tuple[str, ...]
-    superseded: int = 0
-    """Finished runs of which a later one of the same seed counts."""
     running: tuple[Running, ...] = ()
     """Runs under way: shown, and nothing is judged by them."""
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -85,7 +83,7 @@ def gather(
     problems: list[str] = []
     read = list(_runs(folder / "runs", problems, {cell.name for cell in cells if cell.ablation}))
     good = usable(read, cells, problems.append)
-    older = len(_current(read, cells)) - len(good)
+    older = len(_todays(read, cells, "finished")) - len(good)
     if older:
         problems.append(f"{older} record(s) of seeds that have a later one, made the same way")
     name = folder.resolve().name if name is None else name
@@ -105,7 +103,6 @@ def gather(
         nets=tuple(n for n in others if isinstance(n, PackedRecord)),
         checks=tuple(checks),
         problems=tuple(problems),
-        superseded=older,
         running=tuple(under_way),
         hashes={r.stem: _sha256(folder / "runs" / f"{r.stem}.json") for r in good},
     )
@@ -115,25 +112,30 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-R = TypeVar("R", Record, Running)
+R = TypeVar("R")
+N = TypeVar("N", Record, Running)
 
 
-def _sound(folder: Path, read: Callable[[Path], R], problems: list[str]) -> Iterator[R]:
-    """The records of a folder that can be read and lie under their own names; of the others, why not."""
+def _read(folder: Path, read: Callable[[Path], R], problems: list[str]) -> Iterator[tuple[Path, R]]:
+    """The records of a folder that can be read; of the others, why not, without the folders of this machine."""
     for path in sorted(folder.glob("*.json")):
         try:
-            record = read(path)
+            yield path, read(path)
         except OSError as error:
-            problems.append(_unread(path, error))
+            problems.append(f"{path.name}: {error.strerror or type(error).__name__}")
         except ValueError as error:
             problems.append(str(error))
         except RecursionError:
             problems.append(f"{path.name}: nested too deeply")
+
+
+def _sound(folder: Path, read: Callable[[Path], N], problems: list[str]) -> Iterator[N]:
+    """The records of a folder that lie under their own names."""
+    for path, record in _read(folder, read, problems):
+        if record.stem == path.stem:
+            yield record
         else:
-            if record.stem == path.stem:
-                yield record
-            else:
-                problems.append(f"{path.name}: not its own name, it holds {record.stem}")
+            problems.append(f"{path.name}: not its own name, it holds {record.stem}")
 
 
 def _runs(folder: Path, problems: list[str], curves: set[str] | None) -> Iterator[Record]:
@@ -168,29 +170,15 @@ def _running(folder: Path, ended: set[str], cells: Sequence[spec.Cell], problems
 
 def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | PackedRecord]:
     """The records of benchmarks and packed nets, without trials (`quick`)."""
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = sealed.read(path)
-        except OSError as error:
-            problems.append(_unread(path, error))
-        except ValueError as error:
-            problems.append(str(error))
-        except RecursionError:
-            problems.append(f"{path.name}: nested too deeply")
+    for path, record in _read(folder, sealed.read, problems):
+        if not isinstance(record, Bench | PackedRecord):
+            problems.append(f"{path.name}: a record of another kind ({record.kind})")
+        elif record.quick:
+            problems.append(f"{path.name}: a trial of the benchmark, of tiny sizes")
+        elif not path.name.isprintable():
+            problems.append(f"{path.name}: a name that cannot be printed")
         else:
-            if not isinstance(record, Bench | PackedRecord):
-                problems.append(f"{path.name}: a record of another kind ({record.kind})")
-            elif record.quick:
-                problems.append(f"{path.name}: a trial of the benchmark, of tiny sizes")
-            elif not path.name.isprintable():
-                problems.append(f"{path.name}: a name that cannot be printed")
-            else:
-                yield record.model_copy(update={"path": f"{name}/{folder.name}/{path.name}"})
-
-
-def _unread(path: Path, error: OSError) -> str:
-    """Why a file cannot be read, without the folders of this machine."""
-    return f"{path.name}: {error.strerror or type(error).__name__}"
+            yield record.model_copy(update={"path": f"{name}/{folder.name}/{path.name}"})
 
 
 def _line(text: str) -> str:
@@ -228,25 +216,15 @@ def usable(records: Sequence[Record], cells: Sequence[spec.Cell], say: Say = lam
 
 def failed(records: Sequence[Record], good: Sequence[Record], cells: Sequence[spec.Cell]) -> list[Record]:
     """Runs of these cells that broke off because a number was not finite, and did not finish later."""
-    settings, done = _settings(cells), {r.key for r in good}
-    return [
-        r
-        for r in records
-        if r.status == "failed"
-        and not r.variant
-        and r.settings_digest == settings.get((r.cell, r.scale))
-        and r.key not in done
-    ]
+    done = {r.key for r in good}
+    return [r for r in _todays(records, cells, "failed") if r.key not in done]
 
 
-def _current(records: Sequence[Record], cells: Sequence[spec.Cell]) -> list[Record]:
-    """Finished records of these cells as their files stand today."""
+def _todays(records: Sequence[Record], cells: Sequence[spec.Cell], status: str) -> list[Record]:
+    """Records of these cells, as their files stand today, with this status and without a planted error."""
     settings = _settings(cells)
-    return [
-        r
-        for r in records
-        if r.status == "finished" and not r.variant and r.settings_digest == settings.get((r.cell, r.scale))
-    ]
+    own = [r for r in records if r.status == status and not r.variant]
+    return [r for r in own if r.settings_digest == settings.get((r.cell, r.scale))]
 
 
 def by_order(records: Sequence[Record]) -> dict[tuple[str, str, str], list[list[Record]]]:
@@ -271,8 +249,10 @@ def newest(records: Sequence[T], key: Callable[[T], tuple[str, ...]]) -> list[T]
     return [kept[k] for k in sorted(kept)]
 
 
-def notes(record: Record | Running) -> list[str]:
-    """What must be said wherever a figure rests on this run."""
+def notes(record: Record | Running | Bench | PackedRecord) -> list[str]:
+    """What must be said wherever a figure rests on this record."""
+    if isinstance(record, Bench | PackedRecord):
+        return _of_code(record.code.dirty)
     found = _of_code(record.code["dirty"])
     known = DATASETS.get(record.data.name)
     if known is None:
@@ -282,9 +262,10 @@ def notes(record: Record | Running) -> list[str]:
     return found
 
 
-def note(record: Bench | PackedRecord) -> str:
-    """What must be said wherever a figure rests on this benchmark or packed net."""
-    return "; ".join(_of_code(record.code.dirty))
+def marks(*records: Record | Running | Bench | PackedRecord) -> dict[str, Any]:
+    """The columns of a row that rests on these records: `note`, all their notes, and `dirty`, if there is one."""
+    found = sorted({note for record in records for note in notes(record)})
+    return {"dirty": bool(found), "note": "; ".join(found)}
 
 
 def _of_code(dirty: bool | None) -> list[str]:

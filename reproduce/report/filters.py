@@ -9,7 +9,7 @@ import pandas as pd
 from reproduce import spec
 from reproduce.records import Record, filter_counts
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, notes, once, the_paper
+from reproduce.report.evidence import Evidence, marks, once, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.rows import main
 from reproduce.report.table1 import SCALES, again, with_note
@@ -79,14 +79,14 @@ def summary(evidence: Evidence) -> pd.DataFrame:
     """One line per cell, scale and rule: `averages` over the layers, and their mean over the seeds, in percent."""
     lines = []
     for (name, scale), group in _cells(counted(evidence)).items():
-        remarks = sorted({n for r in group for n in notes(r)})
         runs_apart = averages(layers(group), ["rule", "seed"])
         for rule in filter_counts.RULES:
             found = pd.DataFrame(runs_apart.loc[rule])
             line = {"cell": name, "scale": scale, "seeds": len(found), "rule": rule}
             line |= {str(key): value for key, value in found.mean().items()}
-            line |= {"dirty": bool(remarks), "note": "; ".join(remarks)}
-            lines.append(line | {"records": evidence.paths(group), "again": again(name, scale, group)})
+            lines.append(
+                line | marks(*group) | {"records": evidence.paths(group), "again": again(name, scale, group)}
+            )
     return pd.DataFrame(lines, columns=[*SUMMARY, "dirty", "note", "records", "again"])
 
 
@@ -102,11 +102,7 @@ def chance(evidence: Evidence) -> pd.DataFrame:
     lines = []
     for cell in evidence.cells:
         settings = cell.scales.get("paper")
-        if (
-            not cell.name.startswith("table1/bnn")
-            or settings is None
-            or not isinstance(settings.net, spec.ConvNet)
-        ):
+        if settings is None or not (cell.name.startswith("table1/bnn") and isinstance(settings.net, spec.ConvNet)):
             continue
         maps = [(layer.inputs, layer.outputs) for layer in settings.layers() if layer.kernel > 1]
         table = pd.DataFrame(maps, columns=["maps_in", "maps_out"]).assign(operations=operations(maps))
@@ -138,7 +134,7 @@ def printed() -> float:
 
 def section(evidence: Evidence) -> Section:
     """Picture, counts per layer and rule, averages, and the same for random signs."""
-    records, percent = counted(evidence), "%"
+    records = counted(evidence)
     text = [
         "A binary 3×3 kernel is one of 2⁹ = 512. The paper says that in its CIFAR-10 ConvNet "
         f"{printed():g} % of a layer's filters are unique on average, and does not say how it counted. In a layer "
@@ -148,32 +144,19 @@ def section(evidence: Evidence) -> Section:
         "(256 classes). Random signs repeat, too: C/M · (1 - (1 - 1/C)^M) of M kernels from C classes are "
         "expected to be distinct. Only what lies below that was learned.",
     ]
-    averaged = (
-        Column("random", "all layers", 1, percent, "expected of random signs"),
-        Column("random_rest", "without the first", 1, percent, "expected of random signs"),
-        Column(
-            "random_weighted", "op-weighted", 1, percent, "expected of random signs, weighted by multiply-adds"
-        ),
+    counts = (
+        ("mean", "random", "all layers", ""),
+        ("mean_rest", "random_rest", "without the first", ""),
+        ("weighted", "random_weighted", "op-weighted", "layers weighted by their multiply-adds"),
     )
     parts: list[Table | Figure] = []
     if records:
         first, found = records[0], summary(evidence)
         alike = [r for r in records if r.scale == first.scale and r.data.name == first.data.name]
-        columns = (
-            *(
-                Column("cell", "cell"),
-                Column("scale", "scale"),
-                Column("seeds", "seeds", 0),
-                Column("rule", "rule"),
-            ),
-            *(Column("mean", "all layers", 1, percent), Column("random", "random signs", 1, percent)),
-            *(
-                Column("mean_rest", "without the first", 1, percent),
-                Column("random_rest", "random signs", 1, percent),
-            ),
-            Column("weighted", "op-weighted", 1, percent, "layers weighted by their multiply-adds"),
-            Column("random_weighted", "random signs", 1, percent),
-        )
+        columns = [Column("cell", "cell"), Column("scale", "scale")]
+        columns += [Column("seeds", "seeds", 0), Column("rule", "rule")]
+        for key, random, name, hint in counts:
+            columns += [Column(key, name, 1, "%", hint), Column(random, "random signs", 1, "%")]
         count = len(first.filters.first) if first.filters else 0
         parts += [
             Figure(
@@ -209,7 +192,10 @@ def section(evidence: Evidence) -> Section:
             "filters-chance",
             f"What random signs give in the paper's nets; the paper prints {printed():g} %.",
             chance(evidence),
-            (Column("cell", "cell"), Column("rule", "rule"), *averaged),
+            (
+                *(Column("cell", "cell"), Column("rule", "rule")),
+                *(Column(random, name, 1, "%", hint) for _, random, name, hint in counts),
+            ),
         )
     )
     return Section("figure2", "Figure 2: binary filters", tuple(text), tuple(parts))

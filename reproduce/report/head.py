@@ -16,6 +16,7 @@ import pandas as pd
 from reproduce import spec
 from reproduce.report import claims, energy, exports, overview, speed, table1
 from reproduce.report.evidence import Evidence, once, the_paper
+from reproduce.report.findings import between, count, verdicts_counted
 from reproduce.report.parts import Figure, Verdict
 
 SCHEMA = Path(__file__).parent / "verdicts.schema.json"
@@ -76,7 +77,7 @@ def _cells(evidence: Evidence) -> list[Verdict]:
             Verdict(
                 f"{line['row']} on {line['dataset']}, test error",
                 paper,
-                f"{line['mean']:.2f} % ({_count(line['seeds'], 'run')})",
+                f"{line['mean']:.2f} % ({count(line['seeds'], 'run')})",
                 word(line["verdict"]),
                 detail,
                 line["records"],
@@ -87,7 +88,7 @@ def _cells(evidence: Evidence) -> list[Verdict]:
         why = {c.name: reason(evidence, c) for c in evidence.cells}
         cells = "; ".join(f"{r}, {d}: {why[c]}" for r, d, c in rest[["row", "dataset", "cell"]].values)
         other = "the other " if found else ""
-        said = f"Table 1: {other}{_count(len(rest), 'cell')}"
+        said = f"Table 1: {other}{count(len(rest), 'cell')}"
         found.append(Verdict(said, "", "", NOT_RUN, f"{cells}. Run them: reproduce run table1 --scale paper."))
     return found
 
@@ -112,10 +113,6 @@ def _claims(evidence: Evidence) -> list[Verdict]:
     return found
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
 # --- why a cell was not run -----------------------------------------------------------------------------------
 
 
@@ -126,43 +123,35 @@ def reason(evidence: Evidence, cell: spec.Cell) -> str:
             return f"under way, epoch {run.epochs_done} of {run.epochs}"
     if any((r.cell, r.scale) == (cell.name, cell.experiment.scale) for r in evidence.failed):
         return "its run broke off"
-    days = _hours(evidence, cell)
-    return NOT_RUN if days is None else f"not run: {_about(days)} a run on {_cores(evidence)}"
+    return _time(evidence, cell) or NOT_RUN
 
 
-def _cores(evidence: Evidence) -> str:
-    name = speed.latest(evidence.training)[0].machine.name
+def _cores(name: str) -> str:
     return found[0] if (found := re.search(r"\d+ cores", name)) else name
 
 
 def _about(hours: float) -> str:
     if hours < 48:
-        return f"about {_count(max(1, round(hours)), 'hour')}"
+        return f"about {count(max(1, round(hours)), 'hour')}"
     return f"about {round(hours / 24)} days"
 
 
-def _hours(evidence: Evidence, cell: spec.Cell) -> float | None:
-    """Hours of a run, from the benchmark of training steps and multiply-adds; None where there is none."""
+def _time(evidence: Evidence, cell: spec.Cell) -> str:
+    """How long a run takes, from a benchmark of training steps and multiply-adds; "" where there is none."""
     settings = cell.scales.get(cell.experiment.scale)
     if settings is None or not isinstance(settings.net, spec.PaperNet):
-        return None
+        return ""
     timed = "MNIST MLP, 3 × 4096" if settings.net.kind == "mlp" else "CIFAR-10 ConvNet"
-    measured = _cell(evidence, energy.NETS[timed])
+    measured = next((c for c in evidence.cells if c.name == energy.NETS[timed]), None)
     what, candidate = timed.split(",")[0], "ours" if settings.net.weights == "binary" else "plain"
-    for row in (row for bench in speed.latest(evidence.training) for row in bench.rows):
+    timed_here = ((bench.machine.name, row) for bench in speed.latest(evidence.training) for row in bench.rows)
+    for machine, row in timed_here:
         if row.what == what and row.candidate.startswith(candidate) and measured is not None:
             of = measured.scales["paper"]
-            work = _macs(settings) * settings.data.train * settings.train.epochs
-            return row.seconds * work / (_macs(of) * of.train.batch) / 3600
-    return None
-
-
-def _cell(evidence: Evidence, name: str) -> spec.Cell | None:
-    return next((c for c in evidence.cells if c.name == name), None)
-
-
-def _macs(settings: spec.Settings) -> int:
-    return sum(layer.macs for layer in settings.layers())
+            work = settings.macs * settings.data.train * settings.train.epochs
+            hours = row.seconds * work / (of.macs * of.train.batch) / 3600
+            return f"not run: {_about(hours)} a run on {_cores(machine)}"
+    return ""
 
 
 # --- sentences ------------------------------------------------------------------------------------------------
@@ -192,39 +181,39 @@ def _of_cells(evidence: Evidence) -> str:
     shown = [
         f"{line['row']} on {line['dataset']} errs on {line['mean']:.2f} % of the test images"
         + ("" if pd.isna(line["paper"]) else f" (the paper: {line['paper']:.2f} %)")
-        + f": {line['verdict']} after {_count(line['seeds'], 'run')}"
+        + f": {line['verdict']} after {count(line['seeds'], 'run')}"
         for line in run.to_dict("records")
     ]
     if len(shown) > 4:
-        words = run["verdict"].value_counts(sort=False)
-        return said + ", ".join(f"{count} {verdict}" for verdict, count in words.items()) + "."
+        return f"{said}{verdicts_counted(run['verdict'])}."
     return f"{said}{'; '.join(shown)}."
 
 
 def _of_speed(evidence: Evidence) -> list[str]:
     frame = overview.times_frame(evidence)
-    words = {"float": "the fastest float32 library", "int8": "the fastest 8-bit one"}
+    words = {"float32": "the fastest float32 libraries", "TF32": "those in TF32", "int8": "8-bit ones"}
     found = []
     for machine, of_machine in frame.groupby("machine", sort=True):
         parts = []
-        for kind, lines in of_machine.groupby("kind", sort=True):
-            factors = ", ".join(f"{value:.1f} ({short})" for value, short in lines[["value", "short"]].values)
-            parts.append(f"{words[str(kind)]} by {factors} times")
-        found.append(f"On {machine}, the XNOR kernels beat {', and '.join(parts)}.")
+        for kind, lines in of_machine.groupby("kind", sort=False):
+            parts.append(f"{words[str(kind)]} by {between(lines['value'])} times")
+        several = ", ".join(parts[:-1]) + ", and " if len(parts) > 1 else ""
+        found.append(f"On {machine}, the XNOR kernels{overview.using(of_machine)} beat {several}{parts[-1]}.")
     return found
 
 
 def _of_files(evidence: Evidence) -> list[str]:
-    nets = energy.files(evidence)
-    nets = nets[(nets["scale"] != "small") & nets["differing"].notna()]
+    nets = energy.predicted(evidence)
+    nets = nets[nets["scale"] != "small"]
     if nets.empty:
         return []
     differ = int(nets["differing"].sum())
     none = "none" if differ == 0 else f"{differ:,}"
     return [
-        f"Packed to a bit a weight, trained nets of the paper's size take {nets['times'].min():.1f} to "
-        f"{nets['times'].max():.1f} times less memory, and {none} of their {int(nets['images'].sum()):,} "
-        "predictions differs from the float32 net's."
+        f"Packed to a bit a weight, {count(nets['again'].nunique(), 'trained net')} of the paper's size take "
+        f"{nets['times'].min():.1f} to {nets['times'].max():.1f} times less memory, and {none} of "
+        f"{int(nets['images'].sum()):,} predictions by {count(nets['backend'].nunique(), 'kernel')} differs from "
+        "the float32 net's."
     ]
 
 
@@ -235,6 +224,8 @@ def _of_files(evidence: Evidence) -> list[str]:
 def figures(evidence: Evidence) -> tuple[Figure, Figure]:
     """The forest plot of Table 1, and how many times faster the kernels are."""
     forest, times = overview.forest_frame(evidence, reason), overview.times_frame(evidence)
+    printed = {claim["id"]: claim["value"] for claim in the_paper()["claims"]}
+    factors = ", ".join(f"{printed[key]:g}× {other}" for key, other in overview.LINES.items())
     return (
         Figure(
             "forest",
@@ -247,8 +238,9 @@ def figures(evidence: Evidence) -> tuple[Figure, Figure]:
         ),
         Figure(
             "times",
-            "XNOR kernels, packing included, against the fastest library a user would call instead, with 95 % "
-            "intervals. Dashed: what the paper prints for its GPU.",
+            "The fastest XNOR kernel of each machine, packing included, against the fastest libraries a user "
+            "would call instead, with 95 % intervals. TF32 rounds float32 to 11 bits. Dashed: what the paper "
+            f"prints for its GPU, {factors}.",
             "How many times faster the XNOR kernels are than libraries, for each machine measured.",
             times,
             overview.times,

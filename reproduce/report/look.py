@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 import warnings
 from xml.etree import ElementTree
 
@@ -33,10 +34,11 @@ STYLE = DEFAULTS | {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
+    "axes.titlesize": 9.5,
     "figure.constrained_layout.use": True,
     "figure.facecolor": "none",
+    "figure.titlesize": 10.5,
+    "figure.titleweight": "bold",
     "font.family": ["DejaVu Sans"],
     "font.size": 10,
     "grid.alpha": 0.35,
@@ -118,6 +120,14 @@ def alone(text: str, dark: bool) -> str:
     for colour, variable in VARIABLES.items():
         text = text.replace(f"var(--{variable}, {colour})", AT_NIGHT[colour] if dark else colour)
     return text.replace("currentColor", INK_AT_NIGHT if dark else INK)
+
+
+def titled(figure: Figure, finding: str) -> Figure:
+    """`figure` with what it shows above it, in lines that fit its width; each makes it higher."""
+    lines = textwrap.wrap(finding, 54, break_on_hyphens=False)
+    figure.set_figheight(figure.get_figheight() + 0.19 * len(lines))
+    figure.suptitle("\n".join(lines), x=0.01, ha="left")
+    return figure
 
 
 def empty() -> Figure:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -16,20 +14,21 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from reproduce import spec
 from reproduce.records.benchmark import family_of
-from reproduce.report import speed, table1
+from reproduce.report import findings, speed, table1
 from reproduce.report.evidence import Evidence, once, the_paper
-from reproduce.report.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty
+from reproduce.report.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty, titled
 
 FOREST = ["dataset", "row", "kind", "scale", "value", "low", "high", "verdict", "said"]
-TIMES = ["machine", "what", "short", "kind", "against", "value", "low", "high"]
+TIMES = ["machine", "what", "short", "candidate", "kind", "against", "value", "low", "high"]
 TONES = {"reproduced": GREEN, "better than the paper": BLUE, "not reproduced": VERMILLION}
 WHATS = {  # how a timed thing begins -> its name in the picture
     "product of two 8192": "8192 × 8192 product",
     "MNIST MLP, 10000": "MNIST MLP",
     "CIFAR-10 ConvNet, 10000": "CIFAR-10 ConvNet",
 }
-LINES = {"xnor against cublas": "than cuBLAS (product)", "mlp against baseline": "than a plain kernel (MLP)"}
-LINES |= {"xnor against baseline": "than a plain kernel (product)"}
+MARKS = {"float32": (BLUE, "s"), "TF32": (GREEN, "o"), "int8": (VERMILLION, "D")}
+LINES = {"xnor against cublas": "cuBLAS (product)", "mlp against baseline": "a plain kernel (MLP)"}
+LINES |= {"xnor against baseline": "a plain kernel (product)"}
 
 
 # --- Table 1 --------------------------------------------------------------------------------------------------
@@ -94,11 +93,6 @@ def forest(frame: pd.DataFrame) -> Figure:
     axes.set_yticks(list(places), list(places.values()))
     axes.set_ylim(y + 0.7, 0.4)
     _plain(axes, (0.5, 1, 2, 5, 10, 20, 50), "{:g} %")
-    run, every = (
-        len(part[["dataset", "row"]].drop_duplicates()) for part in (frame[frame["kind"] == "seed"], frame)
-    )
-    title = f"Test error: {run} of {every} cells at the paper's scale"
-    axes.set_title(title, x=0, ha="left")
     dot: dict[str, Any] = {"linestyle": "", "markersize": 7}
     hollow: dict[str, Any] = {"linestyle": "", "color": GREY, "markerfacecolor": "none"}
     handles = [
@@ -108,7 +102,7 @@ def forest(frame: pd.DataFrame) -> Figure:
         Line2D([], [], marker="s", markersize=3.5, label="small net", **hollow),
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=2, handlelength=1.5)
-    return figure
+    return titled(figure, findings.table1(frame))
 
 
 def _cell(axes: Axes, y: float, lines: pd.DataFrame) -> None:
@@ -151,81 +145,91 @@ def _plain(axes: Axes, places: tuple[float, ...], text: str) -> None:
 
 @once
 def times_frame(evidence: Evidence) -> pd.DataFrame:
-    """Ratios of the fastest XNOR kernel (packing included) to the fastest float32 and 8-bit library, TIMES.
+    """Ratios of the fastest XNOR kernel (packing included) to the fastest library of each precision, TIMES.
 
     Of the newest record of each machine, at the largest size; intervals are the record's 95 % bootstrap intervals.
-    A library in bfloat16, which rounds its results to 8 bits, is neither.
+    Libraries in bfloat16, which rounds results to 8 bits, are left out. TF32 rounds operands to 11 bits: it is
+    exact for ±1, not for pixels.
     """
     lines: list[dict[str, Any]] = []
     for bench in speed.latest(evidence.benches):
         for begin, short in WHATS.items():
             rows = [row for row in bench.rows if speed.named(row).startswith(begin)]
-            ours = [row for row in rows if any(p in row.candidate for p in speed.PREFERRED)]
+            ours = [row for row in rows if any(p in row.candidate for p in findings.PREFERRED)]
             ours = [row for row in ours if row.family == "xnor"]
             if not ours:
                 continue
             mine = min((row for row in ours if row.what == ours[-1].what), key=lambda row: row.seconds)
             best: dict[str, tuple[float, str]] = {}
             for name, ratio in mine.times_faster_than.items():
-                kind = "int8" if re.search(r"int8|Integer", name) else "float"
-                if family_of(name) == "library" and "bfloat16" not in name:
+                kind = findings.precision(name)
+                if family_of(name) == "library" and kind in MARKS:
                     best[kind] = min(best.get(kind, (ratio.ratio, name)), (ratio.ratio, name))
-            for kind, (value, name) in sorted(best.items()):
+            for kind in (kind for kind in MARKS if kind in best):
+                value, name = best[kind]
                 found = mine.times_faster_than[name]
                 line = {"machine": bench.machine.name, "what": speed.named(mine), "short": short, "kind": kind}
-                against = name.removesuffix(", end to end")
-                lines.append(line | {"against": against, "value": value, "low": found.low, "high": found.high})
+                line |= {"candidate": mine.candidate, "against": name.removesuffix(", end to end")}
+                lines.append(line | {"value": value, "low": found.low, "high": found.high})
     return pd.DataFrame(lines, columns=TIMES)
 
 
 @matplotlib.rc_context(STYLE)
 def times(frame: pd.DataFrame) -> Figure:
-    """A line a comparison on a log axis of ratios, machine by machine, with the paper's factors as lines."""
+    """A line a timed thing on a log axis of ratios, machine by machine, with the paper's factors as lines."""
     if frame.empty:
         return empty()
-    figure = Figure(figsize=(WIDTH, 1.5 + 0.24 * len(frame) + 0.3 * frame["machine"].nunique()))
+    lines = frame[["machine", "short"]].drop_duplicates()
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.29 * len(lines) + 0.26 * lines["machine"].nunique()))
     axes = figure.subplots()
     axes.set_xscale("log")
-    axes.set_xlim(0.8, frame["value"].max() * 11)  # with room for the words
+    axes.set_xlim(min(0.8, frame["value"].min() * 0.8), frame["value"].max() * 1.6)
     start = axes.get_yaxis_transform()
     places: dict[float, str] = {}
-    y = 0.6
+    y = 0.3
     for machine, of_machine in frame.groupby("machine", sort=True):
-        y += 0.9
-        axes.annotate(
-            str(machine), (0, y), (4, 0), start, "offset points", fontsize=9, style="italic", va="center"
-        )
-        for short, lines in of_machine.groupby("short", sort=False):
-            places[y + (len(lines) + 1) / 2] = str(short)
-            for line in lines.to_dict("records"):
-                y += 1
-                _ratio(axes, y, line)
-            y += 0.2
+        y += 0.85
+        words = f"{machine}{using(of_machine)}"
+        axes.annotate(words, (0, y), (4, 0), start, "offset points", fontsize=9, style="italic", va="center")
+        for short, ratios in of_machine.groupby("short", sort=False):
+            y += 1
+            places[y] = str(short)
+            axes.hlines(y, *sorted((1, ratios["value"].max())), color=GREY, linewidth=3, alpha=0.3)
+            for ratio in ratios.to_dict("records"):
+                _ratio(axes, y, ratio)
     printed = {claim["id"]: claim["value"] for claim in the_paper()["claims"]}
     dashed: dict[str, Any] = {"color": GREY, "linewidth": 1.1, "linestyle": (0, (4, 3))}
     for key in LINES:
         axes.axvline(printed[key], zorder=0, **dashed)
         words = f"{printed[key]:g}×"
-        axes.annotate(words, (printed[key], 0.5), (3, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.annotate(words, (printed[key], 0.4), (3, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(list(places), list(places.values()))
-    axes.set_ylim(y + 0.7, 0)
+    axes.set_ylim(y + 0.6, 0)
     _plain(axes, (1, 2, 5, 10, 20, 50, 100), "{:g}×")
-    low, high = frame["value"].min(), frame["value"].max()
-    axes.set_title(f"XNOR kernels: {low:.0f} to {high:.0f} times faster", x=0, ha="left")
-    said = "the paper's GPU: " + ", ".join(f"{printed[key]:g}× {name}" for key, name in LINES.items())
-    words = "\n".join(textwrap.wrap(said, 58))
-    figure.legend(handles=[Line2D([], [], **dashed, label=words)], loc="outside lower left", fontsize=9)
-    return figure
+    handles = [
+        Line2D([], [], color=MARKS[kind][0], marker=MARKS[kind][1], linestyle="", label=kind)
+        for kind in MARKS
+        if kind in set(frame["kind"])
+    ]
+    handles.append(Line2D([], [], **dashed, label="the paper's GPU"))
+    figure.legend(handles=handles, loc="outside lower left", fontsize=9, ncols=len(handles))
+    return titled(figure, findings.times(frame))
+
+
+def using(lines: pd.DataFrame) -> str:
+    """The GPU kernels of some lines of `times_frame`, in parentheses; "" for a CPU's."""
+    names = dict.fromkeys(filter(None, map(findings.backend, lines["candidate"])))
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _ratio(axes: Axes, y: float, line: dict[Any, Any]) -> None:
-    """A bar from 1, its mark and interval, and against what it was timed."""
-    colour, marker = (BLUE, "s") if line["kind"] == "float" else (VERMILLION, "D")
-    axes.hlines(y, 1, line["value"], color=colour, linewidth=4, alpha=0.3)
-    interval = not pd.isna(line["low"])
-    if interval:
+    """The mark of a ratio with its interval, and the ratio: above it, of TF32 below, so that they stand apart."""
+    colour, marker = MARKS[line["kind"]]
+    if not pd.isna(line["low"]):
         axes.hlines(y, line["low"], line["high"], color=INK, linewidth=1.4)
     axes.plot(line["value"], y, marker, color=colour, markersize=6, markeredgecolor=INK, markeredgewidth=0.6)
-    end = max(line["value"], line["high"]) if interval else line["value"]
-    words = f"{line['value']:.1f}× {line['against'].split(' (')[0]}"
-    axes.annotate(words, (end, y), (6, 0), textcoords="offset points", va="center", fontsize=9)
+    up = -1 if line["kind"] == "TF32" else 1
+    words = f"{findings.short(line['value'])}×"
+    axes.annotate(
+        words, (line["value"], y), (0, 8 * up), textcoords="offset points", ha="center", va="center", fontsize=8
+    )

@@ -6,17 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from reproduce.records import Running
 from reproduce.report import charts
 from reproduce.report.curves import COLUMNS, points
-from reproduce.report.evidence import Evidence, notes
+from reproduce.report.evidence import Evidence, marks
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
-
-
-def errors(run: Running) -> list[float]:
-    """Validation error in percent after each epoch."""
-    return [100 * row.valid_wrong / run.valid_images for row in run.curve]
 
 
 def frame(evidence: Evidence) -> pd.DataFrame:
@@ -35,23 +29,22 @@ def summary(evidence: Evidence) -> pd.DataFrame:
     """One line a run under way: how far it is, its last and its lowest validation error, hours, what makes it."""
     lines = []
     for run in evidence.running:
-        marks, code = notes(run), run.code
-        made_by = (code["source"][:8], code.get("mode"), code.get("device"))
+        errors = [100 * row.valid_wrong / run.valid_images for row in run.curve]
+        made_by = (run.code["source"][:8], run.code.get("mode"), run.code.get("device"))
         lines.append(
             {
                 "cell": run.cell,
                 "scale": run.scale,
                 "seed": run.seed,
                 "state": f"unfinished: {run.epochs_done} of {run.epochs} epochs",
-                "last": errors(run)[-1],
-                "lowest": min(errors(run)),
+                "last": errors[-1],
+                "lowest": min(errors),
                 "hours": run.seconds / 3600,
                 "machine": "; ".join(dict.fromkeys(call["name"] for call in run.calls)),
                 "code": ", ".join(filter(None, made_by)),
-                "dirty": bool(marks),
-                "note": "; ".join(marks),
-                "records": f"{evidence.name}/running/{run.stem}.json",
             }
+            | marks(run)
+            | {"records": f"{evidence.name}/running/{run.stem}.json"}
         )
     return pd.DataFrame(lines)
 

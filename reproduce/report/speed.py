@@ -10,7 +10,7 @@ import pandas as pd
 
 from reproduce.records.benchmark import Bench, Timing
 from reproduce.report import charts
-from reproduce.report.evidence import Evidence, newest, note, the_paper
+from reproduce.report.evidence import Evidence, marks, newest, once, the_paper
 from reproduce.report.parts import Column, Figure, Section, Table
 from reproduce.report.table1 import with_note
 
@@ -18,7 +18,6 @@ COLUMNS = ["what", "machine", "candidate", "family", "seconds", "low", "high", "
 COLUMNS += ["library_times", "library_low", "library_high", "how", "remark", "source"]
 PAPER_MACHINE = "GTX 750"
 BARS = {"baseline": ("naive", "naive kernel"), "cublas": ("library", "cuBLAS"), "xnor": ("xnor", "XNOR kernel")}
-PREFERRED = ("with packing", "end to end")  # the XNOR times that hold what the paper's do: both operands packed
 AGAIN = "reproduce bench"
 
 
@@ -34,20 +33,14 @@ def named(row: Timing) -> str:
     return row.what
 
 
-def remarks(row: Timing) -> list[str]:
-    """What has to be said of a time that was not taken as usual."""
-    found = ["timed once"] if row.rounds == 1 else []
-    found += [f"on {row.timed_images} images, scaled to {row.images}"] if row.scaled else []
-    found += [] if row.steady else [f"unsteady, 10th to 90th percentile {100 * row.spread:.0f} % of the median"]
-    return found
-
-
-def how(row: Timing) -> str:
-    """The same in a word or two, to stand behind the candidate's name."""
-    words = ["timed once"] if row.rounds == 1 else []
-    words += ["scaled"] if row.scaled else []
-    words += [] if row.steady else ["unsteady"]
-    return ", ".join(words)
+def remarks(row: Timing) -> dict[str, str]:
+    """What has to be said of a time that was not taken as usual: in a word or two, and in full."""
+    every = {
+        "timed once": ("timed once", row.rounds == 1),
+        "scaled": (f"on {row.timed_images} images, scaled to {row.images}", row.scaled),
+        "unsteady": (f"unsteady, 10th to 90th percentile {100 * row.spread:.0f} % of the median", not row.steady),
+    }
+    return {short: full for short, (full, said) in every.items() if said}
 
 
 def labelled(frame: pd.DataFrame) -> pd.Series:
@@ -73,7 +66,8 @@ def printed() -> list[dict[str, Any]]:
     return lines
 
 
-def measured(evidence: Evidence) -> list[dict[str, Any]]:
+@once
+def measured(evidence: Evidence) -> pd.DataFrame:
     """Every row of the newest records: times and ratios to the naive kernel and to torch float32."""
     lines = []
     for bench in latest(evidence.benches):
@@ -81,8 +75,8 @@ def measured(evidence: Evidence) -> list[dict[str, Any]]:
             line: dict[str, Any] = {"what": named(row), "machine": bench.machine.name, "candidate": row.candidate}
             line |= {"family": row.family, "seconds": row.seconds, "source": "ours"}
             line |= {"low": row.fastest, "high": row.slowest, "records": bench.path, "again": AGAIN}
-            line |= {"how": how(row), "remark": ", ".join(remarks(row))}
-            line |= {"rounds": row.rounds, "dirty": bool(note(bench)), "note": note(bench)}
+            line |= {"how": ", ".join(remarks(row)), "remark": ", ".join(remarks(row).values())}
+            line |= {"rounds": row.rounds} | marks(bench)
             for other, key in (("naive", "times"), ("torch float32", "library_times")):
                 found = next((v for k, v in row.times_faster_than.items() if k.startswith(other)), None)
                 if found:
@@ -91,7 +85,7 @@ def measured(evidence: Evidence) -> list[dict[str, Any]]:
                 elif row.candidate.startswith(other):
                     line[key] = 1.0
             lines.append(line)
-    return lines
+    return pd.DataFrame(lines, columns=[*COLUMNS, "rounds", "dirty", "note", "records", "again"])
 
 
 def frame(evidence: Evidence) -> pd.DataFrame:
@@ -100,7 +94,7 @@ def frame(evidence: Evidence) -> pd.DataFrame:
     The naive kernel is not run at the largest size where that would take minutes: a ratio to it stands at the
     largest size that has it.
     """
-    ours = pd.DataFrame(measured(evidence), columns=[*COLUMNS, "rounds", "dirty", "note", "records", "again"])
+    ours = measured(evidence)
     quoted = pd.DataFrame(printed(), columns=COLUMNS)
     rows = [quoted]
     for _, group in ours.groupby("machine", sort=True):
@@ -132,7 +126,7 @@ def said(name: str, benches: Sequence[Bench]) -> list[Table]:
 
 def section(evidence: Evidence) -> Section:
     """The figure, every time of the newest record of each machine, and what these records say of them."""
-    every = pd.DataFrame(measured(evidence), columns=[*COLUMNS, "rounds", "dirty", "note", "records", "again"])
+    every = measured(evidence)
     machines = ", ".join(dict.fromkeys(every["machine"]))
     measured_here = (
         f"Measured here: {machines}, each with its newest record."
@@ -188,12 +182,11 @@ def training(evidence: Evidence) -> Section:
     for bench in latest(evidence.training):
         for row in bench.rows:
             line: dict[str, Any] = {"what": row.what, "candidate": row.candidate, "machine": bench.machine.name}
-            line |= {"how": how(row), "remark": ", ".join(remarks(row))}
+            line |= {"how": ", ".join(remarks(row)), "remark": ", ".join(remarks(row).values())}
             line |= {"steps": 1 / row.seconds, "slowest": 1 / row.slowest, "fastest": 1 / row.fastest}
             for ratio in row.times_faster_than.values():  # of two candidates, the other one
                 line |= {"times": ratio.ratio, "low": ratio.low, "high": ratio.high}
-            line |= {"dirty": bool(note(bench)), "note": note(bench), "records": bench.path}
-            lines.append(line | {"again": "make bench-train"})
+            lines.append(line | marks(bench) | {"records": bench.path, "again": "make bench-train"})
     columns = "what candidate how remark machine steps slowest fastest times low high".split()
     frame = pd.DataFrame(lines, columns=[*columns, "dirty", "note", "records", "again"])
     frame["label"] = labelled(frame)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reproduce import outcomes, spec, verdict
 from reproduce.records import Record
-from reproduce.report.evidence import Evidence, by_order, notes, once, the_paper
+from reproduce.report.evidence import Evidence, marks, once, the_paper
 from reproduce.report.parts import Column, Section, Table
 from reproduce.report.rows import apart, label
 
@@ -162,13 +162,10 @@ def tested(group: Sequence[Record]) -> tuple[int, NDArray[np.bool_] | None]:
 def measured(group: Sequence[Record], store: str) -> dict[str, object]:
     """What a table says of runs that may be pooled: seeds, mean, prediction interval, last epoch, where, marks."""
     errors = [r.result.test_error for r in group if r.result]
-    remarks = sorted({n for r in group for n in notes(r)})
-    line: dict[str, object] = {
+    line: dict[str, object] = marks(*group) | {
         "seeds": len(errors),
         "machine": machines(group),
         "code": label(group),
-        "dirty": bool(remarks),
-        "note": "; ".join(remarks),
         "records": "; ".join(f"{store}/runs/{r.stem}.json" for r in group),
     }
     if errors:
@@ -228,24 +225,6 @@ def revisions(group: Sequence[Record]) -> str:
     return ", ".join(sorted({(r.code["revision"] or "unknown")[:8] for r in group}))
 
 
-def by_machine(evidence: Evidence) -> pd.DataFrame:
-    """One line per cell, scale, image order, code and machine: the runs apart, before Table 1 pools machines."""
-    cells = {c.name: c for c in evidence.cells}
-    lines = []
-    pools = [(key, pooled) for key, groups in by_order(evidence.runs).items() for pooled in groups]
-    for (name, scale, order), pooled in pools:
-        for machine in sorted({r.machine["name"] for r in pooled}):
-            cell, group = cells[name], [r for r in pooled if r.machine["name"] == machine]
-            line: dict[str, object] = {"row": cell.experiment.row, "scale": scale, "cell": name}
-            line |= {"dataset": cell.dataset_at(group[0].scale), "order": order[:6]}
-            line |= measured(group, evidence.name) | {"again": again(name, scale, group)}
-            line |= {"machine": machine, "threads": threads(group), "revision": revisions(group)}
-            lines.append(line | {"verdict": judged(cell, scale, group)})
-    columns = "row dataset scale order machine threads revision seeds mean low high".split()
-    columns += ["last", "seconds", "verdict", "code"]
-    return pd.DataFrame(lines, columns=[*columns, "dirty", "note", "cell", "records", "again"])
-
-
 def failures(evidence: Evidence) -> pd.DataFrame:
     """One line per run that broke off: seed, epoch and reason."""
     lines = []
@@ -253,15 +232,14 @@ def failures(evidence: Evidence) -> pd.DataFrame:
         reason = record.failure or "no reason recorded"
         epoch = re.search(r"epoch (\d{1,9})\b", reason)
         lines.append(
-            {
+            marks(record)
+            | {
                 "cell": record.cell,
                 "scale": record.scale,
                 "seed": record.seed,
                 "epoch": int(epoch[1]) if epoch else None,
                 "reason": reason,
                 "machine": record.machine["name"],
-                "dirty": bool(notes(record)),
-                "note": "; ".join(notes(record)),
                 "records": evidence.path(record),
                 "again": f"reproduce run {record.cell} --scale {record.scale} --first-seed {record.seed}",
             }
@@ -282,7 +260,12 @@ _MEASURED = (
 _PAPER = (Column("paper", "paper", 2, "%", "as printed"), Column("plus_minus", "±", 2, "%", "as printed"))
 _VERDICT = Column("verdict", "verdict", hint="computed from the runs; the rule stands under Verdicts")
 _MACHINE = Column("machine", "machine")
-CODE = Column("code", "made by", hint="training code (first digits of its digest), mode, device, threads")
+CODE = Column(
+    "code",
+    "made by",
+    hint="training code (first digits of its digest), mode, device, threads; “tensor cores without passes”: on a "
+    "GPU, with a step of many kernels in place of one between two products",
+)
 _SECONDS = Column("seconds", "run takes", 0, "s", "mean seconds of one run")
 
 OWN = (
@@ -304,45 +287,22 @@ def with_order(frame: pd.DataFrame, *columns: Column) -> tuple[Column, ...]:
 
 
 def section(evidence: Evidence) -> Section:
-    """Table 1 at each scale, the same runs machine by machine, and those that broke off."""
+    """Table 1 at each scale, and the runs that broke off."""
     tables = []
     for scale in SCALES:
         part = every(evidence).query("scale == @scale").reset_index(drop=True)
         part["seeds"] = part["seeds"].where(~part["quoted"].astype(bool))
         if not len(part):
             continue
-        judged = (
-            (*_PAPER, *_MEASURED, _VERDICT, _MACHINE, CODE)
-            if scale == "paper"
-            else (*_MEASURED, _SECONDS, _MACHINE, CODE)
-        )
-        if scale == "short":
-            judged = (_PAPER[0], *judged)
-        if scale == "small":
-            judged = (Column("images", "images", hint="training / validation / test, as set"), *judged)
-        caption = {
-            "paper": f"{TITLES['paper']}. Rows marked as quoted are other people's, as the paper prints them.",
-            "short": f"{TITLES['short']}. {SHORT_NOTE}",
-            "small": f"{TITLES['small']}. {SMALL_NOTE}",
+        first, note = {
+            "paper": (_PAPER, "Rows marked as quoted are other people's, as the paper prints them."),
+            "short": (_PAPER[:1], SHORT_NOTE),
+            "small": ((Column("images", "images", hint="training / validation / test, as set"),), SMALL_NOTE),
         }[scale]
+        columns = (*_WHAT, *first, *_MEASURED, _VERDICT if scale == "paper" else _SECONDS, _MACHINE, CODE)
         name = "table1" if scale == "paper" else f"table1-{scale}"
-        tables.append(Table(name, caption, part, with_note(part, *_WHAT, *judged)))
-    pooled, broken = by_machine(evidence), failures(evidence)
-    if len(pooled):
-        columns: tuple[Column, ...] = (
-            *_WHAT,
-            Column("scale", "scale"),
-            _MACHINE,
-            *(Column("threads", "threads"), Column("revision", "revision", hint="of the code: its first digits")),
-            *_MEASURED[:2],
-            _MEASURED[3],
-            _VERDICT,
-            CODE,
-        )
-        caption = "The same runs machine by machine, each judged by itself; the tables above pool machines."
-        if evidence.superseded:
-            caption += f" Left out, here and above: {evidence.superseded} older record(s) of the same seeds."
-        tables.append(Table("machines", caption, pooled, with_note(pooled, *with_order(pooled, *columns))))
+        tables.append(Table(name, f"{TITLES[scale]}. {note}", part, with_note(part, *columns)))
+    broken = failures(evidence)
     if len(broken):
         broke = (
             *(Column("cell", "cell"), Column("scale", "scale"), Column("seed", "seed", 0)),

@@ -142,7 +142,7 @@ def test_stores_and_cells_are_compared_image_by_image_on_the_page(tmp_path):
 
     one = report.gather(store(stores[0], OTHER, 2), report.cells())
     cells = {cell.name: cell for cell in report.cells()}
-    (sides,) = compare.of_cells(one, cells[CELL], cells[OTHER])
-    assert {r.cell for r in sides.first} == {CELL} and {r.cell for r in sides.second} == {OTHER}
+    ((_, first, second),) = compare.of_cells(one, cells[CELL], cells[OTHER])
+    assert {r.cell for r in first} == {CELL} and {r.cell for r in second} == {OTHER}
     (none,) = compare.cell_sections(both[1], cells[CELL], cells[OTHER])
     assert "No scale and image order" in none.text[0]

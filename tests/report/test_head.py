@@ -126,7 +126,25 @@ def test_speed_is_against_the_fastest_library_of_each_kind(tmp_path):
         "torch int8 (_int_mm)": 5.0,
     }
     said = head.sentences(found)[2]
-    assert "the fastest float32 library by 20.0" in said and "the fastest 8-bit one by 5.0" in said
+    assert said.removeprefix("On a CPU, the XNOR kernels beat the fastest float32 libraries by ") == (
+        "20 times, and 8-bit ones by 5.0 times."
+    )
+
+
+def test_the_kernel_of_a_gpu_is_named_and_what_rounds_is_no_float32_library(tmp_path):
+    ratios = {"torch float32": 21.0, "torch tf32": 2.3, "torch bfloat16": 1.2, "torch int8 (_int_mm)": 1.1}
+    rows = [
+        {"candidate": f"xnor {name}, with packing", "seconds": seconds}
+        | {"times_faster_than": {other: {"ratio": ratio * by} for other, ratio in ratios.items()}}
+        for name, seconds, by in (("cuda-wgmma", 1.0, 1), ("cuda-xnor", 3.4, 0.3))
+    ]
+    found = timed(tmp_path, *rows, machine="a GPU", kind="gpu")
+    assert head.sentences(found)[2] == (
+        "On a GPU, the XNOR kernels (cuda-wgmma) beat the fastest float32 libraries by 21 times, those in TF32 by "
+        "2.3 times, and 8-bit ones by 1.1 times."
+    )
+    (drawn,) = overview.times(overview.times_frame(found)).axes
+    assert "a GPU (cuda-wgmma)" in [text.get_text() for text in drawn.texts]
 
 
 def test_the_file_for_other_sites_fits_its_schema_and_names_its_records(tmp_path):

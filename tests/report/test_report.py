@@ -12,7 +12,6 @@ from reproduce import report, spec, verdict, yamlfile
 from reproduce.datasets import DATASETS
 from reproduce.records import machine, read_records, runs
 from reproduce.report import evidence, exports, head, table1
-from reproduce.report.evidence import Evidence
 
 
 def cell_with_paper():
@@ -133,25 +132,6 @@ def test_the_command_trains_these_seeds_again_and_no_others(seeds, commands):
     group = [made_record(made_run(seed=s, scale="paper")) for s in seeds]
     expected = " && ".join(f"reproduce run table1/made --scale paper {words}" for words in commands)
     assert table1.again("table1/made", "paper", group) == expected
-
-
-def test_runs_are_shown_by_machine_and_image_order_each_with_verdict_and_revision():
-    cell = cell_with_paper()
-    found = records("paper", [0.95, 0.97, 0.96]) + records("paper", [0.9, 0.9, 0.9], order="q" * 64)
-    found += [on(r, "two") for r in records("paper", [3.0, 3.01, 3.02])]
-    found = [
-        r.model_copy(update={"code": r.code | {"revision": f"{i % 2}abcdef0123"}}) for i, r in enumerate(found)
-    ]
-    evidence = Evidence("store", (cell,), tuple(found), (), (), (), (), (), ())
-    apart = table1.by_machine(evidence)
-    assert list(apart["order"]) == ["oooooo", "oooooo", "qqqqqq"] and list(apart["seeds"]) == [3, 3, 3]
-    assert list(apart["verdict"]) == ["reproduced", "not reproduced", "reproduced"]
-    assert apart["revision"].iloc[0] == "0abcdef0, 1abcdef0"
-    (table,) = (part for part in table1.section(evidence).parts if part.name == "machines")
-    assert "order" in [c.key for c in table.columns]
-    one = Evidence("store", (cell,), tuple(found[:3]), (), (), (), (), (), ())
-    (table,) = (part for part in table1.section(one).parts if part.name == "machines")
-    assert "order" not in [c.key for c in table.columns] and "Left out" not in table.caption
 
 
 def test_every_small_cell_says_how_many_images_it_took():

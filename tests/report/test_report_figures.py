@@ -239,7 +239,7 @@ def test_a_time_of_all_the_images_is_not_called_scaled():
     record = bench(kind="gpu", rows=[row | {"images": n} for n in (10_000, 1)])
     record["notes"] = ["CIFAR-10 ConvNet, naive float32 (cuda-naive), end to end: timed on 1000 images, times 10"]
     found = Bench.model_validate(record)
-    assert [speed.how(r) for r in found.rows] == ["scaled", ""]
+    assert [list(speed.remarks(r)) for r in found.rows] == [["scaled"], []]
 
 
 @pytest.mark.parametrize(
@@ -352,6 +352,24 @@ def test_each_machine_is_judged_by_itself(tmp_path):
     assert first.startswith("holds here, on a CPU") and second.startswith("does not hold here, on another GPU")
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_on_a_gpu_the_papers_kind_of_kernel_is_judged_and_a_faster_one_named(tmp_path, order):
+    kernels = {"cuda-wgmma": 21.0, "cuda-bmma": 19.0, "cuda-xnor": 3.0}
+    rows = [
+        {"candidate": f"xnor {name}, with packing", "seconds": 1 / ratio} | faster(ratio - 0.1, ratio, ratio + 0.1)
+        for name, ratio in list(kernels.items())[::order]
+    ]
+    rows += [{"candidate": "xnor cuda-wgmma, kernel alone", "seconds": 0.001} | faster(70.0, 76.0, 80.0)]
+    frame = claims.frame(timed(tmp_path, *rows, machine="a GPU", kind="gpu"))
+    (line,) = frame[frame["id"] == "xnor against cublas"].to_dict("records")
+    assert line["verdict"].startswith("does not hold here, on another GPU")  # 2.9 to 3.1 of 3.4
+    assert line["measured"].startswith(
+        "3.0 times (2.9 to 3.1): xnor cuda-xnor, with packing against torch float32"
+    )
+    assert line["measured"].endswith("; faster here: xnor cuda-wgmma, with packing, 21.0 times")
+    assert line["brief"] == "2.9 to 3.1 times, a GPU (cuda-xnor)"
+
+
 @pytest.mark.parametrize(("size", "words"), [(1000, "holds"), (1100, "nearly holds"), (1200, "does not hold")])
 def test_memory_is_judged_by_the_worst_real_file(tmp_path, size, words):
     put(tmp_path / "kernels", "net.json", packed(bytes=size, weights=8000))
@@ -366,6 +384,24 @@ def test_predictions_that_differ_break_the_claim(tmp_path):
     assert verdicts(report.gather(tmp_path, report.cells()), "error lost by the XNOR") == ["holds"]
     put(tmp_path / "kernels", "net.json", packed(differing=[{"image": 1}]))
     assert verdicts(report.gather(tmp_path, report.cells()), "error lost by the XNOR") == ["does not hold"]
+
+
+def test_a_net_run_by_several_kernels_is_one_file_with_the_predictions_of_each(tmp_path):
+    for number, kernel in enumerate(("cuda-naive", "cuda-xnor", "cuda-wgmma")):
+        wrong = [{"image": 1}] * (kernel != "cuda-wgmma")
+        put(tmp_path / "kernels", f"{number}.json", packed(backend=f"{kernel} (sm_90)", differing=wrong))
+    found = report.gather(tmp_path, report.cells())
+    assert list(energy.files(found)["backend"]) == [
+        "cuda-naive (sm_90)",
+        "cuda-wgmma (sm_90)",
+        "cuda-xnor (sm_90)",
+    ]
+    frame = claims.frame(found).set_index("id")
+    assert frame.loc["error lost", "measured"].startswith("1 of 200 predictions of 1 packed net (")
+    assert (
+        "cuda-xnor" in frame.loc["error lost", "measured"] and "naive" not in frame.loc["error lost", "measured"]
+    )
+    assert "1 real file," in frame.loc["weight memory", "measured"]
 
 
 def test_shares_of_filters_are_judged_at_the_papers_scale_only():
