@@ -92,11 +92,17 @@ def svg(figure: Figure, name: str, alt: str = "") -> str:
             value = re.sub(r"url\(#", f"url(#{name}-", value)
             if key == f"{{{XLINK}}}href":
                 value = re.sub("^#", f"#{name}-", value)
-            if key == "d":
+            if key in ("d", "x", "y", "transform"):
                 value = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", value)
+                value = re.sub(r"\s+", " ", value).strip()
             element.set(key, _variables(value))
         if element.tag == f"{{{SVG}}}style" and element.text:
             element.text = _variables(element.text)
+        if element.tag == f"{{{SVG}}}g":  # nothing refers to a group, and its indentation says nothing
+            element.attrib.pop("id", None)
+            element.text = "\n"
+        if not (element.tail or "").strip():
+            element.tail = "\n"
     root.set("id", name)
     root.set("preserveAspectRatio", "xMinYMin meet")
     root.set("role", "img")

@@ -9,7 +9,7 @@ for (const table of document.querySelectorAll("table")) {
   const key = (row, index, numeric) => {
     const cell = row.cells[index];
     const value = numeric ? cell.dataset.value : cell.textContent.trim();
-    return value === "" ? null : numeric ? Number(value) : value;
+    return !value ? null : numeric ? Number(value) : value;
   };
 
   // no order -> ascending -> descending -> no order; empty cells are last in each, equal ones keep the page's order

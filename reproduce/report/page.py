@@ -156,9 +156,8 @@ def _cell(column: Column, line: dict[Any, Any], values: pd.Series) -> dict[str, 
     return {
         "text": text,
         "label": f"{column.heading} ({column.unit})" if column.unit else column.heading,
-        "number": number,
-        "value": repr(float(value)) if number and text else "",
-        "wide": not number and len(text) > WIDE,
+        "value": f"{float(value):.9g}" if number and text else "",
+        "kind": "empty" if not text else "number" if number else "wide" if len(text) > WIDE else "",
         "tone": tone(text) if column.key == "verdict" else "",
     }
 

@@ -163,8 +163,8 @@ def section(evidence: Evidence) -> Section:
         )
         columns = (
             *(Column("what", "what"), Column("label", "candidate"), Column("machine", "machine")),
-            *(Column("milliseconds", "median", 3, "ms"), Column("fastest", "fastest", 3, "ms")),
-            *(Column("slowest", "slowest", 3, "ms"), Column("rounds", "rounds", 0)),
+            *(Column("milliseconds", "median", 3, "ms"), Column("fastest", "range", 3, "ms", "", "slowest")),
+            Column("rounds", "rounds", 0),
             Column("times", "× naive", 1, "", "times faster than the naive kernel"),
             Column("library_times", "× torch float32", 2),
             Column("library_low", "interval", 2, "", "95 % bootstrap interval", "library_high"),
