@@ -83,7 +83,9 @@ def names(device, root=identity.ROOT):
 def test_of_this_project_it_holds_what_makes_numbers_and_not_what_shows_or_starts_them(tmp_path):
     cpu, cuda = names("cpu"), names("cuda")
     training = {p.relative_to(identity.ROOT).as_posix() for p in (identity.ROOT / identity.BEGIN).rglob("*.py")}
-    assert training | {"reproduce/datasets/data.py", "reproduce/nets/layers.py"} <= cpu & cuda
+    on_gpu = {name for name in training if "/cuda/" in name}
+    assert training - on_gpu | {"reproduce/datasets/data.py", "reproduce/nets/layers.py"} <= cpu & cuda
+    assert on_gpu and on_gpu <= cuda - cpu
     assert {
         "kernels/__init__.py",
         "kernels/xnor.py",
