@@ -120,7 +120,7 @@ def reason(evidence: Evidence, cell: spec.Cell) -> str:
     """Why a cell has no run at its own scale: under way, broken off, or how long one takes here."""
     for run in evidence.running:
         if (run.cell, run.scale) == (cell.name, cell.experiment.scale):
-            return f"under way, epoch {run.epochs_done} of {run.epochs}"
+            return f"epoch {run.epochs_done} of {run.epochs}"
     if any((r.cell, r.scale) == (cell.name, cell.experiment.scale) for r in evidence.failed):
         return "its run broke off"
     return _time(evidence, cell) or NOT_RUN

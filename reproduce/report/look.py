@@ -95,6 +95,8 @@ def svg(figure: Figure, name: str, alt: str = "") -> str:
             if key in ("d", "x", "y", "transform"):
                 value = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", value)
                 value = re.sub(r"\s+", " ", value).strip()
+            if key == "style":
+                value = value.replace("font-family: 'DejaVu Sans'; ", "")  # said once, below
             element.set(key, _variables(value))
         if element.tag == f"{{{SVG}}}style" and element.text:
             element.text = _variables(element.text)
@@ -104,6 +106,7 @@ def svg(figure: Figure, name: str, alt: str = "") -> str:
         if not (element.tail or "").strip():
             element.tail = "\n"
     root.set("id", name)
+    root.set("font-family", "DejaVu Sans")
     root.set("preserveAspectRatio", "xMinYMin meet")
     root.set("role", "img")
     root.set("aria-label", alt or name)

@@ -113,10 +113,10 @@ def frame(evidence: Evidence) -> pd.DataFrame:
 def said(name: str, benches: Sequence[Bench]) -> list[Table]:
     """A table of what the records themselves say of their times; none where they say nothing."""
     lines = [
-        {"machine": bench.machine.name, "about": about, "says": text, "records": bench.path}
+        {"machine": bench.machine.name, "about": about, "says": "; ".join(texts), "records": bench.path}
         for bench in benches
         for about, texts in (("how", bench.notes), ("unsteady", bench.warnings))
-        for text in texts
+        if texts
     ]
     frame = pd.DataFrame(lines, columns=["machine", "about", "says", "records"])
     caption = "What the records say of these times: how they were measured, and which of them were unsteady."

@@ -218,7 +218,7 @@ def test_what_a_record_says_of_its_times_stands_beside_them(tmp_path):
     found = report.gather(tmp_path, report.cells())
     section = speed.section(found)
     figure, times, said = section.parts
-    assert list(said.frame["says"]) == [*notes, *warnings] and set(said.frame["machine"]) == {"a CPU"}
+    assert list(said.frame["says"]) == ["; ".join(notes), *warnings] and set(said.frame["machine"]) == {"a CPU"}
     assert list(times.frame["how"]) == ["", "timed once, scaled", "timed once", "unsteady"]
     assert list(times.frame["label"])[1] == "naive float32, products alone (timed once, scaled)"
     assert times.frame["remark"].iloc[1] == "timed once, on 1000 images, scaled to 10000"
