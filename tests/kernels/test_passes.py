@@ -1,30 +1,12 @@
-"""The passes between the products of a dense net's step on a GPU against NumPy's float64, on a GPU or emulated."""
-
-import contextlib
-import shutil
+"""The passes between the products of a step on a GPU against NumPy's float64, on a GPU or emulated."""
 
 import numpy as np
 import pytest
-from emulator import installed
 
-from kernels.cuda import launch, passes
+from kernels.cuda import passes
 
-PLACES = ["host", pytest.param("gpu", marks=pytest.mark.gpu)]
 EPS, ALPHA = 1e-4, 0.1
 SIZES = [(100, 70), (1, 3), (17, 32), (256, 33)]
-
-
-@pytest.fixture(params=PLACES)
-def cp(request, emulated, monkeypatch):
-    if request.param == "gpu":
-        if reason := launch.no_gpu():
-            pytest.skip(reason)
-        yield pytest.importorskip("cupy")
-    elif shutil.which("g++") is None:
-        pytest.skip("the emulator needs g++")
-    else:
-        with contextlib.ExitStack() as stack:
-            yield stack.enter_context(installed(emulated, monkeypatch))
 
 
 def at(array):
