@@ -157,12 +157,12 @@ def _same_predictions(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
         return []
     large = nets[nets["scale"] != "small"]
     nets = large if len(large) else nets
-    scales = " and ".join(sorted(set(nets["scale"])))
+    where = [f"{' and '.join(sorted(set(nets['scale'])))} scale", *sorted(filter(None, set(nets["backend"])))]
     differing, images = int(nets["differing"].sum()), int(nets["images"].sum())
     return [
         Finding(
-            f"{differing} of {images:,} predictions of {count(nets['again'].nunique(), 'packed net')} ({scales} "
-            f"scale; {', '.join(sorted(set(nets['backend'])))}) differ from the float32 net's",
+            f"{differing} of {images:,} predictions of {count(nets['again'].nunique(), 'packed net')} "
+            f"({'; '.join(where)}) differ from the float32 net's",
             _where(nets["machine"]),
             "holds" if differing == 0 else "does not hold",
             "; ".join(nets["records"]),

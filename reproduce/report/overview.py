@@ -231,5 +231,5 @@ def _ratio(axes: Axes, y: float, line: dict[Any, Any]) -> None:
     up = -1 if line["kind"] == "TF32" else 1
     words = f"{findings.short(line['value'])}×"
     axes.annotate(
-        words, (line["value"], y), (0, 8 * up), textcoords="offset points", ha="center", va="center", fontsize=8
+        words, (line["value"], y), (0, 8 * up), textcoords="offset points", ha="center", va="center", fontsize=9
     )

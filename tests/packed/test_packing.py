@@ -68,8 +68,9 @@ def test_the_claim_takes_the_records_and_fails_where_a_prediction_differs(tmp_pa
     (line,) = energy.files(found).to_dict("records")
     assert (line["cell"], line["scale"], line["images"], line["differing"]) == ("table1/made", "paper", 200, 0)
     assert line["records"].startswith("public/nets/table1-made-paper-seed0-")
+    backend = found.nets[0].backend
     assert lost(found) == (
-        "0 of 200 predictions of 1 packed nets (paper scale) differ from the float32 net's",
+        f"0 of 200 predictions of 1 packed net (paper scale; {backend}) differ from the float32 net's",
         "holds",
     )
     small = packed(differing=[{"image": 1}], wrong=1)
@@ -77,7 +78,7 @@ def test_the_claim_takes_the_records_and_fails_where_a_prediction_differs(tmp_pa
     assert lost(report.gather(tmp_path / "public", [CELL])) == lost(found)
     put(tmp_path / "small" / "kernels", "net-1.json", small)
     assert lost(report.gather(tmp_path / "small", [CELL])) == (
-        "1 of 100 predictions of 1 packed nets (small scale) differ from the float32 net's",
+        "1 of 100 predictions of 1 packed net (small scale) differ from the float32 net's",
         "does not hold",
     )
     (path,) = target.glob("*.json")
