@@ -12,7 +12,7 @@
 # PYTHON        the interpreter (.venv/bin/python)
 # WHEELS        a folder with wheels of the packages that it lacks; they are installed below the store
 # RESULTS       the store (results/local)
-# REHEARSE=1    the same steps on a CPU in 170 s: a small net, the tiny benchmark
+# REHEARSE=1    the same steps on a CPU in 176 s: a small net, the tiny benchmark
 set -uo pipefail
 cd "$(dirname "$0")" || exit
 
@@ -25,10 +25,10 @@ gpu_tests="tests/benchmarks/test_bench_gpu.py tests/kernels/test_cuda.py tests/k
 store=${RESULTS:-results/local${REHEARSE:+/rehearsal}}
 work=$store/gpu-evidence
 if [ -n "${REHEARSE:-}" ]; then
-  device=cpu scale=small end=${SLICE:-170} figure=40 bench=--quick gpu_tests=tests/training/test_gpu.py
+  device=cpu scale=small least=30 end=${SLICE:-176} figure=40 bench=--quick gpu_tests=tests/training/test_gpu.py
   [ "${NET:-mnist}" = mnist ] && cell=check/mlp || cell=check/convnet
 else
-  device=cuda scale=paper end=${SLICE:-590} figure=120 bench="--gpu --broken $work/broken.json"
+  device=cuda scale=paper least=60 end=${SLICE:-590} figure=120 bench="--gpu --broken $work/broken.json"
 fi
 out=${OUT:-$store/gpu} net=${cell#*/}
 mkdir -p "$out" "$work/records/kernels" "$work/records/runs"
@@ -97,7 +97,7 @@ once "preflight-$net" 40 "$python" -m reproduce gpu preflight "$cell" $(($(left)
 once figure3 $figure "$python" -m reproduce bench $bench --to "$work/records/kernels"
 
 trained=75
-if [ "$(left)" -gt 60 ]; then
+if [ "$(left)" -gt $least ]; then
   step "training-$net" "$(left)" "$python" -m reproduce run "$cell" --device $device --scale $scale \
     --first-seed $seed --results "$store" --time-limit $(($(left) - 30))s --checkpoint-every 1h
   trained=$?
