@@ -218,7 +218,7 @@ def sections(stores: Sequence[Evidence]) -> list[Section]:
             ratios += [*named[of], Column(f"machine_{of}", f"machine {number}")]
             ratios += [
                 Column(f"times_{of}", "times", 2),
-                Column(f"low_{of}", "interval", 2, to=f"high_{of}"),
+                Column(f"low_{of}", "interval", 1, to=f"high_{of}"),
             ]
         ratios.append(Column("verdict", "verdict"))
         said = (
