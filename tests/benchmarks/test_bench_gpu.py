@@ -97,7 +97,8 @@ def test_a_run_gives_one_record_that_the_report_reads(tmp_path, host, monkeypatc
     found = evidence.gather(store, spec.cells([]), name="store")
     (read,) = found.benches
     assert read.kind == "gpu" and len(read.rows) == len(record["rows"]) and not found.problems
-    families = {row["candidate"]: row["family"] for row in speed.measured(found)}
+    rows = speed.measured(found)
+    families = dict(zip(rows["candidate"], rows["family"], strict=True))
     assert families[products.NAIVE] == families[bench_gpu.NAIVE] == "naive"
     assert families[products.FP32] == families["torch int8 (_int_mm)"] == "library"
     assert families["xnor cuda-bmma, with packing"] == families["packed cuda-xnor, end to end"] == "xnor"
