@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # What a GPU rented by the minute can show: Figure 3 by every backend, and a net trained at the paper's scale.
 #
-#   ./gpu-evidence.sh        works for SLICE seconds (590) at most; a second call on the same machine resumes
+#   ./gpu-evidence.sh [CELL:SEED ...]      works for SLICE seconds (590) at most; the same call again resumes
 #
+# Without an argument: Figure 3, then one run of BNN (Theano), seed 100. Runs that are named, as in
+# `table1/bnn-theano-mnist:0 table1/binaryconnect-mnist:0`, are trained one after the other, before Figure 3.
 # After each step $OUT (results/local/gpu) holds what there is: log.txt, records.tar.gz, curves.csv and packed nets, at
 # most eight files of at most 16 MiB. A step that fails does not end the script; each but the training is tried once.
 # Exit code 0: all is done; 1: a step failed; 2: a package is missing; 75: the time came first.
 #
-# NET=cifar10   trains that ConvNet instead of MNIST's MLP
-# SEED          of the training (100)
+# NET=cifar10   trains that ConvNet instead of MNIST's MLP, if no run is named
 # PYTHON        the interpreter (.venv/bin/python)
 # WHEELS        a folder with wheels of the packages that it lacks; they are installed below the store
 # RESULTS       the store (results/local)
@@ -17,8 +18,7 @@ set -uo pipefail
 cd "$(dirname "$0")" || exit
 
 python=${PYTHON:-.venv/bin/python}
-cell=table1/bnn-theano-${NET:-mnist}
-seed=${SEED:-100}
+runs=("$@")
 gpu_tests="tests/benchmarks/test_bench_gpu.py tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py
   tests/kernels/test_cuda_pixels.py tests/kernels/test_passes.py tests/kernels/test_torch.py tests/kernels/test_updates.py
   tests/packed/test_freeze.py tests/packed/test_packed_gpu.py tests/training/test_gpu.py tests/training/test_without_autograd.py"
@@ -27,10 +27,13 @@ work=$store/gpu-evidence
 if [ -n "${REHEARSE:-}" ]; then
   device=cpu scale=small least=30 end=${SLICE:-176} figure=40 bench=--quick gpu_tests=tests/training/test_gpu.py
   [ "${NET:-mnist}" = mnist ] && cell=check/mlp || cell=check/convnet
+  steps=50
 else
+  cell=table1/bnn-theano-${NET:-mnist} steps=200
   device=cuda scale=paper least=60 end=${SLICE:-590} figure=120 bench="--gpu --broken $work/broken.json"
 fi
-out=${OUT:-$store/gpu} net=${cell#*/}
+[ $# -gt 0 ] && cell=${1%:*} || runs=("$cell:100")
+out=${OUT:-$store/gpu}
 mkdir -p "$out" "$work/records/kernels" "$work/records/runs"
 failed="" late=""
 
@@ -66,15 +69,55 @@ once() {
   return "$code"
 }
 
+# files FOLDER SUFFIX: those of the named runs in that folder of the store
+files() {
+  local run cell
+  for run in "${runs[@]}"; do
+    cell=${run%:*}
+    compgen -G "$store/$1/${cell/\//-}-$scale-seed${run##*:}-*$2"
+  done
+}
+
 # deliver: what there is so far, to $OUT
 deliver() {
   local file
-  cp "$store"/runs/*-seed$seed-*.json "$work/records/runs" 2>/dev/null
+  for file in $(files runs .json); do cp "$file" "$work/records/runs"; done
   tail -c 16000000 "$work/log.txt" >"$work/log.part" && mv "$work/log.part" "$out/log.txt"
   tar -czf "$work/records.part" -C "$work/records" . && mv "$work/records.part" "$out/records.tar.gz"
   [ ! -e "$work/curves.csv" ] || cp "$work/curves.csv" "$out"
-  for file in $(find "$store/packed" -name "*-seed$seed-*.bnn" -size -16M 2>/dev/null); do
+  for file in $(files packed .bnn); do
+    [ "$(stat -c %s "$file")" -le 16777216 ] || continue
     [ ! -e "$out/${file##*/}" ] && [ "$(find "$out" -type f | wc -l)" -ge 8 ] || cp "$file" "$out"
+  done
+}
+
+# evidence: the speed of a training step, and Figure 3
+evidence() {
+  local training=0
+  [ -n "$trained" ] || training=$(($(left) > figure + 30 ? $(left) - figure - 30 : 0))
+  once "preflight-${cell#*/}" 40 "$python" -m reproduce gpu preflight "$cell" $training --device $device --scale $scale \
+    --steps $steps
+  # shellcheck disable=SC2086 # several words
+  once figure3 $figure "$python" -m reproduce bench $bench --to "$work/records/kernels"
+}
+
+# training: every run, until the time is over; $trained is 75 if one is left
+training() {
+  local run name
+  trained=0
+  for run in "${runs[@]}"; do
+    name=training-${run#*/}
+    [ ! -e "$work/$name.done" ] || continue
+    if [ "$(left)" -le $least ]; then
+      late="$late $name" trained=75
+      continue
+    fi
+    step "$name" "$(left)" "$python" -m reproduce run "${run%:*}" --device $device --scale $scale --first-seed "${run##*:}" \
+      --seeds 1 --results "$store" --time-limit $(($(left) - 30))s --checkpoint-every 1h
+    case $? in
+      0) touch "$work/$name.done" ;;
+      75) trained=75 ;;
+    esac
   done
 }
 
@@ -88,34 +131,26 @@ export PYTHONUNBUFFERED=1
 
 once versions 60 "$python" -m reproduce gpu versions --device $device
 [ $? -ne 2 ] || { rm "$work/versions.tried" && exit 2; }
-once trials 60 "$python" -m reproduce gpu trials "$work" --device $device --scale $scale
+once trials 60 "$python" -m reproduce gpu trials "$work" "${runs[@]%:*}" --device $device --scale $scale
 REPRODUCE_WITHOUT=$(cat "$work/without.txt" 2>/dev/null || echo updates bf16 fp16 tf32 passes graph)
 export REPRODUCE_WITHOUT
-once "preflight-$net" 40 "$python" -m reproduce gpu preflight "$cell" $(($(left) > figure + 30 ? $(left) - figure - 30 : 0)) \
-  --device $device --scale $scale
-# shellcheck disable=SC2086 # several words
-once figure3 $figure "$python" -m reproduce bench $bench --to "$work/records/kernels"
+trained=""
+[ $# -gt 0 ] || evidence
+training
+step curves 25 "$python" -m reproduce gpu curves "$store" "$work/curves.csv"
 
-trained=75
-if [ "$(left)" -gt $least ]; then
-  step "training-$net" "$(left)" "$python" -m reproduce run "$cell" --device $device --scale $scale \
-    --first-seed $seed --results "$store" --time-limit $(($(left) - 30))s --checkpoint-every 1h
-  trained=$?
-else
-  late="$late training-$net"
-fi
-step curves 25 "$python" -m reproduce gpu curves "$store" $seed "$work/curves.csv"
-
-backends=$(cat "$work/backends.txt" 2>/dev/null)
-for record in "$store/runs/${cell/\//-}-$scale-seed$seed"-*.json; do
-  [ -e "$record" ] || continue
+backends=${REHEARSE:+cpu }$(cat "$work/backends.txt" 2>/dev/null)
+for record in $(files runs .json); do
   stem=$(basename "$record" .json)
+  case $stem in *float* | *binaryconnect*) continue ;; esac # their activations are real: nothing to pack
   once "freeze-$stem" 60 "$python" -m reproduce freeze "$record"
-  for backend in ${REHEARSE:+cpu} $backends; do
+  for backend in $backends; do
     once "predict-$stem-$backend" 60 "$python" -m reproduce predict "$store/packed/$stem.bnn" --backend "$backend" \
       --against "$store/nets/$stem.safetensors" --record "$work/records/kernels"
   done
+  backends=${backends%% *} # the other nets by one backend
 done
+[ $# -eq 0 ] || evidence
 for file in $gpu_tests; do
   [ $trained -ne 75 ] || break
   once "tests-$(basename "$file" .py)" 120 env -u REPRODUCE_WITHOUT \

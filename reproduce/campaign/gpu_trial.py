@@ -49,11 +49,12 @@ def try_parts(
     scale: str,
     others: dict[str, list[str]],
     seconds: tuple[float, float] = (trial.SECONDS, trial.SECONDS),
+    cells: Sequence[str] = (),
 ) -> dict[str, str]:
     """`choose_parts`, whatever $REPRODUCE_WITHOUT says. `others`: further trials (for `trial.broken`) in parallel.
 
     `seconds`: two time limits. The first is for all parts together. The second is for recorded steps that use the
-    parts that passed; time left over from the first is added to it.
+    parts that passed; time left over from the first is added to it. `cells`: recorded steps of these nets, too.
     """
     os.environ["REPRODUCE_WITHOUT"] = ""
     end = time.monotonic() + sum(seconds)
@@ -63,7 +64,9 @@ def try_parts(
     for part in found:
         if part in ways.PARTS:
             ways.leave_out(part)
-    graphs = {f"graph of {cell}": [name, "graph", device, scale, cell] for cell in CELLS[scale]}
+    graphs = {
+        f"graph of {cell}": [name, "graph", device, scale, cell] for cell in dict.fromkeys([*CELLS[scale], *cells])
+    }
     found |= trial.broken(graphs, max(seconds[1], end - time.monotonic()))
     if any(net in found for net in graphs):
         ways.leave_out("graph")

@@ -48,6 +48,9 @@ def versions(device: DeviceOption = "cuda") -> None:
 @app.command()
 def trials(
     to: Annotated[Path, typer.Argument(help="Folder of the three files.")],
+    cells: Annotated[
+        list[str] | None, typer.Argument(help="Cells that are to be trained: their steps, too.")
+    ] = None,
     device: DeviceOption = "cuda",
     scale: ScaleOption = "paper",
 ) -> None:
@@ -74,7 +77,7 @@ def trials(
     here = kernels.backends()
     unusable = {name: here[name] for name in BACKENDS if here[name].startswith("unavailable")}
     others = {name: ["kernels.cuda.trial", name] for name in names if name not in unusable}
-    found = unusable | gpu_trial.try_parts(say, device, scale, others, ROUNDS)
+    found = unusable | gpu_trial.try_parts(say, device, scale, others, ROUNDS, cells or ())
     keep(found, ways.left_out())
     failed = {*found, *ways.left_out()}
     say(f"passed: {', '.join(name for name in (*names, *ways.PARTS) if name not in failed) or 'nothing'}")
@@ -133,7 +136,6 @@ def _profile(made: Probe, device: torch.device) -> str:
 @app.command()
 def curves(
     store: Annotated[Path, typer.Argument(help="A store of runs.")],
-    seed: Annotated[int, typer.Argument(help="Only runs of this seed.")],
     to: Annotated[Path, typer.Argument(help="The CSV file.")],
 ) -> None:
     """Every run's curve, an epoch a line; of an unfinished one as far as its checkpoint goes."""
@@ -142,7 +144,7 @@ def curves(
     from reproduce.records import read_record
 
     rows: list[dict[str, Any]] = []
-    for path in sorted([*store.glob(f"runs/*-seed{seed}-*.json"), *store.glob(f"work/*-seed{seed}-*.ckpt")]):
+    for path in sorted([*store.glob("runs/*.json"), *store.glob("work/*.ckpt")]):
         if path.suffix == ".json":
             found = [row.model_dump() for row in read_record(path).curve]
         else:

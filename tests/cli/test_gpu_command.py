@@ -33,7 +33,8 @@ def test_trials_say_that_nothing_passed_until_they_are_over(tmp_path, nothing_le
     here = dict.fromkeys(command.BACKENDS, "there") | {"cuda-wgmma": "unavailable: another GPU"}
     nothing_left_out.setattr("kernels.backends", lambda: here)
 
-    def try_parts(say, device, scale, others, seconds):
+    def try_parts(say, device, scale, others, seconds, cells):
+        assert cells == ["table1/float-mnist"]
         assert sum(seconds) < 60 and "cuda-wgmma" not in others
         assert others["cuda-bmma"] == ["kernels.cuda.trial", "cuda-bmma"]
         broken, backends, without = files_in(tmp_path)
@@ -42,7 +43,7 @@ def test_trials_say_that_nothing_passed_until_they_are_over(tmp_path, nothing_le
         return {"cuda-xnor": "3 of 9 results are wrong", "bf16": "hangs"}
 
     nothing_left_out.setattr(gpu_trial, "try_parts", try_parts)
-    command.trials(tmp_path, "cuda", "paper")
+    command.trials(tmp_path, ["table1/float-mnist"], "cuda", "paper")
     broken, backends, without = files_in(tmp_path)
     assert broken == {"cuda-wgmma": "unavailable: another GPU", "cuda-xnor": "3 of 9 results are wrong"}
     assert backends == ["cuda-bmma", "cuda-naive"] and without == ["bf16"]
@@ -70,14 +71,11 @@ def test_preflight_times_both_nets_and_says_whether_training_ends(nothing_left_o
 def test_curves_are_of_finished_runs_and_of_checkpoints(tmp_path):
     store = runs.Store(tmp_path)
     store.prepare()
-    done, begun, other = (
-        made_run(seed=seed, scale=scale) for seed, scale in ((100, "small"), (100, "paper"), (1, "small"))
-    )
+    done, begun = (made_run(seed=100, scale=scale) for scale in ("small", "paper"))
     store.write(made_record(done))
-    store.write(made_record(other))
     rows = [{"epoch": n, "valid_wrong": 10 - n, "train_loss": 0.5} for n in (1, 2)]
     torch.save({"run": {"curve": rows}, "state": torch.zeros(1000)}, store.checkpoint(begun))
-    command.curves(tmp_path, 100, tmp_path / "curves.csv")
+    command.curves(tmp_path, tmp_path / "curves.csv")
     found = pd.read_csv(tmp_path / "curves.csv")
     assert list(found["run"]) == [done.stem, begun.stem, begun.stem]
     assert list(found["epoch"]) == [1, 1, 2] and list(found["valid_wrong"]) == [4, 9, 8]

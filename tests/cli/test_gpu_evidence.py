@@ -17,34 +17,34 @@ SCRIPT = yamlfile.ROOT / "gpu-evidence.sh"
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 STEM = "table1-bnn-theano-mnist-paper-seed100-abc"
 MOST = 16 * 2**20  # bytes of a file
-NOTES = """#!/usr/bin/env bash
+NOTES = r"""#!/usr/bin/env bash
 echo "$* | ${REPRODUCE_WITHOUT-unset} | ${PYTHONPATH-}" >> "$NOTED"
 case "$*" in *"${HANGS:-nothing hangs}"*) sleep 60 ;; esac
 case "$*" in *"${FAILS:-nothing fails}"*) echo "$PRINTS" && exit "${CODE:-1}" ;; esac
 case "$2 $3 $4" in
   "pip install"*) exec "$REAL" "$@" ;;
   "reproduce gpu trials") echo "fp16 graph" > "$5/without.txt"; echo "cuda-wgmma cuda-naive" > "$5/backends.txt" ;;
-  "reproduce gpu curves") echo "run,epoch" > "$7" ;;
+  "reproduce gpu curves") echo "run,epoch" > "$6" ;;
   "reproduce bench"*) echo "{}" > "${@: -1}/gpu-1.json" ;;
-  "reproduce run"*) mkdir -p "$RESULTS/runs" && echo "{}" > "$RESULTS/runs/$STEM.json" ;;
-  "reproduce freeze"*) mkdir -p "$RESULTS/packed" && echo bits > "$RESULTS/packed/$STEM.bnn" ;;
+  "reproduce run"*) mkdir -p "$RESULTS/runs" && echo "{}" > "$RESULTS/runs/${4/\//-}-paper-seed${10}-abc.json" ;;
+  "reproduce freeze"*) mkdir -p "$RESULTS/packed" && echo bits > "$RESULTS/packed/$(basename "$4" .json).bnn" ;;
 esac
 """
 
 
 @pytest.fixture
 def evidence(tmp_path):
-    """evidence(**environment) -> exit code, what it printed, what the interpreter was asked for."""
+    """evidence(*runs, **environment) -> exit code, what it printed, what the interpreter was asked for."""
     python, noted = tmp_path / "python", tmp_path / "noted"
     python.write_text(NOTES)
     python.chmod(0o755)
 
-    def run(**environment):
+    def run(*runs, **environment):
         noted.write_text("")
         own = {"PYTHON": python, "NOTED": noted, "RESULTS": tmp_path / "store", "OUT": tmp_path / "out"}
-        own |= {"STEM": STEM, "REAL": sys.executable, "PRINTS": "a reason", "PATH": os.environ["PATH"]}
+        own |= {"REAL": sys.executable, "PRINTS": "a reason", "PATH": os.environ["PATH"]}
         done = subprocess.run(
-            [SCRIPT], capture_output=True, text=True, timeout=120,
+            [SCRIPT, *runs], capture_output=True, text=True, timeout=120,
             env={k: str(v) for k, v in (own | environment).items()},
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr, noted.read_text().splitlines()
@@ -68,9 +68,10 @@ def test_its_steps_in_their_order_and_within_their_limits(evidence):
     assert kinds(asked)[:9] == before and all(" -m gpu " in line for line in asked[9:])
     given = limits(said)
     assert [given[k] for k in ("trials", "preflight-bnn-theano-mnist", "figure3")] == ["60", "40", "120"]
-    assert int(given["training-bnn-theano-mnist"]) > 540  # nothing here takes time: the rest is its own
+    assert int(given["training-bnn-theano-mnist:100"]) > 540  # nothing here takes time: the rest is its own
     train = asked[4]
-    assert "table1/bnn-theano-mnist --device cuda --scale paper --first-seed 100" in train
+    assert "table1/bnn-theano-mnist --device cuda --scale paper --first-seed 100 --seeds 1" in train
+    assert "/gpu-evidence table1/bnn-theano-mnist --device cuda" in asked[1]
     assert re.search(r"--time-limit 5\d\ds --checkpoint-every 1h", train)
     assert [re.search(r"--backend (\S+)", line)[1] for line in asked[7:9]] == ["cuda-wgmma", "cuda-naive"]
     assert "--gpu" in asked[3] and "--broken" in asked[3]
@@ -86,12 +87,38 @@ def test_what_failed_its_trial_is_left_out_of_all_that_follows_but_the_tests(evi
 def test_the_second_call_goes_on_with_the_training(evidence):
     code, said, asked = evidence(FAILS="reproduce run", CODE="75")
     assert code == 75 and kinds(asked) == ["versions", "trials", "preflight", "bench", "run", "curves"]
-    assert "left: training-bnn-theano-mnist" in said
+    assert "left: training-bnn-theano-mnist:100" in said
     code, _, asked = evidence()
     assert code == 0 and kinds(asked)[:5] == ["run", "curves", "freeze", "predict", "predict"]
     assert asked[0].split(" | ")[1] == "fp16 graph"  # or it would be another run
     code, _, asked = evidence()
-    assert code == 0 and kinds(asked) == ["run", "curves"]
+    assert code == 0 and kinds(asked) == ["curves"]
+
+
+def test_named_runs_are_trained_first_each_once_and_real_activations_are_not_packed(evidence):
+    cells = [f"table1/{name}-mnist" for name in ("bnn-theano", "bnn-theano", "binaryconnect", "float")]
+    named = [f"{cell}:{seed}" for cell, seed in zip(cells, (0, 1, 0, 2), strict=True)]
+    code, said, asked = evidence(*named)
+    assert code == 0, said
+    freezes = ["freeze", "predict", "predict", "freeze", "predict"]
+    assert kinds(asked)[:15] == [
+        "versions",
+        "trials",
+        *["run"] * 4,
+        "curves",
+        *freezes,
+        "preflight",
+        "bench",
+        "pytest",
+    ]
+    trained = [re.search(r"run (\S+) .*--first-seed (\d+) --seeds 1 ", line).groups() for line in asked[2:6]]
+    assert [":".join(each) for each in trained] == named
+    assert " ".join(cells) in asked[1] and "bnn-theano" in asked[12]
+    with tarfile.open(evidence.out / "records.tar.gz") as tar:
+        assert sum("/runs/" in name and name.endswith(".json") for name in tar.getnames()) == 4
+    assert len(list(evidence.out.glob("*.bnn"))) == 2
+    code, said, asked = evidence(*named, "table1/float-mnist:7", SLICE="50")
+    assert code == 75 and kinds(asked) == ["curves"] and "left: training-float-mnist:7" in said
 
 
 @pytest.mark.parametrize(
@@ -125,6 +152,8 @@ def test_a_missing_package_ends_it_at_once(evidence):
 
 
 def test_out_holds_few_small_files(evidence):
+    (evidence.store / "runs").mkdir(parents=True)
+    (evidence.store / "runs" / "table1-bnn-theano-mnist-paper-seed1-abc.json").touch()  # of an earlier call
     assert evidence()[0] == 0
     found = {path.name for path in evidence.out.iterdir()}
     assert found == {"log.txt", "records.tar.gz", "curves.csv", f"{STEM}.bnn"}
@@ -132,8 +161,8 @@ def test_out_holds_few_small_files(evidence):
         names = {name.removeprefix("./") for name in tar.getnames() if name.endswith(".json")}
     assert names == {"kernels/gpu-1.json", f"runs/{STEM}.json"}
     for number in range(9):
-        (evidence.store / "packed" / f"table1-a-paper-seed100-{number}.bnn").write_bytes(bytes(100))
-    with (evidence.store / "packed" / "table1-b-paper-seed100-0.bnn").open("wb") as file:
+        (evidence.store / "packed" / f"table1-bnn-theano-mnist-paper-seed100-{number}.bnn").write_bytes(bytes(100))
+    with (evidence.store / "packed" / "table1-bnn-theano-mnist-paper-seed100-z.bnn").open("wb") as file:
         file.truncate(MOST + 1)
     with (evidence.store / "gpu-evidence" / "log.txt").open("a") as file:
         file.write(f"{'long ' * 20}\n" * 200_000)
@@ -192,10 +221,10 @@ def test_the_rehearsal(tmp_path):
     for name in ("versions", "trials", "preflight-mlp", "figure3"):
         assert f"== {name}: exit code 0" in said, said
     assert "passed: bf16, fp16, tf32, graph" in said and "left out: updates: " in said
-    assert said.count(" ms a step over 200 steps") == 2 and "training will " in said
+    assert said.count(" ms a step over 50 steps") == 2 and "training will " in said
     with tarfile.open(tmp_path / "out" / "records.tar.gz") as tar:
         assert any(re.search(r"kernels/\S*quick-\S+\.json$", name) for name in tar.getnames())
-    if "== training-mlp: exit code 3" in said:
+    if "== training-mlp:100: exit code 3" in said:
         pytest.skip("the rest wants MNIST")
     assert done.returncode == 0 and "on 0 of 10,000 images" in said, said
     assert len((tmp_path / "out" / "curves.csv").read_text().splitlines()) == 7
