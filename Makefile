@@ -76,13 +76,13 @@ report: $(ENV) ## tables, figures, claims and verdicts from the committed record
 	$(PY) -m reproduce report
 
 simulate: $(ENV) ## try the verdict's rule on made-up runs, image by image: results/verdict-simulation.csv (2 minutes)
-	$(PY) -c 'from reproduce.report import trials; trials.main()'
+	$(PY) -c 'from reproduce import verdict_simulation; verdict_simulation.main()'
 
 tune-ablations: $(ENV) ## try the learning rates of the ablations' arms on validation images, CELLS=… of some: results/tuning (hours; resumes where it stopped)
 	$(PY) -m reproduce.campaign.rates $(CELLS)
 
 compare-products: $(ENV) ## do 16-bit products change what nets learn? three small cells, 8 seeds, both modes (hours; resumes where it stopped)
-	$(PY) -c 'from reproduce.report import products; products.main()'
+	$(PY) -c 'from reproduce.campaign import compare_products; compare_products.main()'
 
 publish: $(ENV) ## copy your runs into the committed evidence, refresh the report and README's table
 	$(PY) -m reproduce publish $(options)

@@ -19,9 +19,11 @@ cd "$(dirname "$0")" || exit
 
 python=${PYTHON:-.venv/bin/python}
 runs=("$@")
-gpu_tests="tests/benchmarks/test_bench_gpu.py tests/kernels/test_cuda.py tests/kernels/test_cuda_gpu.py
-  tests/kernels/test_cuda_pixels.py tests/kernels/test_passes.py tests/kernels/test_torch.py tests/kernels/test_updates.py
-  tests/packed/test_freeze.py tests/packed/test_packed_gpu.py tests/training/test_gpu.py tests/training/test_without_autograd.py"
+gpu_tests="tests/benchmarks/test_bench_gpu.py tests/kernels/cuda/test_cuda.py
+  tests/kernels/cuda/test_cuda_gpu.py tests/kernels/cuda/test_cuda_pixels.py
+  tests/kernels/cuda/test_passes.py tests/kernels/cuda/test_updates.py tests/kernels/test_torch.py
+  tests/packed/test_freeze.py tests/packed/test_packed_gpu.py tests/training/test_gpu.py
+  tests/training/test_without_autograd.py"
 store=${RESULTS:-results/local${REHEARSE:+/rehearsal}}
 work=$store/gpu-evidence
 if [ -n "${REHEARSE:-}" ]; then

@@ -16,7 +16,7 @@ from reproduce.datasets import DATASETS, data, description
 from reproduce.nets import layers
 from reproduce.packed import PackedError, freeze
 from reproduce.records import machine
-from reproduce.report import groups
+from reproduce.report.sections import groups
 from reproduce.training import optim, preprocess, step, train
 
 CPU = torch.device("cpu")

@@ -22,7 +22,8 @@ def list_cells(
     from reproduce import report
     from reproduce.campaign import under_way
     from reproduce.records import runs
-    from reproduce.report import evidence, rows, table1
+    from reproduce.report import evidence, rows
+    from reproduce.report.sections import table1
 
     extensions.use(use or [])
     found = cells_of(cells, experiments)

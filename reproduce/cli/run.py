@@ -84,7 +84,7 @@ def run(
     from reproduce.campaign import worker
     from reproduce.campaign.wanted import runs_wanted, share
     from reproduce.records import equal_code, runs
-    from reproduce.report import table1
+    from reproduce.report.sections import table1
     from reproduce.spec import paper
 
     if device not in ("auto", "cpu", "cuda"):

@@ -10,29 +10,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reproduce import files, spec, yamlfile
-from reproduce.report import (
+from reproduce.report import claims, exports, findings, folder
+from reproduce.report.evidence import Evidence
+from reproduce.report.evidence import cells as cells
+from reproduce.report.evidence import gather as gather
+from reproduce.report.html import head, look, page
+from reproduce.report.html.parts import Figure, Section, csv
+from reproduce.report.sections import (
     ablations,
-    claims,
     compare,
     curves,
     energy,
-    exports,
     filters,
-    findings,
-    folder,
     groups,
-    head,
-    look,
-    page,
     rule,
     running,
     speed,
     table1,
 )
-from reproduce.report.evidence import Evidence
-from reproduce.report.evidence import cells as cells
-from reproduce.report.evidence import gather as gather
-from reproduce.report.parts import Figure, Section, csv
 
 TITLE = "Binarized Neural Networks, reproduced"
 Say = Callable[[str], None]

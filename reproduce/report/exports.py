@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reproduce.report.table1 import COLUMNS, DATASETS, SCALES, SHORT_NOTE, SMALL_NOTE, TITLES
+from reproduce.report.sections.table1 import COLUMNS, DATASETS, SCALES, SHORT_NOTE, SMALL_NOTE, TITLES
 
 BEGIN, END = "<!-- found: begin (made by `reproduce publish`) -->", "<!-- found: end -->"
 PROTOCOL = "Test error (%) at the best validation epoch, the paper's protocol; behind it the last epoch's."

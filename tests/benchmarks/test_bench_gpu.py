@@ -22,7 +22,8 @@ from reproduce.benchmarks import on_gpu as bench_gpu
 from reproduce.cli import app as cli
 from reproduce.records import machine, sealed
 from reproduce.records.benchmark import Bench
-from reproduce.report import evidence, speed
+from reproduce.report import evidence
+from reproduce.report.sections import speed
 
 READ = {"clocks.sm": 1900.0, "clocks.max.sm": 2000.0}
 

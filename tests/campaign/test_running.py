@@ -14,8 +14,10 @@ from reproduce.campaign import under_way, worker
 from reproduce.campaign.progress import Progress
 from reproduce.datasets.data import Dataset
 from reproduce.records import machine, read_record, read_running, runs
-from reproduce.report import claims, head, table1
-from reproduce.report import running as shown
+from reproduce.report import claims
+from reproduce.report.html import head
+from reproduce.report.sections import running as shown
+from reproduce.report.sections import table1
 from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")

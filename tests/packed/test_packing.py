@@ -14,7 +14,8 @@ from reproduce.datasets import data, fetch
 from reproduce.datasets.data import Dataset
 from reproduce.packed import PackedNet, packing
 from reproduce.records import runs, weights
-from reproduce.report import claims, energy
+from reproduce.report import claims
+from reproduce.report.sections import energy
 
 CELL = made_cell(train={"epochs": 1})
 

@@ -11,7 +11,7 @@ from test_report_evidence import store_of
 
 from reproduce import outcomes, report
 from reproduce.records import read_record
-from reproduce.report import compare, images
+from reproduce.report.sections import compare, images
 
 CELL, OTHER = "table1/bnn-theano-mnist", "table1/float-mnist"
 

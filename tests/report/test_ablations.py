@@ -10,7 +10,8 @@ from made_store import made_run
 from reproduce import files, outcomes, paired, report, spec
 from reproduce.campaign import rates
 from reproduce.campaign.wanted import runs_wanted
-from reproduce.report import ablations, claims
+from reproduce.report import claims
+from reproduce.report.sections import ablations
 
 CELLS = {cell.name: cell for cell in spec.cells(["ablations"])}
 ARMS = [cell for cell in CELLS.values() if cell.ablation.against(cell.arm)]

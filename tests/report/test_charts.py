@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_frames import FIGURES, NETS
 
-from reproduce.report import charts, look, overview, page
+from reproduce.report.html import charts, look, overview, page
 
 SVG = "{http://www.w3.org/2000/svg}"
 

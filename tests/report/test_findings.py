@@ -6,7 +6,9 @@ import pytest
 from made_frames import FIGURES, NETS
 from test_charts import drawn, title
 
-from reproduce.report import ablations, findings, look
+from reproduce.report import findings
+from reproduce.report.html import look
+from reproduce.report.sections import ablations
 
 
 def test_ratios_are_said_with_two_figures_and_once_where_they_look_alike():

@@ -12,8 +12,8 @@ from test_report_figures import evidence_of, faster, timed
 
 from reproduce import report, spec, yamlfile
 from reproduce.records import runs
-from reproduce.report import head, overview
-from reproduce.report.parts import FOLDS
+from reproduce.report.html import head, overview
+from reproduce.report.html.parts import FOLDS
 
 CELL = "table1/bnn-theano-mnist"
 

@@ -11,8 +11,8 @@ import pytest
 from made_frames import FIGURES
 
 from reproduce import yamlfile
-from reproduce.report import charts, overview, page
-from reproduce.report.parts import Column, Figure, Section, Table, Verdict
+from reproduce.report.html import charts, overview, page
+from reproduce.report.html.parts import Column, Figure, Section, Table, Verdict
 
 HOSTILE = "<script>alert('1')</script>\"&`x`"
 VOID = {"meta", "link", "br"}

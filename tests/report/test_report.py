@@ -11,7 +11,9 @@ from made import made_cell, made_record, made_run
 from reproduce import report, spec, verdict, yamlfile
 from reproduce.datasets import DATASETS
 from reproduce.records import machine, read_records, runs
-from reproduce.report import evidence, exports, head, table1
+from reproduce.report import evidence, exports
+from reproduce.report.html import head
+from reproduce.report.sections import table1
 
 
 def cell_with_paper():

@@ -10,7 +10,8 @@ from made import made_cell, made_record, made_run
 
 from reproduce import files, report, spec, yamlfile
 from reproduce.records import DataHash, Record, runs
-from reproduce.report import evidence, table1
+from reproduce.report import evidence
+from reproduce.report.sections import table1
 
 
 def bench(machine="a CPU", started="2026-01-01T00:00:00+00:00", kind="cpu", **over):

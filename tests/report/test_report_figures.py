@@ -12,8 +12,10 @@ from test_report_evidence import bench, packed, put, store_of
 from reproduce import nets, report, spec
 from reproduce.records import EpochRow, Filters
 from reproduce.records.benchmark import Bench, family_of
-from reproduce.report import claims, compare, curves, energy, filters, page, speed
+from reproduce.report import claims
 from reproduce.report.evidence import Evidence
+from reproduce.report.html import page
+from reproduce.report.sections import compare, curves, energy, filters, speed
 
 BNN = "table1/bnn-theano-cifar10"
 

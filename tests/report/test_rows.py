@@ -10,7 +10,10 @@ from test_report import cell_with_paper
 from reproduce import report, verdict
 from reproduce.cli import run
 from reproduce.records import equal_code, runs
-from reproduce.report import claims, compare, curves, evidence, exports, head, rows, table1
+from reproduce.report import evidence, exports, rows
+from reproduce.report.claims import of_accuracy
+from reproduce.report.html import head
+from reproduce.report.sections import compare, curves, table1
 from reproduce.yamlfile import SpecError
 
 A, B, C, D, E, F = (letter * 64 for letter in "abcdef")
@@ -102,7 +105,7 @@ def test_the_rest_of_the_report_pools_no_codes():
     assert "code_first" in [c.key for c in table.columns]
     said = head.sentences(found)[1]
     assert said.startswith("Trained by the paper's recipe so far: 1 of 1 cells") and said.count(" runs") == 2
-    (near,) = claims._nearly(found, {})
+    (near,) = of_accuracy.nearly(found, {})
     assert near.records.count(".json") == 4  # of one code: that with the most runs
 
 

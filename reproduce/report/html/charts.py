@@ -23,8 +23,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-from reproduce.report import findings, look
-from reproduce.report.look import BLUE, DARK, GREEN, GREY, INK, LIGHT, PURPLE, STYLE, VERMILLION, WIDTH, empty
+from reproduce.report import findings
+from reproduce.report.html import look
+from reproduce.report.html.look import BLUE, DARK, GREEN, GREY, INK, LIGHT, PURPLE, STYLE, VERMILLION, WIDTH, empty
 
 LOOKS: dict[tuple[str, str], tuple[str, Any, float, str]] = {  # source and scale: colour, line, width, name
     ("ours", "paper"): (VERMILLION, "-", 1.6, "ours, paper's scale"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reproduce import outcomes, spec, verdict
 from reproduce.records import Record
 from reproduce.report.evidence import Evidence, marks, once, the_paper
-from reproduce.report.parts import Column, Section, Table
+from reproduce.report.html.parts import Column, Section, Table
 from reproduce.report.rows import apart, label
 
 ROWS = ("BNN (Torch7)", "BNN (Theano)", "BinaryConnect", "No regularization")

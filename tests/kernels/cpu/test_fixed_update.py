@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from layouts import panels_of, unpacked
+from tests.kernels.test_fixed import error, quantized, reals
 
 from kernels.cpu.step import fixed, norm, ternary
-from tests.kernels.test_fixed import error, quantized, reals
 
 SIZES = ((1, 1, 1), (5, 9, 70), (100, 66, 130), (129, 12, 64), (300, 65, 1100))
 """Batch, outputs, inputs."""

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from reproduce.records.benchmark import Bench, Timing
-from reproduce.report import charts
 from reproduce.report.evidence import Evidence, marks, newest, once, the_paper
-from reproduce.report.parts import Column, Figure, Section, Table
-from reproduce.report.table1 import with_note
+from reproduce.report.html import charts
+from reproduce.report.html.parts import Column, Figure, Section, Table
+from reproduce.report.sections.table1 import with_note
 
 COLUMNS = ["what", "machine", "candidate", "family", "seconds", "low", "high", "times", "times_low", "times_high"]
 COLUMNS += ["library_times", "library_low", "library_high", "how", "remark", "source"]

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from reproduce import verdict
-from reproduce.report import rule, trials
+from reproduce import verdict_simulation as simulation
+from reproduce.report.sections import rule
 
 VERDICTS = ("reproduced", "better than the paper", "not reproduced", "inconclusive")
 
@@ -20,11 +21,11 @@ def bits(n, disagreeing, images=10_000):
     return wrong
 
 
-CASE = trials.Case(2000, 5.0, 0.4, 0.5)
+CASE = simulation.Case(2000, 5.0, 0.4, 0.5)
 
 
 def test_made_runs_have_the_error_the_spread_and_the_share_that_were_asked_for():
-    drawn = trials.draw(CASE, 3000)
+    drawn = simulation.draw(CASE, 3000)
     assert drawn.errors.mean() == pytest.approx(5.0, rel=0.02)
     assert drawn.errors.std(1, ddof=1).mean() == pytest.approx(0.4, rel=0.1)
     for variance in drawn.image_variance.values():
@@ -32,21 +33,23 @@ def test_made_runs_have_the_error_the_spread_and_the_share_that_were_asked_for()
 
 
 def test_images_of_a_run_go_wrong_together_only_where_the_spread_asks_for_it():
-    alone = trials.draw(CASE._replace(share=1.0, spread=0.25), 2000)
+    alone = simulation.draw(CASE._replace(share=1.0, spread=0.25), 2000)
     assert np.sqrt(alone.errors.var(1, ddof=1).mean()) == pytest.approx(0.25, rel=0.05)
     assert np.sqrt(alone.image_variance[3].mean()) == pytest.approx(0.25, rel=0.05)
-    most = trials.draw(CASE._replace(share=1.0, spread=2.0), 2000)  # more than independent images can make
-    assert most.image_variance[5].mean() == pytest.approx(trials.MOST * 5 * 95 / 2000, rel=0.05)
+    most = simulation.draw(CASE._replace(share=1.0, spread=2.0), 2000)  # more than independent images can make
+    assert most.image_variance[5].mean() == pytest.approx(simulation.MOST * 5 * 95 / 2000, rel=0.05)
 
 
 def test_the_rule_tried_is_the_verdicts_and_the_one_before_is_that_of_the_seeds_alone():
     rng = np.random.default_rng(3)
-    drawn = trials.draw(CASE, 200)
-    for n in trials.SEEDS:
+    drawn = simulation.draw(CASE, 200)
+    for n in simulation.SEEDS:
         for shift in (-1.5, 0, 2):
-            for name, counted in ((trials.NOW, True), ("images not known", False)):
+            for name, counted in ((simulation.NOW, True), ("images not known", False)):
                 found = np.select(
-                    trials.judged(trials.RULES[name], CASE, drawn, n, shift), VERDICTS[:3], VERDICTS[3]
+                    simulation.judged(simulation.RULES[name], CASE, drawn, n, shift),
+                    VERDICTS[:3],
+                    VERDICTS[3],
                 )
                 for i in rng.choice(200, 60, replace=False):
                     errors = drawn.errors[i, :n]
@@ -58,20 +61,20 @@ def test_the_rule_tried_is_the_verdicts_and_the_one_before_is_that_of_the_seeds_
                     assert found[i] == verdict.verdict(errors, paper, margin, 2000, wrong)
 
 
-@pytest.mark.parametrize("case", [trials.CASES[4], trials.CASES[27]])
+@pytest.mark.parametrize("case", [simulation.CASES[4], simulation.CASES[27]])
 def test_the_committed_table_is_what_its_command_makes(case):
-    table = pd.read_csv(trials.TABLE)
-    assert len(table) == len(trials.CASES) * len(trials.SEEDS) * len(trials.RULES)
-    again = pd.DataFrame(trials.lines(case))
+    table = pd.read_csv(simulation.TABLE)
+    assert len(table) == len(simulation.CASES) * len(simulation.SEEDS) * len(simulation.RULES)
+    again = pd.DataFrame(simulation.lines(case))
     kept = table[(table[list(case._fields)] == pd.Series(case._asdict())).all(axis=1)].reset_index(drop=True)
     assert list(kept["rule"]) == list(again["rule"]) and list(kept["seeds"]) == list(again["seeds"])
-    assert np.abs(kept[list(trials.SHARES)] - again[list(trials.SHARES)]).to_numpy().max() < 0.2
+    assert np.abs(kept[list(simulation.SHARES)] - again[list(simulation.SHARES)]).to_numpy().max() < 0.2
 
 
 def test_the_rule_keeps_what_it_promises_image_by_image():
     """Except where the spread is half of the error: there the errors are skewed."""
-    table = pd.read_csv(trials.TABLE)
-    usual = table[(table["rule"] == trials.NOW) & (table["spread"] <= table["error"] / 4)]
+    table = pd.read_csv(simulation.TABLE)
+    usual = table[(table["rule"] == simulation.NOW) & (table["spread"] <= table["error"] / 4)]
     assert set(usual["seeds"]) == {3, 5} and set(usual["images"]) == {10_000, 26_032}
     assert usual["spread"].min() == 0.005 and usual["spread"].max() == 0.5
     assert usual["false_not"].max() <= 5 and usual["false_better"].max() <= 5
@@ -83,8 +86,8 @@ def test_the_rule_keeps_what_it_promises_image_by_image():
 
 
 def test_the_page_says_the_worst_cases_of_the_committed_table():
-    with open(trials.TABLE, encoding="utf-8") as file:
-        table = [line for line in csv.DictReader(file) if line["rule"] == trials.NOW]
+    with open(simulation.TABLE, encoding="utf-8") as file:
+        table = [line for line in csv.DictReader(file) if line["rule"] == simulation.NOW]
     usual = [line for line in table if float(line["spread"]) <= float(line["error"]) / 4]
     text = rule.section().text[1]
     for key, before, after in (
@@ -94,5 +97,5 @@ def test_the_page_says_the_worst_cases_of_the_committed_table():
         assert f"{before}{max(float(line[key]) for line in usual):.1f}{after}" in text
     worst = rule.tried().set_index(["rule", "spread", "seeds"])
     of_five = [float(line["false_not"]) for line in usual if line["seeds"] == "5"]
-    assert worst.loc[(trials.NOW, "usual", 5), "false_not"] == max(of_five)
-    assert worst.loc[(trials.NOW, "usual", 5), "cases"] == len(of_five)
+    assert worst.loc[(simulation.NOW, "usual", 5), "false_not"] == max(of_five)
+    assert worst.loc[(simulation.NOW, "usual", 5), "cases"] == len(of_five)

@@ -13,8 +13,8 @@ from scipy import stats
 
 from reproduce import outcomes
 from reproduce.records import Record
-from reproduce.report.parts import Column, Section, Table
-from reproduce.report.table1 import with_note, with_order
+from reproduce.report.html.parts import Column, Section, Table
+from reproduce.report.sections.table1 import with_note, with_order
 
 SAME, DIFFERENT, IDENTICAL = "no difference seen", "different", "the same runs"
 

@@ -6,18 +6,18 @@ from made import made_record, made_run
 from scipy import stats
 
 from reproduce import files
-from reproduce.report import products
+from reproduce.campaign import compare_products
 
 
 def test_the_interval_is_that_of_a_paired_t_test():
     rng = np.random.default_rng(0)
     first, second = rng.normal(2, 0.1, 8), rng.normal(1.9, 0.1, 8)
-    found = products.difference(first.tolist(), second.tolist())
+    found = compare_products.difference(first.tolist(), second.tolist())
     test = stats.ttest_rel(first, second).confidence_interval(0.95)
     assert found["mean"] == pytest.approx(first.mean() - second.mean())
     assert (found["low"], found["high"]) == pytest.approx((test.low, test.high))
     with pytest.raises(ValueError, match="two pairs"):
-        products.difference([1.0], [1.0])
+        compare_products.difference([1.0], [1.0])
 
 
 def made(mode, seeds, errors):
@@ -31,21 +31,21 @@ def made(mode, seeds, errors):
 
 def test_runs_are_compared_by_seed_and_others_are_refused():
     fixed, plain = made("fixed16", (0, 1, 2), (2.0, 3.0, 4.0)), made("torch", (2, 1, 0), (3.0, 3.0, 3.0))
-    found = products.compared(fixed, plain)
+    found = compare_products.compared(fixed, plain)
     assert found["seeds"] == [0, 1, 2]
     assert found["modes"]["fixed16"]["test_error"] == [2.0, 3.0, 4.0]
     assert found["difference"]["mean"] == pytest.approx(0.0)
     assert found["difference"]["high"] == pytest.approx(stats.t.ppf(0.975, 2) / np.sqrt(3))
     with pytest.raises(ValueError, match="no pair"):
-        products.compared(fixed, made("torch", (0, 1, 3), (2.0, 3.0, 4.0)))
+        compare_products.compared(fixed, made("torch", (0, 1, 3), (2.0, 3.0, 4.0)))
     with pytest.raises(ValueError):
-        products.compared(fixed, plain[:2])
+        compare_products.compared(fixed, plain[:2])
 
 
 def test_the_record_is_written_and_sealed(monkeypatch, tmp_path, capsys):
     runs_of = {"fixed16": made("fixed16", (0, 1), (2.0, 4.0)), "float32": made("torch", (0, 1), (1.0, 1.0))}
-    monkeypatch.setattr(products, "train", lambda mode, *_, **__: runs_of[mode])
-    target = products.main((runs_of["fixed16"][0].cell,), 2, tmp_path)
+    monkeypatch.setattr(compare_products, "train", lambda mode, *_, **__: runs_of[mode])
+    target = compare_products.main((runs_of["fixed16"][0].cell,), 2, tmp_path)
     content = files.read_sealed(target)
     assert content["cells"][0]["difference"]["mean"] == pytest.approx(2.0)
     assert "+2.000" in capsys.readouterr().out

@@ -1,27 +1,28 @@
-"""The verdict's rule in words, and how often it errs by the committed simulation (`trials.TABLE`)."""
+"""The verdict's rule in words, and how often it errs by the committed simulation (`simulation.TABLE`)."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from reproduce.report import trials
-from reproduce.report.parts import Column, Section, Table
+from reproduce import verdict_simulation as simulation
+from reproduce.report.html.parts import Column, Section, Table
+from reproduce.verdict_simulation import CASES
 
 
 def tried() -> pd.DataFrame:
-    """The worst of `trials.TABLE` by rule and number of seeds.
+    """The worst of `simulation.TABLE` by rule and number of seeds.
 
     Columns: spread ("wide" where it is over a quarter of the error, else "usual"), rule, seeds, cases; false_not
     and false_better (the largest); of spreads up to half a margin lucky (the largest), equal and found (the
-    smallest); lost (the largest from trials.POWER_FROM points of spread on); in percent and points.
+    smallest); lost (the largest from simulation.POWER_FROM points of spread on); in percent and points.
     """
-    found = pd.read_csv(trials.TABLE)
+    found = pd.read_csv(simulation.TABLE)
     margin = 1.96 * np.sqrt(found["error"] * (100 - found["error"]) / found["images"])
     lines = []
     for wide in (False, True):
-        for rule in trials.RULES:
-            for seeds in trials.SEEDS:
+        for rule in simulation.RULES:
+            for seeds in simulation.SEEDS:
                 here = (found["rule"] == rule) & (found["seeds"] == seeds)
                 here &= (found["spread"] > found["error"] / 4) == wide
                 of, near = found[here], found[here & (found["spread"] <= margin / 2)]
@@ -30,7 +31,7 @@ def tried() -> pd.DataFrame:
                     | {name: of[name].max() for name in ("false_not", "false_better")}
                     | {"lucky": near["lucky"].max()}
                     | {name: near[name].min() for name in ("equal", "found")}
-                    | {"lost": of.loc[of["spread"] >= trials.POWER_FROM, "lost"].max()}
+                    | {"lost": of.loc[of["spread"] >= simulation.POWER_FROM, "lost"].max()}
                 )
     return pd.DataFrame(lines)
 
@@ -38,7 +39,7 @@ def tried() -> pd.DataFrame:
 def section() -> Section:
     """The rule in a paragraph, and the worst of the simulation."""
     worst, percent = tried(), "%"
-    usual, wide = (worst[(worst["rule"] == trials.NOW) & (worst["spread"] == of)] for of in ("usual", "wide"))
+    usual, wide = (worst[(worst["rule"] == simulation.NOW) & (worst["spread"] == of)] for of in ("usual", "wide"))
     unknown = worst[(worst["rule"] == "images not known") & (worst["spread"] == "usual")]
     text = (
         "A cell's verdict is computed from its runs. Let d be our mean minus the paper's figure, s the standard "
@@ -54,15 +55,15 @@ def section() -> Section:
         "that figure may lie from its recipe's error on fresh images. Our runs and the paper's share their test "
         "images, so d itself holds only the scatter from run to run: ours, and that of the paper's figure, one "
         "more run.",
-        f"The rule was tried image by image (`make simulate`; {len(trials.CASES)} cases: "
-        f"{_listed(trials.CASES, 'images')} test images, errors of {_listed(trials.CASES, 'error')} %, spreads "
-        f"of {_listed(trials.CASES, 'spread')} points, {trials.TRIALS:,} made-up cells each), against other "
+        f"The rule was tried image by image (`make simulate`; {len(CASES)} cases: {_listed(CASES, 'images')} test "
+        f"images, errors of {_listed(CASES, 'error')} %, spreads of {_listed(CASES, 'spread')} points, "
+        f"{simulation.TRIALS:,} made-up cells each), against other "
         "estimates of the scatter: the table has the worst case of each. With a spread of up to a quarter of "
         "the error, where the truth is the paper's, “not reproduced” comes in at most "
         f"{usual['false_not'].max():.1f} % and “better” in at most {usual['false_better'].max():.1f} %; where "
         f"the spread is half of the error, in {wide['false_not'].max():.1f} and {wide['false_better'].max():.1f} "
-        f"%, as such errors are skewed. From {trials.POWER_FROM} points of spread on, against a shift of "
-        f"{min(trials.SHIFTS)} to {max(trials.SHIFTS)} margins to either side, it has at most "
+        f"%, as such errors are skewed. From {simulation.POWER_FROM} points of spread on, against a shift of "
+        f"{min(simulation.SHIFTS)} to {max(simulation.SHIFTS)} margins to either side, it has at most "
         f"{max(usual['lost'].max(), wide['lost'].max()):.1f} points less power than the seeds alone; without the "
         f"images, {unknown['lost'].max():.0f} points less at a shift of one margin.",
     )
@@ -86,7 +87,7 @@ def section() -> Section:
     return Section("verdicts", "Verdicts: the rule, and how often it errs", text, (table,))
 
 
-def _listed(cases: list[trials.Case], name: str) -> str:
+def _listed(cases: list[simulation.Case], name: str) -> str:
     values = sorted({getattr(case, name) for case in cases})
     said = [f"{v:,}" if isinstance(v, int) else f"{v:g}" for v in values]
     return f"{', '.join(said[:-1])} and {said[-1]}"

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from reproduce.records import Record, Running
-from reproduce.report import charts
 from reproduce.report.evidence import Evidence, marks, the_paper
-from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.html import charts
+from reproduce.report.html.parts import Column, Figure, Section, Table
 from reproduce.report.rows import label, main
-from reproduce.report.table1 import CODE, DATASETS, ROWS, again, with_note
+from reproduce.report.sections.table1 import CODE, DATASETS, ROWS, again, with_note
 
 SERIES = {"baseline (float)": "baseline", "BNN (Theano)": "BNN (Theano)", "BNN (Torch7)": "BNN (Torch7)"}
 """The nets of Figure 1 on CIFAR-10, as experiments call them: how the paper's curves begin."""

@@ -10,10 +10,10 @@ import pandas as pd
 from reproduce import spec
 from reproduce.records import stem_of
 from reproduce.records.packed_net import PackedRecord
-from reproduce.report import charts
 from reproduce.report.evidence import Evidence, marks, newest, once, the_paper
-from reproduce.report.parts import Column, Figure, Section, Table
-from reproduce.report.table1 import with_note
+from reproduce.report.html import charts
+from reproduce.report.html.parts import Column, Figure, Section, Table
+from reproduce.report.sections.table1 import with_note
 
 VARIANTS = ("float", "binary weights", "binary")
 NETS = {

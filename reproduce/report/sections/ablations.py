@@ -15,10 +15,10 @@ from reproduce.campaign import rates
 from reproduce.records import Record
 from reproduce.report import findings
 from reproduce.report.evidence import Evidence, marks, once
-from reproduce.report.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH, titled
-from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.html.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH, titled
+from reproduce.report.html.parts import Column, Figure, Section, Table
 from reproduce.report.rows import label, made_by
-from reproduce.report.table1 import CODE, with_note
+from reproduce.report.sections.table1 import CODE, with_note
 
 COLOURS = {"better": BLUE, "no loss within the margin": GREEN, "worse": VERMILLION, "cannot be told": GREY}
 COLUMNS = ["ablation", "claim", "source", "arm", "against", "scale", "seeds", "wanted", "effect"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 
-from reproduce.report import table1
 from reproduce.report.evidence import Evidence
-from reproduce.report.parts import Section, Table
+from reproduce.report.html.parts import Section, Table
+from reproduce.report.sections import table1
 
 PAPER = ("table1", "short", "figure1", "ablations")  # what has sections of its own
 

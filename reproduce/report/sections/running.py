@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from reproduce.report import charts
-from reproduce.report.curves import COLUMNS, points
 from reproduce.report.evidence import Evidence, marks
-from reproduce.report.parts import Column, Figure, Section, Table
-from reproduce.report.table1 import with_note
+from reproduce.report.html import charts
+from reproduce.report.html.parts import Column, Figure, Section, Table
+from reproduce.report.sections.curves import COLUMNS, points
+from reproduce.report.sections.table1 import with_note
 
 
 def frame(evidence: Evidence) -> pd.DataFrame:

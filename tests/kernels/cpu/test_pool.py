@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCES = Path(__file__).parents[2] / "kernels" / "cpu" / "csrc"
+SOURCES = Path(__file__).parents[3] / "kernels" / "cpu" / "csrc"
 BUILD = ("-pthread", "-g", f"-I{SOURCES}", str(Path(__file__).parent / "pool_driver.c"), str(SOURCES / "pool.c"))
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 

@@ -55,7 +55,7 @@ class Figure:
     @cached_property
     def svgs(self) -> tuple[str, ...]:
         """The drawings as SVG text, made once for the page and the pictures beside it."""
-        from reproduce.report import look
+        from reproduce.report.html import look
 
         drawn = self.draw(self.frame)
         every = drawn if isinstance(drawn, list) else [drawn]

@@ -8,11 +8,11 @@ import pandas as pd
 
 from reproduce import spec
 from reproduce.records import Record, filter_counts
-from reproduce.report import charts
 from reproduce.report.evidence import Evidence, marks, once, the_paper
-from reproduce.report.parts import Column, Figure, Section, Table
+from reproduce.report.html import charts
+from reproduce.report.html.parts import Column, Figure, Section, Table
 from reproduce.report.rows import main
-from reproduce.report.table1 import SCALES, again, with_note
+from reproduce.report.sections.table1 import SCALES, again, with_note
 
 LAYERS = ["cell", "scale", "seed", "layer", "maps_in", "maps_out", "operations", "rule", "fraction", "random"]
 LAYERS += ["first_layer", "printed"]

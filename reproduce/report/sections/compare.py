@@ -13,12 +13,21 @@ from scipy import stats
 from reproduce import spec
 from reproduce.records import Record
 from reproduce.records.benchmark import Bench, Ratio
-from reproduce.report import images, speed
 from reproduce.report.evidence import Evidence, by_order, marks
-from reproduce.report.images import DIFFERENT, IDENTICAL, SAME
-from reproduce.report.parts import Column, Section, Table
+from reproduce.report.html.parts import Column, Section, Table
 from reproduce.report.rows import label
-from reproduce.report.table1 import CODE, SCALES, machines, revisions, tested, threads, with_note, with_order
+from reproduce.report.sections import images, speed
+from reproduce.report.sections.images import DIFFERENT, IDENTICAL, SAME
+from reproduce.report.sections.table1 import (
+    CODE,
+    SCALES,
+    machines,
+    revisions,
+    tested,
+    threads,
+    with_note,
+    with_order,
+)
 from reproduce.verdict import summarize
 
 TOO_FEW = "too few runs"

@@ -14,9 +14,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from reproduce import spec
 from reproduce.records.benchmark import family_of
-from reproduce.report import findings, speed, table1
+from reproduce.report import findings
 from reproduce.report.evidence import Evidence, once, the_paper
-from reproduce.report.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty, titled
+from reproduce.report.html.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty, titled
+from reproduce.report.sections import speed, table1
 
 FOREST = ["dataset", "row", "kind", "scale", "value", "low", "high", "verdict", "said"]
 TIMES = ["machine", "what", "short", "candidate", "kind", "against", "value", "low", "high"]

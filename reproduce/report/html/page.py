@@ -18,7 +18,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
-from reproduce.report.parts import FOLDS, Column, Figure, Section, Table, Verdict
+from reproduce.report.html.parts import FOLDS, Column, Figure, Section, Table, Verdict
 
 HERE = Path(__file__).parent
 LONG = 24  # rows up to which a table is not folded; one of verdicts never is

@@ -1,0 +1,189 @@
+"""Claims of accuracy: packed nets, nets without binarization, the mask, the shift-based rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from reproduce.records import Record
+from reproduce.report.claims.finding import Finding, Judge, each_once, machines
+from reproduce.report.evidence import Evidence, marks
+from reproduce.report.findings import count
+from reproduce.report.rows import main
+from reproduce.report.sections import ablations, compare, energy, table1
+
+SIGNIFICANT = 0.05
+FEWEST = 3  # runs that can be judged
+FLOAT = "No regularization"  # the paper's row of its own nets without binarization
+
+
+def same_predictions(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
+    """Nets of the paper's size; small ones only where there is no other."""
+    nets = energy.predicted(evidence)
+    if nets.empty:
+        return []
+    large = nets[nets["scale"] != "small"]
+    nets = large if len(large) else nets
+    where = [f"{' and '.join(sorted(set(nets['scale'])))} scale", *sorted(filter(None, set(nets["backend"])))]
+    differing, images = int(nets["differing"].sum()), int(nets["images"].sum())
+    return [
+        Finding(
+            f"{differing} of {images:,} predictions of {count(nets['again'].nunique(), 'packed net')} "
+            f"({'; '.join(where)}) differ from the float32 net's",
+            machines(nets["machine"]),
+            "holds" if differing == 0 else "does not hold",
+            "; ".join(nets["records"]),
+            "reproduce predict FILE --against NET --record FOLDER",
+            each_once(nets["note"]),
+            f"{differing} of {images:,} predictions differ",
+        )
+    ]
+
+
+def nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
+    """BNN cells at the paper's scale against the same nets without binarization, data set by data set.
+
+    A data set counts by its better BNN cell: the claim holds on it if one comes near, and does not if none does.
+    """
+    near: dict[str, list[bool | None]] = {}
+    measured, used = [], []
+    for cell in evidence.cells:
+        experiment = cell.experiment
+        if not cell.name.startswith("table1/") or not experiment.row.startswith("BNN") or not experiment.margin:
+            continue
+        group = [r for r in evidence.runs if (r.cell, r.scale) == (cell.name, "paper")]
+        for order in sorted({r.data.order for r in group}):
+            ours = main(r for r in group if r.data.order == order)
+            other, value, name = _without_binarization(evidence, experiment.dataset, order)
+            errors = [r.result.test_error for r in ours if r.result]
+            found = comes_near(
+                errors, [r.result.test_error for r in other if r.result] or value, experiment.margin
+            )
+            near.setdefault(experiment.dataset, []).append(found)
+            words = {True: "near", False: "not near", None: "cannot be told"}[found]
+            against = f"{np.mean(errors):.2f} % against {value:.2f} % ({name})"
+            measured.append(f"{experiment.row}, {experiment.dataset}: {against}, {words}")
+            used += [*ours, *other]
+    if not near:
+        return []
+    said = [True if any(v) else False if all(f is False for f in v) else None for v in near.values()]
+    counts = (
+        ("does not hold", said.count(False)),
+        ("holds", said.count(True)),
+        ("cannot be told", said.count(None)),
+    )
+    first, *rest = [f"{words} on {many}" for words, many in counts if many]
+    return [
+        Finding(
+            "; ".join(measured),
+            machines(r.machine["name"] for r in used),
+            ", ".join([f"{first} of {len(table1.DATASETS[:3])} data sets", *rest]),
+            "; ".join(dict.fromkeys(evidence.path(r) for r in used)),
+            "reproduce run table1 --scale paper --seeds 3",
+            marks(*used)["note"],
+            "; ".join(f"{words} on {many} of 3" for words, many in counts if many),
+        )
+    ]
+
+
+def _without_binarization(evidence: Evidence, dataset: str, order: str) -> tuple[list[Record], float, str]:
+    """Our runs of the paper's float row, where there are FEWEST of the same image order, and their mean; else none
+    and the printed error. And which it is, in words."""
+    names = {c.name for c in evidence.cells if (c.experiment.row, c.experiment.dataset) == (FLOAT, dataset)}
+    group = main(
+        r for r in evidence.runs if r.cell in names and (r.scale, r.data.order) == ("paper", order) and r.result
+    )
+    if len(group) >= FEWEST:
+        return group, float(np.mean([r.result.test_error for r in group if r.result])), f"{FLOAT}, ours"
+    (value,) = (e["paper"] for e in table1.printed() if (e["row"], e["dataset"]) == (FLOAT, dataset))
+    return [], float(value), f"{FLOAT}, printed"
+
+
+def comes_near(errors: Sequence[float], other: Sequence[float] | float, margin: float) -> bool | None:
+    """Is the mean error at most `margin` points above another's (runs, or one printed figure)?
+
+    By one-sided 95 % bounds of the difference of means; None where they lie on both sides, or with too few runs.
+    """
+    if len(errors) < FEWEST:
+        return None
+    if isinstance(other, float):
+        half = float(stats.t.ppf(0.95, len(errors) - 1) * np.std(errors, ddof=1)) / math.sqrt(len(errors))
+        low, high = (float(np.mean(errors)) - other + side * half for side in (-1, 1))
+    else:
+        low, high = compare.welch(other, errors, 0.9)
+    return True if high <= margin else False if low > margin else None
+
+
+def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
+    """Planted error `no-mask` against the usual runs of `check-small`: Welch, one-sided, last validation error.
+
+    Both by one code: of several the one with the most runs.
+    """
+    found = []
+    for cell in sorted({r.cell for r in evidence.checks}):
+        group = main(r for r in evidence.checks if r.cell == cell and r.result and r.variant in (None, "no-mask"))
+        usual, without = ([r for r in group if r.variant == v] for v in (None, "no-mask"))
+        if min(len(usual), len(without)) < 2:
+            continue
+        mine, theirs = (
+            [100 * r.curve[-1].valid_wrong / r.result.valid_images for r in group if r.result]
+            for group in (without, usual)
+        )
+        p = float(stats.ttest_ind(mine, theirs, equal_var=False, alternative="greater").pvalue)
+        words = "holds" if p < SIGNIFICANT else "does not hold" if p > 1 - SIGNIFICANT else "cannot be told"
+        chance = "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}"
+        paths = [f"calibration/{r.stem}.json" for r in usual] + [f"mutants/{r.stem}.json" for r in without]
+        found.append(
+            Finding(
+                f"{np.mean(mine):.1f} % validation error without it, {np.mean(theirs):.1f} % with it ({chance}, "
+                f"{len(without)} and {len(usual)} seeds)",
+                f"{cell}, small scale",
+                f"{words} for a small net",
+                "; ".join(f"{evidence.name}/check/{path}" for path in paths),
+                "make check-small-mutants",
+                marks(*usual, *without)["note"],
+                f"{np.mean(mine):.1f} % without, {np.mean(theirs):.1f} % with ({cell})",
+            )
+        )
+    return found
+
+
+def ablation(name: str, holds: Sequence[str]) -> Judge:
+    """Judge a claim by an ablation's comparisons: it holds where one's verdict is among `holds`."""
+
+    def judge(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
+        frame = ablations.frame(evidence)
+        found = []
+        for line in frame[(frame["ablation"] == name) & frame["difference"].notna()].to_dict("records"):
+            verdict = line["verdict"]
+            words = (
+                "cannot be told"
+                if verdict == "cannot be told"
+                else "holds"
+                if verdict in holds
+                else "does not hold"
+            )
+            said = f"{line['difference']:+.2f} points ({line['low']:+.2f} to {line['high']:+.2f})"
+            found.append(
+                Finding(
+                    f"{said} of test error, {line['arm']} against {line['against']}, {line['seeds']} pairs",
+                    f"{line['cell']}, {line['scale']} scale",
+                    f"{words} for a small net",
+                    line["records"],
+                    line["again"],
+                    line["note"],
+                    f"{line['difference']:+.2f} points ({line['arm']})",
+                )
+            )
+        return found
+
+    return judge
+
+
+def mask(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
+    """The ablation where it was run, else the planted error."""
+    return ablation("mask", ("worse",))(evidence, claim) or _no_mask(evidence, claim)

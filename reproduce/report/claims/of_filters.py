@@ -1,0 +1,71 @@
+"""Claims of repeated filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from reproduce.report.claims.finding import Finding, Judge, each_once
+from reproduce.report.evidence import Evidence
+from reproduce.report.rows import main
+from reproduce.report.sections import filters, table1
+
+NEAR_SHARE = 5.0  # points between a printed share of filters and ours that still count as the same
+COUNTS = (("mean", "all layers"), ("mean_rest", "without the first layer"), ("weighted", "op-weighted"))
+
+
+def counted(
+    words: Callable[[dict[str, float], float], str], number: Callable[[float], float], digits: int = 1
+) -> Judge:
+    """Judge the CIFAR-10 BNN's averages by both rules; `number` turns a share (percent) into what is claimed."""
+
+    def judge(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
+        frame = filters.summary(evidence)
+        frame = frame[frame["cell"].str.contains("bnn") & frame["cell"].str.endswith("cifar10")]
+        found = []
+        for (cell, scale), lines in frame.groupby(["cell", "scale"], sort=False):
+            of = {
+                f"{line['rule']}, {name}": number(line[key])
+                for _, line in lines.iterrows()
+                for key, name in COUNTS
+                if not pd.isna(line[key])
+            }
+            verdict = words(of, claim["value"])
+            if scale != "paper":
+                verdict = f"{table1.OFF_SCALE[str(scale)]}: not the paper's net"
+            group = main(r for r in evidence.runs if (r.cell, r.scale) == (cell, scale))
+            seeds = len({r.seed for r in group})
+            found.append(
+                Finding(
+                    f"{'; '.join(f'{v:.{digits}f} ({k})' for k, v in of.items())}; random signs would give "
+                    f"{' and '.join(f'{number(v):.{digits}f}' for v in lines['random'])} (all layers)",
+                    f"{cell}, {scale} scale, counted in {lines['seeds'].iloc[0]} of {seeds} seeds",
+                    verdict,
+                    lines["records"].iloc[0],
+                    lines["again"].iloc[0],
+                    each_once(lines["note"]),
+                    f"{min(of.values()):.{digits}f} to {max(of.values()):.{digits}f}, by count "
+                    f"({str(cell).rpartition('/')[2]}, {scale} scale)",
+                )
+            )
+        return found
+
+    return judge
+
+
+NO_COUNT = "does not hold by any count tried"
+
+
+def about(of: dict[str, float], printed: float) -> str:
+    """Words for a share: within NEAR_SHARE points of the printed one, by the count nearest to it."""
+    near = min(of, key=lambda count: abs(of[count] - printed))
+    good = sum(abs(value - printed) <= NEAR_SHARE for value in of.values())
+    return f"holds by {near} ({good} of {len(of)} counts)" if good else NO_COUNT
+
+
+def reached(of: dict[str, float], printed: float) -> str:
+    """Words for "so much or more": by the count that gives the most."""
+    good = sum(value >= printed for value in of.values())
+    return f"holds by {max(of, key=lambda count: of[count])} ({good} of {len(of)} counts)" if good else NO_COUNT

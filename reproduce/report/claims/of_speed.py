@@ -1,0 +1,96 @@
+"""Claims of how many times faster the kernels are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from reproduce.records.benchmark import Bench, Ratio, Timing
+from reproduce.report import findings
+from reproduce.report.claims.finding import Finding, Judge, factor
+from reproduce.report.evidence import Evidence, marks
+from reproduce.report.sections import speed
+
+PAPERS_KIND = "cuda-xnor"  # the GPU kernel that computes as the paper's does
+
+
+def _ratios(evidence: Evidence, what: str, other: tuple[str, ...]) -> Iterator[tuple[Bench, Timing, str, Ratio]]:
+    """The XNOR row that does what the paper's did, and its ratio to the fastest `other`, at the largest size.
+
+    The record, the row, the full name of the other and the ratio. Of several kernels of a GPU that of the paper's
+    kind counts: XNOR and bit counts, without tensor cores.
+    """
+    for bench in speed.latest(evidence.benches):
+        rows = [
+            (row, name, ratio)
+            for row in bench.rows
+            if speed.named(row).startswith(what) and row.family == "xnor"
+            for name, ratio in row.times_faster_than.items()
+            if name.startswith(other)
+        ]
+        wanted = [r for r in rows if any(p in r[0].candidate for p in findings.PREFERRED)] or rows
+        wanted = [r for r in wanted if r[0].what == wanted[-1][0].what]
+        wanted = [r for r in wanted if findings.backend(r[0].candidate) == PAPERS_KIND] or wanted
+        if wanted:
+            last = wanted[-1][0]
+            yield bench, *min((r for r in wanted if r[0] is last), key=lambda r: r[2].ratio)
+
+
+def _faster_kernel(bench: Bench, row: Timing, against: str) -> str:
+    """The kernel of the same record that does the same faster than `row`, if any, in words."""
+    alike = [
+        r
+        for r in bench.rows
+        if (r.what, r.family) == (row.what, "xnor")
+        and any(p in row.candidate and p in r.candidate for p in findings.PREFERRED)
+        and against in r.times_faster_than
+    ]
+    best = min(alike, key=lambda r: r.seconds, default=row)
+    if best.seconds >= row.seconds:
+        return ""
+    return f"; faster here: {best.candidate}, {best.times_faster_than[against].ratio:.1f} times"
+
+
+def faster(what: str, *other: str, claimed: str = "") -> Judge:
+    """Judge how many times faster the rows are whose name begins with `what`.
+
+    `claimed`: the row that the paper's claim is about, where smaller products may be measured in its place.
+    """
+
+    def judge(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
+        found = []
+        for bench, row, name, ratio in _ratios(evidence, what, other):
+            between = "no interval" if ratio.low is None else f"{ratio.low:.1f} to {ratio.high:.1f}"
+            kind = "a CPU" if bench.kind == "cpu" else "another GPU"
+            words = factor(ratio.ratio, ratio.low, ratio.high, claim["value"])
+            timed = {r.candidate: r for r in bench.rows if r.what == row.what}
+            said = [
+                f"; {key}: {', '.join(remarks.values())}"
+                for key in (row.candidate, name)
+                if key in timed and (remarks := speed.remarks(timed[key]))
+            ]
+            said += ["; random weights"] if row.random_weights else []
+            said += [_faster_kernel(bench, row, name)]
+            kernel = findings.backend(row.candidate)
+            if name in timed and timed[name].scaled:
+                words += ", scaled up from fewer images,"
+            where = f"{words} here, on {kind} (the paper's was a {speed.PAPER_MACHINE})"
+            if claimed and speed.named(row) != claimed:
+                where += f", for a {speed.named(row)}: no larger one was timed against {name}"
+            found.append(
+                Finding(
+                    f"{ratio.ratio:.1f} times ({between}): {row.candidate} against {name}, {speed.named(row)}"
+                    + "".join(said),
+                    bench.machine.name,
+                    where,
+                    bench.path,
+                    speed.AGAIN,
+                    marks(bench)["note"],
+                    (f"{ratio.ratio:.1f} times" if ratio.low is None else f"{between} times")
+                    + f", {bench.machine.name}"
+                    + (f" ({kernel})" if kernel else ""),
+                )
+            )
+        return found
+
+    return judge
