@@ -87,10 +87,11 @@ def alive(group):
     return found
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (signal.SIGINT, signal.SIGKILL))],
+    [signal.SIGTERM, signal.SIGINT, signal.SIGKILL],
 )
 def test_no_process_outlives_the_command(folder, number):
     made(folder, {"epochs": 100000})

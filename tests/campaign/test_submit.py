@@ -121,6 +121,7 @@ def test_a_task_ends_before_its_job():
     assert [slurm.spare(limit) for limit in (60, 480, 3600)] == [15, 120, 120]
 
 
+@pytest.mark.exhaustive
 def test_tasks_run_by_submitit_itself(tmp_path, monkeypatch):
     """Submitted, pickled, run in processes of their own, with the command's exit codes."""
     submitit = pytest.importorskip("submitit")

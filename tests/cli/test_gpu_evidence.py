@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 
 import pytest
+from sample import sample
 
 from reproduce import yamlfile
 from reproduce.nets import ways
@@ -123,8 +124,8 @@ def test_named_runs_are_trained_first_each_once_and_real_activations_are_not_pac
 
 @pytest.mark.parametrize(
     ("fails", "named"),
-    [("gpu trials", "trials"), ("gpu preflight", "preflight"), (" bench ", "figure3"),
-     ("reproduce run", "training"), ("gpu curves", "curves"), (" predict ", "predict"), ("-m pytest", "tests")],
+    sample([("reproduce run", "training"), ("gpu trials", "trials"), ("gpu preflight", "preflight"),
+            (" bench ", "figure3"), ("gpu curves", "curves"), (" predict ", "predict"), ("-m pytest", "tests")]),
 )  # fmt: skip
 def test_a_step_that_fails_ends_nothing(evidence, fails, named):
     code, said, asked = evidence(FAILS=fails)
@@ -145,12 +146,14 @@ def test_a_step_that_hangs_is_cut_and_its_successors_still_deliver(evidence):
     assert (evidence.out / "log.txt").read_text().count("exit code 124") == 1
 
 
+@pytest.mark.exhaustive
 def test_a_missing_package_ends_it_at_once(evidence):
     code, said, asked = evidence(FAILS="gpu versions", CODE="2", PRINTS="reproduce: pydantic is missing")
     assert code == 2 and kinds(asked) == ["versions"] and "reproduce: pydantic is missing" in said
     assert evidence()[0] == 0  # once it is there
 
 
+@pytest.mark.exhaustive
 def test_out_holds_few_small_files(evidence):
     (evidence.store / "runs").mkdir(parents=True)
     (evidence.store / "runs" / "table1-bnn-theano-mnist-paper-seed1-abc.json").touch()  # of an earlier call
@@ -179,6 +182,7 @@ def test_a_variable_chooses_the_other_net(evidence):
         assert "table1/bnn-theano-cifar10" in line and "mnist" not in line
 
 
+@pytest.mark.exhaustive
 def test_wheels_from_a_folder_are_installed_without_a_network(evidence, tmp_path):
     wheels = tmp_path / "wheels"
     wheels.mkdir()
@@ -198,6 +202,7 @@ def test_wheels_from_a_folder_are_installed_without_a_network(evidence, tmp_path
     assert not any("pip" in line for line in evidence(WHEELS=wheels)[2])
 
 
+@pytest.mark.exhaustive
 def test_it_names_every_file_with_tests_for_a_gpu():
     command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "gpu", "tests"]
     out = subprocess.run(command, capture_output=True, text=True, cwd=yamlfile.ROOT, timeout=240).stdout

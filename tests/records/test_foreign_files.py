@@ -24,6 +24,7 @@ from reproduce.packed.blocks import PackedError
 from reproduce.records import read_record, runs
 
 
+@pytest.mark.exhaustive
 def test_endless_and_huge_files_are_not_read(tmp_path):
     endless, huge, folder = tmp_path / "endless", tmp_path / "huge", tmp_path / "folder"
     endless.symlink_to("/dev/zero")

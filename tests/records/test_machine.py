@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from sample import sample
 
 from reproduce import yamlfile
 from reproduce.records import machine
@@ -52,7 +53,7 @@ def test_what_git_prints_is_what_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("module", "package"), [("pydantic", "pydantic"), ("yaml", "pyyaml"), ("safetensors", "safetensors")]
+    ("module", "package"), sample([("pydantic", "pydantic"), ("yaml", "pyyaml"), ("safetensors", "safetensors")])
 )
 def test_a_missing_package_is_one_line(module, package):
     """Also one that a command imports later, as safetensors."""

@@ -263,6 +263,7 @@ sys.stdout.buffer.write(made_page(made_table(), *map(made_figure, FIGURES)).enco
 """
 
 
+@pytest.mark.exhaustive
 def test_another_process_makes_the_same_bytes():
     made = []
     for seed in ("1", "2"):

@@ -33,6 +33,9 @@ FLAGS = (
 )
 
 
+pytestmark = pytest.mark.exhaustive
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     if CHROMIUM is None or DRIVER is None:
@@ -51,7 +54,7 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-@pytest.fixture(scope="module", params=[pytest.param("committed", marks=pytest.mark.exhaustive), "full"])
+@pytest.fixture(scope="module", params=["committed", "full"])
 def path(request, tmp_path_factory):
     """The page of the committed records, and that of a store where every cell has been trained."""
     store = tmp_path_factory.mktemp(request.param) / "results"

@@ -174,6 +174,7 @@ def test_committed_report_and_readme_follow_from_the_committed_records():
     assert exports.into_readme(readme, head.markdown(found)) == readme
 
 
+@pytest.mark.exhaustive
 def test_report_twice_is_equal_byte_for_byte_and_names_no_machine_folder(tmp_path):
     found = report.gather(runs.PUBLISHED, report.cells())
     for name in ("first", "second"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from layouts import panels_of, unpacked
-from tests.kernels.test_fixed import error, quantized, reals
+from test_fixed import error, quantized, reals
 
 from kernels.cpu.step import fixed, norm, ternary
 

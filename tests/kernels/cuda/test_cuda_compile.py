@@ -5,12 +5,13 @@ import os
 import numpy as np
 import pytest
 import torch
+from sample import sample
 
 from kernels.bench import cublas
 from kernels.cuda import check, nvrtc, tensormap, tiles
 
 CASES = [(kernel, target) for kernel in tiles.KERNELS for target in kernel.architectures]
-SAMPLE = [(kernel, kernel.architectures[-1]) for kernel in tiles.KERNELS]
+SAMPLE = [(kernel, kernel.architectures[-1]) for kernel in (tiles.XNOR, tiles.WGMMA)]
 MOST_REGISTERS = {
     "naive": 64, "rows": 64, "xnor": 192, "bmma": 255, "wgmma": 168, "bytes": 168, "updates": 64, "passes": 96,
 }  # fmt: skip
@@ -46,7 +47,7 @@ def test_kernel_assembles_within_bounds(kernel, target):
         assert [set(r.tensor) for r in reports] == [{"BGMMA.64x256x256.AND.POPC"}] * 2
 
 
-@pytest.mark.parametrize("target", ["80", "90", "100"])
+@pytest.mark.parametrize("target", sample(["90", "80", "100"]))
 def test_wgmma_is_refused_where_there_is_none(target):
     with pytest.raises(nvrtc.CompileError, match="wgmma"):
         nvrtc.compile_cubin(tiles.WGMMA.source, "wgmma", target)
