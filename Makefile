@@ -1,5 +1,5 @@
-# The verbs a person types. By default each uses .venv and creates or refreshes it; `make TARGET PYTHON=python3`
-# uses that interpreter as it is: nothing is installed, nothing is fetched for the environment.
+# The commands for a checkout; `make help` lists them. By default each creates or refreshes .venv and uses it.
+# `make TARGET PYTHON=python3` uses that interpreter and installs nothing.
 
 SCALE ?= auto
 SEEDS ?= 1
@@ -32,62 +32,62 @@ help:
 reproduce-table1: $(ENV) ## train every cell of Table 1 and show the table (SCALE=paper|small|auto SEEDS=1 LIMIT=9m)
 	$(PY) -m reproduce run table1 --scale $(SCALE) --seeds $(SEEDS) $(options) $(if $(LIMIT),--time-limit $(LIMIT))
 
-bench-cpu: $(ENV) ## figure 3 on this machine's CPU: products, MLP, ConvNet (minutes; wants a quiet machine)
+bench-cpu: $(ENV) ## measure Figure 3 on this machine's CPU: products, MLP, ConvNet (7 minutes; run nothing else meanwhile)
 	$(PY) -m reproduce bench $(data_option)
 
-bench-train: $(ENV) ## training steps on this machine's CPU, ours against a plain loop (4 minutes; wants a quiet machine)
+bench-train: $(ENV) ## measure training steps on this machine's CPU against a plain PyTorch loop (4 minutes; run nothing else meanwhile)
 	$(PY) -m reproduce bench --train $(data_option)
 
-bench-layers: $(ENV) ## single 1-bit layers of PyTorch beside float32 and int8: from which size on 1 bit pays (1 minute; wants a quiet machine)
+bench-layers: $(ENV) ## measure single 1-bit PyTorch layers against float32 and int8 ones of many sizes (1 minute; run nothing else meanwhile)
 	$(PY) -m reproduce bench --layers
 
-bench-gpu: $(ENV) ## figure 3 on an NVIDIA GPU, every CUDA backend (minutes; wants CuPy)
+bench-gpu: $(ENV) ## measure Figure 3 on an NVIDIA GPU with every CUDA backend (minutes; needs CuPy)
 	@$(PY) -m reproduce bench --gpu $(data_option)
 
-test: $(ENV) ## the test suite (MARK=… selects other tests by their markers)
+test: $(ENV) ## run the test suite (MARK=… selects tests by their markers)
 	$(PY) -m pytest $(PARALLEL) $(if $(MARK),-m "$(MARK)")
 
-test-all: $(ENV) ## the test suite, the exhaustive tests and those that measure time, as CI runs it
+test-all: $(ENV) ## run all tests, also the exhaustive ones and those that measure time, as CI does
 	$(PY) -m pytest $(PARALLEL) -m "not timed and not slow and not gpu"
 	$(PY) -m pytest -m "timed and not slow and not gpu"
 
-chaos: $(ENV) ## kill a small campaign N=200 times; what it leaves must be the undisturbed one's; RECORD=folder
+chaos: $(ENV) ## kill a small campaign N=200 times, and compare its records with those of an undisturbed one; RECORD=folder
 	$(PY) tests/chaos/harness.py --kills $(or $(N),200) $(if $(RECORD),--record "$(RECORD)")
 
-fuzz: $(ENV) ## N=5000 mutants of experiment files, packed nets, records, data files; RECORD=folder
+fuzz: $(ENV) ## test N=5000 damaged experiment files, packed nets, records and data files of each kind; RECORD=folder
 	FUZZ=$(or $(N),5000) $(if $(RECORD),FUZZ_RECORD="$(RECORD)") $(PY) -m pytest -q -s -m "not gpu" $(FUZZED)
 
-check-small: $(ENV) ## train two small nets afresh; they must land in the committed bands
+check-small: $(ENV) ## train two small nets; their errors must lie within committed bounds
 	$(PY) -m reproduce check $(data_option)
 
-check-small-mutants: $(ENV) ## train them without mask, clipping, multiplier: does the check notice?
+check-small-mutants: $(ENV) ## train them without mask, clipping or multiplier, and show whether the check notices
 	$(PY) -m reproduce check --mutants $(data_option)
 
-lint: $(ENV) ## ruff, mypy, and pip-audit where it reaches the advisories
+lint: $(ENV) ## run ruff, mypy and, if the advisories can be reached, pip-audit
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) tests/supply/audit.py
 
-oldest: $(ENV) ## a part of the tests with the oldest versions that pyproject.toml allows (gigabytes in .venv-oldest; 9 minutes)
+oldest: $(ENV) ## run some of the tests with the oldest packages that pyproject.toml allows (gigabytes in .venv-oldest; 9 minutes)
 	$(PY) tests/supply/oldest.py
 
-report: $(ENV) ## tables, figures, claims and verdicts from the committed records: results/report/index.html
+report: $(ENV) ## write the report of the committed records: results/report/index.html
 	$(PY) -m reproduce report
 
-simulate: $(ENV) ## try the verdict's rule on made-up runs, image by image: results/verdict-simulation.csv (2 minutes)
+simulate: $(ENV) ## try the rule of the verdict on simulated runs: results/verdict-simulation.csv (2 minutes)
 	$(PY) -c 'from reproduce import verdict_simulation; verdict_simulation.main()'
 
-tune-ablations: $(ENV) ## try the learning rates of the ablations' arms on validation images, CELLS=… of some: results/tuning (hours; resumes where it stopped)
+tune-ablations: $(ENV) ## try the learning rates of the ablations' arms on validation images: results/tuning (CELLS=… for some; hours; resumes)
 	$(PY) -m reproduce.campaign.rates $(CELLS)
 
-compare-products: $(ENV) ## do 16-bit products change what nets learn? three small cells, 8 seeds, both modes (hours; resumes where it stopped)
+compare-products: $(ENV) ## compare errors after training with 16-bit and float32 products: three small cells, 8 seeds (hours; resumes)
 	$(PY) -c 'from reproduce.campaign import compare_products; compare_products.main()'
 
-publish: $(ENV) ## copy your runs into the committed evidence, refresh the report and README's table
+publish: $(ENV) ## copy your runs into the committed records, and refresh the report and README's table
 	$(PY) -m reproduce publish $(options)
 
-export-proofs: $(ENV) ## prove the exports of RUN=name, a published run whose net is in your store: results/exports
+export-proofs: $(ENV) ## export RUN=name (published, its net in your store) to each format, and record the check: results/exports
 	for kind in onnx qonnx npz; do \
 	  $(PY) -m reproduce export "$(RUN)" --format $$kind $(options) --record results/exports || exit; done
 

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# What a GPU rented by the minute can show: Figure 3 by every backend, and a net trained at the paper's scale.
+# Measures Figure 3 with every backend on a GPU rented by the minute, and trains a net at the paper's scale.
 #
-#   ./gpu-evidence.sh [CELL:SEED ...]      works for SLICE seconds (590) at most; the same call again resumes
+#   ./gpu-evidence.sh [CELL:SEED ...]      runs for at most SLICE seconds (590); the same call again resumes
 #
-# Without an argument: Figure 3, then one run of BNN (Theano), seed 100. Runs that are named, as in
-# `table1/bnn-theano-mnist:0 table1/binaryconnect-mnist:0`, are trained one after the other, before Figure 3.
-# After each step $OUT (results/local/gpu) holds what there is: log.txt, records.tar.gz, curves.csv and packed nets, at
-# most eight files of at most 16 MiB. A step that fails does not end the script; each but the training is tried once.
-# Exit code 0: all is done; 1: a step failed; 2: a package is missing; 75: the time came first.
+# Without arguments: Figure 3, then one run of BNN (Theano), seed 100. With arguments, as in
+# `table1/bnn-theano-mnist:0 table1/binaryconnect-mnist:0`: these runs, one after the other, then Figure 3.
+# After each step $OUT (results/local/gpu) holds the results so far: log.txt, records.tar.gz, curves.csv and packed
+# nets, at most eight files of at most 16 MiB each. A step that fails does not end the script. Every step but the
+# training and the curves is tried only once. Exit code 0: all steps succeeded; 1: a step failed; 2: a package is
+# missing; 75: the time limit ended the script.
 #
-# NET=cifar10   trains that ConvNet instead of MNIST's MLP, if no run is named
+# NET=cifar10   without arguments: train the CIFAR-10 ConvNet instead of the MNIST MLP
 # PYTHON        the interpreter (.venv/bin/python)
-# WHEELS        a folder with wheels of the packages that it lacks; they are installed below the store
+# WHEELS        a folder with wheels of the packages that the interpreter lacks; they are installed in the store
 # RESULTS       the store (results/local)
-# REHEARSE=1    the same steps on a CPU in 176 s: a small net, the tiny benchmark
+# REHEARSE=1    the same steps on a CPU in 176 s, with a small net and a tiny benchmark
 set -uo pipefail
 cd "$(dirname "$0")" || exit
 
@@ -41,7 +42,7 @@ failed="" late=""
 
 left() { echo $((end - 10 - SECONDS)); }
 
-# step NAME LIMIT COMMAND...: for at most LIMIT seconds, its output in the log; then $OUT is refreshed
+# step NAME LIMIT COMMAND...: run a command for at most LIMIT seconds, log its output, then refresh $OUT
 step() {
   local name=$1 limit=$2 begin=$SECONDS lines code
   shift 2
@@ -62,7 +63,7 @@ step() {
   return "$code"
 }
 
-# once NAME LIMIT COMMAND...: a step that no later call repeats
+# once NAME LIMIT COMMAND...: like step, but a later call of the script does not repeat it
 once() {
   [ -e "$work/$1.tried" ] && return
   step "$@"
@@ -71,7 +72,7 @@ once() {
   return "$code"
 }
 
-# files FOLDER SUFFIX: those of the named runs in that folder of the store
+# files FOLDER SUFFIX: print the files of the chosen runs in a folder of the store
 files() {
   local run cell
   for run in "${runs[@]}"; do
@@ -80,7 +81,7 @@ files() {
   done
 }
 
-# deliver: what there is so far, to $OUT
+# deliver: copy the results so far to $OUT
 deliver() {
   local file
   for file in $(files runs .json); do cp "$file" "$work/records/runs"; done
@@ -93,17 +94,17 @@ deliver() {
   done
 }
 
-# evidence: the speed of a training step, and Figure 3
+# evidence: measure the speed of a training step, and Figure 3
 evidence() {
   local training=0
   [ -n "$trained" ] || training=$(($(left) > figure + 30 ? $(left) - figure - 30 : 0))
   once "preflight-${cell#*/}" 40 "$python" -m reproduce gpu preflight "$cell" $training --device $device --scale $scale \
     --steps $steps
-  # shellcheck disable=SC2086 # several words
+  # shellcheck disable=SC2086 # $bench is several words
   once figure3 $figure "$python" -m reproduce bench $bench --to "$work/records/kernels"
 }
 
-# training: every run, until the time is over; $trained is 75 if one is left
+# training: train the runs until the time is over; $trained becomes 75 if one is unfinished
 training() {
   local run name
   trained=0
@@ -144,13 +145,13 @@ step curves 25 "$python" -m reproduce gpu curves "$store" "$work/curves.csv"
 backends=${REHEARSE:+cpu }$(cat "$work/backends.txt" 2>/dev/null)
 for record in $(files runs .json); do
   stem=$(basename "$record" .json)
-  case $stem in *float* | *binaryconnect*) continue ;; esac # their activations are real: nothing to pack
+  case $stem in *float* | *binaryconnect*) continue ;; esac # nets with real-valued activations cannot be packed
   once "freeze-$stem" 60 "$python" -m reproduce freeze "$record"
   for backend in $backends; do
     once "predict-$stem-$backend" 60 "$python" -m reproduce predict "$store/packed/$stem.bnn" --backend "$backend" \
       --against "$store/nets/$stem.safetensors" --record "$work/records/kernels"
   done
-  backends=${backends%% *} # the other nets by one backend
+  backends=${backends%% *} # one backend is enough for the other nets
 done
 [ $# -eq 0 ] || evidence
 for file in $gpu_tests; do
