@@ -1,4 +1,4 @@
-"""Exact arithmetic on ±1 arrays, one bit an element, and products of bytes and real numbers with ±1.
+"""Exact arithmetic on ±1 arrays, one bit for each element, and products of bytes and real numbers with ±1.
 
     a, b = pack(x), pack(y)                 # real or ±1 arrays (M, K), (N, K); NumPy, torch or CuPy
     c = xnor_matmul(a, b)                   # int32 (M, N) = sign(x) @ sign(y).T

@@ -15,7 +15,7 @@ from kernels.operands import LocalThresholds, Packed, Rows, Rule, Signs, Thresho
 class Backend(Protocol):
     """The operations of a backend on bits and pixels. The callers have checked that the operands fit each other.
 
-    Operands and results are where the backend works: NumPy arrays in host memory, or CuPy arrays on a GPU.
+    Operands and results are NumPy arrays in host memory or CuPy arrays on a GPU, depending on the backend.
     """
 
     def unavailable(self) -> str | None:
@@ -122,15 +122,15 @@ def describe(backend: str = "auto") -> str:
 
 
 def takes_gpu(backend: str) -> bool:
-    """Whether the backend of this name takes arrays on a GPU ("auto", as a name alone, does not)."""
+    """Whether the backend of this name takes arrays on a GPU. False for "auto"."""
     return backend in GPU
 
 
 def choose(name: str, on_gpu: bool) -> Backend:
     """The backend for a call with `backend=name` and operands on a GPU, or in host memory.
 
-    Raises ValueError for an unknown name, TypeError where the backend works elsewhere, RuntimeError where it
-    cannot run on this machine.
+    Raises ValueError for an unknown name, TypeError if the backend does not take operands from there, RuntimeError
+    if it cannot run on this machine.
     """
     if not on_gpu:
         return choose_host(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class VariableError(ValueError):
-    """An environment variable has a value that cannot be used; the message is one line that names it."""
+    """The value of an environment variable cannot be used; the message is one line that names the variable."""
 
 
 def variable(name: str) -> str | None:

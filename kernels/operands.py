@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from kernels.arrays import ARRAYS, Floats, check_plain, read_only, whole_number
 
-MAX_K = 2**31 - 2  # the product and a threshold one beyond it fit int32
-MAX_WINDOW = 1 << 15  # elements of a filter for pixels: eight bit planes of it lie on a thread's stack
+MAX_K = 2**31 - 2  # so that a product, and a threshold larger by 1, fit into int32
+MAX_WINDOW = 1 << 15  # elements of a filter for pixels: its eight bit planes must fit on a thread's stack
 
 
 def _unwritable(array: Any) -> bool:
@@ -31,7 +31,7 @@ class Packed:
     beyond k are 0. Words that can still be written to are copied (`arrays.read_only` avoids the copy), because
     backends keep other layouts of them in `derived` as long as the packed array lives.
 
-    Raises ValueError or TypeError where `words` does not hold exactly such bits.
+    Raises ValueError or TypeError if `words` does not hold exactly such bits.
     """
 
     words: NDArray[np.uint64]
@@ -74,7 +74,7 @@ class Packed:
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """A rule for each of N output units: its bit is `dot <= level` where `below`, else `dot >= level`.
+    """A rule for each of N output units: its bit is `dot <= level` if `below`, else `dot >= level`.
 
     `level` is int64 (N,) and may lie outside the reachable range, so that a unit can be constant; `below` is
     bool (N,), all False by default. Both are copied and read-only.
@@ -115,7 +115,7 @@ class LocalThresholds:
 
     Positions of one class share their levels. level: int64 (Y, X, N), by class of rows, class of columns and
     unit; row: int64 (H',) and column: int64 (W',), the class of each output row and column; below: bool (N,).
-    All are copied and read-only. Raises TypeError or ValueError where they do not fit each other.
+    All are copied and read-only. Raises TypeError or ValueError if they do not fit each other.
     """
 
     level: NDArray[np.int64]
@@ -153,7 +153,7 @@ class LocalThresholds:
 
 @dataclass(frozen=True, eq=False)
 class Signs:
-    """A batch of ±1 matrices (k, n), 32 along k to a word: uint32 (batch, ceil(k / 32), n padded to 16).
+    """±1 matrices (batch, k, n), 32 elements along k in a word: uint32 (batch, ceil(k / 32), n padded to 16).
 
     Bit b of word w is the sign of row 32w + b, set for +1; bits beyond k are zero.
     """
@@ -164,7 +164,7 @@ class Signs:
 
     @classmethod
     def zeros(cls, batch: int, k: int, n: int) -> "Signs":
-        """All bits zero, to be filled."""
+        """New signs with all bits zero, to be filled."""
         return cls(np.zeros((batch, -(-k // 32), -(-n // 16) * 16), np.uint32), k, n)
 
     def unpack(self) -> Floats:

@@ -32,7 +32,7 @@ def pixel_conv2d(
 ) -> NDArray[np.int32]:
     """uint8 x (N, H, W, C) by w (Cout, kh, kw, C), stride 1: int32 (N, H', W', Cout).
 
-    H' = H + 2 padding - kh + 1, W' likewise; taps outside the image add nothing. A filter has at most MAX_WINDOW
+    H' = H + 2 padding - kh + 1, W' likewise; taps outside the image count as 0. A filter has at most MAX_WINDOW
     elements. x is a NumPy array, or a CuPy array or torch CUDA tensor, for which the result is a CuPy array; w is
     in host memory. Written to `out` where one is given. Raises TypeError or ValueError where shapes, dtypes,
     padding, `out` or the backend do not fit.
@@ -46,7 +46,7 @@ def pixel_conv2d_threshold(
 ) -> Packed:
     """`pixel_conv2d` against a threshold for each filter and position: packed (N, H', W', Cout), on a GPU if x is.
 
-    Raises as `pixel_conv2d` does, and ValueError where the rule is not for as many filters and positions.
+    Raises as `pixel_conv2d` does, and ValueError if the rule is for another number of filters or positions.
     """
     x, padding, shape = _checked(x, w, padding)
     if shape[1:] != (len(rule.row), len(rule.column), len(rule.below)):

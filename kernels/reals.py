@@ -1,7 +1,7 @@
 """Products of float32 arrays with ±1, as in a training step of a 1-bit net (arXiv 1602.02830, algorithm 1).
 
-Arrays are in host memory. The CPU backend adds sums from tables where it has AVX-512 (`available`), and leaves
-the products to NumPy elsewhere. Sums of integers are exact below 2^24; other sums depend on the order.
+Arrays are in host memory. With AVX-512 (`available`) the CPU backend adds sums from tables; otherwise NumPy
+computes the products. Sums of integers are exact below 2^24; other sums depend on the order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from kernels.backend import choose_host
 from kernels.operands import Signs
 
 MAX_WIDTH = 32
-"""Pixels of an image row in `conv_gradient`, at most: they share a word of signs."""
+"""The largest number of pixels of an image row in `conv_gradient`: the signs of a row share one word."""
 
 
 def available() -> bool:
@@ -25,7 +25,7 @@ def signs(x: Floats, transposed: bool = False, strict: bool = False, backend: st
     """Signs of x (batch, k, n) or (k, n); `transposed`: x is (batch, n, k) or (n, k).
 
     +1 where x >= 0 (`strict`: where x > 0), else -1; NaN gives -1. Any strides. Raises TypeError or ValueError
-    where x is no float32 array of two or three axes, or k = 0.
+    if x is not a float32 array of two or three axes, or k = 0.
     """
     check_floats("x", x, (2, 3))
     batched = x if x.ndim == 3 else x[None]

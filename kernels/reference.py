@@ -21,7 +21,7 @@ from kernels.operands import (
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot run here: it always can."""
+    """None: this backend runs on every machine."""
     return None
 
 

@@ -1,7 +1,7 @@
 """Updates of latent ±1 weights: moments, step, clipping to [-bound, bound]. Formulas as in `operands.Rule`.
 
-Arrays are NumPy float32, dense, of one size, and are changed in place. The CPU backend makes one pass over memory
-where it has AVX-512, and uses NumPy elsewhere. Updates on a GPU are in `cuda.updates`.
+Arrays are NumPy float32, dense, of one size, and are changed in place. With AVX-512 the CPU backend makes one
+pass over memory; otherwise it uses NumPy. Updates on a GPU are in `cuda.updates`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from kernels.operands import Rule
 
 
 def update(rule: Rule, w: Floats, m: Floats, v: Floats, g: Floats, *, backend: str = "auto") -> None:
-    """One step by `rule` for the gradient g. NaN stays NaN. TypeError or ValueError where arrays do not fit."""
+    """One step by `rule` for the gradient g. NaN stays NaN. TypeError or ValueError if arrays do not fit."""
     for array in (w, m, v, g):
         check_plain(array)
         if array.dtype != "float32" or array.size != w.size or not array.flags.c_contiguous:

@@ -40,7 +40,7 @@ def xnor_matmul(
 ) -> NDArray[np.int32]:
     """The exact product sign(a) @ sign(b).T: int32 (M, N) of a (M, K) and b (N, K), M and N >= 0, K >= 1.
 
-    A packed b caches the layout that the backend makes of it: pack weights once and pass them as b. The product is
+    A packed b caches the layout that the backend needs, so pack weights once and pass them as b. The product is
     written to `out` if it is given (writable, C-contiguous), which saves the page faults of a large new array.
     Raises ValueError where shapes or `out` do not fit, TypeError where only one operand is on a GPU, and what
     `pack` raises.
@@ -58,7 +58,7 @@ def xnor_matmul_threshold(
     """The product of `xnor_matmul` against an integer threshold for each row of b: packed (M, N), N >= 1.
 
     Element (m, n) is +1 where the product meets unit n's rule, else -1. Raises as `xnor_matmul` does, and
-    ValueError where the rule is not for N units.
+    ValueError if the rule is for another number of units.
     """
     left, right = _matmul_operands(a, b, backend)
     _check_units(rule, right.shape[0])
@@ -77,7 +77,7 @@ def xnor_conv2d(
     """The exact convolution (cross-correlation) of signs: int32 (N, H', W', Cout).
 
     x: (N, H, W, C); w: (Cout, kh, kw, C); H' = (H + 2 padding - kh) // stride + 1, W' likewise. The padding
-    is zero: taps outside the image add nothing. `out` as in `xnor_matmul`. Raises ValueError where shapes,
+    is zero: taps outside the image count as 0. `out` as in `xnor_matmul`. Raises ValueError where shapes,
     padding, stride or `out` do not fit, TypeError as in `xnor_matmul`, and what `pack` raises.
     """
     padding, stride = whole_number("padding", padding), whole_number("stride", stride)
@@ -93,9 +93,9 @@ def xnor_conv2d_threshold(
     stride: int = 1,
     backend: str = "auto",
 ) -> Packed:
-    """The convolution of `xnor_conv2d` against an integer threshold a filter: packed (N, H', W', Cout).
+    """The convolution of `xnor_conv2d` against an integer threshold for each filter: packed (N, H', W', Cout).
 
-    Rule and errors are those of `xnor_matmul_threshold`, with Cout for N.
+    Rule and errors as in `xnor_matmul_threshold`, with Cout in place of N.
     """
     padding, stride = whole_number("padding", padding), whole_number("stride", stride)
     images, filters = _conv2d_operands(x, w, padding, stride, backend)

@@ -10,10 +10,10 @@ from kernels.bench.timing import Call
 from kernels.cuda import launch
 
 FIELDS = ("clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu", "power.draw")
-FP32_LANES = {"80": 64}  # a multiprocessor, else 128 (CUDA C++ Programming Guide, "Arithmetic Instructions")
-POPCOUNTS = 16  # a multiprocessor and cycle (same table)
-_CYCLES = 2.0e9  # a second, at about the fastest clock of these GPUs, so that waits are long enough
-_MOST = 2e-3  # seconds per call, the longest wait
+FP32_LANES = {"80": 64}  # of a multiprocessor, else 128 (CUDA C++ Programming Guide, "Arithmetic Instructions")
+POPCOUNTS = 16  # of a multiprocessor in a cycle (same table)
+_CYCLES = 2.0e9  # cycles in a second: about the fastest clock of these GPUs, so that waits are long enough
+_MOST = 2e-3  # the longest wait, in seconds for each call
 
 
 class Events:
@@ -58,7 +58,7 @@ def waiting(call: Call, repeats: int) -> float:
 
 
 def readings() -> dict[str, float] | None:
-    """FIELDS as nvidia-smi reports them now, in MHz, °C and W; None where it cannot be run."""
+    """FIELDS as nvidia-smi reports them now, in MHz, °C and W; None if it cannot be run."""
     import cupy
 
     try:

@@ -24,7 +24,7 @@ WAYS = {
 
 
 def operands(a: "Tensor", b: "Tensor", way: str) -> tuple["Tensor", "Tensor"]:
-    """a (M, K) and b (N, K) of ±1 as `matmul` wants them: b turned, (K, N). Raises ValueError for another way."""
+    """a (M, K) and b (N, K) of ±1 as `matmul` takes them: b transposed. ValueError for an unknown `way`."""
     import torch
 
     element = getattr(torch, _way(way)[0])
@@ -32,10 +32,10 @@ def operands(a: "Tensor", b: "Tensor", way: str) -> tuple["Tensor", "Tensor"]:
 
 
 def matmul(a: "Tensor", b: "Tensor", way: str) -> "Tensor":
-    """a (M, K) @ b (K, N) by cuBLAS, K-major both.
+    """a (M, K) @ b (K, N) by cuBLAS, both K-major.
 
     Exact in float32 ("float32": CUDA cores, "tf32": tensor cores) and int32 ("int8", where torch wants M > 16
-    and K, N multiples of 8); "bfloat16" rounds its result to 8 bits. Raises ValueError for another way.
+    and K, N multiples of 8); "bfloat16" rounds its result to 8 bits. Raises ValueError for an unknown `way`.
     """
     import torch
 

@@ -35,8 +35,8 @@ def has_compiler() -> bool:
 def naive(a: NDArray[np.float32], b: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """out (M, N) = a (M, K) b (K, N) by the paper's unoptimized kernel (section 4), as C on all cores.
 
-    16×16 tiles of both operands are copied in, each output is summed on its own. All arrays float32, C-contiguous.
-    Raises ValueError where shapes do not fit or are no multiples of 16, RuntimeError without compiled kernels.
+    Copies 16×16 tiles of both operands and sums each output separately. All arrays float32, C-contiguous.
+    Raises ValueError if shapes do not fit or are not multiples of 16, RuntimeError without compiled kernels.
     """
     (m, k), (k2, n) = a.shape, b.shape
     if k != k2 or out.shape != (m, n) or m % 16 or n % 16 or k % 16:
@@ -50,9 +50,9 @@ def naive(a: NDArray[np.float32], b: NDArray[np.float32], out: NDArray[np.float3
 
 
 def fp32_in_registers() -> float | None:
-    """Runs fused multiply-adds on registers alone for some milliseconds: the number of FP32 operations.
+    """Runs fused multiply-adds without loads for some milliseconds, and returns the number of FP32 operations.
 
-    None where the machine's instructions are not known here.
+    None if this code has no loop for the machine's instructions.
     """
     if (found := cpu.compiled()) is None:
         return None
@@ -60,7 +60,7 @@ def fp32_in_registers() -> float | None:
 
 
 def xnor_in_registers() -> float | None:
-    """Runs the steps of the AVX-512 tile on registers alone for some milliseconds: the number of 1-bit operations.
+    """Runs the AVX-512 tile's steps without loads for some milliseconds; returns the number of 1-bit operations.
 
     None with other instruction sets.
     """
@@ -73,11 +73,11 @@ BOUNDS: dict[str, Callable[[], float | None]] = {
     "xnor_roofline": xnor_in_registers,
     "fp32_peak": fp32_in_registers,
 }
-"""Loops on registers that bound the rate of a product, by name. An operation is half a multiply-add."""
+"""Loops without loads, by name. Their rates bound that of a product. An operation is half a multiply-add."""
 
 
 def peak(bound: str, seconds: float = 0.2) -> float | None:
-    """Operations a second of one of BOUNDS, the best within `seconds`; None where it does not run here."""
+    """Operations a second of one of BOUNDS, the best within `seconds`; None if it does not run here."""
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()

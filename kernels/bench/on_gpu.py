@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 SIZES = (1024, 2048, 4096, 8192)
 BACKENDS = ("cuda-wgmma", "cuda-bmma", "cuda-xnor")
-"""The backend of the paper's kind is last: the report puts the last one beside the paper's figure."""
+"""The backend most like the paper's kernel is last: the report compares the last one with the paper's."""
 NAIVE, FP32 = "naive float32 (cuda-naive)", "torch float32"
 LIBRARY = {FP32: "float32", "torch tf32": "tf32", "torch bfloat16": "bfloat16", "torch int8 (_int_mm)": "int8"}
 DEVICE = "cuda"  # torch's name of CuPy's device
-REPEATS = 50  # of a call between two events, at most: a launch queue takes about a thousand
+REPEATS = 50  # most calls between two events; a launch queue holds about a thousand
 
 Failures = list[dict[str, str]]
 

@@ -100,7 +100,7 @@ def spread(times: NDArray[np.float64]) -> float:
 def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64], draws: int = 4000) -> dict[str, float | None]:
     """How many times faster `fast` is: the `ratio` of medians, `low` and `high` of its 95 % bootstrap interval.
 
-    Rounds are drawn as pairs, since a disturbance of the machine affects both. No interval (None) where the two
+    Rounds are drawn as pairs, since a disturbance of the machine affects both. The interval is None if the two
     were not timed in the same rounds, or in fewer than three.
     """
     found = float(np.median(slow) / np.median(fast))

@@ -39,7 +39,7 @@ __all__ = [
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot run here: it always can."""
+    """None: this backend runs on every machine."""
     return None
 
 

@@ -10,7 +10,7 @@ from kernels import border
 from kernels.arrays import aligned
 from kernels.operands import Packed, Thresholds
 
-LANES = 16  # columns of a panel (csrc/xnor.h)
+LANES = 16  # number of columns of a panel (csrc/xnor.h)
 
 
 class Held(NamedTuple):
@@ -47,7 +47,7 @@ def panels(library: ctypes.CDLL, b: Packed, pairs: int, threads: int) -> Held:
 
 
 def matmul_starts(b: Packed) -> tuple[Held, Held, Held]:
-    """The start value of each product, which is K, and the offsets of its classes: there is one class."""
+    """The start value of each product, which is K, and the offsets of the single class."""
     made: tuple[Held, Held, Held] | None = b.derived.get("cpu starts")
     if made is None:
         none = held(np.zeros(1, np.int64))

@@ -1,7 +1,7 @@
 """8-bit images by ±1 filters in C (csrc/xnor/pixels.c), in one pass over the image.
 
 Two ways: eight bit planes, s = sum over n of 2^(n-1) (x^n . w) (arXiv 1602.02830, section 1, "first layer"), or,
-with AVX-512 VNNI, products of bytes. In NumPy where there is no compiler.
+with AVX-512 VNNI, products of bytes. Without a compiler NumPy computes the result.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def pixel_conv2d_threshold(
 
 
 def _run(x: NDArray[np.uint8], w: Packed, padding: int, **target: int) -> bool:
-    """Runs the C into `target`; False where NumPy has to."""
+    """Runs the C code into `target`; False if NumPy has to compute the result."""
     if (found := compiled()) is None:
         return False
     library, level = found

@@ -14,7 +14,7 @@ from kernels.cpu.panels import Held, conv2d_starts, lanes, matmul_starts, panels
 from kernels.cpu.runtime import compiled, fields, thread_count
 from kernels.operands import KINDS, Packed, Rows, Thresholds, conv2d_shape, words_for
 
-CHUNK_WORDS = 64  # words of a long row taken at once, so that its panels stay in the first-level cache
+CHUNK_WORDS = 64  # words of a long row processed together, so that its panels stay in the first-level cache
 
 
 class _Job(ctypes.Structure):
@@ -93,7 +93,7 @@ def maxpool2x2(x: Packed, falling: Packed) -> NDArray[np.uint64]:
 
 
 def _matmul(a: Packed, b: Packed, **target: int) -> bool:
-    """Runs the product into `target`; False where NumPy has to."""
+    """Computes the product into `target`; False if NumPy has to compute it."""
     if (found := compiled()) is None:
         return False
     (library, level), workers = found, thread_count()
@@ -112,13 +112,13 @@ def _matmul(a: Packed, b: Packed, **target: int) -> bool:
         isa=level, threads=workers, ready=ready is not None, **target,
     )  # fmt: skip
     library.kernels_product(ctypes.byref(job))
-    if len(b.words):  # else nothing was done
+    if len(b.words):  # otherwise the C code has done nothing
         a.derived["cpu lifted", segs * pairs] = lifted
     return True
 
 
 def _conv2d(x: Packed, w: Packed, padding: int, stride: int, **target: int) -> bool:
-    """Runs the convolution into `target`; False where NumPy has to."""
+    """Computes the convolution into `target`; False if NumPy has to compute it."""
     if (found := compiled()) is None:
         return False
     (library, level), workers = found, thread_count()

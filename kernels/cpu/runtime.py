@@ -67,7 +67,7 @@ def chosen_isa() -> str:
 
 
 def compiled() -> tuple[ctypes.CDLL, int] | None:
-    """The library and the level of the instruction set in use; None where NumPy does the work."""
+    """The library and the level of the instruction set in use; None if NumPy is used instead."""
     chosen, found = chosen_isa(), library()
     return None if chosen == "numpy" or isinstance(found, build.BuildError) else (found, ISAS.index(chosen))
 
@@ -86,7 +86,7 @@ def fields(names: str) -> list[tuple[str, Any]]:
 
 
 def call(name: str, job: ctypes.Structure, *more: ctypes.c_void_p) -> None:
-    """Calls the C function `name`. RuntimeError without a compiled library, MemoryError where C has no memory."""
+    """Calls the C function `name`. RuntimeError without a compiled library, MemoryError if memory runs out."""
     found = library()
     if isinstance(found, build.BuildError):
         raise RuntimeError(f"{name} needs the compiled kernels: {found}")

@@ -24,7 +24,7 @@ class GpuPacked(Packed):
     k must be zero (not checked), and nothing may write to the words afterwards, because other layouts of them are
     kept in `derived`. Work on them is queued on CuPy's current stream.
 
-    Raises ValueError or TypeError where `words` is no such array.
+    Raises ValueError or TypeError if `words` is not such an array.
     """
 
     def __post_init__(self) -> None:
@@ -51,12 +51,12 @@ class GpuPacked(Packed):
 
 
 def gpu_words_for(k: int) -> int:
-    """64-bit words a row of k bits takes on the GPU."""
+    """Number of 64-bit words that a row of k bits takes on the GPU."""
     return -(-words_for(k) // ROW_WORDS) * ROW_WORDS
 
 
 def to_gpu(p: Packed) -> GpuPacked:
-    """A copy of a packed array on CuPy's current device; one that is on a GPU is returned as it is."""
+    """A copy of a packed array on CuPy's current device; an array on a GPU is returned as it is."""
     if isinstance(p, GpuPacked):
         return p
     import cupy
@@ -76,13 +76,13 @@ def kept_on_gpu(p: Packed) -> GpuPacked:
     kept: GpuPacked | None = p.derived.get(key)
     if kept is None:
         kept = to_gpu(p)
-        cupy.cuda.get_current_stream().synchronize()  # any stream may use it
+        cupy.cuda.get_current_stream().synchronize()  # so that any stream may use it
         p.derived[key] = kept
     return kept
 
 
 def to_host(p: Packed) -> Packed:
-    """A copy of a packed array in host memory; one that is there is returned as it is."""
+    """A copy of a packed array in host memory; an array that is there already is returned as it is."""
     if not isinstance(p, GpuPacked):
         return p
     words = p.words.get()  # type: ignore[attr-defined]  # CuPy's

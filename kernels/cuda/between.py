@@ -13,7 +13,7 @@ from kernels.operands import Packed
 
 
 def maxpool2x2(x: Packed, falling: Packed) -> Any:
-    """CuPy words of `kernels.maxpool2x2` for x on a GPU. A `falling` of the host is copied there once."""
+    """CuPy words of `kernels.maxpool2x2` for x on a GPU. If `falling` is in host memory, it is copied once."""
     import cupy
 
     words: Any = x.words  # CuPy's
@@ -40,7 +40,7 @@ def affine_argmax(dot: Any, table: Any) -> Any:
     (rows,).
 
     dot: CuPy int32 (rows, N), C-contiguous; table: `affine_table` of N units. Every step is rounded as in NumPy.
-    ValueError where they do not fit.
+    ValueError if they do not fit.
     """
     import cupy
 

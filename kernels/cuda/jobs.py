@@ -19,7 +19,7 @@ FUSED_K = 1 << 30
 
 
 def device_of(a: Packed, b: Packed) -> Any:
-    """The device of both, to run there; TypeError if they are on two."""
+    """A context that selects the device of both operands; TypeError if they are on different devices."""
     words: tuple[Any, Any] = (a.words, b.words)  # CuPy's
     first, second = (each.device for each in words)
     if first != second:
@@ -63,14 +63,14 @@ def _set_tables(
         level = _levels(rule, k)[0] if rule is not None and fused else None
         launch.rows("table_of", table.size, given, counts, level, table, classes, n, table.shape[1])
         cupy.cuda.get_current_stream().synchronize()
-        kept = b.derived[key] = (table, rule)  # with the rule, so that no other rule gets its id
+        kept = b.derived[key] = (table, rule)  # the rule is kept alive, so that no other rule can get its id
     job.base = kept[0]
     if rule is not None:
         job.level, job.turn = _levels(rule, k)
 
 
 def _kept_counts(p: Packed) -> Any:
-    """Ones of each row, kept for later products on the same stream: they run after the counting."""
+    """The number of ones of each row, kept for later products on the same stream, which run after the counting."""
     import cupy
 
     key = ("cuda counts", cupy.cuda.get_current_stream().ptr)

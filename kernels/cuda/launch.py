@@ -51,7 +51,7 @@ def structure(*values: Any) -> NDArray[np.void]:
 
 
 def by_value(array: NDArray[Any]) -> NDArray[np.void]:
-    """The bytes of a contiguous array as one element: CuPy passes arrays of size one by value, and no others."""
+    """The bytes of a contiguous array as one element, because CuPy passes only arrays of size one by value."""
     return array.view(np.dtype((np.void, array.nbytes)))
 
 
@@ -134,7 +134,7 @@ def capability() -> str:
 
 
 def architecture(which: tiles.Kernel) -> str | None:
-    """The target that a kernel is compiled for on the current GPU, or None if it has none for this generation."""
+    """The target that a kernel is compiled for on the current GPU, or None if it has no such target."""
     return best_target(which.architectures, capability())
 
 
@@ -142,7 +142,7 @@ def best_target(architectures: tuple[str, ...], capability: str) -> str | None:
     """The newest of `architectures` whose machine code a GPU of this capability runs, or None.
 
     Machine code runs on later minor versions of its generation, that of an "a" target on its own version only. An
-    "a" target is taken only where the plain one is not offered.
+    "a" target is chosen only if the plain one is not offered.
     """
     if f"{capability}a" in architectures and capability not in architectures:
         return f"{capability}a"

@@ -43,7 +43,7 @@ class Compiled:
 
 @cache
 def compiler() -> Compiler:
-    """The NVRTC that compiles here. Raises CompileError where none can be loaded."""
+    """The NVRTC in use. Raises CompileError if none can be loaded."""
     tried = []
     for candidate in _candidates():
         try:
@@ -69,14 +69,14 @@ def _candidates() -> list[str]:
 
 
 def _load(candidate: str) -> ctypes.CDLL:
-    """The library; its builtins, which it looks for by name, are loaded first where they lie beside it."""
+    """The library. Its builtins, which it looks for by name, are loaded first if they are beside it."""
     for builtins in sorted(Path(candidate).parent.glob("libnvrtc-builtins.so.*")) if "/" in candidate else ():
         ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)
     return ctypes.CDLL(candidate)
 
 
 def compile_cubin(source: str, name: str, architecture: str) -> Compiled:
-    """Machine code of `source` for sm_`architecture` ("80" to "90a" and on). Raises CompileError."""
+    """Machine code of `source` for sm_`architecture` (such as "80" or "90a"). Raises CompileError."""
     found = compiler()
     library, program = found.library, ctypes.c_void_p()
     _check(
@@ -116,7 +116,7 @@ def _check(found: Compiler, status: int, what: str) -> None:
 def cubin_path(source: str, name: str, architecture: str) -> Path:
     """A file with the machine code of `source`, from the cache or compiled now.
 
-    Where the cache cannot be written, the file is a temporary one of this process. Raises CompileError.
+    If the cache cannot be written, the file is a temporary one of this process. Raises CompileError.
     """
     found = compiler()
     key = repr((source, OPTIONS, architecture, found.version)).encode()

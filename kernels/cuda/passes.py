@@ -1,9 +1,9 @@
-"""What lies between the products of a training step on a GPU (src/passes.cu).
+"""The operations between the products of a training step on a GPU (src/passes.cu).
 
 For callers whose arrays belong to another library: all arguments are device addresses and numbers. Matrices are
-(rows, units), C-contiguous, rows being the images of a batch. `parts` and `grads` say of how many matrices, one
-under the other, a float32 matrix is the sum. Each function queues on `stream`, and raises RuntimeError on a GPU
-that the kernels are not compiled for.
+(rows, units), C-contiguous, rows being the images of a batch. A float32 matrix may be given as a sum of several
+matrices, stacked by rows; `parts` and `grads` are their numbers. Each function queues on `stream`, and raises
+RuntimeError on a GPU that the kernels are not compiled for.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """Gradients of `Forward`: of y from `grad`, that of the result. That of the bias is 0: the norm takes it away.
+    """Gradients of `Forward`: of y from `grad`, that of the result. That of the bias is 0.
 
-    kept: what dropout multiplied the rest with; masked: no gradient where |normalized| > 1 (paper, equation 4).
+    kept: factor of the values that dropout kept; masked: no gradient where |normalized| > 1 (paper, equation 4).
     Written: to_gamma, to_beta float32 (units,); halves bfloat16 (2 rows, units): the gradient of y as a
     high and a low part, 16 significant bits; whole, unless 0: the same, float32.
     """
@@ -116,7 +116,7 @@ class Hinge:
 
 @dataclass(frozen=True)
 class Conv:
-    """Batch normalization by the batch and sign after a convolution, with a 2×2 pooling before it or not.
+    """Batch normalization by the batch, then sign, after a convolution; with `pool` after a 2×2 max pooling.
 
     y: float16 (`half`) or float32 (images, height, width, units), with `pool` of twice the height and width.
     Pooled it has rows = images · height · width. bias, gamma, beta, the moving averages, mean and inverse as in
@@ -158,7 +158,7 @@ class Conv:
 
 
 def chunks(rows: int) -> int:
-    """Chunks of rows that blocks take one by one."""
+    """Number of chunks of rows; a block processes one chunk."""
     return -(-rows // MOST_ROWS)
 
 

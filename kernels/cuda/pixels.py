@@ -1,7 +1,7 @@
 """Products of 8-bit images with ±1 filters on a GPU (see kernels.pixels): bytes by bytes on tensor cores.
 
-Windows of an image are gathered as rows of bytes, WINDOW_BYTES at a time; an image that is one window is a row
-already. Products and thresholds are in src/mma.cuh, tables as in src/common.cuh.
+Windows of an image are gathered as rows of bytes, WINDOW_BYTES at a time. An image that is a single window is
+a row already. Products and thresholds are in src/mma.cuh, tables as in src/common.cuh.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _launch(job: Job) -> None:
 def _jobs(
     x: Any, w: Packed, padding: int, shape: tuple[int, ...], rule: LocalThresholds | None
 ) -> Iterator[tuple[Job, slice]]:
-    """The jobs of a convolution, each with the slice of result rows that it gives."""
+    """The jobs of a convolution, each with the slice of result rows that it computes."""
     import cupy
 
     images, out_h, out_w, units = shape

@@ -15,10 +15,10 @@ REGISTERS_AN_SM = 65536
 class Kernel:
     """One source file and its constants.
 
-    `architectures` are the targets it is for, as NVRTC spells them after "sm_"; `entries` the kernels in it;
-    `threads` a block; `shared_bytes` the dynamic shared memory of a block; `and_form` says
-    whether a product counts a and b, or else a xor b (src/common.cuh); `instruction` what the tensor cores'
-    machine code must show, if anything.
+    `architectures`: its targets, as NVRTC spells them after "sm_". `entries`: the kernels in it. `threads`: of a
+    block. `shared_bytes`: dynamic shared memory of a block. `and_form`: whether a product counts the ones of
+    a and b, otherwise of a xor b (src/common.cuh). `instruction`: the tensor-core instruction that the machine
+    code must contain, if any.
     """
 
     name: str
@@ -158,7 +158,7 @@ UPDATES = Kernel(
     EVERY,
     ("update_adam", "update_shift_adamax"),
     threads=256,
-    constants={"CHUNK": 2048, "MOST_PARTS": 50},  # the parts travel as one argument, of at most 4 KiB
+    constants={"CHUNK": 2048, "MOST_PARTS": 50},  # the parts are passed as one argument, of at most 4 KiB
 )
 PASSES = Kernel(
     "passes",

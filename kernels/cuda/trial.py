@@ -28,7 +28,7 @@ UPDATES = "updates"
 SECONDS = 60.0  # time limit of all trials together, with compiling
 SHAPES = ((1, 1, 1), (131, 257, 1000), (4096, 4096, 8192))
 QUICK = ((1, 1, 1), (35, 129, 300))
-ROWS = 16  # of a product that are compared with the host's
+ROWS = 16  # rows of a product that are compared with the host's
 
 
 def check(name: str, quick: bool = False) -> None:
@@ -87,7 +87,7 @@ def _check_update(entry: str, rng: np.random.Generator) -> None:
         want = np.clip(w - multiplier * scaled * (1 - beta1) * g / (under + eps), -1, 1)
         new = there[0].get()
         far = np.abs(new - want) > 1e-6
-        if far.mean() > (0 if entry == "update_adam" else 1e-4):  # either power is right beside sqrt(2) 2^n
+        if far.mean() > (0 if entry == "update_adam" else 1e-4):  # near sqrt(2) 2^n both powers are right
             raise RuntimeError(f"{entry}: {int(far.sum())} of {far.size} results are wrong")
         _same(there[4].get(), np.where(new >= 0, 0x3F80, 0xBF80).astype(np.uint16), f"{entry}, signs")
 
@@ -105,12 +105,12 @@ def _same(found: Any, want: Any, what: str) -> None:
 
 
 def failures(names: Sequence[str], seconds: float = SECONDS) -> dict[str, str]:
-    """The error of each of `names` that failed, by name. All run at once."""
+    """The errors of those of `names` that failed, by name. All of them run at the same time."""
     return broken({name: ["kernels.cuda.trial", name] for name in names}, seconds)
 
 
 def broken(commands: Mapping[str, Sequence[str]], seconds: float = SECONDS) -> dict[str, str]:
-    """The errors of modules with their arguments, run at once in processes of their own, by name.
+    """Runs modules with their arguments at the same time, each in its own process; returns their errors by name.
 
     Modules that end with exit code 0 are left out; the error of another is the last line it printed.
     """

@@ -1,7 +1,7 @@
 """Updates of latent weights on a GPU (src/updates.cu), for callers whose arrays belong to another library.
 
-Everything travels as device addresses, the rate and the number of steps too, so that a launch recorded in a CUDA
-graph computes the rate of the step it is replayed in.
+All arguments are device addresses, also the rate and the number of steps, so that a launch recorded in a CUDA
+graph computes the rate of the step in which it is replayed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ ENTRIES = ("update_adam", "update_shift_adamax")
 
 @dataclass(frozen=True)
 class Part:
-    """`count` float32 numbers at addresses w, m, v and g, that take part in a step.
+    """A parameter of a step: `count` float32 numbers at each of the addresses w, m, v and g.
 
     The step's rate is multiplied with `multiplier`; the new w are clipped to [-bound, bound]. signs, if not 0, is
-    where sign(w) of the new w is written, two bytes each: `one` for w >= 0 (1.0 in bfloat16 or float16), else with
-    the sign bit.
+    the address to which sign(w) of the new w is written, two bytes each: `one` (1.0 in bfloat16 or float16) for
+    w >= 0, else `one` with the sign bit set.
     """
 
     w: int
@@ -65,6 +65,6 @@ def update(
         fields += [0] * (len(fields) // len(some) * (most - len(some)))
         numbers = (float(beta1), float(beta2), float(eps))
         argument = launch.structure(clock, rate, *numbers, chunks, len(some), *fields)
-        blocks = min(chunks, launch.multiprocessors() * 4)  # as many as run at once
+        blocks = min(chunks, launch.multiprocessors() * 4)  # as many as run at the same time
         with launch.on(stream):
             launch.kernel(tiles.UPDATES, entry, (blocks,), argument)

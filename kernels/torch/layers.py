@@ -36,7 +36,7 @@ def _pack_again(module: nn.Module, _: Any) -> None:
 
 
 class _Binary(nn.Module):
-    """Common to the layers: latent weights, and their bits after `eval()`."""
+    """Base class of the layers: latent weights, and their bits after `eval()`."""
 
     packed: Tensor | None
     real_inputs: bool
@@ -141,7 +141,7 @@ class BinaryConv2d(_Binary, nn.Conv2d):
 
 
 def _unsupported(layer: nn.Conv2d) -> str | None:
-    """The first setting of a convolution that the kernels do not have, in words; None if there is none."""
+    """The first setting of a convolution that the kernels do not support, in words; None if they support all."""
     if layer.groups != 1:
         return f"groups, only groups=1, not {layer.groups}"
     if layer.dilation != (1, 1):

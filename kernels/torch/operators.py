@@ -72,7 +72,7 @@ kept_weights: Any = WeakTensorKeyDictionary()
 
 
 def _weights(words: Tensor, k: int) -> Packed:
-    """`_packed`, kept with its derived layouts while the tensor lives and is not changed."""
+    """`_packed`, which is kept with its derived layouts until the tensor is changed or freed."""
     if words.is_inference():  # these tensors have no version counter
         return _packed(words, k)
     version, found = kept_weights.get(words, (None, None))
@@ -160,7 +160,7 @@ def _real_linear(x: Tensor, weight: Tensor) -> Tensor:
     lambda grad, x: grad.new_empty((grad.shape[1], x.shape[1])),
 )
 def _real_linear_weight(grad: Tensor, x: Tensor) -> Tensor:
-    """gradᵀ (N, M) · x (M, K): the gradient of a weight (N, K); by tables where x is 0 or ± one number."""
+    """gradᵀ (N, M) · x (M, K): the gradient of a weight (N, K); by tables if x is 0 and ± one number."""
     values = x.detach().contiguous().numpy() if by_tables(grad, x) else None
     found = None if values is None else reals.ternary(values)
     if values is None or found is None:
@@ -217,7 +217,7 @@ def _real_conv2d_input(grad: Tensor, weight: Tensor, height: int, width: int, pa
     lambda grad, x, kh, kw, padding, stride: grad.new_empty((grad.shape[1], x.shape[1], kh, kw)),
 )
 def _real_conv2d_weight(grad: Tensor, x: Tensor, kh: int, kw: int, padding: int, stride: int) -> Tensor:
-    """The gradient of the weight of `real_conv2d`: (Cout, C, kh, kw); by tables where x is ± one number."""
+    """The gradient of the weight of `real_conv2d`: (Cout, C, kh, kw); by tables if x is ± one number."""
     cout, (images, channels, height, width) = grad.shape[1], x.shape
     fits = (kh, kw, padding, stride) == (3, 3, 1, 1) and width <= reals.MAX_WIDTH
     pixels = _nhwc(x) if fits and by_tables(grad, x) else None

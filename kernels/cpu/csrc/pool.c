@@ -1,4 +1,4 @@
-/* A pool of threads: started on first use, asleep between jobs, started anew in a forked process. */
+/* A pool of threads. It is started on first use, sleeps between jobs, and is started again in a forked process. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -22,8 +22,8 @@ static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 static int workers;         /* started */
 static atomic_int sleepers; /* asleep, or about to be and holding the lock */
 
-/* The job that runs, in one word, so that workers join without a lock: its number, how many workers may still join,
- * how many have joined and not left. */
+/* The current job in one word, so that workers join without a lock: its number, the number of workers that may still
+ * join, and the number that have joined and not left. */
 #define NUMBER 0x10000u
 #define SEAT 0x100u
 static atomic_uint job;

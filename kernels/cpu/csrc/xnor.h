@@ -40,10 +40,10 @@ typedef struct {
     const uint32_t *panels;
     size_t panel_stride; /* uint32 from one panel to the next */
     size_t segs, pairs, seg_stride;
-    const int32_t *in; /* what the segments before left, rows TILE_COLS apart; NULL before the first */
+    const int32_t *in; /* result of the previous segments, rows TILE_COLS apart; NULL for the first */
     int32_t *out;      /* = (in ? in : start) - 2 * popcount(row xor column) */
     size_t out_stride;
-    int stream; /* out may be stored past the caches: its lines are whole and aligned, and not read soon */
+    int stream; /* out may be written with stores that bypass the caches: whole, aligned lines that are not read soon */
 } tile_t;
 
 typedef struct {
@@ -70,7 +70,7 @@ extern const isa_t isa_avx2, isa_avx512;
 const isa_t *isa_table(int level);
 
 /* Runs task(context, i) for i in [0, count) on up to `threads` threads, the caller among them; returns when all
- * are done. A caller that finds the pool busy with another caller's work runs its tasks alone. */
+ * are done. If the pool is busy with another caller's job, the caller runs all its tasks itself. */
 void parallel(void (*task)(void *context, size_t i), void *context, size_t count, int threads);
 
 #endif

@@ -152,10 +152,11 @@ def update(
 ) -> None:
     """Updates weights w (out, in) of a dense layer and moments m and v, in place, without storing the gradient.
 
-    The gradient is scale · gᵀ · low, or with `high` scale · gᵀ · (low + high), so that an input of 0 and ±s is s/2
-    times the sum: g (batch, out) is the gradient of the output, low and high (batch, in) are planes of the input
-    (`ternary.planes`). With two planes blocks have half of LIMIT. Signs of the new weights are written to the
-    panels to_in (out, in) and to_out (in, out). Raises TypeError or ValueError where shapes or dtypes do not fit.
+    The gradient is scale · gᵀ · low, or with `high` scale · gᵀ · (low + high): an input of 0 and ±s is s/2 times
+    the sum of its planes. g (batch, out) is the gradient of the output, low and high (batch, in) are planes of
+    the input (`ternary.planes`). With two planes blocks have half of LIMIT. Signs of the new weights are written
+    to the panels to_in (out, in) and to_out (in, out). Raises TypeError or ValueError where shapes or dtypes do
+    not fit.
     """
     check_floats("g", g, (2,))
     batch, rows = g.shape

@@ -15,7 +15,7 @@ _HUGEPAGE, _COLLAPSE = 14, 25  # Linux's MADV_*
 def in_large_pages(array: NDArray[Any]) -> None:
     """Asks Linux to put a dense array into pages of 2 MiB, including the parts already in memory.
 
-    Contents stay. Linux before 6.1 and other systems leave the array as it is.
+    The contents do not change. Linux before 6.1 and other systems leave the array as it is.
     """
     start = -(-array.ctypes.data // PAGE) * PAGE
     size = (array.ctypes.data + array.nbytes) // PAGE * PAGE - start

@@ -43,7 +43,8 @@ class Norm:
     Backward: with g the gradient of a and c = value - mean (with `shift` AP2(c)), the gradient of the values is
     (g - mean of g - c · curve · (sum over rows of c · g)) · inverse · gamma. Here the factor is applied to g.
 
-    The caller sets `inverse` (cols,), 1 / std or the batch norm's own factor, and before `backward` `curve`.
+    The caller sets `inverse` (cols,), which is 1 / std or the batch norm's own factor, and sets `curve` before
+    `backward`.
     `masked`: the straight-through estimator passes gradients only where |a| <= 1. `drop`: the share of elements
     that dropout sets to 0.
     """

@@ -7,7 +7,7 @@
 // Rows are bytes in the order of K, `pitch` bytes each, a multiple of 16; bits beyond K are zero.
 //
 // The fused form asks for dot >= t, or for its opposite: with cut[class][n] = t - base[class][n] that is
-// 4 |a_m and b_n| - 2 |a_m| >= cut, both sides in int32 for K < 2^30, and a word of units is turned where the rule
+// 4 |a_m and b_n| - 2 |a_m| >= cut, both sides in int32 for K < 2^30, and bits of units are inverted where the rule
 // is the opposite. Tables are padded to `base_pitch` columns, a multiple of 256, cut with INT_MAX, so that
 // columns beyond n need no test.
 
@@ -21,7 +21,7 @@ struct Job {
     const int* base;       // (classes, base_pitch): base, or cut in the fused form
     long long base_pitch;
     const int* cls;        // class of each row of a, or null: all of class 0
-    const int* cnt;        // ones of each row of a, or null where they do not count (xor form)
+    const int* cnt;        // ones of each row of a, or null in the xor form, which does not need them
     int* out;              // (m, n), or null in the fused form
     u32* bits;             // (m, bits_pitch): bit i of word j is unit 32 j + i, or null
     long long bits_pitch;  // words of 32 bits, a multiple of 4
@@ -42,7 +42,7 @@ __device__ __forceinline__ Row row_of(const Job& job, long long row) {
     return r;
 }
 
-// EACH: what one of `count` is worth: 4 (and form), -2 (xor form), 1 (bytes)
+// EACH: factor of `count`: 4 (and form), -2 (xor form), 1 (bytes)
 template <int EACH>
 __device__ __forceinline__ int dot_of(const Row& row, int base, u32 count) {
     return int(u32(base) + row.shift + u32(EACH) * count);
@@ -57,7 +57,7 @@ __device__ __forceinline__ int2 two_of(const int* table, long long col) {
     return *reinterpret_cast<const int2*>(table + col);
 }
 
-// Two neighbouring columns by one 8-byte store, where both are there and that is aligned.
+// Two neighbouring columns: by one 8-byte store if both exist and the address is aligned.
 __device__ __forceinline__ void store_two(const Job& job, long long at, long long col, int first, int second) {
     int* out = job.out + at * job.n + col;
     if (at >= job.m || col >= job.n) return;
@@ -124,7 +124,7 @@ __device__ __forceinline__ void tile_at(u32 tile, u32 tiles_m, u32 tiles_n, u32 
 
 __device__ __forceinline__ u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }
 
-#ifdef __CUDACC__  // functions that are one instruction stand so; tests run the rest on the host
+#ifdef __CUDACC__  // single-instruction functions are in such blocks; tests run the rest on the host
 // PTX ISA, cp.async: 16 bytes, zeros in place of what `source_bytes` (0 or 16) leaves out
 __device__ __forceinline__ void copy_async(u32 target, const void* source, bool valid) {
     const int bytes = valid ? 16 : 0;

@@ -1,5 +1,5 @@
 // A product on tensor cores through mma.sync with fragments of 32 bytes of K: 256 bits (bmma.cu) or 32 numbers (bytes.cu).
-// MULTIPLY is the instruction, SCALE what a count is worth (common.cuh).
+// MULTIPLY is the instruction, SCALE the factor of a count (common.cuh).
 //
 // A block makes TILE_M x TILE_N outputs, a warp WARP_M x WARP_N of them, from TILE_K bytes of K a step, through
 // STAGES shared buffers filled by cp.async. A row's 16-byte granules are permuted by the row, so that the eight
@@ -76,7 +76,7 @@ __device__ __forceinline__ void product(const Job& job) {
     }
     for (int step = 0; step < steps; step++) {
         copy_wait<STAGES - 2>();
-        __syncthreads();  // the stage has come, and the one before it has been read by all
+        __syncthreads();  // the stage has arrived, and all threads have read the previous one
         const int next = step + STAGES - 1;
         if (next < steps) load_stage(job, base + next % STAGES * STAGE_BYTES, m0, n0, (long long)next * TILE_K);
         copy_commit();

@@ -1,4 +1,4 @@
-// The paper's unoptimized product (arXiv 1602.02830, section 4), written anew: float matrices, row-major,
+// The paper's unoptimized product (arXiv 1602.02830, section 4), a new implementation: float matrices, row-major,
 // c (m, n) = a (m, k) b (k, n), 16x16 blocks, one output a thread, two 16x16 shared tiles, a barrier before and
 // after each 16-long inner loop. Loads are bounds-checked, so any sizes will do.
 

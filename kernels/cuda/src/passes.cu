@@ -1,6 +1,6 @@
-// What lies between the products of a training step: images to floats with dropout; batch norm, sign and dropout; their
-// gradients; the squared hinge loss. Matrices are (rows, units), rows the batch's images, or all places of all images.
-// A sum of products may come as several matrices, one under the other: `parts`, `grads`.
+// The operations between the products of a training step: images to floats with dropout; batch norm, sign and dropout;
+// their gradients; the squared hinge loss. Matrices are (rows, units), a row for each image of the batch, or for each
+// place of each image. A sum of products may be given as several matrices, stacked by rows: `parts`, `grads`.
 //
 // step_forward and step_backward take all rows in a block; conv_*, for more rows, take one chunk of GROUPS * KEPT rows in
 // a block. Thread t of a block has column t % COLUMNS and rows t / COLUMNS + k GROUPS of it.
@@ -34,7 +34,7 @@ struct Backward {
     unsigned short* halves;  // (2 rows, units) bfloat16: high parts, low parts
     float* whole;            // (rows, units), or null
     long long parts, grads, rows, units, masked;
-    double kept;             // what dropout multiplied the rest with
+    double kept;             // factor of the values that dropout kept
 };
 struct Hinge {
     const float* scores;

@@ -1,5 +1,5 @@
-// Packing, unpacking, row counts, thresholds, the rows of a convolution, pooling, the last layer's decision. One warp does one piece of a row,
-// warps stride over the pieces. Packed rows are `words` 32-bit words, a multiple of 4.
+// Packing, unpacking, row counts, thresholds, the rows of a convolution, pooling, the last layer's decision. A warp
+// processes one piece of a row and strides over the pieces. Packed rows are `words` 32-bit words, a multiple of 4.
 
 template <typename T>
 __device__ __forceinline__ bool sign_of(T x) { return x >= T(0); }
@@ -99,7 +99,7 @@ extern "C" __global__ void table_of(const int* starts, const int* counts, const 
     }
 }
 
-// Floats of packed rows, 1 and `low` (-1 or 0): (rows, k), or (k, rows) where `turned`.
+// Floats of packed rows, 1 and `low` (-1 or 0): (rows, k), or transposed, (k, rows), if `turned`.
 extern "C" __global__ void unpack_float(const u32* x, float* out, long long rows, long long k, long long words,
                                         long long turned, long long low) {
     const long long step = (long long)gridDim.x * blockDim.x;
@@ -115,7 +115,7 @@ __device__ __forceinline__ int finish_one(const Job& job, long long at, long lon
     return dot_of<4>(row, row.base[col], value);
 }
 
-// Integers from a product of floats: of ±1 as it is, of {0, 1} (job.base is given) by the and form.
+// Integers from a product of floats: unchanged for ±1; by the and form for {0, 1} (job.base is given).
 extern "C" __global__ void finish_float(const __grid_constant__ Job job, const float* x) {
     const long long step = (long long)gridDim.x * blockDim.x;
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < job.m * job.n; i += step) {
@@ -124,7 +124,7 @@ extern "C" __global__ void finish_float(const __grid_constant__ Job job, const f
     }
 }
 
-// bits of dot >= level, turned where the rule is the opposite; units last
+// bits of dot >= level, inverted where the rule is the opposite; units last
 extern "C" __global__ void threshold_rows(const int* dot, u32* out, const int* level, const u32* turn,
                                           long long rows, long long n, long long words) {
     const int lane = threadIdx.x % 32;
@@ -147,7 +147,7 @@ struct Windows {
     long long images, height, width, granules, kh, kw, padding, stride, out_h, out_w, classes_x;
 };
 
-// Fewer than 2^32 granules, so that every division is a short one.
+// There are fewer than 2^32 granules, so that 32-bit divisions suffice.
 extern "C" __global__ void windows(const __grid_constant__ Windows w) {
     const u32 granules = u32(w.granules), kw = u32(w.kw), out_w = u32(w.out_w), out_h = u32(w.out_h);
     const u32 per_row = u32(w.kh) * kw * granules;

@@ -1,7 +1,7 @@
 // Update rules of latent weights, of many tensors in one launch and in one pass over memory (`kernels.Rule` has
 // the formulas). Each block computes the step's rate from the number of steps and the common rate, both in device
-// memory, so that a captured launch follows its schedule. The signs of the new weights go out beside them, so that no
-// other pass over the weights only takes signs.
+// memory, so that a captured launch follows its schedule. The signs of the new weights are written too, so that no
+// other pass over the weights is needed for them.
 
 struct Part {
     float* w;

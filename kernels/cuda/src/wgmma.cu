@@ -1,7 +1,7 @@
 // Hopper's tensor cores: wgmma m64n256k256 .b1 .and.popc (sm_90a), fed by the bulk tensor copy engine.
 //
-// One block an SM stays and walks over tiles of TILE_M x 256 outputs. Warpgroup 0 copies: one thread asks for
-// 128-byte-wide boxes of a and b, STAGES ahead. Each other warpgroup multiplies 64 rows of a by all 256 rows of
+// Each SM has one persistent block, which loops over tiles of TILE_M x 256 outputs. Warpgroup 0 copies: one thread
+// requests 128-byte-wide boxes of a and b, STAGES ahead. Each other warpgroup multiplies 64 rows of a by all 256 rows of
 // b. `full[s]` completes when both boxes of stage s have come, `empty[s]` when every consuming warp is done with it;
 // the i-th use of a stage has phase i & 1.
 //
@@ -42,13 +42,13 @@ __device__ __forceinline__ void barrier_arrive(u32 barrier) {
 __device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
-// A box at byte `byte` of rows from `row` on; what lies outside the tensor comes as zeros and counts as bytes.
+// A box at byte `byte` of rows from `row` on; outside the tensor zeros arrive, which the count of bytes includes.
 __device__ __forceinline__ void copy_box(u32 target, const TensorMap& map, u32 barrier, int byte, int row) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
         ::"r"(target), "l"(&map), "r"(byte), "r"(row), "r"(barrier) : "memory");
 }
-// The barriers' words are seen by the copy engine too.
+// Make the barriers visible to the copy engine.
 __device__ __forceinline__ void barrier_fence() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -67,7 +67,7 @@ template <int COUNT>
 __device__ __forceinline__ void more_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
-// No reading of the accumulators is moved before this.
+// Keeps the compiler from moving reads of the accumulators before this point.
 __device__ __forceinline__ void settle(u32 (&c)[128]) {
 #pragma unroll
     for (int i = 0; i < 128; i++) asm volatile("" : "+r"(c[i])::"memory");

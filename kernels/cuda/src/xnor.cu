@@ -73,7 +73,7 @@ __device__ __forceinline__ void product(const Job& job) {
     }
     for (int step = 0; step < steps; step++) {
         copy_wait<STAGES - 2>();
-        __syncthreads();  // the stage has come, and the one before it has been read by all
+        __syncthreads();  // the stage has arrived, and all threads have read the previous one
         const int next = step + STAGES - 1;
         if (next < steps) load_stage(job, base + next % STAGES * STAGE_BYTES, m0, n0, (long long)next * TILE_K);
         copy_commit();

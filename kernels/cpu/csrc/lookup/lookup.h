@@ -8,8 +8,8 @@
  *          in the other, less the sum of all q), with half of LIMIT.
  *          Blocks are added in float32, one after the other: every instruction set gives the same bits.
  * group    numbers whose sums make one table: 2^group sums of 16 bits, entry i the sum of the numbers whose bit is set in i.
- * code     the entry that a column takes: 16 bits in the form that the instruction set needs.
- * panel    PANEL columns of signs: a byte a column for every eight numbers, bit b for number 8j + b.
+ * code     the entry that a column uses, as 16 bits in the form that the instruction set needs.
+ * panel    PANEL columns of signs: a byte of each column for every eight numbers, bit b for number 8j + b.
  */
 #ifndef LOOKUP_H
 #define LOOKUP_H
@@ -17,7 +17,7 @@
 #include "../xnor.h"
 
 #define BLOCK 128       /* numbers; a multiple of 8 */
-#define LIMIT 65400.0f  /* 65535 less what rounding adds to the sum of |q|: a half each, and the flipped bit */
+#define LIMIT 65400.0f  /* 65535 minus what rounding can add to the sum of |q|: 1/2 for each number, and the flipped bit */
 #define TINY 1e-25f     /* blocks whose sum of |x| is smaller count as zero */
 #define PANEL 64
 #define TILE 4          /* rows of a tile */

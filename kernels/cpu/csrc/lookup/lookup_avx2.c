@@ -1,4 +1,4 @@
-/* AVX2: three numbers a table, whose eight sums fill 16 bytes, so that one VPSHUFB finds the sums of 16 columns. */
+/* AVX2: a table of three numbers has eight sums, 16 bytes, so that one VPSHUFB looks up the sums of 16 columns. */
 #include "../xnor.h"
 
 #ifdef HAVE_X86
@@ -28,7 +28,7 @@ TARGET static void tables(int32_t q[][PREPARED], size_t n, int16_t *tables, size
         const __m128i a = narrow(q[0]), b = narrow(q[1]);
         const __m128i c = narrow(q[2]), ab = _mm_add_epi16(a, b), none = _mm_setzero_si128();
         const __m128i e[ENTRIES] = {none, a, b, ab, c, _mm_add_epi16(a, c), _mm_add_epi16(b, c), _mm_add_epi16(ab, c)};
-        __m128i two[8], four[8]; /* entries of row r side by side: turned round in three steps */
+        __m128i two[8], four[8]; /* makes the entries of row r adjacent, by a transposition in three steps */
         EACH(i, 4)
         {
             two[2 * i] = _mm_unpacklo_epi16(e[2 * i], e[2 * i + 1]);
@@ -71,7 +71,7 @@ TARGET static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *
 {
     for (size_t g = 0; g < groups; g++, rows += GROUP, codes += PANEL)
         for (size_t c = 0; c < PANEL; c += 32) {
-            __m256i at = _mm256_set1_epi8(14); /* twice the entry: bits of -1 are set, and turned */
+            __m256i at = _mm256_set1_epi8(14); /* twice the entry; bits of -1 are set, then inverted */
             EACH(i, GROUP)
             {
                 const __m256i a = _mm256_loadu_si256((const __m256i *)(rows[i] + c));

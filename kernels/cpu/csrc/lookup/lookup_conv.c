@@ -6,7 +6,7 @@
 #include "lookup.h"
 
 #define TAPS 9
-#define BAND_PIXELS 128 /* about so many result rows a task, so that their tables stay in the second-level cache */
+#define BAND_PIXELS 128 /* about this many result rows in a task, so that their tables stay in the second-level cache */
 
 /* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {

@@ -1,6 +1,6 @@
 /* Weight gradients of 3x3 convolutions whose inputs are +-1 (see lookup.h). The numbers summed are the pixels of all images,
  * in their order; the rows of tables are channels of the gradient, the columns channels of the input, nine times: once for
- * every tap, which takes the signs one pixel aside. Pixels whose neighbour lies outside the image add nothing. */
+ * every tap, which uses the signs of a neighbouring pixel. Pixels whose neighbour is outside the image add nothing. */
 #include <stdlib.h>
 #include <string.h>
 

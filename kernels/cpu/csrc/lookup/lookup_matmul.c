@@ -4,8 +4,8 @@
 
 #include "lookup.h"
 
-#define ROWS 128  /* rows whose tables are made at a time */
-#define STRIPS 2  /* panels of a task: they share the loads of the tables */
+#define ROWS 128  /* rows whose tables are made together */
+#define STRIPS 2  /* panels of a task, which share the loads of the tables */
 
 /* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {

@@ -8,7 +8,7 @@
 #include "../rules.h"
 
 #define ROWS 64    /* of a task: a panel of the signs that are summed over inputs */
-#define STRIP 4096 /* columns of a task: long runs of memory; codes and gradients stay in the second-level cache */
+#define STRIP 4096 /* columns of a task: long runs of memory, but codes and gradients stay in the second-level cache */
 #define UNIT_ROWS 8
 
 /* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
@@ -165,7 +165,7 @@ static void rows_task(void *context, size_t task)
         for (size_t r = 0; r < end - top; r += UNIT_ROWS) memcpy(to_out + r, &eights[r / UNIT_ROWS][c / 8], UNIT_ROWS);
 }
 
-/* returns 1 if memory ran out; threads that had memory have made their updates */
+/* returns 1 if memory ran out; the other threads have made their updates */
 int kernels_lookup_update(const dense_t *j)
 {
     plan_t p = {.j = j, .isa = lookup_isa(j->isa), .planes = j->high ? 2 : 1};

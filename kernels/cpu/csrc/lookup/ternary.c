@@ -1,8 +1,8 @@
-/* Products of {-1, 0, 1} by signs, exact: four values of a row make one of 81 tables of 16 small sums, and four signs of
- * a column choose one of them.
+/* Products of {-1, 0, 1} by signs, exact: four values of a row choose one of 81 tables of 16 small sums, and four signs of
+ * a column choose one of these sums.
  *
  * code     of four values of a row: bit b set where value b is 1, bit 4 + b where it is not 0.
- * panel    64 columns of the right operand: a byte a column for every eight rows of it, bit b for +1 in row 8j + b.
+ * panel    64 columns of the right operand: a byte of each column for every eight rows, bit b set for +1 in row 8j + b.
  * Sums are kept unsigned: 4 is added per code, and the total of it is subtracted at the end. */
 #include <string.h>
 

@@ -1,10 +1,10 @@
 /* Products of real numbers with ±1, by tables (AVX-512). The sum ±x0 ±x1 ±x2 ±x3 of four numbers is one of 16, which
  * fit into one register, and a permutation looks it up for 16 columns of signs at once: a permutation and an addition
- * do the work of 64 multiply-adds.
+ * replace 64 multiply-adds.
  *
  * signs     columns of bits, 32 of the summed axis to a word: bit b of word w is sign 32w+b, set for +1. Columns lie
  *           side by side, `ld` words from one row of words to the next, padded to whole vectors. Bits beyond the
- *           summed axis meet tables in which they make no difference.
+ *           summed axis have no effect, because the missing numbers count as 0.
  * planes    two sets of signs make numbers that are 0 or ±s: with p = (x >= 0) and q = (x > 0), x = s (p + q) / 2.
  */
 #include <stdlib.h>
@@ -16,12 +16,12 @@
 #define VECTORS 4       /* and its vectors of columns: 16 registers of sums */
 #define COLUMNS (16 * VECTORS)
 #define GROUP 4         /* numbers that share a table */
-#define WORD_GROUPS 8   /* tables that a word of signs goes through */
-#define BLOCK 128       /* tables of a row taken at once: 8 KiB, so that four rows of them stay in the first-level cache */
-#define CHUNK 256       /* image rows of a weight gradient taken at once, at most, */
-#define CHUNK_TABLES 256 /* and their tables a row of the result: 16 KiB */
-#define MIN_WORK 262144 /* multiply-adds that are worth a second thread */
-#define TASKS_EACH 4    /* tasks a thread */
+#define WORD_GROUPS 8   /* tables for a word of signs */
+#define BLOCK 128       /* tables of a row processed together: 8 KiB, so that four rows of them stay in the first-level cache */
+#define CHUNK 256       /* at most this many image rows of a weight gradient are processed together, */
+#define CHUNK_TABLES 256 /* with this many tables for a row of the result: 16 KiB */
+#define MIN_WORK 262144 /* from this number of multiply-adds on, a second thread is used */
+#define TASKS_EACH 4    /* tasks for each thread */
 
 /* cpu/reals.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {

@@ -4,7 +4,7 @@
 
 #include "../xnor.h"
 
-#define MIN_WORK 65536 /* numbers that are worth a second thread */
+#define MIN_WORK 65536 /* from this number of elements on, a second thread is used */
 
 /* cpu/reals.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
@@ -18,7 +18,7 @@ typedef struct {
 #include <immintrin.h>
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 
-/* One word of every column: a bit from each of 32 rows of x. */
+/* One word of every column, with a bit from each of 32 rows of x. */
 TARGET static void word_across(const signs_t *j, size_t batch, size_t word)
 {
     const size_t first = 32 * word, rows = (size_t)j->k - first < 32 ? (size_t)j->k - first : 32;

@@ -1,5 +1,5 @@
-/* Weights of a dense first layer, updated while their gradient is summed: 16-bit gradients of its output by integers, the
- * pixels, exact in 32 bits. Rows are outputs, columns pixels, the numbers summed the images of the batch. */
+/* Weights of a dense first layer, updated while their gradient is summed: products of the 16-bit gradients of its output
+ * with pixels, exact in 32-bit integers. Rows are outputs, columns pixels, the numbers summed the images of the batch. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,7 +76,7 @@ __attribute__((target("avx2"))) static void tile_avx2(const int16_t *const *g, c
 static void quantize(const first_t *j, size_t row, size_t from, size_t n, int16_t q[PANEL][BLOCK], float factor[PANEL])
 {
     const size_t count = least(PANEL, (size_t)j->rows - row);
-    float block[BLOCK][PANEL], most[PANEL] = {0}, inverse[PANEL]; /* columns of g lie in one set of the caches */
+    float block[BLOCK][PANEL], most[PANEL] = {0}, inverse[PANEL]; /* a column of g maps to one set of each cache */
     uint32_t broken[PANEL] = {0};
     memset(block, 0, sizeof block);
     for (size_t b = 0; b < n; b++) {
@@ -172,7 +172,7 @@ static void pairs_task(void *context, size_t pair)
     for (size_t c = 0; c < columns; c++) to[2 * c] = a[c], to[2 * c + 1] = b ? b[c] : 0;
 }
 
-/* returns 1 if memory ran out; threads that had memory have made their updates */
+/* returns 1 if memory ran out; the other threads have made their updates */
 int kernels_first_update(const first_t *j)
 {
     plan_t p = {.j = j, .pairs = ((size_t)j->batch + 1) / 2};

@@ -7,11 +7,11 @@
 #define BLOCK_ROWS 128  /* rows multiplied by one group of panels before the next group is loaded */
 #define RUN_ROWS 32     /* rows whose results stay in the first-level cache until they are compared */
 #define CHUNK_PAIRS 80  /* words of a panel group that stay in the first-level cache */
-#define STREAM_BYTES (1 << 25) /* a result of this size is stored past the caches (LARGE of arrays.py) */
+#define STREAM_BYTES (1 << 25) /* a result of this size is written with stores that bypass the caches (LARGE of arrays.py) */
 #define MIN_CHUNK 4096  /* words: a task of packing, lifting or panel building */
-#define TASKS_EACH 4    /* tasks a thread, so that a slow thread does not delay the others: at least, */
-#define TASKS_MOST 64   /* and at most, if each still has */
-#define TASK_WORDS (1 << 20) /* words of work, some 20 microseconds */
+#define TASKS_EACH 4    /* tasks for each thread, so that a slow thread does not delay the others: at least this many, */
+#define TASKS_MOST 64   /* and at most this many, if each task still has */
+#define TASK_WORDS (1 << 20) /* this many words of work, about 20 microseconds */
 
 const isa_t *isa_table(int level)
 {

@@ -3,7 +3,7 @@
  *
  * planes    any machine: the window's eight bit planes are eight rows for the 1-bit tile. With bits a of a plane and
  *           bits b of a filter, sum a (2b - 1) = popcount(b) - popcount(a ^ b), so the tile, started from
- *           2 popcount(b), gives twice the plane's product, and zeros of a window add nothing.
+ *           2 popcount(b), gives twice the plane's product, and zeros of a window have no effect.
  * bytes     AVX-512 with VNNI: four bytes by four weights a lane; weights stay bits and become ±1 in registers.
  */
 #include <string.h>
@@ -12,10 +12,10 @@
 #include "../xnor.h"
 
 #define PLANES 8
-#define MIN_WORK 16384     /* multiply-adds, in units of 8 * LANES: less is not worth a second thread */
+#define MIN_WORK 16384     /* multiply-adds, in units of 8 * LANES; with fewer, no second thread is used */
 #define BLOCK_WORDS 4096   /* 64-bit words that the windows of one task may take on the stack */
 #define BLOCK_MAX 32       /* windows of one task */
-#define TASKS_EACH 4       /* tasks a thread */
+#define TASKS_EACH 4       /* tasks for each thread */
 
 /* cpu/pixels.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
@@ -99,7 +99,7 @@ static void pixels_task(void *context, size_t task)
     const size_t split = task % p->splits, end = (split + 1) * p->groups / p->splits;
     const size_t n = (size_t)j->n, words = (size_t)j->words, out_h = (size_t)j->out_h, out_w = (size_t)j->out_w;
 
-    _Alignas(64) uint64_t windows[BLOCK_WORDS + 8]; /* bytes: 8 words each 64; planes: the same room again */
+    _Alignas(64) uint64_t windows[BLOCK_WORDS + 8]; /* bytes: 8 words for every 64; planes: as much again */
     const int32_t *levels[BLOCK_MAX];
     size_t x = row0 % out_w, y = row0 / out_w % out_h, image = row0 / out_w / out_h;
     for (size_t r = 0; r < rows; r++) {
