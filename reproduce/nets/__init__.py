@@ -59,8 +59,8 @@ class ReLU(Activation):
 class Block(nn.Module):
     """linear or conv -> [2×2 max pooling] -> batch norm -> [activation] -> [dropout], in that order.
 
-    Pooling acts on pre-activations: after a sign it would be an OR. `activation` names a registered one, whose
-    module is `act`.
+    Pooling acts on pre-activations: after a sign it would be an OR. `activation` is the name of a registered
+    activation; `act` is its module.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class MLP(nn.Module):
 
 @spec.NETS.add(spec.ConvNet)
 class ConvNet(nn.Module):
-    """x (N, C, H, W) -> scores (N, classes): two 3×3 convolutions and a pooling a stage, then dense layers."""
+    """x (N, C, H, W) -> scores (N, classes): stages of two 3×3 convolutions and a pooling, then dense layers."""
 
     def __init__(self, net: spec.ConvNet, image: spec.Image, classes: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def build(settings: spec.Settings) -> nn.Module:
 
 
 def _weights(net: spec.PaperNet, first: bool = False) -> tuple[bool, Binarizer | None]:
-    """Whether the weights used are signs of the latent ones; else the binarizer that makes them, None if float."""
+    """Whether weights are binarized by their sign; if not, their binarizer, or None for float weights."""
     if first and net.first_weights == "float":
         return False, None
     return net.weights == "binary", None if net.weights in ("binary", "float") else spec.WEIGHTS[net.weights]

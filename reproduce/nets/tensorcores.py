@@ -69,7 +69,7 @@ _kept = WeakIdKeyDictionary()
 
 
 def signs_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """sign(weight) in bfloat16 or float16. Valid until the weight changes: later calls use the same memory.
+    """sign(weight) in bfloat16 or float16. Valid until the weight changes: later calls reuse the memory.
 
     The signs are computed here unless the update kernel has kept them up to date (`follow`).
     """
@@ -228,7 +228,7 @@ def _holders() -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def precision(tensor_cores: bool) -> Iterator[None]:
-    """Within the block torch's float32 products on a GPU use TF32 (`tensor_cores`) or full float32."""
+    """A block in which torch's float32 products on a GPU use TF32 (`tensor_cores`) or full float32."""
     wanted = "tf32" if tensor_cores else "ieee"
     holders = _holders()
     before = [holder.fp32_precision for holder in holders]

@@ -24,7 +24,7 @@ OTHER = {
 
 
 def difference(of: object, identity: dict[str, str]) -> str:
-    """How the run `of` a checkpoint differs from this run, in words."""
+    """How a checkpoint's run, `of`, differs from this run, in words."""
     if not isinstance(of, dict):
         return OTHER["source"]  # checkpoints of older versions do not say more
     return ", ".join(words for name, words in OTHER.items() if of.get(name) != identity.get(name))
@@ -85,7 +85,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def saved(path: Path) -> Any:
     """What torch.save wrote, on the CPU; no code in the file is run. Any exception if a byte is not as written."""
-    with zipfile.ZipFile(path) as file:  # torch writes sums of all parts, but does not look at them when it reads
+    with zipfile.ZipFile(path) as file:  # torch writes checksums, but does not check them when it reads
         if (damaged := file.testzip()) is not None:
             raise zipfile.BadZipFile(damaged)
     return torch.load(path, map_location="cpu", weights_only=True)

@@ -126,7 +126,7 @@ class Pass:
             norm.pool(y, pooled, self.room("which", small, np.uint8))
             y = pooled
         way = self._norm(training, y.shape)
-        # the same for all values of a unit: only the moving average of the mean needs it
+        # a constant of each unit, which only the moving average of the mean needs
         constant = stage.product.of_shift(x) + stage.bias
         if training:
             square = way.statistics(y, scale)

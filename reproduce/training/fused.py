@@ -22,7 +22,7 @@ from kernels.cpu.step import first_layer, fixed, ternary
 from reproduce.nets.layers import BinaryConv2d, BinaryLinear
 
 Room = Callable[[str, tuple[int, ...], type[np.generic]], NDArray[Any]]
-"""Gives the array of a name, shape and dtype; it is the same array in every step."""
+"""Returns the array of a name, shape and dtype: the same array in every step."""
 
 
 @dataclass

@@ -38,7 +38,7 @@ STEPS_PER_BLOCK = 50
 EVAL_BATCH = 500
 CHECKPOINT_SECONDS = 60.0
 SPARE = 1.1  # the next epoch is expected to take at most this many times the longest of the last three
-MEANT_SO = "|".join(  # Lightning's warnings about what is intended here
+MEANT_SO = "|".join(  # Lightning's warnings about settings that are intended here
     (
         ".*does not have many workers.*",
         ".*`training_step` returned `None`.*",
@@ -51,7 +51,7 @@ MEANT_SO = "|".join(  # Lightning's warnings about what is intended here
 
 
 def eval_batch(device: torch.device) -> int:
-    """Images that are evaluated at once; more on a GPU, where launching an operation takes the host long."""
+    """Images that are evaluated at once; more on a GPU, to reduce the number of launches."""
     return EVAL_BATCH if device.type == "cpu" else 4 * EVAL_BATCH
 
 
@@ -170,7 +170,7 @@ class Classifier(L.LightningModule):
     # --- evaluation ---
 
     def val_dataloader(self) -> list[int]:
-        return [0]  # one call of validation_step, which goes through the whole split by itself
+        return [0]  # one call of validation_step, which processes the whole split
 
     def validation_step(self, _: Any, __: int) -> None:
         train, epoch = self.settings.train, self.current_epoch + 1

@@ -1,9 +1,10 @@
-"""A training step of the paper's nets on a GPU without autograd: products, and few passes between two of them.
+"""A training step of the paper's nets on a GPU without autograd: matrix products with few passes between them.
 
 It computes what autograd would: Algorithm 1's two passes with vanilla batch norm, signs, pooling, dropout and the
 squared hinge loss. Products have the precision of `tensorcores`: those of ±1 or 0 by ±1 are exact. A gradient
 enters a dense product as a high and a low bf16 part, and a convolution in TF32. A dense first layer takes images
-as three bf16 parts, a convolution as float32. The gradient of a bias is 0: batch normalization takes it away.
+as three bf16 parts, a convolution as float32. The gradient of a bias is 0, because batch normalization subtracts the
+mean.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ BF16_ONE, FP16_ONE = 0x3F80, 0x3C00
 
 
 def unknown(net: nn.Module, data: DeviceData, batch: int, loss: str) -> str | None:
-    """Why a step cannot be made here, in a few words; None if it can."""
+    """Why this module cannot make the steps of a net, in a few words; None if it can."""
     if type(net) not in (nets.MLP, nets.ConvNet):
         return f"a net of the kind {type(net).__name__}"
     if not all(map(ways.uses, ("passes", "bf16", "tf32"))):
@@ -55,7 +56,7 @@ def unknown(net: nn.Module, data: DeviceData, batch: int, loss: str) -> str | No
 
 
 class Dense:
-    """A dense block of the net: what it keeps from its forward to its backward pass."""
+    """A dense block of the net, with the arrays that its backward pass needs."""
 
     def __init__(self, block: nets.Block, last: bool) -> None:
         layer, norm = block.layer, block.norm
@@ -67,8 +68,8 @@ class Dense:
         self.y = self.mean = self.inverse = self.out = torch.empty(0)
 
     def forward(self, x: Tensor, parts: int, stream: int) -> Tensor:
-        """x (parts · B, in) bf16, the sum of whose parts is the input -> signs (2 B, out) bf16, twice the same; of
-        the last layer scores (B, out) float32.
+        """x (parts · B, in) bf16: parts whose sum is the input. Returns signs (2 B, out) bf16, the same matrix
+        twice; for the last layer scores (B, out) float32.
         """
         device, norm = x.device, self.norm
         y = product(x, signs_of(self.weight, torch.bfloat16).T)
@@ -90,8 +91,9 @@ class Dense:
         return out
 
     def backward(self, grad: Tensor, grads: int, stream: int, whole: bool) -> tuple[Tensor, Tensor | None]:
-        """grad (grads · B, out) float32, whose parts' sum is the gradient of the result -> that of the product,
-        (2 B, out) bf16, high and low parts, and if `whole` (B, out) float32. Sets those of bias, gamma and beta.
+        """grad (grads · B, out) float32: parts whose sum is the gradient of the result. Returns the gradient of
+        the product, (2 B, out) bf16 as high and low parts, and if `whole` also (B, out) float32. Sets the
+        gradients of bias, gamma and beta.
         """
         norm, units = self.norm, len(self.bias)
         rows = len(grad) // grads
@@ -110,7 +112,7 @@ class Dense:
 
 
 class Convolution:
-    """A convolutional block of the net; `after` is the block behind it."""
+    """A convolutional block of the net; `after` is the next block."""
 
     def __init__(self, block: nets.Block, after: nets.Block) -> None:
         layer = block.layer
@@ -123,8 +125,8 @@ class Convolution:
         self.x = self.y = torch.empty(0)
 
     def forward(self, x: Tensor, halves: Tensor | None, stream: int) -> tuple[Tensor, Tensor | None]:
-        """x (B, Cin, H, W) float32, channels last, and the same in fp16 where this layer takes that -> such a pair
-        of the result; before a dense layer (2 B, features) bf16, twice the same, and None.
+        """x (B, Cin, H, W) float32, channels last, and the same in fp16 if this layer takes that. Returns such a
+        pair for the result; before a dense layer (2 B, features) bf16, the same matrix twice, and None.
         """
         norm, device = self.norm, x.device
         if self.half:
@@ -163,8 +165,8 @@ class Convolution:
         return floats, signs
 
     def backward(self, grad: Tensor, grads: int, stream: int, first: bool) -> Tensor | None:
-        """grad: float32 of the result's layout (of `grads` matrices) -> that of x, none of the first layer's. Sets
-        the gradients of the parameters.
+        """grad: float32 in the layout of the result (`grads` matrices). Returns the gradient of x, except for the
+        first layer. Sets the gradients of the parameters.
         """
         norm = self.norm
         to_y = torch.empty_like(self.y, dtype=torch.float32)
@@ -238,7 +240,7 @@ class NetStep:
                 grad, grads = below.contiguous(memory_format=torch.channels_last), 1
 
     def _images(self, index: Tensor, stream: int) -> tuple[Tensor, Tensor]:
-        """Images with dropout: float32 (B, pixels), and (3 B, pixels) bf16, three parts whose sum they are."""
+        """Images with dropout: float32 (B, pixels), and (3 B, pixels) bf16, three parts with the same sum."""
         data, device = self.data, index.device
         size = (len(index), data.rows.shape[1])
         noise = torch.rand(size, device=device) if self.drop_in else None
