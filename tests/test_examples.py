@@ -33,7 +33,7 @@ FREEZES = {"fashion", "fashion-convnet", "reactnet", "bop"}
 
 
 @pytest.mark.parametrize("source", sample(sorted(FILES, key=lambda p: p.stem != "reactnet")), ids=lambda p: p.stem)
-def test_an_example_trains_is_shown_and_freezes_or_says_which_layer_does_not(
+def test_an_example_trains_is_listed_and_freezes_or_names_the_layer_that_cannot(
     own, source, tmp_path, monkeypatch, capsys
 ):
     assert len(module(source).read_text().splitlines()) <= 60

@@ -41,7 +41,7 @@ def misspelt(content):
     content["small"] = {"net": {"hiden": [3]}}
 
 
-def test_all_problems_of_a_file_are_told_at_once_misspelt_keys_first(tmp_path):
+def test_all_problems_of_a_file_are_reported_at_once_misspelt_keys_first(tmp_path):
     path = write(tmp_path / "mine" / "a.yaml", misspelt)
     with pytest.raises(spec.SpecError) as error:
         spec.load(path)
@@ -82,7 +82,7 @@ def test_files_and_folders_anywhere_and_a_broken_one_stops_no_other(tmp_path):
         spec.cells([str(good), str(tmp_path / "other" / "mine")])
 
 
-def test_a_file_with_its_module_beside_it_counts_in_a_folder_while_that_is_in_use(own, tmp_path):
+def test_a_file_with_its_own_module_is_read_only_if_the_module_is_in_use(own, tmp_path):
     (
         write(tmp_path / "mine" / "a.yaml"),
         write(tmp_path / "mine" / "b.yaml"),
@@ -94,7 +94,7 @@ def test_a_file_with_its_module_beside_it_counts_in_a_folder_while_that_is_in_us
     assert [c.name for c in spec.cells(None, tmp_path)] == ["mine/a", "mine/b-two", "mine/b"]
 
 
-def test_the_code_of_a_module_is_part_of_what_makes_a_run(own, tmp_path):
+def test_the_code_of_a_module_is_part_of_a_runs_key(own, tmp_path):
     alone, found = machine.source_digest("cpu"), []
     for text in ("x = 1\n", "# a comment\nx  =  1\n", "x = 2\n"):
         path = tmp_path / "own.py"
@@ -118,7 +118,7 @@ def test_a_module_that_cannot_be_used_is_named_in_a_line(own, tmp_path, text, wo
     assert "\n" not in str(error.value)
 
 
-def test_a_groups_name_is_an_anchor_of_its_own():
+def test_each_groups_name_gives_its_own_anchor():
     assert groups._anchor("mine-2") == "mine-2"
     assert len({groups._anchor(name) for name in ("my own", "my-own", "my/own")}) == 3
 
@@ -190,7 +190,7 @@ def test_loss_rate_norm_and_preprocessing_of_ones_own(own, monkeypatch):
         freeze(module)
 
 
-def test_a_name_is_registered_once(own):
+def test_a_name_can_be_registered_only_once(own):
     with pytest.raises(ValueError, match="loss 'squared_hinge' is registered already"):
         spec.LOSSES.add("squared_hinge")(lambda scores, targets: scores.sum())
 
@@ -275,7 +275,7 @@ def test_a_convnet_for_images_that_cannot_be_halved_so_often_is_refused():
         spec.Settings.model_validate(base)
 
 
-def test_labels_are_held_against_the_data_sets_own_classes(monkeypatch):
+def test_labels_are_checked_against_the_data_sets_classes(monkeypatch):
     _, splits = sized(monkeypatch, (16, 16), 7)
     x, y = splits["train"]
     arrays = {"x_train": x.repeat(2, 0)[:500], "y_train": y.repeat(2)[:500], "x_test": x[:100], "y_test": y[:100]}

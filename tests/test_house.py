@@ -44,20 +44,20 @@ def test_without_one_the_environment_is_made_first():
 
 
 @pytest.mark.skipif(MAKE is None, reason="make is not installed")
-def test_help_names_every_verb():
+def test_help_names_every_command():
     done = subprocess.run([MAKE, "help"], capture_output=True, text=True, cwd=yamlfile.ROOT, timeout=60)
     for verb in VERBS:
         assert f"make {verb} " in done.stdout
 
 
-def test_citation_names_this_version_and_no_persons_of_its_own():
+def test_the_citation_has_this_version_and_the_project_as_author():
     cited = yaml.safe_load((yamlfile.ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((yamlfile.ROOT / "pyproject.toml").read_text())["project"]
     assert (cited["version"], cited["license"]) == (project["version"], project["license"])
     assert cited["authors"] == [{"name": project["name"]}]
 
 
-def test_ci_runs_what_readme_tells_people_to_run():
+def test_ci_runs_the_commands_of_the_readme():
     readme = (yamlfile.ROOT / "README.md").read_text()
     first = re.search(r"```\n(.*?)```", readme, re.S).group(1)
     commands = [line.split("#")[0].strip() for line in first.splitlines()]
@@ -67,7 +67,7 @@ def test_ci_runs_what_readme_tells_people_to_run():
         assert f"\n{verb}\n" in ci
 
 
-def test_test_all_runs_every_test_but_the_slow_and_those_for_a_gpu_once():
+def test_test_all_runs_every_test_once_except_slow_and_gpu_tests():
     make = (yamlfile.ROOT / "Makefile").read_text()
     options = tomllib.loads((yamlfile.ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     calls = re.search(r"^test-all: .*\n((\t.*\n)+)", make, re.M).group(1)

@@ -80,7 +80,7 @@ def names(device, root=identity.ROOT):
     return {path.relative_to(root).as_posix() for path in identity.members(device, root)}
 
 
-def test_of_this_project_it_holds_what_makes_numbers_and_not_what_shows_or_starts_them(tmp_path):
+def test_the_digest_covers_the_code_that_computes_numbers_and_not_reports_or_commands(tmp_path):
     cpu, cuda = names("cpu"), names("cuda")
     training = {p.relative_to(identity.ROOT).as_posix() for p in (identity.ROOT / identity.BEGIN).rglob("*.py")}
     on_gpu = {name for name in training if "/cuda/" in name}
@@ -140,7 +140,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("edit", KEPT)
-def test_an_edit_that_changes_no_number_keeps_it(tree, edit):
+def test_an_edit_that_changes_no_number_keeps_the_digest(tree, edit):
     before, (name, old, new) = both(tree), KEPT[edit]
     change(tree / name, old, new)
     assert both(tree) == before
@@ -160,13 +160,13 @@ CHANGED = {
 
 
 @pytest.mark.parametrize("edit", CHANGED)
-def test_an_edit_that_may_change_a_number_changes_it(tree, edit):
+def test_an_edit_that_may_change_a_number_changes_the_digest(tree, edit):
     before, (name, old, new) = digest("cpu", tree), CHANGED[edit]
     change(tree / name, old, new)
     assert digest("cpu", tree) != before
 
 
-def test_a_new_module_is_in_it_by_its_place_or_by_an_import(tree):
+def test_a_new_module_is_in_the_digest_by_its_folder_or_by_an_import(tree):
     before = both(tree)
     (tree / "reproduce/training/deep").mkdir()
     (tree / "reproduce/training/deep/__init__.py").write_text('"""Says nothing."""\n')
@@ -186,7 +186,7 @@ def test_a_new_module_is_in_it_by_its_place_or_by_an_import(tree):
     assert digest("cpu", tree) != again[0]
 
 
-def test_files_that_move_keep_it_and_an_import_of_another_module_does_not(tree):
+def test_moved_files_keep_the_digest_and_an_import_of_another_module_changes_it(tree):
     before = both(tree)
     (tree / "reproduce/nets").mkdir()
     (tree / "reproduce/nets/__init__.py").write_text("")

@@ -67,7 +67,7 @@ def cycle(root):
     return next((found for name in graph if (found := search(name, []))), [])
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_there_is_no_import_cycle():
     assert cycle(yamlfile.ROOT) == []
 
 
@@ -75,7 +75,7 @@ def test_no_module_imports_itself_by_way_of_others():
     "back",
     ["from kernels import a", "def f():\n    from kernels.a import X", "import kernels.a", "from . import a"],
 )
-def test_a_cycle_is_found_wherever_its_import_stands(tmp_path, back):
+def test_a_cycle_is_found_wherever_its_import_is(tmp_path, back):
     for package in PACKAGES:
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("")

@@ -13,7 +13,7 @@ def runs(rng, n, images, share):
     return rng.random((n, images)) < share
 
 
-def test_difference_is_the_paired_t_test_where_seeds_scatter_more_than_images():
+def test_the_difference_is_a_paired_t_test_if_seeds_scatter_more_than_images():
     rng = np.random.default_rng(1)
     shares = 0.05 + 0.03 * rng.standard_normal((7, 1)).clip(-1, 1)
     arm, reference = rng.random((7, 2000)) < shares, runs(rng, 7, 2000, 0.04)
@@ -27,7 +27,7 @@ def test_difference_is_the_paired_t_test_where_seeds_scatter_more_than_images():
     assert found.p_loss == pytest.approx(one_sided.pvalue)
 
 
-def test_seeds_that_agree_by_luck_are_not_certain():
+def test_seeds_that_agree_by_chance_give_no_certainty():
     images, n = 1000, 3
     arm, reference = np.zeros((n, images), bool), np.zeros((n, images), bool)
     for seed in range(n):  # each seed's arm is wrong on 12 images of its own, its reference on 10: always +0.2
@@ -73,7 +73,7 @@ def made(rng, count, n, shift, spread, images=10_000, error=1.5):
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.06, 0.12])
-def test_the_rule_errs_as_seldom_as_it_says(spread):
+def test_the_error_rate_of_the_rule_is_as_stated(spread):
     rng = np.random.default_rng(3)
     effect, n = 0.15, 8
     said = {"null": [], "at the effect": []}
@@ -87,7 +87,7 @@ def test_the_rule_errs_as_seldom_as_it_says(spread):
         assert said["at the effect"].count("worse") >= 0.7 * 150
 
 
-def test_found_is_what_the_design_finds_in_four_of_five_cases():
+def test_the_stated_effect_is_found_in_four_of_five_cases():
     rng = np.random.default_rng(4)
     first = [paired.difference(a, r, 0.15).found for a, r in made(rng, 60, 8, 0.0, 0.06)]
     shift = float(np.mean(first))

@@ -227,7 +227,7 @@ IDENTITY = {"settings": settings(train={"epochs": 4}).digest(), "seed": "0"}
 
 @FRACTIONS
 @pytest.mark.timeout(3600)
-def test_a_checkpoint_cut_or_changed_at_any_byte_is_not_gone_on_from(tmp_path, checkpoint, fraction):
+def test_a_checkpoint_cut_or_changed_at_any_byte_is_not_resumed(tmp_path, checkpoint, fraction):
     content, _ = checkpoint
     path = tmp_path / "a.ckpt"
     path.write_bytes(content)
@@ -315,7 +315,7 @@ def test_no_code_in_a_checkpoint_or_net_is_run(tmp_path, checkpoint, monkeypatch
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_killed_processes_left_is_removed(tmp_path, call):
+def test_files_left_by_killed_processes_are_removed(tmp_path, call):
     store = tmp_path / "store"
     assert call(store)[0] == 0
     (path,) = (store / "runs").glob("*.json")
@@ -331,9 +331,7 @@ def test_what_killed_processes_left_is_removed(tmp_path, call):
 # --- numbers --------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_breaks_off_is_recorded_with_epoch_seed_and_the_curve_until_then(
-    tmp_path, call, monkeypatch, capsys
-):
+def test_a_failed_run_is_recorded_with_epoch_seed_and_its_curve_so_far(tmp_path, call, monkeypatch, capsys):
     rate = train.optim.rate
 
     def jumps(rule, epochs, epoch):

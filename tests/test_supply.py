@@ -30,7 +30,7 @@ def answers(stdout="", stderr="", code=0):
         (answers(json.dumps({"dependencies": [SOUND | {"vulns": [{"id": "V-1"}]}]})), 1, "a 1: V-1"),
     ],
 )
-def test_what_pip_audit_said(monkeypatch, capsys, answer, code, words):
+def test_the_messages_for_each_result_of_pip_audit(monkeypatch, capsys, answer, code, words):
     monkeypatch.setattr(audit.subprocess, "run", answer)
     assert audit.main() == code
     assert words in capsys.readouterr().out

@@ -19,7 +19,7 @@ def made_wrong(errors, images, hard, rng):
     return wrong
 
 
-def test_interval_is_the_prediction_interval_of_the_seeds_where_they_scatter_most():
+def test_the_interval_is_the_seeds_prediction_interval_if_seeds_scatter_more_than_images():
     errors = [0.8, 1.2, 0.9, 0.96]
     summary = summarize(errors, 10_000)
     s = math.sqrt(sum((e - 0.965) ** 2 for e in errors) / 3)
@@ -50,7 +50,7 @@ def test_variance_from_the_images_is_that_of_the_errors_where_images_are_indepen
 
 
 @pytest.mark.parametrize("errors", [[1.2] * 3, [1.15, 1.16, 1.15]])
-def test_seeds_that_agree_by_luck_are_not_certain(errors):
+def test_seeds_that_agree_by_chance_give_no_certainty(errors):
     assert verdict(errors, 0.96, 0.19) == "inconclusive"
     summary = summarize(errors, 10_000)
     assert summary.low < 0.96 < summary.high

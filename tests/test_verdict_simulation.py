@@ -40,7 +40,7 @@ def test_images_of_a_run_go_wrong_together_only_where_the_spread_asks_for_it():
     assert most.image_variance[5].mean() == pytest.approx(simulation.MOST * 5 * 95 / 2000, rel=0.05)
 
 
-def test_the_rule_tried_is_the_verdicts_and_the_one_before_is_that_of_the_seeds_alone():
+def test_the_simulated_rule_is_the_verdicts_and_the_older_one_uses_seeds_alone():
     rng = np.random.default_rng(3)
     drawn = simulation.draw(CASE, 200)
     for n in simulation.SEEDS:
@@ -85,7 +85,7 @@ def test_the_rule_keeps_what_it_promises_image_by_image():
     assert larger.loc[larger["spread"] >= 0.05, "lost"].max() > 5  # and why √v has two degrees of freedom more
 
 
-def test_the_page_says_the_worst_cases_of_the_committed_table():
+def test_the_page_gives_the_worst_cases_of_the_committed_table():
     with open(simulation.TABLE, encoding="utf-8") as file:
         table = [line for line in csv.DictReader(file) if line["rule"] == simulation.NOW]
     usual = [line for line in table if float(line["spread"]) <= float(line["error"]) / 4]

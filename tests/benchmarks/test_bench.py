@@ -57,7 +57,7 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
     assert "xnor, kernel alone" in done.output and "GTX 750" in done.output and str(path) in done.output
 
 
-def test_a_record_is_never_written_over(tmp_path):
+def test_a_record_is_never_overwritten(tmp_path):
     content = {"format": 1, "kind": "cpu", "quick": False, "started": "2026-01-02T03:04:05+00:00", "rows": []}
     record = sealed.checked(Bench, content | {"machine": {"name": "a CPU"}, "code": {}})
     path = sealed.write_new(record, tmp_path)
@@ -66,7 +66,7 @@ def test_a_record_is_never_written_over(tmp_path):
         sealed.write_new(record, tmp_path)
 
 
-def test_the_papers_bars_stand_beside_their_like():
+def test_the_papers_bars_are_beside_comparable_candidates():
     bars = yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["figure3"]["bars"]
     product, mlp = "product of 8192×8192 matrices", "MNIST MLP, 10000 images in batches of 1000"
     assert paper_seconds(product, "naive float32", bars) == 6.79
@@ -88,7 +88,7 @@ def test_the_papers_bars_stand_beside_their_like():
     "there, words",
     [(False, "no CUDA device here"), (True, "CuPy cannot be imported (x); `pip install cupy-cuda13x`")],
 )
-def test_without_what_a_gpu_needs_it_says_so_in_one_line(monkeypatch, there, words):
+def test_a_missing_gpu_requirement_is_named_in_one_line(monkeypatch, there, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(launch, "no_gpu", lambda: "CuPy cannot be imported (x)")
     done = run("--gpu")

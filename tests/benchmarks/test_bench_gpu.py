@@ -134,7 +134,7 @@ def test_a_kernel_that_does_not_launch_is_named_and_the_rest_go_on(host, monkeyp
 
 
 @pytest.mark.parametrize("form", ["integers", pytest.param("bits", marks=pytest.mark.exhaustive)])
-def test_wrong_results_have_no_time(host, monkeypatch, form):
+def test_a_candidate_with_wrong_results_gets_no_time(host, monkeypatch, form):
     if form == "integers":
         real = cuda.CudaBackend.matmul
 
@@ -162,7 +162,7 @@ def test_wrong_results_have_no_time(host, monkeypatch, form):
 
 
 @pytest.mark.exhaustive
-def test_wrong_predictions_have_no_time(host, monkeypatch):
+def test_a_backend_with_wrong_predictions_gets_no_time(host, monkeypatch):
     monkeypatch.setattr(products, "BACKENDS", ("cuda-bmma", "cuda-xnor"))
     real = cuda.CudaBackend.matmul
 
@@ -179,7 +179,7 @@ def test_wrong_predictions_have_no_time(host, monkeypatch):
     assert {"packed cuda-xnor, end to end", bench_gpu.NAIVE} <= {row["candidate"] for row in rows}
 
 
-def test_what_failed_earlier_trials_is_not_tried_again(tmp_path, host, monkeypatch):
+def test_backends_that_failed_earlier_trials_are_not_tried_again(tmp_path, host, monkeypatch):
     monkeypatch.setattr(bench_gpu, "CELLS", {})
     monkeypatch.setattr(trial, "failures", lambda names: pytest.fail("a trial"))
     (tmp_path / "broken.json").write_text('{"cuda-bmma": "hangs"}')
@@ -192,7 +192,7 @@ def test_what_failed_earlier_trials_is_not_tried_again(tmp_path, host, monkeypat
 
 
 @pytest.mark.exhaustive
-def test_what_failed_its_trial_is_left_out_and_named(host, monkeypatch):
+def test_a_backend_that_fails_its_trial_is_left_out_and_named(host, monkeypatch):
     monkeypatch.setattr(products, "BACKENDS", ("cuda-bmma", "cuda-xnor"))
     broken = {"cuda-bmma": "not done after 150 s", trial.PIXELS: "RuntimeError: pixels: 3 of 9 results are wrong"}
     rows, failed = products.products(print, broken, quick=True)
@@ -221,7 +221,7 @@ def test_the_naive_kernel_makes_every_product_of_a_net(host):
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
 
 
-def test_a_host_without_a_compiler_is_asked_for_few(host, monkeypatch):
+def test_without_a_compiler_fewer_results_are_compared_with_the_host(host, monkeypatch):
     net, _ = nets.random_net(nets.cell_settings("MNIST MLP", quick=True))
     images = np.random.default_rng(0).integers(0, 256, (7, 28, 28)).astype(np.uint8)
     there, want = host.asarray(images), net.predict(images)
@@ -249,7 +249,7 @@ def test_a_tiny_run_on_a_gpu_fails_nowhere(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*products.BACKENDS, "cuda-naive", trial.PIXELS, trial.UPDATES])
-def test_a_trial_holds_a_backend_against_the_host(cp, name):
+def test_a_trial_compares_a_backend_with_the_host(cp, name):
     if name not in (trial.PIXELS, trial.UPDATES) and GPU[name].unavailable():
         pytest.skip("not on this GPU")
     trial.check(name, quick=True)
@@ -295,7 +295,7 @@ def test_a_trial_finds_what_is_wrong(host, monkeypatch):
         ("import time; time.sleep(60)", "not done after 3 s: hangs, or is compiled very slowly"),
     ],
 )
-def test_a_trial_that_dies_or_hangs_is_a_line(monkeypatch, code, found):
+def test_a_trial_that_dies_or_hangs_is_reported_in_one_line(monkeypatch, code, found):
     real = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: real([sys.executable, "-c", code], **rest))
     assert trial.failures(["cuda-xnor"], 3.0) == ({} if found is None else {"cuda-xnor": found})
@@ -317,7 +317,7 @@ def test_bounds_are_those_of_the_highest_clock(host, monkeypatch):
     assert clock.bounds({"clocks.max.sm": 1410.0})["fp32_peak"] == 128 * 1.41e9 * multiprocessors
 
 
-def test_the_drivers_clocks_are_read_where_it_tells(cp, monkeypatch):
+def test_clocks_are_read_if_the_driver_reports_them(cp, monkeypatch):
     monkeypatch.setattr(cp.cuda.runtime, "deviceGetPCIBusId", lambda _: "0000:01:00.0", raising=False)
 
     def ask(command, **_):
@@ -361,7 +361,7 @@ class FakeEvents:
         self.slept.append(cycles)
 
 
-def test_events_hold_the_gpu_until_all_is_queued(monkeypatch):
+def test_the_gpu_waits_until_all_calls_are_queued(monkeypatch):
     fake = FakeEvents()
     monkeypatch.setattr(torch.cuda, "Event", fake.Event)
     monkeypatch.setattr(torch.cuda, "_sleep", fake._sleep)

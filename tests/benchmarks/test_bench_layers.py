@@ -29,7 +29,7 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
     assert layers.BITS in done.output and "row(s): faster than torch float32" in done.output
 
 
-def test_what_cannot_be_measured_together():
+def test_options_that_exclude_each_other_are_refused():
     for words in (("--layers", "--gpu"), ("--layers", "--train"), ("--gpu", "--train")):
         done = run(*words)
         assert done.exit_code == 2 and done.stderr.count("\n") == 1
@@ -49,7 +49,7 @@ def test_the_int8_layers_compute_what_the_1_bit_ones_do():
         assert np.abs(found - right).max() <= 0.501 * step and np.abs(right).max() > 10
 
 
-def test_1_bit_pays_from_the_width_from_which_on_it_is_always_faster():
+def test_1_bit_pays_from_the_smallest_width_beyond_which_it_is_always_faster():
     def row(batch, width, ratio):
         faster = {layers.FP32: {"ratio": ratio}}
         what = f"linear, {batch} × {width}"

@@ -86,7 +86,7 @@ def published(tmp_path, monkeypatch):
     return keep
 
 
-def test_the_newest_committed_net_of_the_paper_s_scale_is_timed_else_a_short_one_else_a_random_one(published):
+def test_the_timed_net_is_the_newest_at_paper_scale_else_at_short_scale_else_random(published):
     assert nets.trained(MLP) is None and nets.net_of(MLP, False)[3] == "random weights"
     short = published("short-bnn-theano-mnist-short-seed0-abc")
     assert nets.trained(MLP) == short and nets.trained("CIFAR-10 ConvNet") is None

@@ -83,7 +83,7 @@ def test_three_steps_of_the_peer_are_those_of_the_formulas_in_float64(case, layo
     assert max(layer.weight.abs().max() for layer in loop.layers) == 1  # clamped
 
 
-def test_the_peer_refuses_what_it_does_not_know():
+def test_the_peer_refuses_unknown_settings():
     with pytest.raises(ValueError, match="the peer knows"):
         peer.Peer(settings(net={"activation": "relu"}), 1e-3, torch.contiguous_format)
 
@@ -143,7 +143,7 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
         ("CIFAR-10 ConvNet", 16, 0.1, False),
     ],
 )
-def test_the_ratio_is_void_where_the_peer_is_too_slow(name, cores, peer_rate, is_void):
+def test_the_ratio_is_void_if_the_peer_is_too_slow(name, cores, peer_rate, is_void):
     reason = bench_train.void(name, cores, peer_rate)
     assert (reason is not None) == is_void
     if is_void:
@@ -185,7 +185,7 @@ def test_parts_of_a_step_are_found_where_the_time_is_spent(monkeypatch):
 
 @pytest.mark.timed
 @pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here")
-def test_parts_of_a_step_without_autograd_are_found_where_the_time_is_spent(monkeypatch):
+def test_the_time_of_a_slow_part_without_autograd_is_reported_under_that_part(monkeypatch):
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "fixed16")
     slow = (
         (breakdown.GATHER, engine.Engine, "_input", 0.05),
@@ -222,7 +222,7 @@ def slow_parts_show(slow, monkeypatch):
 
 
 @pytest.mark.timed
-def test_a_slow_backward_of_a_layer_is_the_layers(monkeypatch):
+def test_a_slow_backward_is_reported_under_its_layer(monkeypatch):
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     s = CASES["mlp"]
     data = bench_train.device_data(s, made_images(200)[0])
@@ -248,7 +248,7 @@ def test_a_slow_backward_of_a_layer_is_the_layers(monkeypatch):
 
 
 @pytest.mark.timed
-def test_lightnings_overhead_is_what_passes_between_the_blocks(monkeypatch):
+def test_lightnings_overhead_is_the_time_between_the_blocks(monkeypatch):
     s = CASES["mlp"]
     data = bench_train.device_data(s, made_images(600)[0])
     plain = breakdown.of_lightning(s, data, 1e-2, blocks=4, epochs=3)

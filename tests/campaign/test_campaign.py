@@ -55,7 +55,7 @@ def test_runs_are_recorded_and_skipped_the_next_time(tmp_path, data_folder):
     assert net["blocks.0.layer.weight"].shape == (32, 784)
 
 
-def test_a_run_that_another_process_is_at_is_left_for_the_end_and_not_made_twice(tmp_path, data_folder):
+def test_a_run_that_another_process_trains_is_postponed_and_not_trained_twice(tmp_path, data_folder):
     cell = made_cell(train={"epochs": 1})
     store = runs.Store(tmp_path / "s")
     store.prepare()
@@ -78,7 +78,7 @@ def test_a_run_that_another_process_is_at_is_left_for_the_end_and_not_made_twice
     assert len(list(store.runs.glob("*.json"))) == 2
 
 
-def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data_folder, monkeypatch):
+def test_a_record_names_every_call_that_trained_its_run(tmp_path, data_folder, monkeypatch):
     def in_calls(store, *calls):
         plan = runs_wanted([made_cell(train={"epochs": len(calls)})], "small", [0], print)
         for dirty, name, *threads in calls:
@@ -112,7 +112,7 @@ def may_be_pooled(*records):
     return len(rows.apart(records)) == 1
 
 
-def test_a_damaged_record_is_told_before_its_run_is_made_again(tmp_path, data_folder):
+def test_a_damaged_record_is_reported_before_its_run_is_trained_again(tmp_path, data_folder):
     cell = made_cell(train={"epochs": 1})
     go(tmp_path, data_folder, [cell])
     (path,) = (tmp_path / "runs").iterdir()
@@ -123,7 +123,7 @@ def test_a_damaged_record_is_told_before_its_run_is_made_again(tmp_path, data_fo
     assert read_record(path).seed == 0
 
 
-def test_settings_that_their_data_refuse_do_not_end_the_campaign(tmp_path, data_folder, monkeypatch, capsys):
+def test_settings_that_do_not_fit_their_data_do_not_end_the_campaign(tmp_path, data_folder, monkeypatch, capsys):
     steps = [{"step": "range", "low": 0, "high": 1}, {"step": "center"}, {"step": "standardize"}]
     odd = {"data": {"train": 1, "valid": 1, "test": 1, "preprocess": steps}, "train": {"batch": 1}}
     experiments(tmp_path / "experiments")
@@ -135,7 +135,7 @@ def test_settings_that_their_data_refuse_do_not_end_the_campaign(tmp_path, data_
     assert [p.name[:6] for p in (tmp_path / "r" / "runs").iterdir()] == ["table1"]
 
 
-def test_what_the_end_needs_is_looked_at_before_anything_is_trained(tmp_path, data_folder, monkeypatch, capsys):
+def test_files_that_the_final_table_needs_are_read_before_training(tmp_path, data_folder, monkeypatch, capsys):
     experiments(tmp_path / "experiments")
     bad = tmp_path / "experiments" / "short" / "bad.yaml"
     bad.parent.mkdir()
@@ -155,7 +155,7 @@ def test_what_the_end_needs_is_looked_at_before_anything_is_trained(tmp_path, da
     assert "paper.yaml: arxiv: missing" in error
 
 
-def test_missing_data_is_one_line_a_data_set_and_the_rest_runs(tmp_path, data_folder, monkeypatch):
+def test_missing_data_is_one_line_for_each_data_set_and_the_other_cells_run(tmp_path, data_folder, monkeypatch):
     def unreachable(scratch):
         raise OSError("unreachable")
 
@@ -215,7 +215,7 @@ def test_memory_that_torch_cannot_have_is_told_from_other_errors(tmp_path, data_
             go(tmp_path, data_folder, [cell])
 
 
-def test_the_run_command_tells_of_memory_in_a_line_and_ends_with_1(tmp_path, data_folder, monkeypatch, capsys):
+def test_run_reports_a_lack_of_memory_in_one_line_and_exit_code_1(tmp_path, data_folder, monkeypatch, capsys):
     def none(*_, **__):
         raise MemoryError
 
@@ -251,7 +251,7 @@ def test_shards_cover_the_plan_once():
             share(plan, bad)
 
 
-def test_a_time_limit_ends_between_epochs_and_between_runs_and_is_made_up_for_later(tmp_path, data_folder):
+def test_a_time_limit_stops_between_epochs_and_runs_and_a_later_call_finishes(tmp_path, data_folder):
     cell = made_cell(train={"epochs": 2})
     plan = runs_wanted([cell], "small", [0, 1], print)
     whole = worker.carry_out(plan, runs.Store(tmp_path / "whole"), data_folder, CPU, print, bar=False)
@@ -284,7 +284,7 @@ def test_a_time_limit_ends_the_wait_for_another_process(tmp_path, data_folder):
     assert summary.records == [] and summary.stopped.startswith("another process is still training")
 
 
-def test_time_limits_as_they_are_written():
+def test_the_written_forms_of_time_limits():
     read = {text: seconds_of(text) for text in ("90s", "9m", "2h", "1h30m", "1h0m5s")}
     assert read == {"90s": 90, "9m": 540, "2h": 7200, "1h30m": 5400, "1h0m5s": 3605}
     for bad in ("", "9", "9x", "m", "0s", "-9m", "1.5h", "30m1h", "9 m"):
@@ -339,7 +339,7 @@ def test_run_command_writes_the_users_own_table(tmp_path, data_folder, monkeypat
     assert "already there" in capsys.readouterr().out
 
 
-def test_run_command_under_a_time_limit_ends_with_code_75_and_says_how_to_go_on(
+def test_run_with_a_time_limit_ends_with_code_75_and_says_how_to_resume(
     tmp_path, data_folder, monkeypatch, capsys
 ):
     experiments(tmp_path / "experiments", epochs=3)
@@ -357,7 +357,7 @@ def test_run_command_under_a_time_limit_ends_with_code_75_and_says_how_to_go_on(
     assert len(list((elsewhere / "runs").glob("*.json"))) == 2
 
 
-def test_plan_says_how_long_and_how_large_and_trains_nothing(tmp_path, data_folder, monkeypatch, capsys):
+def test_plan_prints_time_and_memory_and_trains_nothing(tmp_path, data_folder, monkeypatch, capsys):
     experiments(tmp_path / "experiments", epochs=3)
     monkeypatch.setattr(probe, "SECONDS", 0.0)
     store = tmp_path / "mine"
@@ -432,7 +432,7 @@ def test_bad_options_are_one_line_and_code_2(tmp_path, monkeypatch, capsys, word
 
 
 @pytest.mark.parametrize("words", [["run", "--scale", "small"], ["run", "--plan"], ["check"]])
-def test_threads_that_are_no_number_are_one_line_before_anything_begins(tmp_path, monkeypatch, capsys, words):
+def test_an_invalid_number_of_threads_is_one_line_before_training(tmp_path, monkeypatch, capsys, words):
     experiments(tmp_path / "experiments")
     monkeypatch.setenv("KERNELS_THREADS", "abc")
     assert command(monkeypatch, tmp_path, *words) == 2
@@ -440,7 +440,7 @@ def test_threads_that_are_no_number_are_one_line_before_anything_begins(tmp_path
     assert error == "reproduce: KERNELS_THREADS takes a number of threads from 1 to 9999, not 'abc'\n"
 
 
-def test_names_are_shown_as_they_are_and_dirty_runs_are_marked(tmp_path, data_folder, monkeypatch, capsys):
+def test_names_are_shown_unchanged_and_dirty_runs_are_marked(tmp_path, data_folder, monkeypatch, capsys):
     row = "a [/x] [red]b[/red] :smile:"
     path = experiments(tmp_path / "experiments") / "table1" / "made.yaml"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"row": row}))
@@ -462,7 +462,7 @@ def test_names_are_shown_as_they_are_and_dirty_runs_are_marked(tmp_path, data_fo
     assert command(monkeypatch, tmp_path, *words, "--plan") == 0
 
 
-def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(tmp_path, data_folder, monkeypatch, capsys):
+def test_ctrl_c_ends_cleanly_and_the_run_resumes_later(tmp_path, data_folder, monkeypatch, capsys):
     experiments(tmp_path / "experiments")
 
     def interrupted(*_, **__):
@@ -480,7 +480,7 @@ def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(tmp_path, data_folder, mo
 # --- the bands of check-small ---
 
 
-def test_band_is_a_prediction_interval_and_bites():
+def test_a_band_is_a_prediction_interval_with_the_stated_coverage():
     values = [2.0, 2.1, 1.9, 2.05, 1.95]
     low, high = small_check.band(values)
     s = np.std(values, ddof=1)
@@ -505,7 +505,7 @@ def test_bands_need_every_calibration_run(tmp_path):
         assert all(low < high for low, high in limits.values())
 
 
-def test_a_run_that_diverges_fails_the_check_with_a_word(monkeypatch):
+def test_a_run_that_diverges_fails_the_check_with_a_reason(monkeypatch):
     (cell,) = spec.cells(["check/mlp"])
     broken = made_record(status="failed", failure="the training loss is not finite", result=None, curve=[])
     seed = cell.experiment.check.seed
@@ -517,7 +517,7 @@ def test_a_run_that_diverges_fails_the_check_with_a_word(monkeypatch):
     assert said == ["check/mlp: the run failed"]
 
 
-def test_committed_mutants_at_least_two_of_three_are_caught():
+def test_at_least_two_of_the_three_committed_mutants_are_caught():
     limits = {c.name: small_check.bands(c) for c in spec.cells() if c.experiment.check}
     records, problems = read_records(small_check.COMMITTED / "mutants")
     assert not problems
@@ -550,7 +550,7 @@ def test_without_compiled_kernels_the_numbers_have_another_name_and_the_reason_i
         go(tmp_path, data_folder, [cell])
 
 
-def test_a_checkpoint_that_memory_is_too_short_for_or_the_disk_fails_to_read_stays(tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_read_for_lack_of_memory_or_a_disk_error_is_kept(tmp_path, monkeypatch):
     path = tmp_path / "a.ckpt"
     torch.save({"run": {}}, path)
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), OSError(5, "EIO")):
@@ -570,7 +570,7 @@ def test_a_checkpoint_that_memory_is_too_short_for_or_the_disk_fails_to_read_sta
     assert not path.exists() and path.with_name("a.ckpt.other").exists()
 
 
-def test_memory_that_runs_out_while_a_file_is_written_is_told_by_its_context():
+def test_out_of_memory_while_writing_is_recognised_by_the_errors_context():
     try:
         try:
             raise MemoryError
@@ -581,9 +581,7 @@ def test_memory_that_runs_out_while_a_file_is_written_is_told_by_its_context():
     assert not checkpoint_file.out_of_memory(RuntimeError("unexpected pos 64 vs 0"))
 
 
-def test_a_data_set_that_the_machine_cannot_read_is_tried_again_and_its_arrays_are_let_go(
-    tmp_path, data_folder, monkeypatch
-):
+def test_an_unreadable_data_set_is_retried_and_its_arrays_are_freed(tmp_path, data_folder, monkeypatch):
     def unread(*_):
         raise fetch.Unread("mnist: not enough memory to read it")
 
@@ -601,7 +599,7 @@ def test_a_data_set_that_the_machine_cannot_read_is_tried_again_and_its_arrays_a
     assert go(tmp_path, data_folder, [cell]).trained == 1
 
 
-def test_a_check_without_memory_is_no_caught_error(monkeypatch, tmp_path):
+def test_a_check_without_enough_memory_does_not_count_as_a_caught_error(monkeypatch, tmp_path):
     summary = worker.Summary(not_made={"x, seed 0": "not enough memory"})
     monkeypatch.setattr(small_check, "OWN_STORE", tmp_path)
     monkeypatch.setattr(worker, "carry_out", lambda *_, **__: summary)

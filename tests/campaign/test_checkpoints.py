@@ -50,7 +50,7 @@ def told(said, name, how, kept):
     return f"    checkpoint {name}: begun {how}, starting afresh; the old one is kept as {kept}" in said
 
 
-def test_one_by_other_code_is_kept_and_told_and_comes_back_with_its_code(store, call, monkeypatch):
+def test_a_checkpoint_of_other_code_is_kept_named_and_used_again_with_that_code(store, call, monkeypatch):
     call()
     call()
     (first,) = in_work(store)
@@ -72,7 +72,7 @@ def test_one_by_other_code_is_kept_and_told_and_comes_back_with_its_code(store, 
     assert call(one_epoch=False)[1].trained == 1 and in_work(store) == [f"{second}.other"]
 
 
-def test_one_with_other_settings_or_data_is_kept_under_a_name_that_is_free(store, call, monkeypatch, data_folder):
+def test_a_checkpoint_of_other_settings_or_data_is_kept_under_a_free_name(store, call, monkeypatch, data_folder):
     call()
     (first,) = in_work(store)
     taken = {f"{first}.other": b"an earlier one", f"{first}.other.2": b"another"}
@@ -90,7 +90,7 @@ def test_one_with_other_settings_or_data_is_kept_under_a_name_that_is_free(store
     assert told(call(**small)[0], second, "on other data (1 epochs)", f"{second}.other")
 
 
-def test_one_of_another_device_mode_seed_or_process_is_left_alone(store, call, monkeypatch):
+def test_a_checkpoint_of_another_device_mode_seed_or_process_is_not_touched(store, call, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(products, "mode", lambda _="cpu": "another mode")
         call()

@@ -62,7 +62,7 @@ def content(store):
 
 
 @pytest.mark.exhaustive
-def test_three_at_once_make_every_run_once_and_the_same_as_one_after_another(folder):
+def test_three_parallel_jobs_train_every_run_once_with_the_results_of_serial_training(folder):
     three = start(folder, folder / "three", "--seeds", "7", "--jobs", "3", "--threads", "1")
     out, error = three.communicate(timeout=200)
     assert three.returncode == 0, error
@@ -112,7 +112,7 @@ def test_no_process_outlives_the_command(folder, number):
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
 
 
-def test_a_run_that_broke_off_in_another_process_is_not_made_again(tmp_path, data_folder):
+def test_a_run_that_failed_in_another_process_is_not_trained_again(tmp_path, data_folder):
     cell = made_cell(train={"epochs": 1})
     store = runs.Store(tmp_path / "s")
     store.prepare()
@@ -147,7 +147,7 @@ def test_a_run_that_broke_off_in_another_process_is_not_made_again(tmp_path, dat
         (2, 1, "cuda", 1),
     ],
 )
-def test_cores_are_shared_out(monkeypatch, count, threads, device, each):
+def test_cores_are_divided_among_jobs(monkeypatch, count, threads, device, each):
     monkeypatch.setattr(jobs, "thread_count", lambda: 8)
     assert jobs.threads_each(count, threads, device) == each
 
@@ -200,7 +200,7 @@ def test_torchs_threads_are_no_more_than_a_cpu_quota_allows(monkeypatch, quota, 
         torch.set_num_threads(before)
 
 
-def test_plan_times_several_at_once(tmp_path, data_folder, monkeypatch, capsys):
+def test_plan_times_several_jobs_in_parallel(tmp_path, data_folder, monkeypatch, capsys):
     monkeypatch.setattr(probe, "SECONDS", 0.2)
     plan = runs_wanted([made_cell(train={"epochs": 3})], "small", [0, 1], print)
     cpu, before = torch.device("cpu"), torch.get_num_threads()
@@ -213,7 +213,7 @@ def test_plan_times_several_at_once(tmp_path, data_folder, monkeypatch, capsys):
     assert "2 at once" in out and "ms each" in out
 
 
-def test_plan_says_where_so_many_do_not_run(monkeypatch, capsys):
+def test_plan_says_if_that_many_jobs_cannot_run(monkeypatch, capsys):
     def gone(*_):
         raise EOFError
 
@@ -224,7 +224,7 @@ def test_plan_says_where_so_many_do_not_run(monkeypatch, capsys):
     assert "3 processes at once do not run here" in told[0]
 
 
-def test_storage_that_fails_beside_is_one_line(tmp_path, capsys):
+def test_failing_storage_in_another_process_is_one_line(tmp_path, capsys):
     store = tmp_path / "file"
     store.write_text("no folder")
     plan = runs_wanted([made_cell()], "small", [0], print)

@@ -79,7 +79,7 @@ def test_a_run_under_way_is_published_with_its_curve_and_removed_once_its_record
     assert sum(row.seconds for row in begun.curve) == pytest.approx(begun.seconds)
 
 
-def test_what_is_under_way_in_another_store_stays_and_a_run_that_broke_off_is_not_under_way(store, tmp_path):
+def test_unfinished_runs_of_another_store_are_kept_and_failed_runs_are_not_unfinished(store, tmp_path):
     target, other = tmp_path / "public", runs.Store(tmp_path / "other")
     go(other, 1, seed=1)
     publish(store, target)
@@ -138,7 +138,7 @@ def test_the_report_shows_it_as_unfinished_and_its_tables_and_claims_do_not_chan
     assert list(errors) == [row.valid_wrong / 2 for row in after.running[0].curve]  # of 200 images
 
 
-def test_a_store_of_nothing_but_runs_under_way_measures_nothing(store, tmp_path):
+def test_a_store_with_only_unfinished_runs_has_no_measurements(store, tmp_path):
     publish(store, tmp_path / "public")
     found = report.gather(tmp_path / "public", [CELL])
     assert not found.empty and set(table1.frame(found.runs, found.cells, quoted=False)["verdict"]) == {"not run"}
@@ -186,7 +186,7 @@ def test_damaged_and_foreign_files_of_runs_under_way_are_named_and_left_out(stor
     assert found.running == () and any("there is a record of this run" in p for p in found.problems)
 
 
-def test_publish_and_list_as_a_person_types_them(tmp_path, monkeypatch, capsys):
+def test_publish_and_list_on_the_command_line(tmp_path, monkeypatch, capsys):
     folder = experiments(tmp_path / "experiments", epochs=3)
     monkeypatch.setattr(runs, "PUBLISHED", tmp_path / "public")
     store = runs.Store(tmp_path / "store")

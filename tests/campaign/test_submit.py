@@ -49,7 +49,7 @@ def test_every_run_that_is_not_in_the_store_becomes_a_task(tmp_path, data_folder
     assert "all 2 run(s) are in" in capsys.readouterr().out and len(handed) == 2
 
 
-def test_a_task_goes_on_after_its_time_until_it_is_done(monkeypatch):
+def test_a_task_resumes_after_its_time_limit_until_it_is_done(monkeypatch):
     codes, called = [75, 75, 0], []
 
     def run(words, **_):
@@ -102,7 +102,7 @@ def test_a_task_that_cannot_be_requeued_is_a_line_and_its_work_is_kept(
     )
 
 
-def test_a_scontrol_that_does_not_answer_is_a_line(monkeypatch):
+def test_a_failing_scontrol_is_one_line(monkeypatch):
     def hangs(words, timeout, **_):
         raise subprocess.TimeoutExpired(words, timeout)
 
@@ -110,7 +110,7 @@ def test_a_scontrol_that_does_not_answer_is_a_line(monkeypatch):
     assert slurm._requeue("7") == "scontrol did not answer within 60 seconds"
 
 
-def test_jobs_are_known_by_their_place_in_the_array():
+def test_jobs_are_identified_by_their_index_in_the_array():
     assert slurm.slurm_job({}) is None
     assert slurm.slurm_job({"SLURM_JOB_ID": "5"}) == "5"
     array = {"SLURM_JOB_ID": "6", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "0"}

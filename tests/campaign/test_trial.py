@@ -66,7 +66,7 @@ def test_an_inexact_convolution_is_found_and_left_out(nothing_left_out, dtype, p
     assert len(said) == 1
 
 
-def test_recorded_steps_that_do_something_else_are_found(nothing_left_out):
+def test_wrong_recorded_steps_are_found(nothing_left_out):
     real = step.Step.__call__
 
     def other(self, index):
@@ -102,7 +102,7 @@ def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
     assert gpu_trial.choose_parts(said.append) == {} and len(asked) == 2
 
 
-def test_a_trial_in_a_process_of_its_own_tells_what_is_wrong(nothing_left_out):
+def test_a_trial_in_its_own_process_reports_the_error(nothing_left_out):
     found = kernel_trial.broken(
         {
             "bf16": ["reproduce.campaign.gpu_trial", "bf16", "cpu", "small"],
@@ -113,7 +113,7 @@ def test_a_trial_in_a_process_of_its_own_tells_what_is_wrong(nothing_left_out):
     assert list(found) == ["graph"] and "nowhere" in found["graph"]
 
 
-def test_a_gpu_runs_key_and_record_tell_of_what_is_left_out(nothing_left_out):
+def test_a_gpu_runs_key_and_record_name_the_parts_left_out(nothing_left_out):
     run = dataclasses.replace(made_run(), device="cuda")
     keys = set()
     for without in ("", "updates", "graph updates"):

@@ -173,12 +173,12 @@ def test_what_uninstalling_the_other_leaves_is_told(tmp_path):
     assert code == 2 and said.count("\n") == 1 and "what is left of `kernels`" in said, said
 
 
-def test_our_own_kernels_are_known():
+def test_our_own_kernels_are_recognised():
     assert begin.foreign_kernels() is None
     assert "PyPI" in (yamlfile.ROOT / "README.md").read_text()
 
 
-def test_what_data_needs_is_an_error_of_one_line(tmp_path, monkeypatch, capsys):
+def test_a_missing_data_folder_is_one_line(tmp_path, monkeypatch, capsys):
     def nothing(*_):
         raise data.DataError("no data folder")
 

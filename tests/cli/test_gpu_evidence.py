@@ -79,7 +79,7 @@ def test_its_steps_in_their_order_and_within_their_limits(evidence):
     assert all("-o timeout=60 -o timeout_method=thread tests/" in line for line in asked[9:])
 
 
-def test_what_failed_its_trial_is_left_out_of_all_that_follows_but_the_tests(evidence):
+def test_a_part_that_fails_its_trial_is_left_out_of_all_later_steps_except_the_tests(evidence):
     _, _, asked = evidence()
     assert [line.split(" | ")[1] for line in asked[:9]] == ["unset"] * 2 + ["fp16 graph"] * 7
     assert {line.split(" | ")[1] for line in asked[9:]} == {"unset"}
@@ -127,7 +127,7 @@ def test_named_runs_are_trained_first_each_once_and_real_activations_are_not_pac
     sample([("reproduce run", "training"), ("gpu trials", "trials"), ("gpu preflight", "preflight"),
             (" bench ", "figure3"), ("gpu curves", "curves"), (" predict ", "predict"), ("-m pytest", "tests")]),
 )  # fmt: skip
-def test_a_step_that_fails_ends_nothing(evidence, fails, named):
+def test_a_failed_step_does_not_end_the_script(evidence, fails, named):
     code, said, asked = evidence(FAILS=fails)
     assert code == 1 and "a reason" in said and f"gpu-evidence: failed: {named}" in said
     assert "run" in kinds(asked) and any("-m gpu" in line for line in asked)

@@ -20,7 +20,7 @@ AT = {
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("what", AT)
-def test_it_ends_within_seconds_with_a_word(what, number):
+def test_a_signal_ends_the_command_quickly_with_a_message(what, number):
     program = f"""
 import time
 import numpy as np
@@ -45,7 +45,7 @@ with stoppable("go on so"):
         assert (code, process.stderr.read()) == (128 + number, "reproduce: go on so\n")
 
 
-def test_handlers_are_put_back_and_an_interrupt_is_told(capsys):
+def test_handlers_are_restored_and_an_interrupt_is_reported(capsys):
     import typer
 
     from reproduce.terminal import stoppable
@@ -59,7 +59,7 @@ def test_handlers_are_put_back_and_an_interrupt_is_told(capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_python_imports_is_told(tmp_path, number):
+def test_a_signal_during_imports_is_reported(tmp_path, number):
     (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
     with subprocess.Popen(
         [sys.executable, "-m", "reproduce", "list"],

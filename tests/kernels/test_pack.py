@@ -72,7 +72,7 @@ def test_edges_of_the_bfloat16_sign(way):
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("at", [(0, 0), (2, 63), (1, 64), (2, 129)])
-def test_nan_is_refused_wherever_it_stands(way, dtype, at, sign):
+def test_nan_is_refused_at_any_position(way, dtype, at, sign):
     x = np.ones((3, 130), dtype)
     x[at] = np.copysign(np.nan, sign)
     for same in [x, torch.from_numpy(x).bfloat16()] if dtype == "float32" else [x]:
@@ -170,7 +170,7 @@ def test_arrays_that_carry_more_than_numbers_are_refused(way, what):
         pack(x, way)
 
 
-def test_every_front_door_refuses_a_mask():
+def test_every_public_function_refuses_a_mask():
     one = np.ma.array(np.ones((1, 1, 1, 1)), mask=True)
     w, floats, integers = pack(np.ones((1, 1, 1, 1))), one.astype(np.float32), one.astype(np.int64)[0, 0, 0]
     calls = [
@@ -188,7 +188,7 @@ def test_every_front_door_refuses_a_mask():
             call()
 
 
-def test_plain_kinds_of_array_are_taken(tmp_path, way):
+def test_plain_kinds_of_array_are_accepted(tmp_path, way):
     np.save(tmp_path / "x.npy", np.array([[1.0, -1.0]]))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     assert isinstance(mapped, np.memmap)
@@ -229,7 +229,7 @@ def words_and_writer(kind):
 
 
 @pytest.mark.parametrize("kind", ["a view", "a read-only view", "an array with a view", "a buffer"])
-def test_writing_through_what_words_were_taken_from_changes_no_packed_array(way, kind):
+def test_writing_to_the_memory_of_given_words_does_not_change_a_packed_array(way, kind):
     words, writer = words_and_writer(kind)
     p, other = Packed(words, 64), pack(np.ones((1, 64)))
     before = xnor_matmul(p, other, way)
@@ -259,6 +259,6 @@ def test_words_that_nobody_can_write_to_are_not_copied(way):
         (np.full((2, 1), 1 << 40, np.uint64), 40, ValueError),
     ],
 )
-def test_words_that_hold_no_packed_array_are_refused(words, k, error):
+def test_words_that_are_not_a_packed_array_are_refused(words, k, error):
     with pytest.raises(error):
         Packed(words, k)

@@ -54,7 +54,7 @@ def test_products_are_exact(way, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_bits_are_the_comparison_at_each_place(way, shape):
+def test_bits_are_the_comparison_at_each_position(way, shape):
     x, w, padding = made(shape)
     right = expected(x, w, padding)
     rng = np.random.default_rng(1)
@@ -72,7 +72,7 @@ def test_bits_are_the_comparison_at_each_place(way, shape):
     assert h.shape == right.shape and np.array_equal(unpack(h) > 0, bits)
 
 
-def test_a_rule_keeps_its_own_arrays_and_copies_leave_addresses_behind():
+def test_a_rule_copies_its_arrays_and_its_copies_do_not_keep_addresses():
     level, below, where = np.zeros((1, 1, 2), np.int64), np.zeros(2, bool), np.zeros(4, np.int64)
     rule = LocalThresholds(level, below, where, where)
     x, w = np.zeros((1, 4, 4, 3), np.uint8), pack(np.ones((2, 3, 3, 3)))

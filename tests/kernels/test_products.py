@@ -73,7 +73,7 @@ def test_extreme_products(way, k):
     assert xnor_matmul(a, a, way).tolist() == [[k, -k], [-k, k]]
 
 
-def test_real_operands_are_taken_by_sign(way):
+def test_real_operands_are_replaced_by_their_signs(way):
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((9, 99)), rng.standard_normal((8, 99)).astype(np.float32)
     want = np.where(a >= 0, 1, -1) @ np.where(b >= 0, 1, -1).T
@@ -234,7 +234,7 @@ def test_groups_and_dilation_are_refused_by_name(setting):
 
 
 @pytest.mark.parametrize("padding", [(1, 1), (0, 1), "same"])
-def test_padding_that_is_no_number_is_refused_by_name(padding):
+def test_padding_that_is_not_a_number_is_refused_by_name(padding):
     x, w = np.ones((1, 4, 4, 4), np.float32), np.ones((4, 3, 3, 4), np.float32)
     with pytest.raises(TypeError, match="padding must be a whole number"):
         pixels.pixel_conv2d(x.astype(np.uint8), pack(w), padding)

@@ -88,7 +88,7 @@ def test_a_ternary_operand_as_two_planes(rng):
     close(found, g.astype(np.float64) @ t, 2 * 77)
 
 
-def test_what_is_ternary_and_what_is_not(rng):
+def test_which_arrays_are_ternary(rng):
     pure = signed(normal(rng, 33, 5)).astype(np.float32) * 3
     assert reals.ternary(pure) == (3.0, False)
     for place in (0, 16, 33 * 5 - 1):
@@ -163,7 +163,7 @@ def test_sums_do_not_depend_on_the_number_of_threads(rng, monkeypatch):
             np.testing.assert_array_equal(found, wanted)
 
 
-def test_what_does_not_fit_is_refused(rng):
+def test_operands_that_do_not_fit_are_refused(rng):
     x, b = normal(rng, 3, 8), reals.signs(normal(rng, 8, 4))
     with pytest.raises(TypeError, match="float32"):
         reals.real_matmul(x.astype(np.float64), b)

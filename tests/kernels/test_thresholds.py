@@ -103,7 +103,7 @@ def test_any_threshold_and_direction(way, m, n, k, seed, data):
         (np.zeros(4, int), np.zeros(4, int), TypeError),
     ],
 )
-def test_rules_that_make_no_sense_are_refused(level, below, error):
+def test_invalid_rules_are_refused(level, below, error):
     with pytest.raises(error):
         Thresholds(level, below)
 

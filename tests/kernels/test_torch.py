@@ -62,7 +62,7 @@ def test_packed_words_are_those_of_kernels(shape, dtype):
     assert torch.equal(pack(turned), found)
 
 
-def test_what_cannot_be_packed_is_an_error():
+def test_arrays_that_cannot_be_packed_are_an_error():
     with pytest.raises(ValueError, match="NaN"):
         pack(torch.tensor([1.0, torch.nan]))
     with pytest.raises(TypeError, match="uint8"):
@@ -393,6 +393,6 @@ def test_layers_and_opcheck_on_a_gpu():
     checked("xnor_conv2d", pack(normal(2, 6, 5, 70).cuda()), pack(normal(4, 3, 3, 70).cuda()), 70, 1, 1)
 
 
-def test_tables_are_taken_where_there_are_some():
+def test_tables_are_used_if_available():
     assert operators.by_tables(normal(2, 2)) == reals.available()
     assert not operators.by_tables(normal(2, 2), normal(2, 2).double())

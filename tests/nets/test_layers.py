@@ -217,7 +217,7 @@ def test_tensor_core_products_have_the_gradients_of_torchs_own(case, signs_in):
         torch.testing.assert_close(one, other)
 
 
-def test_precision_is_put_back_also_after_an_error():
+def test_precision_is_restored_also_after_an_error():
     before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
     with pytest.raises(RuntimeError), tensorcores.precision(True):
         assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "tf32"

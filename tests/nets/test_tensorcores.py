@@ -86,7 +86,7 @@ def test_the_bound_of_fp16_is_that_of_every_possible_result():
         assert tensorcores.exact_in_fp16(channels) == held, channels
 
 
-def test_fp16_serves_the_papers_layers_but_the_last_convolution():
+def test_fp16_is_exact_for_the_papers_layers_except_the_last_convolution():
     assert [tensorcores.exact_in_fp16(c) for c in PAPER] == [True, True, False]
 
 
@@ -119,7 +119,7 @@ def test_a_step_agrees_with_float64(here, case):
     assert trajectory.choices < 5 * STATES  # one value near 0 stands in as many places as its window of pixels
 
 
-def test_a_gradient_in_one_part_breaks_the_agreement(here):
+def test_a_gradient_in_one_bf16_part_is_detected(here):
     real = tensorcores.parts
     here.setattr(tensorcores, "parts", lambda x, count: real(x, 1).repeat(count, 1) / count)
     trajectory = Trajectory("torch", CASES["mlp"])
@@ -131,7 +131,7 @@ def test_a_gradient_in_one_part_breaks_the_agreement(here):
 # --- kept signs -----------------------------------------------------------------------------------------------
 
 
-def test_signs_are_taken_anew_unless_an_update_keeps_them():
+def test_signs_are_recomputed_unless_an_update_keeps_them_current():
     w = torch.nn.Parameter(torch.randn(5, 7))
     assert tensorcores.follow(w) is None  # none are kept yet
     first = tensorcores.signs_of(w, torch.bfloat16)

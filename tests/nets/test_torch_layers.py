@@ -49,7 +49,7 @@ def trained(net, x, labels, layers, steps=12):
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_they_train_as_the_harness_own_layers(kind):
+def test_they_train_like_the_harness_layers(kind):
     wanted = NETS[kind]
     shape, convolutions = ((28, 28), 0) if kind == "mlp" else ((32, 32, 3), 2 * len(wanted.net.channels))
     images, labels = made_images(20, shape)

@@ -215,7 +215,7 @@ def test_every_committed_proof_is_whole_and_of_a_published_run():
     assert all(found == set(formats.FORMATS) for found in kinds.values())
 
 
-def test_a_file_that_predicts_otherwise_is_not_kept(tmp_path, data_folder, monkeypatch):
+def test_a_file_with_other_predictions_is_not_kept(tmp_path, data_folder, monkeypatch):
     store = tmp_path / "store"
     record = go(store, data_folder, [made_cell(train={"epochs": 1})]).records[0]
     real = npz.run
@@ -231,7 +231,7 @@ def test_a_file_that_predicts_otherwise_is_not_kept(tmp_path, data_folder, monke
     assert not (store / "exports").exists()
 
 
-def test_what_cannot_be_exported_is_one_line(tmp_path, data_folder, monkeypatch):
+def test_a_net_that_cannot_be_exported_is_one_line(tmp_path, data_folder, monkeypatch):
     store = tmp_path / "store"
     record = go(store, data_folder, [made_cell(train={"epochs": 1}, net={"weights": "float"})]).records[0]
 

@@ -61,7 +61,7 @@ def test_a_net_of_real_inputs_is_fed_the_preprocessed_images(tmp_path, data_fold
     assert all(image["margin"] < 1e-3 for image in found.differing)
 
 
-def test_every_prediction_is_held_against_the_float32_nets_and_kept(tmp_path, data_folder):
+def test_every_prediction_is_compared_with_the_float32_nets_and_recorded(tmp_path, data_folder):
     store = runs.Store(tmp_path / "store")
     record = go(store.root, data_folder, [made_cell(train={"epochs": 1})]).records[0]
     path = from_run.freeze_run(record.stem, store, data_folder, print)
@@ -92,7 +92,7 @@ def forget_where_from(path):
     dataclasses.replace(PackedNet.load(path), about={}).save(path)
 
 
-def test_weights_are_their_runs_own(tmp_path, data_folder):
+def test_weights_of_another_run_are_refused(tmp_path, data_folder):
     """Another run's, of the same shape, are not packed under this one's name; an older record takes what fits."""
     store = runs.Store(tmp_path / "store")
     cell = made_cell(train={"epochs": 1})
@@ -146,7 +146,7 @@ def test_a_file_predicts_through_a_cuda_backend(tmp_path, data_folder, cp, monke
     assert found["backend"].startswith(backend) and found["machine"]["name"] in ("of cuda", launch.gpu_name())
 
 
-def test_what_cannot_be_packed_is_one_line(tmp_path, data_folder):
+def test_a_run_that_cannot_be_packed_is_one_line(tmp_path, data_folder):
     store = tmp_path / "store"
     cell = made_cell(train={"epochs": 1}, net={"weights": "float"})
     record = go(store, data_folder, [cell]).records[0]
@@ -200,7 +200,7 @@ WRONG = {
 }
 
 
-def test_weights_that_will_not_do_are_one_line_and_code_2(tmp_path, data_folder):
+def test_unusable_weights_are_one_line_and_code_2(tmp_path, data_folder):
     store = runs.Store(tmp_path / "store")
     record = go(store.root, data_folder, [made_cell(train={"epochs": 1})]).records[0]
     path, own = from_run.freeze_run(record.stem, store, data_folder, print), store.net(record.stem)

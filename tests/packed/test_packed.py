@@ -348,7 +348,7 @@ def test_images_of_another_kind_are_refused():
     assert net.predict(np.zeros((0, 28, 28), np.uint8)).shape == (0,)
 
 
-def test_more_images_than_go_through_at_once(monkeypatch):
+def test_more_images_than_one_batch(monkeypatch):
     wanted = of_kind("mlp")
     net = freeze_net(wanted, random_state(wanted, 3, wild=False), (1 / 255, np.float32(0).reshape(())))
     images = images_for(wanted, 25)
@@ -367,7 +367,7 @@ def small_net(shift=None):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "convnet", "real", "per pixel"])
-def test_what_is_saved_is_what_is_loaded(tmp_path, kind):
+def test_a_loaded_net_equals_the_saved_one(tmp_path, kind):
     wanted = of_kind("mlp" if kind in ("mlp", "per pixel") else "convnet", SHIFT)
     shift = shift_of(kind, wanted)
     net = freeze_net(wanted, random_state(wanted), None if kind == "real" else (2 / 255, shift), {"seed": 3})
@@ -453,7 +453,7 @@ def resealed(content, header=None, arrays=None, length=None):
     return whole + hashlib.sha256(whole).digest()
 
 
-def test_a_fitting_checksum_does_not_make_nonsense_a_net(tmp_path):
+def test_invalid_content_with_a_valid_checksum_is_refused(tmp_path):
     content = saved(small_net(), tmp_path)
     file.parse(resealed(content))
     size = struct.unpack_from("<I", content, 12)[0]

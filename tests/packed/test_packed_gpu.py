@@ -32,7 +32,7 @@ def test_every_bit_score_and_class_is_the_hosts(cuda_name, cp, kind, norm, shift
     assert len(net.predict(images[:0], cuda_name)) == 0
 
 
-def test_two_pooled_blocks_and_images_that_are_there_already(cp):
+def test_two_pooled_blocks_and_images_already_on_the_gpu(cp):
     wanted = of_kind("convnet", channels=[5, 20], dense=[40, 16])
     net, images = (
         freeze_net(wanted, random_state(wanted, 2), (1 / 128, np.float32(-1).reshape(()))),

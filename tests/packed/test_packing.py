@@ -60,7 +60,7 @@ def test_finished_bnn_runs_are_packed_once_and_every_prediction_compared(tmp_pat
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
 
 
-def test_the_claim_takes_the_records_and_fails_where_a_prediction_differs(tmp_path):
+def test_the_claim_uses_the_records_and_fails_if_a_prediction_differs(tmp_path):
     store, target = runs.Store(tmp_path / "store"), tmp_path / "public" / "nets"
     go(store, cell=CELL, scale="paper")
     publish(store, target)
@@ -118,7 +118,7 @@ def test_predictions_that_differ_are_in_the_record_and_the_claim_does_not_hold(t
     assert measured.startswith(f"{len(differing)} of 200 predictions") and verdict == "does not hold"
 
 
-def test_a_net_without_its_weights_or_data_or_too_large_is_told(tmp_path, monkeypatch):
+def test_a_net_without_weights_or_data_or_too_large_is_reported(tmp_path, monkeypatch):
     store, target = runs.Store(tmp_path / "store"), tmp_path / "nets"
     go(store, cell=CELL, scale="paper")
     with monkeypatch.context() as patch:

@@ -21,7 +21,7 @@ def no_repository(tmp_path, monkeypatch):
     ("told", "revision", "dirty"),
     [(None, None, None), ("", None, None), ("a" * 40, "a" * 40, False), ("0f" * 20 + "-dirty", "0f" * 20, True)],
 )
-def test_without_a_repository_the_environment_tells_the_revision(no_repository, told, revision, dirty):
+def test_without_a_repository_the_revision_comes_from_the_environment(no_repository, told, revision, dirty):
     if told is None:
         no_repository.delenv("REPRODUCE_REVISION", raising=False)
     else:

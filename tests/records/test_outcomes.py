@@ -21,7 +21,7 @@ def made_wrong(n, share=0.1, seed=0):
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 1000, 26_032])
-def test_bits_come_back_and_take_an_eighth_of_a_byte_an_image(n):
+def test_bits_are_restored_and_take_an_eighth_of_a_byte_for_each_image(n):
     wrong = made_wrong(n, 0.4, n)
     text = outcomes.pack(wrong)
     np.testing.assert_array_equal(outcomes.unpack(text, n), wrong)
@@ -67,7 +67,7 @@ def test_mcnemar_is_the_binomial_sum_written_out(one, two):
     assert found.p == pytest.approx(p) and found.disagreement == pytest.approx(n / 5)
 
 
-def test_runs_on_parts_of_one_test_set_are_compared_on_what_both_have():
+def test_runs_on_parts_of_one_test_set_are_compared_on_their_common_images():
     wrong = made_wrong(1000, 0.3)
     other = wrong[:950].copy()
     other[[3, 7]] ^= True
@@ -101,7 +101,7 @@ def test_pairs_are_of_one_seed_where_there_are_any():
     assert seeds((2, 0, 1), (8, 7)) == [(0, 7), (1, 8)]
 
 
-def test_frame_has_the_disagreement_within_each_side_as_a_yardstick():
+def test_the_frame_also_holds_the_disagreement_within_each_side():
     base = made_wrong(1000)
 
     def flipped(*where):

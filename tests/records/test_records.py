@@ -38,7 +38,7 @@ def test_every_committed_record_is_read_and_would_be_written_as_it_is(folder):
         assert found == content, path.name
 
 
-def test_what_older_benchmarks_say_in_notes_is_in_fields():
+def test_notes_of_older_benchmarks_are_read_into_fields():
     bench = sealed.read(RESULTS / "kernels" / "cpu-20261125T144311.json")
     scaled = [row for row in bench.rows if row.scaled]
     assert [(row.candidate, row.images, row.timed_images) for row in scaled] == [

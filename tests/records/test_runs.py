@@ -110,7 +110,7 @@ def models_in(annotation):
     return [model for argument in get_args(annotation) for model in models_in(argument)]
 
 
-def test_written_record_comes_back_whole(tmp_path):
+def test_a_written_record_is_read_unchanged(tmp_path):
     store = runs.Store(tmp_path)
     store.prepare()
     record = made_record()
@@ -124,7 +124,7 @@ def test_written_record_comes_back_whole(tmp_path):
     assert {"python", "torch", "lightning", "numpy"} <= set(record.libraries)
 
 
-def test_a_record_of_another_run_under_this_name_does_not_count(tmp_path):
+def test_a_record_of_another_run_under_this_name_is_ignored(tmp_path):
     store = runs.Store(tmp_path)
     store.prepare()
     run = made_run()
@@ -159,7 +159,7 @@ def test_damaged_foreign_or_future_records_are_named(tmp_path, change, words):
     assert words in problems[0] and all("\n" not in p for p in problems)
 
 
-def test_publish_copies_runs_once_broken_ones_too_and_no_mutants(tmp_path):
+def test_publish_copies_each_run_once_also_failed_ones_but_no_mutants(tmp_path):
     store = runs.Store(tmp_path / "local")
     store.prepare()
     store.write(made_record())
@@ -174,7 +174,7 @@ def test_publish_copies_runs_once_broken_ones_too_and_no_mutants(tmp_path):
     assert any("bad.json" in line for line in said) and any("after epoch 3" in line for line in said)
 
 
-def test_a_published_record_is_only_replaced_where_a_broken_run_has_finished_since(tmp_path):
+def test_a_published_record_is_replaced_only_if_its_failed_run_has_finished(tmp_path):
     store = runs.Store(tmp_path / "local")
     store.prepare()
     target = tmp_path / "public"
@@ -190,7 +190,7 @@ def test_a_published_record_is_only_replaced_where_a_broken_run_has_finished_sin
     assert runs.publish(store, target, lambda _: None) == 0
 
 
-def test_publish_tells_of_a_damaged_published_record_and_of_a_false_name(tmp_path):
+def test_publish_reports_a_damaged_published_record_and_a_wrong_name(tmp_path):
     store = runs.Store(tmp_path / "local")
     store.prepare()
     target = tmp_path / "public"

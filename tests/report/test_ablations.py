@@ -20,7 +20,7 @@ ARMS = [cell for cell in CELLS.values() if cell.ablation.against(cell.arm)]
 # --- files ----------------------------------------------------------------------------------------------------
 
 
-def test_every_arm_differs_from_what_it_is_compared_with_and_only_in_what_its_file_says():
+def test_every_arm_differs_from_its_reference_only_as_its_file_says():
     assert len(ARMS) >= 15
     for cell in ARMS:
         other = CELLS[f"{cell.name.rpartition('/')[0]}/{cell.ablation.against(cell.arm)}"]
@@ -57,7 +57,7 @@ def write(folder, **over):
     return path
 
 
-def test_arms_have_the_bases_settings_but_what_is_overridden(tmp_path):
+def test_arms_have_the_bases_settings_except_for_overrides(tmp_path):
     one, two = spec.load_all(write(tmp_path))
     assert (one.name, two.name) == ("own/question/one", "own/question/two")
     s, t = one.scales["small"], two.scales["small"]
@@ -199,7 +199,7 @@ def test_runs_by_different_code_are_no_pairs(tmp_path):
     assert {r.code["source"] for side in found for r in side} == {evidence.runs[0].code["source"]}
 
 
-def test_the_papers_claims_are_judged_by_the_ablations(tmp_path):
+def test_ablations_judge_the_papers_claims(tmp_path):
     store(tmp_path, "mask", {"mask": 1.5, "no-mask": 3.0})
     arms = ("vanilla-adam", "shift-norm-adam", "vanilla-adamax", "shift-norm-adamax")
     store(tmp_path, "shift-based", dict(zip(arms, (1.5, 3.0, 1.5, 1.5), strict=True)))

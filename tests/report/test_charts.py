@@ -35,7 +35,7 @@ def texts(figure):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_an_empty_frame_says_so(name):
+def test_a_figure_without_data_says_so(name):
     (text,) = svgs(name, FIGURES[name]().iloc[:0])
     assert "no record yet" in text
 
@@ -70,7 +70,7 @@ def test_colours_are_those_of_the_page(name):
     assert set(re.findall(r"#[0-9a-f]{6}\b", outside)) <= {"#ffffff"}  # hatches have a white ground of opacity 0
 
 
-def test_letters_stay_letters_and_hostile_names_stay_text():
+def test_text_stays_text_and_hostile_names_are_escaped():
     frame = FIGURES["figure3"]()
     frame["machine"] = '</text><script>alert("$x^{$")</script>\x07'
     text = svgs("figure3", frame)[0]
@@ -125,7 +125,7 @@ def test_forest_has_the_papers_noise_our_interval_and_every_seed():
     assert title(figure) == "Test error: 2 of 3 cells at the paper's scale: 1 reproduced, 1 inconclusive"
 
 
-def test_times_have_every_ratio_and_the_papers_factors():
+def test_the_times_figure_has_every_ratio_and_the_papers_factors():
     (figure,) = drawn("times")
     (axes,) = figure.axes
     marks = sorted(float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() in ("s", "D"))

@@ -11,7 +11,7 @@ from reproduce.report.html import look
 from reproduce.report.sections import ablations
 
 
-def test_ratios_are_said_with_two_figures_and_once_where_they_look_alike():
+def test_ratios_have_two_digits_and_equal_ones_are_given_once():
     assert findings.between([23.4, 1.06, 5.0]) == "1.1 to 23"
     assert findings.between([31.6, 32.4]) == "32" and findings.between([0.84]) == "0.8"
 
@@ -48,7 +48,7 @@ def test_what_a_library_computes_with(candidate, precision):
     assert findings.precision(candidate) == precision
 
 
-def test_curves_say_from_where_to_where_the_error_goes_and_what_is_unfinished():
+def test_the_title_of_curves_gives_first_and_last_error_and_unfinished_runs():
     frame = FIGURES["curves"]()
     frame = frame[frame["net"] == NETS[2]]
     ours = frame["source"] == "ours"
@@ -73,7 +73,7 @@ def test_kernels_of_the_first_layer_are_counted_map_by_map():
 @pytest.mark.parametrize(
     ("shift", "begin"), [(0, "More"), (-40, "Fewer"), ({"512 classes": -40}, "By some counts fewer")]
 )
-def test_unique_filters_are_held_against_the_papers_figure(shift, begin):
+def test_unique_filters_are_compared_with_the_papers_figure(shift, begin):
     frame = FIGURES["figure2b"]()
     frame["fraction"] += shift if isinstance(shift, int) else frame["rule"].map(shift).fillna(0)
     (figure,) = drawn("figure2b", frame)
@@ -108,7 +108,7 @@ KERNELS = (("xnor cuda-wgmma, kernel alone", "xnor", 0.1), ("xnor cuda-wgmma, wi
         ([("torch float32", "library", 0.25)], ""),  # no kernel of ours
     ],
 )
-def test_speed_is_that_of_the_fastest_kernel_that_packs(ours, said):
+def test_speed_is_that_of_the_fastest_1_bit_kernel(ours, said):
     begin = "A product. XNOR against the best float32 library: 3.4 times as fast on GTX 750"
     assert findings.speed("a product", pd.concat([PAPER, speeds(*ours)])) == begin + said
     assert findings.speed("a product", speeds(("cuBLAS", "library", 3.4))) == "A product: no XNOR kernel was timed"

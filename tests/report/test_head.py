@@ -74,18 +74,18 @@ def test_without_records_nothing_is_claimed():
         ("better than the paper", "better"),
     ],
 )
-def test_words_for_verdicts(verdict, word):
+def test_the_short_words_for_verdicts(verdict, word):
     assert head.word(verdict) == word
 
 
-def test_imagenet_and_what_is_not_measured_stand_in_folds():
+def test_imagenet_and_unmeasured_claims_are_folded():
     found = head.verdicts(evidence_of(cells=report.cells()))
     assert {v.fold for v in found} == set(FOLDS)
     assert all(v.fold == "imagenet" for v in found if "ImageNet" in v.claim)
     assert [v.claim for v in found][1].startswith("Classification errors")  # after Table 1: the weightiest
 
 
-def test_why_a_cell_was_not_run(tmp_path):
+def test_the_reason_why_a_cell_was_not_run(tmp_path):
     cells = {c.name: c for c in report.cells()}
     cell, convnet = cells[CELL], cells["table1/bnn-theano-cifar10"]
     row = bench()["rows"][0] | {
@@ -131,7 +131,7 @@ def test_speed_is_against_the_fastest_library_of_each_kind(tmp_path):
     )
 
 
-def test_the_kernel_of_a_gpu_is_named_and_what_rounds_is_no_float32_library(tmp_path):
+def test_the_kernel_of_a_gpu_is_named_and_rounding_libraries_are_not_float32(tmp_path):
     ratios = {"torch float32": 21.0, "torch tf32": 2.3, "torch bfloat16": 1.2, "torch int8 (_int_mm)": 1.1}
     rows = [
         {"candidate": f"xnor {name}, with packing", "seconds": seconds}

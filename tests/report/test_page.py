@@ -89,7 +89,7 @@ def rows(text):
     return [[re.sub(r"<[^>]+>", "", cell).strip() for cell in row] for row in found]
 
 
-def test_numbers_have_their_decimals_and_what_is_missing_is_empty():
+def test_numbers_have_their_decimals_and_missing_values_are_empty():
     text = made_page(made_table())
     shown = rows(text)
     assert [row[:4] for row in shown] == [
@@ -190,7 +190,7 @@ def test_everything_from_outside_is_escaped():
     assert not [k for _, attributes in parsed.tags for k in attributes if k.startswith("on")]
 
 
-def test_the_file_needs_nothing_else():
+def test_the_page_needs_no_other_file():
     text = made_page(made_table(), made_figure())
     parsed = Parsed(text)
     assert not [tag for tag, _ in parsed.tags if tag in ("img", "iframe", "object", "embed", "base")]
@@ -199,7 +199,7 @@ def test_the_file_needs_nothing_else():
     assert "@import" not in text and not re.search(r"url\((?!#)", text)
 
 
-def test_landmarks_headings_and_names_are_there_for_those_who_do_not_see():
+def test_the_page_has_landmarks_headings_and_names_for_screen_readers():
     parsed = Parsed(made_page(made_table(), made_figure()))
     ids = [a["id"] for _, a in parsed.tags if "id" in a]
     assert len(set(ids)) == len(ids)
@@ -243,7 +243,7 @@ def test_an_interval_is_one_column():
     assert [row[:2] for row in rows(text)] == [["a", "0.96 to 1.21"], ["b", ""]]
 
 
-def test_method_stands_at_the_end_and_verdicts_first():
+def test_the_method_is_at_the_end_and_verdicts_come_first():
     verdict = Verdict("A claim", "3 times", "4 times", "reproduced", "On one machine.", "results/runs/a.json")
     folded = Verdict("Another", "1", "", "not run", "", fold="imagenet")
     text = made_page(made_table(), verdicts=[verdict, folded])

@@ -254,7 +254,7 @@ def test_a_comparison_of_two_stores_hides_no_column(browser, path, tmp_path):
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("how", ["click", "keyboard"])
-def test_tables_sort_by_their_headings(browser, path, width, how):
+def test_a_click_on_a_heading_sorts_the_table(browser, path, width, how):
     page = opened(browser, path, width)
     table = page.find_element(By.CSS_SELECTOR, "#table-table1 table")
     heads = table.find_elements(By.CSS_SELECTOR, "thead th")
@@ -315,7 +315,7 @@ def test_a_row_shows_its_evidence_and_how_to_run_it_again(browser, path, width, 
     assert not shown.is_displayed()
 
 
-def test_without_scripts_everything_can_still_be_read(browser, path):
+def test_the_page_is_readable_without_scripts(browser, path):
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         page = opened(browser, path)
@@ -330,7 +330,7 @@ def test_without_scripts_everything_can_still_be_read(browser, path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_paper_nothing_is_cut_off_and_nothing_is_dark(browser, path, scheme):
+def test_the_printed_page_is_complete_and_light(browser, path, scheme):
     page = opened(browser, path, 690, scheme, "print")  # A4 between its margins
     wide = page.execute_script("return document.scrollingElement.scrollWidth")
     assert wide <= 690

@@ -28,7 +28,7 @@ def records(scale, errors, **rest):
     return [made_record(made_run(seed=i, scale=scale, **rest), error=e) for i, e in enumerate(errors)]
 
 
-def test_columns_and_the_lines_of_a_cell():
+def test_the_columns_and_rows_of_a_cell():
     cell = cell_with_paper()
     frame = table1.frame(records("paper", [0.95, 0.97, 0.96]) + records("small", [3.0]), [cell], quoted=False)
     assert list(frame.columns[:10]) == [
@@ -47,7 +47,7 @@ def test_small_scale_is_never_judged_however_good_or_many():
     assert set(frame["verdict"]) == {"not run", "small scale"}
 
 
-def test_runs_of_another_image_order_stand_apart():
+def test_runs_of_another_image_order_have_rows_of_their_own():
     cell = cell_with_paper()
     mixed = records("paper", [0.9, 1.0]) + records("paper", [1.1], order="q" * 64)
     frame = table1.frame(mixed, [cell], quoted=False)
@@ -68,7 +68,7 @@ def test_records_of_other_settings_failures_and_mutants_do_not_count():
     ]
 
 
-def test_of_two_records_of_one_seed_the_later_counts():
+def test_of_two_records_of_one_seed_the_later_is_used():
     early = made_record(made_run(scale="paper"), error=5.0)
     late = made_record(made_run(scale="paper"), error=1.0, started="2026-02-01T00:00:00+00:00")
     (kept,) = evidence.usable([late, early], [cell_with_paper()])
@@ -111,7 +111,7 @@ def on(record, name="one", **machine):
         ([(1, 2)], "one"),  # two of the kernels
     ],
 )
-def test_threads_are_said_where_some_run_did_not_use_all_cores(threads, words):
+def test_threads_are_named_if_a_run_did_not_use_all_cores(threads, words):
     found = [
         on(r, cores=2, threads=of_torch, kernel_threads=of_kernels)
         for r, (of_torch, of_kernels) in zip(records("paper", [1.0] * len(threads)), threads, strict=True)
@@ -130,7 +130,7 @@ def test_threads_are_said_where_some_run_did_not_use_all_cores(threads, words):
         ([], ["--seeds 3"]),
     ],
 )
-def test_the_command_trains_these_seeds_again_and_no_others(seeds, commands):
+def test_the_shown_command_trains_exactly_these_seeds(seeds, commands):
     group = [made_record(made_run(seed=s, scale="paper")) for s in seeds]
     expected = " && ".join(f"reproduce run table1/made --scale paper {words}" for words in commands)
     assert table1.again("table1/made", "paper", group) == expected
@@ -197,7 +197,7 @@ def short_cell():
     )
 
 
-def test_a_short_schedule_is_a_table_of_its_own_and_never_the_papers_cell():
+def test_a_short_schedule_has_its_own_table_and_is_not_the_papers_cell():
     run = made_run(scale="paper")
     found = [made_record(run, error=0.96, cell="short/made", scale="short", seed=i) for i in range(3)]
     frame = table1.frame(found, [cell_with_paper(), short_cell()], quoted=False)
@@ -209,7 +209,7 @@ def test_a_short_schedule_is_a_table_of_its_own_and_never_the_papers_cell():
     assert "(3)" not in exports.latex(frame)
 
 
-def test_quoted_rows_are_the_papers_other_ones_and_never_judged():
+def test_quoted_rows_are_the_papers_other_rows_and_never_judged():
     frame = table1.frame([], report.cells())
     quoted = frame[frame["quoted"].astype(bool)]
     assert set(quoted["verdict"]) == {"quoted"} and len(quoted) == 11

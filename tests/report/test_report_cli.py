@@ -32,7 +32,7 @@ def store(tmp_path):
     return store_of(tmp_path / "mine", records([2.0, 2.1, 2.2]))
 
 
-def test_own_report_lies_beside_the_runs_and_links_to_them(store):
+def test_the_report_of_a_store_is_written_into_it_and_links_to_its_runs(store):
     put(store / "runs", "cut.json", "{")
     done = reproduce("report", "--results", store)
     assert done.exit_code == 0 and "left out: cut.json" in done.output
@@ -52,7 +52,7 @@ def test_open_shows_the_page(store, monkeypatch):
     assert shown == [str(store / "report" / "index.html")]
 
 
-def test_report_goes_where_it_is_told_and_still_links(store, tmp_path):
+def test_a_report_in_another_folder_links_to_the_runs(store, tmp_path):
     target = tmp_path / "elsewhere" / "deep"
     assert reproduce("report", "--results", store, "--to", target).exit_code == 0
     assert 'href="../../mine/runs/' in (target / "index.html").read_text()
@@ -81,14 +81,14 @@ def test_two_cells_of_a_store_are_compared(store):
         assert done.exit_code == 2 and "--cell names two cells of one store" in done.output
 
 
-def test_links_between_stores_do_not_depend_on_where_one_stands(store, tmp_path, monkeypatch):
+def test_links_between_stores_do_not_depend_on_the_working_folder(store, tmp_path, monkeypatch):
     other = store_of(tmp_path / "far" / "theirs", records([3.0]))
     monkeypatch.chdir(store)
     assert reproduce("report", "--results", other, "--results", store).exit_code == 0
     assert 'href="../../../mine/runs/' in (other / "compare" / "index.html").read_text()
 
 
-def test_a_store_that_is_not_there_is_one_line_and_exit_code_2(tmp_path):
+def test_a_missing_store_is_one_line_and_exit_code_2(tmp_path):
     done = reproduce("report", "--results", tmp_path / "none")
     assert done.exit_code == 2 and "no store" in done.output
 
@@ -107,7 +107,7 @@ def test_list_shows_every_cells_state(store, monkeypatch, tmp_path):
     assert "2.10 (1.6" in small and "small scale; 1 broke off" in small
 
 
-def test_publish_refreshes_nothing_but_its_target_where_one_is_given(store, tmp_path):
+def test_publish_to_a_given_target_changes_nothing_else(store, tmp_path):
     done = reproduce("publish", "--results", store, "--to", tmp_path / "target")
     assert done.exit_code == 0 and "3 record(s) copied" in done.output
     assert len(list((tmp_path / "target" / "runs").iterdir())) == 3

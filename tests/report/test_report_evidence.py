@@ -45,7 +45,7 @@ def store_of(folder, records):
     return folder
 
 
-def test_bad_files_are_named_and_left_out_and_the_rest_is_used(tmp_path):
+def test_bad_files_are_named_and_skipped_and_the_others_are_used(tmp_path):
     store_of(tmp_path, [made_record(), made_record(made_run(seed=1))])
     good = made_record(made_run(seed=2)).model_dump(mode="json", exclude_none=True)
     put(tmp_path / "runs", "cut.json", json.dumps(good)[:200])
@@ -71,7 +71,7 @@ def test_bad_files_are_named_and_left_out_and_the_rest_is_used(tmp_path):
     assert said == [f"left out: {p}" for p in found.problems]
 
 
-def test_what_has_no_checksum_is_left_out_and_unknown_data_are_marked(tmp_path):
+def test_records_without_a_checksum_are_skipped_and_unknown_data_are_marked(tmp_path):
     for name, content in (("cpu-1.json", bench()), ("net-1.json", packed())):
         put(tmp_path / "kernels", name, content)
         put(tmp_path / "kernels", f"un{name}", json.dumps(content))
@@ -82,12 +82,12 @@ def test_what_has_no_checksum_is_left_out_and_unknown_data_are_marked(tmp_path):
     assert "data of a name that is not known" in evidence.notes(foreign)
 
 
-def test_a_store_that_is_not_there_is_an_empty_one(tmp_path):
+def test_a_missing_store_counts_as_empty(tmp_path):
     found = report.gather(tmp_path / "none", report.cells())
     assert (found.runs, found.failed, found.benches, found.problems) == ((), (), (), ())
 
 
-def test_records_of_other_cells_are_counted_aloud(tmp_path):
+def test_records_of_other_cells_are_counted_and_reported(tmp_path):
     store_of(tmp_path, [made_record()])
     found = report.gather(tmp_path, report.cells())
     assert found.runs == () and found.problems == ("1 record(s) of other cells than these",)
@@ -103,7 +103,7 @@ def broken(seed=3):
     )
 
 
-def test_runs_that_broke_off_are_shown_with_seed_epoch_and_reason(tmp_path):
+def test_failed_runs_are_shown_with_seed_epoch_and_reason(tmp_path):
     store_of(tmp_path, [made_record(), broken()])
     found = report.gather(tmp_path, [made_cell()])
     (line,) = table1.failures(found).to_dict("records")
@@ -115,14 +115,14 @@ def test_runs_that_broke_off_are_shown_with_seed_epoch_and_reason(tmp_path):
     assert table1.frame(found.runs, found.cells)["seeds"].sum() == 1
 
 
-def test_a_run_that_finished_later_is_not_called_broken():
+def test_a_failed_run_that_finished_later_is_not_shown_as_failed():
     cells = [made_cell()]
     done = [made_record(made_run(seed=3))]
     assert evidence.failed([broken(), *done], done, cells) == []
     assert len(evidence.failed([broken()], [], cells)) == 1
 
 
-def test_older_records_of_a_seed_are_counted_aloud(tmp_path):
+def test_older_records_of_a_seed_are_counted_and_reported(tmp_path):
     later = "2026-02-01T00:00:00+00:00"
     records = [made_record(), made_record(started=later, key="b" * 64), made_record(made_run(seed=1))]
     found = report.gather(store_of(tmp_path, records), [made_cell()])
@@ -131,7 +131,7 @@ def test_older_records_of_a_seed_are_counted_aloud(tmp_path):
     assert [r.started for r in found.runs] == [later, "2026-01-01T00:00:00+00:00"]
 
 
-def test_newest_record_of_each_machine_counts(tmp_path):
+def test_the_newest_record_of_each_machine_is_used(tmp_path):
     for number, (machine, day) in enumerate([("a", 2), ("a", 3), ("a", 1), ("b", 1)]):
         put(tmp_path / "kernels", f"{number}.json", bench(machine, f"2026-01-0{day}T00:00:00+00:00"))
     found = report.gather(tmp_path, [])

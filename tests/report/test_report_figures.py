@@ -140,7 +140,7 @@ def faster(low, ratio, high, than="torch float32"):
     return {"times_faster_than": {than: {"ratio": ratio, "low": low, "high": high}}}
 
 
-def test_figure_3_has_the_papers_bars_first_and_ours_beside(tmp_path):
+def test_figure_3_shows_the_papers_bars_first_and_then_ours(tmp_path):
     naive = {"what": "product of 4096×4096 matrices"}
     found = timed(
         tmp_path,
@@ -195,7 +195,7 @@ def test_training_speed_is_steps_a_second_of_the_newest_record(tmp_path):
     assert found.benches == () and speed.training(evidence_of()).parts == ()
 
 
-def test_what_a_record_says_of_its_times_stands_beside_them(tmp_path):
+def test_notes_of_a_record_are_shown_with_its_times(tmp_path):
     naive = {"what": "MNIST MLP, 10000 images in batches of 1000", "candidate": "naive float32, products alone"}
     rows = [
         {"what": naive["what"], "candidate": "packed, end to end", "images": 10_000}
@@ -253,7 +253,7 @@ def test_a_time_of_all_the_images_is_not_called_scaled():
         (None, None, "holds in a single timing"),
     ],
 )
-def test_a_smaller_product_does_not_stand_in_unsaid(tmp_path, low, high, words):
+def test_a_smaller_product_used_instead_is_named(tmp_path, low, high, words):
     ratio = {"ratio": 32.0} if low is None else {"ratio": 32.0, "low": low, "high": high}
     smaller = {"what": "product of 4096×4096 matrices", "times_faster_than": {"naive float32": ratio}}
     (found,) = verdicts(timed(tmp_path, smaller, {"times_faster_than": {}}), "unoptimized baseline")
@@ -267,7 +267,7 @@ def test_a_smaller_product_does_not_stand_in_unsaid(tmp_path, low, high, words):
 
 
 @pytest.mark.parametrize("name", energy.NETS.values())
-def test_the_models_layers_are_the_nets(name):
+def test_the_energy_models_layers_are_those_of_the_nets(name):
     (cell,) = spec.cells([name])
     settings = cell.scales["paper"]
     net, taken = settings.net, {}
@@ -306,7 +306,7 @@ def test_energy_of_a_small_mlp_by_hand():
     assert (plain["held_in"], binary["held_in"]) == ("1M", "8K")
 
 
-def test_what_fits_no_cache_is_read_from_dram_at_the_low_end():
+def test_data_too_large_for_the_caches_are_read_from_dram_at_the_low_price():
     (cell,) = spec.cells(["table1/bnn-torch7-mnist"])
     found = energy.model(cell.scales["paper"], "float")
     assert (
@@ -355,7 +355,7 @@ def test_each_machine_is_judged_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_on_a_gpu_the_papers_kind_of_kernel_is_judged_and_a_faster_one_named(tmp_path, order):
+def test_on_a_gpu_the_kernel_like_the_papers_is_judged_and_a_faster_one_is_named(tmp_path, order):
     kernels = {"cuda-wgmma": 21.0, "cuda-bmma": 19.0, "cuda-xnor": 3.0}
     rows = [
         {"candidate": f"xnor {name}, with packing", "seconds": 1 / ratio} | faster(ratio - 0.1, ratio, ratio + 0.1)
@@ -480,18 +480,18 @@ def of_cell(cell, *errors):
         ),
     ],
 )
-def test_nearly_state_of_the_art_is_held_against_the_nets_without_binarization(cells, words):
+def test_nearly_state_of_the_art_is_compared_with_nets_without_binarization(cells, words):
     records = [r for cell, errors in cells.items() for r in of_cell(cell, *errors)]
     assert verdicts(evidence_of(records, report.cells()), "classification errors") == [words]
 
 
-def test_nearly_state_of_the_art_says_what_it_was_held_against():
+def test_nearly_state_of_the_art_says_what_it_was_compared_with():
     frame = claims.frame(evidence_of(of_cell("bnn-theano-mnist", 0.95, 0.96, 0.97), report.cells()))
     (measured,) = frame.loc[frame["claim"].str.startswith("classification errors"), "measured"]
     assert measured == "BNN (Theano), MNIST: 0.96 % against 1.30 % (No regularization, printed), near"
 
 
-def test_missing_mask_is_told_from_the_planted_error():
+def test_the_missing_mask_is_judged_by_the_planted_error():
     def checks(without):
         found = []
         for variant, wrong in ((None, [10, 11, 12, 11]), ("no-mask", without)):
@@ -505,7 +505,7 @@ def test_missing_mask_is_told_from_the_planted_error():
     assert verdicts(checks([2, 3, 2]), "straight-through mask") == ["does not hold for a small net"]
 
 
-def test_what_the_model_puts_in_is_not_called_measured():
+def test_inputs_of_the_model_are_not_called_measured():
     (words,) = verdicts(evidence_of(cells=report.cells()), "memory accesses")
     assert words == "true by construction of the model" and page.tone(words) == "plain"
 
@@ -517,7 +517,7 @@ def test_a_claim_carries_the_remarks_of_its_records(tmp_path):
     assert note == "code differs from its revision"
 
 
-def test_what_has_no_evidence_is_not_measured_and_every_claim_has_a_line():
+def test_claims_without_evidence_are_not_measured_and_every_claim_has_a_row():
     frame = claims.frame(evidence_of(cells=report.cells()))
     assert verdicts(evidence_of(cells=report.cells()), "AlexNet top-1") == ["not measured"]
     assert verdicts(evidence_of(cells=report.cells()), "weight memory") == ["not measured"]
@@ -529,7 +529,7 @@ def test_what_has_no_evidence_is_not_measured_and_every_claim_has_a_line():
 # --- stores against each other --------------------------------------------------------------------------------
 
 
-def test_difference_is_welchs():
+def test_the_difference_is_that_of_welchs_test():
     rng = np.random.default_rng(0)
     a, b = rng.normal(1, 0.1, 4), rng.normal(1.5, 0.4, 7)
     expected = stats.ttest_ind(b, a, equal_var=False).confidence_interval(0.95)
@@ -569,7 +569,7 @@ def made_store(folder, errors, order="o", machine="one", revision="a", threads=1
     return report.gather(folder, [made_cell()])
 
 
-def test_a_comparison_says_where_both_were_run_and_what_it_leaves_out(tmp_path):
+def test_a_comparison_names_machines_revisions_and_what_it_leaves_out(tmp_path):
     first = made_store(tmp_path / "a", [1.0, 1.1, 1.2], problem="cut.json")
     second = made_store(tmp_path / "b", [1.0, 1.1, 1.2], machine="two", revision="b", threads=2)
     (line,) = compare.frame(compare.of_stores([first, second])).to_dict("records")

@@ -25,7 +25,7 @@ def of_others(place):
 
 
 @pytest.mark.parametrize("stores", [1, 2])
-def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(store, tmp_path, stores):
+def test_a_folder_with_other_files_is_refused_and_not_changed(store, tmp_path, stores):
     target = tmp_path / "theirs"
     made = of_others(target)
     done = reproduce("report", *["--results", store] * stores, "--to", target)
@@ -52,7 +52,7 @@ def test_with_force_only_files_of_the_same_names_are_replaced(store, tmp_path):
         assert (target / name).read_text() == made[name]
 
 
-def test_a_report_is_made_again_over_itself_and_over_what_run_left(store):
+def test_a_report_replaces_an_earlier_report_and_the_files_of_run(store):
     folder.add({"table1.md": "old"}, store / "report")
     for _ in range(2):
         assert reproduce("report", "--results", store).exit_code == 0
@@ -68,7 +68,7 @@ def test_run_and_then_report_need_no_force(tmp_path, data_folder, monkeypatch):
     assert (tmp_path / "r" / "report" / folder.LIST).read_text() == "table1.csv\ntable1.md\ntable1.tex\n"
 
 
-def test_a_run_leaves_a_table_of_somebody_else_as_it_is_and_says_so(tmp_path, data_folder, monkeypatch, capsys):
+def test_a_run_does_not_replace_a_foreign_table_and_says_so(tmp_path, data_folder, monkeypatch, capsys):
     experiments(tmp_path / "experiments")
     theirs = tmp_path / "r" / "report" / "table1.md"
     theirs.parent.mkdir(parents=True)
@@ -80,7 +80,7 @@ def test_a_run_leaves_a_table_of_somebody_else_as_it_is_and_says_so(tmp_path, da
     assert [p.name for p in theirs.parent.iterdir()] == ["table1.md"] and theirs.read_text() == "my table"
 
 
-def test_parts_that_are_gone_are_removed_and_nothing_else(tmp_path):
+def test_files_that_the_report_no_longer_has_are_removed_and_no_others(tmp_path):
     place = tmp_path / "report"
     folder.write({"data/old.csv": "a", "old.svg": "b", "index.html": "c"}, place)
     (place / "mine.svg").write_text("mine")

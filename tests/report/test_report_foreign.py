@@ -104,7 +104,7 @@ ROW, RATIO = ("rows", 0), ("rows", 0, "times_faster_than")
     ],
     ids=lambda value: str(value)[:24] if not isinstance(value, tuple) else ".".join(map(str, value)),
 )
-def test_what_would_break_the_report_is_named_and_left_out(tmp_path, kind, path, value):
+def test_values_that_would_break_the_report_are_named_and_skipped(tmp_path, kind, path, value):
     content = whole(kind)
     change(content, path, value)
     file = put(tmp_path, kind, "mutant", content)

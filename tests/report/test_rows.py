@@ -47,7 +47,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize("what", OTHER)
-def test_what_changes_numbers_is_never_pooled_and_each_row_is_judged_by_itself(what):
+def test_runs_whose_numbers_may_differ_are_not_pooled_and_each_row_is_judged_separately(what):
     how, label = OTHER[what]
     good, bad = [0.95, 0.97, 0.96], [3.0, 3.01, 3.02]
     frame = measured([*made(good), *made(bad, **how)]).sort_values("mean")
@@ -64,7 +64,7 @@ def test_runs_made_the_same_way_are_one_row_whatever_machine_and_revision():
     assert list(measured([*first, *second])["seeds"]) == [3]
 
 
-def test_a_later_code_replaces_no_run_of_an_earlier_one_and_stands_first():
+def test_runs_of_later_code_do_not_replace_earlier_ones_and_come_first():
     later = [r.model_copy(update={"started": "2027-01-01T00:00:00+00:00"}) for r in made([2.0], source=B)]
     found = evidence.usable([*later, *made([1.0, 1.1, 1.2])], [cell_with_paper()])
     assert len(found) == 4
@@ -96,7 +96,7 @@ def test_the_terminals_table_labels_the_rows(capsys):
     assert "aaaaaaaa" in out and "bbbbbbbb" in out and "0.95" in out and "3.00" in out and "1.98" not in out
 
 
-def test_the_rest_of_the_report_pools_no_codes():
+def test_other_sections_do_not_pool_runs_of_different_code():
     found = evidence_of(*made([0.95, 0.97, 0.96]), *made([3.0, 3.1, 3.2, 3.3], source=B))
     other = evidence_of(*made([1.0, 1.1], source=C))
     pairs = compare.frame(compare.of_stores([found, other]))
@@ -117,7 +117,7 @@ def test_figure_1_draws_the_runs_of_one_code():
     assert [r.code["source"] for r in group] == [A, A]
 
 
-def test_older_records_are_told_apart_by_what_they_say():
+def test_older_records_are_distinguished_by_their_content():
     def older(seed, source, **machine):
         record = made_record(made_run(seed=seed, scale="paper"))
         code = {"revision": "r", "dirty": False, "source": source}
@@ -163,7 +163,7 @@ def proof(source, seed=0, error=2.0, weights="w" * 64):
     return record.model_copy(update={"weights_sha256": weights, "key": f"{source[:12]}{seed:052d}"})
 
 
-def test_digests_with_proof_are_one_and_share_a_row(tmp_path, monkeypatch):
+def test_digests_proven_equal_share_a_row(tmp_path, monkeypatch):
     pairs = written(tmp_path, proof(A), proof(B), proof(B, seed=1), proof(C, seed=1))
     entry = {"digests": [A, B, C], "why": "files moved", "proof": pairs}
     assert listed(tmp_path, entry) == {A: A, B: A, C: A}

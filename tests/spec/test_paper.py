@@ -7,7 +7,7 @@ from reproduce import spec, yamlfile
 PAPER = yaml.safe_load((spec.EXPERIMENTS / "paper.yaml").read_text(encoding="utf-8"))
 
 
-def test_it_reads_by_our_strict_loader_too():
+def test_the_strict_loader_reads_it():
     assert yamlfile.read_yaml(spec.EXPERIMENTS / "paper.yaml")["arxiv"] == "1602.02830"
 
 

@@ -114,7 +114,7 @@ def put(*keys):
         (lambda c: c.pop("margin"), ["margin", "published"]),
     ],
 )
-def test_what_is_wrong_in_a_file_is_told_with_key_and_nearest_name(tmp_path, change, words):
+def test_an_error_in_a_file_names_the_key_and_the_nearest_valid_name(tmp_path, change, words):
     message = broken(tmp_path, change)
     for word in words:
         assert word in message, message

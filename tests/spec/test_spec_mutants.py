@@ -144,7 +144,7 @@ def test_mutants_of_experiment_files(tmp_path, command, fraction):
 
 
 @pytest.mark.parametrize("source", FILES, ids=lambda p: "/".join(p.with_suffix("").parts[-2:]))
-def test_the_files_themselves_mean_what_they_state(source):
+def test_committed_files_load_as_stated(source):
     assert means(spec.load(source), stated(source.read_text(encoding="utf-8"))) is None
 
 

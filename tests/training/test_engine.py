@@ -54,7 +54,7 @@ def moments(module):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_is_autograds_but_for_rounding(case, monkeypatch):
+def test_a_step_equals_autograds_except_for_rounding(case, monkeypatch):
     s = CASES[case]
     plain, mine = (module_of(s, mode, monkeypatch) for mode in ("float32", "fixed16"))
     for module in (plain, mine):
@@ -71,7 +71,7 @@ def test_a_step_is_autograds_but_for_rounding(case, monkeypatch):
 
 
 @pytest.mark.parametrize("case", ["odd sizes", "relu", "convnet"])
-def test_sgd_moves_parameters_as_autograd_does_but_for_rounding(case, monkeypatch):
+def test_sgd_updates_equal_autograds_except_for_rounding(case, monkeypatch):
     s = by_sgd(CASES[case])
     moved = []
     for mode in ("float32", "fixed16"):
@@ -102,7 +102,7 @@ def test_scores_are_those_of_the_net(case, monkeypatch):
     assert close > 0.95  # a sign that falls the other way moves all scores of an image
 
 
-def test_what_others_did_to_the_net_counts_after_a_refresh(monkeypatch):
+def test_changes_to_the_net_by_other_code_count_after_a_refresh(monkeypatch):
     module = module_of(NOISY, "fixed16", monkeypatch)
     module.training_step([torch.arange(100)], 0)
     before = module.step.engine.scores(module.data["valid"], torch.arange(50))
@@ -118,7 +118,7 @@ def test_what_others_did_to_the_net_counts_after_a_refresh(monkeypatch):
     np.testing.assert_allclose(after, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
 
 
-def test_noise_is_a_function_of_seed_step_layer_and_place(monkeypatch):
+def test_noise_depends_only_on_seed_step_layer_and_position(monkeypatch):
     module = module_of(NOISY, "fixed16", monkeypatch, seed=3)
     index = torch.arange(100)
     module.training_step([index, index], 0)  # the second step's is looked at
@@ -164,13 +164,13 @@ def test_bits_do_not_depend_on_threads_or_instruction_set(kind, monkeypatch):
             np.testing.assert_array_equal(np.asarray(value), np.asarray(other[name]), err_msg=name)
 
 
-def test_a_batch_of_another_size_is_no_other_case(monkeypatch):
+def test_batches_of_another_size_give_finite_parameters(monkeypatch):
     module = module_of(NOISY, "fixed16", monkeypatch)
     module.training_step([torch.arange(100), torch.arange(41), torch.arange(100)], 0)
     assert all(p.isfinite().all() for p in module.net.parameters())
 
 
-def test_a_net_that_the_engine_does_not_know_goes_through_autograd_and_says_why(monkeypatch):
+def test_a_net_that_the_engine_does_not_support_goes_through_autograd_and_says_why(monkeypatch):
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "fixed16")
     s = settings()
     module = train.Classifier(s, preprocess.prepare(made_splits(), s.data, True, CPU), 0).double()

@@ -57,7 +57,7 @@ def test_a_float_first_layer_is_neither_binarized_nor_clipped(of):
     assert {id(p) for p in rule.binary} == clipped
 
 
-def test_a_float_net_is_clipped_as_told():
+def test_a_float_net_is_clipped_if_asked():
     net = nets.build(settings(net={"weights": "float"}))
     rule = optim.optimizer(net, settings().train)
     clipped = {id(p) for group in rule.param_groups if group["clip"] for p in group["params"]}
@@ -119,7 +119,7 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_they_learn_made_images(name, tmp_path):
+def test_nets_with_these_settings_learn_made_images(name, tmp_path):
     s = UNUSUAL[name]
     s = s.model_copy(update={"train": s.train.model_copy(update={"epochs": 6})})
     outcome = fit(s, tmp_path, ready(s))
@@ -143,7 +143,7 @@ def test_a_convnet_with_a_border_of_ones_learns_made_images(tmp_path):
         (UNUSUAL["thresholded pixels"], None),
     ],
 )
-def test_what_the_engine_does_not_know_goes_through_autograd(s, why):
+def test_settings_that_the_engine_does_not_support_go_through_autograd(s, why):
     assert step.why_autograd(s) == why
 
 
@@ -155,7 +155,7 @@ def test_what_the_engine_does_not_know_goes_through_autograd(s, why):
         (convnet_settings(net={"border": 1}), "blocks.1.layer: a border of ones"),
     ],
 )
-def test_what_cannot_be_packed_is_named(s, where):
+def test_layers_that_cannot_be_packed_are_named(s, where):
     with pytest.raises(PackedError, match=where):
         freeze_net(s, nets.build(s).state_dict(), None)
 

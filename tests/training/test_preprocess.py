@@ -142,6 +142,6 @@ def test_every_sequence_of_steps_is_what_its_formulas_give(steps, low):
         np.testing.assert_allclose(rows(ready, part), wanted, atol=2e-4 * np.abs(wanted).max(), err_msg=part)
 
 
-def test_a_step_that_would_divide_by_nothing_is_named():
+def test_a_step_that_would_divide_by_zero_is_named():
     with pytest.raises(spec.SpecError, match=r"^data.preprocess: standardize: .* nothing to divide by$"):
         prepared([{"step": "center"}, {"step": "standardize"}], train=1)

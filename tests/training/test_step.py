@@ -268,7 +268,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-def test_a_planted_error_breaks_the_agreement(way, planted, monkeypatch):
+def test_a_planted_error_is_detected(way, planted, monkeypatch):
     over, patch = PLANTED[planted]
     right = settings(net={"hidden": [48, 32], "dropout_in": 0.0, "dropout_hidden": 0.0})
     wrong = spec.Settings.model_validate(yamlfile.merged(right.model_dump(mode="json"), over))
@@ -286,7 +286,7 @@ def test_a_planted_error_breaks_the_agreement(way, planted, monkeypatch):
     ("mlp, torch7", {"train": {"norm_rate": "plain"}}),
     ("mlp, binaryconnect's article", {"train": {"weight_rate": "glorot"}}),
 ])  # fmt: skip
-def test_a_variant_with_one_setting_off_breaks_the_agreement(way, case, over):
+def test_one_wrong_setting_is_detected(way, case, over):
     right = CASES[case]
     wrong = spec.Settings.model_validate(yamlfile.merged(right.model_dump(mode="json"), over))
     trajectory = Trajectory(way, wrong, expected=right)
@@ -301,7 +301,7 @@ def test_without_a_planted_error_the_same_net_agrees(way):
         trajectory.step()
 
 
-def test_signs_that_differ_away_from_zero_are_no_choice():
+def test_signs_that_differ_far_from_zero_are_an_error():
     layer = twin.Layer(*np.zeros((6, 1)), norm=None)
     layer.given = np.array([[1.0, 1.0]])
     found = twin.Found()

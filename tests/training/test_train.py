@@ -125,7 +125,7 @@ def cases(kind):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_stop_the_run_which_goes_on_later(tmp_path, how):
+def test_ctrl_c_and_sigterm_stop_the_run_which_resumes_later(tmp_path, how):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs do not hear Ctrl-C
     s = settings(train={"epochs": 4})
     data = ready(s)
@@ -146,7 +146,7 @@ def test_ctrl_c_and_sigterm_stop_the_run_which_goes_on_later(tmp_path, how):
 
 
 @pytest.mark.parametrize("kind", ["theano", "torch7", "convnet"])
-def test_a_run_in_pieces_by_time_limits_and_on_two_machines_is_the_undisturbed_one(tmp_path, kind):
+def test_a_run_split_by_time_limits_and_machines_equals_the_undisturbed_run(tmp_path, kind):
     s, shape = cases(kind)
     data = ready(s, shape)
     straight = fit(s, tmp_path, data)
@@ -186,7 +186,7 @@ def test_it_stops_where_the_next_epoch_would_not_fit(tmp_path, monkeypatch, limi
     assert (tmp_path / "run.ckpt").exists()
 
 
-def test_other_seed_other_run_same_seed_same_run(tmp_path):
+def test_the_seed_decides_the_run(tmp_path):
     s = settings(train={"epochs": 2})
     data = ready(s)
     first, again, other = (fit(s, tmp_path, data, seed=k) for k in (0, 0, 1))
@@ -287,7 +287,7 @@ def test_a_number_that_is_not_finite_stops_the_run_with_the_epoch(tmp_path, wher
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_first_epoch_of_the_mnist_net_at_paper_size_is_the_authors(tmp_path):
+def test_the_first_epoch_of_the_paper_size_mnist_net_agrees_with_the_authors_log(tmp_path):
     """The author's own log gives cost and error after epoch 1; ours must be near (paper.yaml, author_log)."""
     from reproduce import spec
     from reproduce.datasets import data as sets

@@ -123,7 +123,7 @@ def test_the_trial_passes_and_finds_a_wrong_mask(device, monkeypatch):
         ),
     ],
 )
-def test_what_it_does_not_know_is_left_to_autograd(monkeypatch, over, why):
+def test_unsupported_nets_are_left_to_autograd(monkeypatch, over, why):
     monkeypatch.setenv("REPRODUCE_WITHOUT", "")
     s = settings(**over)
     module, data = made(torch.device("cpu"), s)

@@ -3,8 +3,8 @@
 It computes what autograd would: Algorithm 1's two passes with vanilla batch norm, signs, pooling, dropout and the
 squared hinge loss. Products have the precision of `tensorcores`: those of ±1 or 0 by ±1 are exact. A gradient
 enters a dense product as a high and a low bf16 part, and a convolution in TF32. A dense first layer takes images
-as three bf16 parts, a convolution as float32. The gradient of a bias is 0, because batch normalization subtracts the
-mean.
+as three bf16 parts, a convolution as float32. The gradient of a bias is 0, because batch normalization subtracts
+the mean.
 """
 
 from __future__ import annotations

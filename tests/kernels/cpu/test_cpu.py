@@ -51,7 +51,7 @@ def run(script, **environment):
 
 
 @pytest.mark.parametrize("body", ["echo boom >&2; exit 3", "exit 0"])
-def test_a_compiler_that_fails_is_told_of_once_and_numpy_takes_over(tmp_path, fake_compiler, body):
+def test_a_failing_compiler_is_reported_once_and_numpy_is_used(tmp_path, fake_compiler, body):
     compiler = fake_compiler(body)
     _, err = run("check(1); check(2); print(cpu.describe())", CC=compiler, KERNELS_CACHE=str(tmp_path / "cache"))
     assert err.count("RuntimeWarning") == 1 and "1-bit kernels run in NumPy" in err
@@ -67,7 +67,7 @@ def test_a_compiler_that_fails_is_told_of_once_and_numpy_takes_over(tmp_path, fa
         ("babbles", "boom \ufffd\ufffd"),
     ],
 )
-def test_a_compiler_that_cannot_be_used_is_a_line_and_numpy_takes_over(tmp_path, fake_compiler, compiler, words):
+def test_an_unusable_compiler_is_reported_in_one_line_and_numpy_is_used(tmp_path, fake_compiler, compiler, words):
     bodies = {"hangs": "exec sleep 60", "babbles": "printf 'boom \\377\\376\\n' >&2; exit 1"}
     limit = 1 if compiler == "hangs" else 100
     if body := bodies.get(compiler):
@@ -234,7 +234,7 @@ def test_several_threads_sharing_one_right_operand(signs):
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_leave_addresses_behind(way, signs, copied):
+def test_copies_do_not_keep_addresses(way, signs, copied):
     a, b = pack(signs(5, 70)), pack(signs(20, 70, seed=1))
     rule = Thresholds(np.arange(-10, 10))
     want = xnor_matmul_threshold(a, b, rule, way).words  # fills what is derived from the three
@@ -260,7 +260,7 @@ def test_a_call_returns_when_every_thread_is_done(signs, monkeypatch):
         assert np.array_equal(cpu.matmul(left, right, out), want)
 
 
-def test_a_number_of_threads_that_makes_no_sense(monkeypatch):
+def test_an_invalid_number_of_threads(monkeypatch):
     p = pack(np.ones((1, 1)))
     for threads in ("0", "-1", "many"):
         monkeypatch.setenv("KERNELS_THREADS", threads)

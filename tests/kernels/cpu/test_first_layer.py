@@ -60,7 +60,7 @@ def test_bits_do_not_depend_on_threads_or_instruction_set(kind, monkeypatch):
         np.testing.assert_array_equal(found[0][3].bytes, other[3].bytes)
 
 
-def test_a_gradient_that_is_not_finite_shows():
+def test_a_gradient_that_is_not_finite_is_visible():
     g, x, w, m, v = made((10, 3, 5))
     g[4, 1] = np.inf
     first_layer.update(g, x, 1.0, w, m, v, fixed.Rule("adam", 0.9, 0.999, 1e-8, 0.01, 1.0), ternary.room(5, 3))

@@ -172,7 +172,7 @@ def test_one_number_may_be_all_of_a_block(rng, isa):
 
 
 @pytest.mark.parametrize("bad", (np.nan, np.inf, -np.inf))
-def test_what_is_not_finite_stays_so(rng, isa, bad):
+def test_numbers_that_are_not_finite_stay_not_finite(rng, isa, bad):
     x = reals(rng, 1, 5, 5, 4)
     x[0, 0, 0, 1] = bad
     found = fixed.conv(x, taps(rng, 4, 2)[1])

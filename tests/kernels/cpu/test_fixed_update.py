@@ -92,7 +92,7 @@ def test_update_from_an_array(rng, isa, rule, shape):
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_nan_stays(isa):
+def test_nan_is_kept(isa):
     for rule in RULES:
         g = np.array([np.nan] * 9, np.float32)
         w, m, v = (np.zeros(9, np.float32) for _ in range(3))

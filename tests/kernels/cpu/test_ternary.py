@@ -26,7 +26,7 @@ def test_panels_are_the_signs_of_any_view(rng):
     assert not np.unpackbits(panels_of(x).bytes[-1, :, 1:]).any()  # columns beyond n
 
 
-def test_planes_are_half_the_values_each(rng):
+def test_the_sum_of_two_planes_is_twice_the_values(rng):
     x = values(rng, 21, 130)
     low, high = ternary.planes(x, zeros=True)
     np.testing.assert_array_equal(unpacked(low).astype(int) + unpacked(high), 2 * x)

@@ -264,13 +264,13 @@ def test_the_naive_product_is_a_float_product(cp):
         cuda.naive_product(cp.asarray(a), cp.asarray(a))
 
 
-def test_thresholds_say_where_they_end():
+def test_levels_are_clipped_and_a_k_of_2_to_the_30_is_refused():
     assert jobs.levels(Thresholds([2**40, -(2**40)], [True, False]), 5)[0].tolist() == [7, -6]
     with pytest.raises(ValueError, match=r"2\^30"):
         jobs.levels(Thresholds([0]), 2**30)
 
 
-def test_naive_says_where_floats_are_not_exact(cp):
+def test_naive_refuses_sizes_that_floats_do_not_hold_exactly(cp):
     a = GpuPacked(cp.asarray(np.zeros((1, 2**18), np.uint64)), 2**24)
     with pytest.raises(ValueError, match="exact"):
         xnor_matmul(a, a, "cuda-naive")
@@ -368,5 +368,5 @@ def test_bases_are_what_counts_are_added_to(form):
         (("80", "100", "120"), "90", None),
     ],
 )
-def test_machine_code_is_taken_where_it_runs(offered, capability, want):
+def test_machine_code_is_chosen_only_for_gpus_that_run_it(offered, capability, want):
     assert launch.best_target(offered, capability) == want

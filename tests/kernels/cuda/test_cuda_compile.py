@@ -92,7 +92,7 @@ def test_cubins_are_kept_by_content(tmp_path, monkeypatch):
     assert nvrtc.cubin_path(tiles.NAIVE.source, "naive", "80").read_bytes() == sound
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+def test_an_unwritable_cache_does_not_prevent_compilation(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("read-only")
 

@@ -96,7 +96,7 @@ def test_pooling_is_that_of_the_host(cp, signs, shape):
 
 
 @pytest.mark.parametrize("rows", [0, 1, 700])
-def test_the_last_decision_is_that_of_numpy(cp, rows):
+def test_the_chosen_class_is_that_of_numpy(cp, rows):
     rng = np.random.default_rng(2)
     dot = rng.integers(-40, 41, (rows, 10)).astype(np.int32)
     parts = [rng.choice([0.0, 0.1, -1.3, 7.25], 10) for _ in range(4)]  # many ties

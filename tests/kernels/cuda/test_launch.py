@@ -34,7 +34,7 @@ def by_cupy(value):
 
 
 @pytest.mark.parametrize("check", [emulator.refuse, by_cupy])
-def test_arrays_of_one_element_travel_by_value_and_no_others(check):
+def test_only_arrays_of_one_element_are_passed_by_value(check):
     for value in TAKEN.values():
         check(value)
     for value in REFUSED.values():

@@ -90,7 +90,7 @@ def test_forward(cp, rows, units, parts, drop):
             )
 
 
-def test_zero_is_plus_and_nan_stays(cp):
+def test_zero_is_positive_and_nan_is_kept(cp):
     y = np.array([[0.0, np.nan], [0.0, 1.0]], np.float32)
     ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)
     held = [cp.asarray(x) for x in (y, zeros, ones, zeros, zeros, zeros, zeros, zeros)]

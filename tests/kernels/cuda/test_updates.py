@@ -185,7 +185,7 @@ def test_the_largest_argument_is_one_that_cuda_takes():
     assert 8 * (whole - 1 + part * tiles.UPDATES["MOST_PARTS"]) <= 4096
 
 
-def test_what_does_not_fit_is_refused():
+def test_operands_that_do_not_fit_are_refused():
     a = np.zeros(8, np.float32)
     rule = Rule("adam", 0.9, 0.9, 1.0, 1.0, 1.0)
     for wrong in (a[:7], a.astype(np.float64), np.zeros(16, np.float32)[::2]):
