@@ -18,7 +18,7 @@ from reproduce.datasets import data
 from reproduce.records import machine, runs, sealed
 from reproduce.records.reliability import Reliability
 
-torch.set_num_threads(1)  # the nets here are tiny, and the other cores have tests of their own
+torch.set_num_threads(1)  # the nets are tiny, and other cores run other tests
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the commands that tests start
 
 
@@ -44,7 +44,7 @@ def made_mnist(tmp_path_factory):
 
 @pytest.fixture
 def own():
-    """What is registered within a test is for that test only."""
+    """Registrations within a test are undone after it."""
     before = [dict(part) for part in registered()]
     yield
     for part, kept in zip(registered(), before, strict=True):
@@ -64,7 +64,7 @@ def data_folder(tmp_path, monkeypatch, made_mnist):
 
 
 WAYS = {"torch": {"REPRODUCE_PRODUCTS": "float32", "KERNELS_ISA": "numpy"}}
-"""The ways a training step can be computed on this machine, and the environment that chooses each."""
+"""The ways of computing a training step on this machine, with the environment variables that choose each."""
 if reals.available():
     WAYS["tables"] = {"REPRODUCE_PRODUCTS": "float32"}
 if ternary.available():
@@ -73,14 +73,14 @@ if ternary.available():
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
-    """Every way in turn; its name."""
+    """The name of each way, in turn."""
     for name, value in WAYS[request.param].items():
         monkeypatch.setenv(name, value)
     return request.param
 
 
 def pytest_sessionfinish(session, exitstatus):
-    """The figures of the fuzz tests as a record, if asked for and all of them passed."""
+    """Writes the figures of the fuzz tests as a record, if asked for and if all of them passed."""
     folder = os.environ.get("FUZZ_RECORD")
     if not folder or exitstatus != 0 or not mutants.FIGURES:
         return
@@ -95,7 +95,7 @@ CUDA = ("cuda-naive", "cuda-xnor", "cuda-bmma", "cuda-wgmma")
 
 @pytest.fixture(scope="session")
 def emulated(shared):
-    """Where the CUDA sources are compiled for the host."""
+    """The folder in which the CUDA sources are compiled for the host."""
     folder = shared / "emulated"
     folder.mkdir(exist_ok=True)
     return folder
@@ -103,7 +103,7 @@ def emulated(shared):
 
 @pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
 def cp(request, emulated, monkeypatch):
-    """CuPy, or what stands for it."""
+    """CuPy, or its replacement on the host."""
     if request.param == "gpu":
         if reason := launch.no_gpu():
             pytest.skip(reason)
@@ -117,7 +117,7 @@ def cp(request, emulated, monkeypatch):
 
 @pytest.fixture(params=CUDA)
 def cuda_name(request, cp):
-    """Every CUDA backend that runs there, by name."""
+    """Every CUDA backend that runs with `cp`, by name."""
     if reason := GPU[request.param].unavailable():
         pytest.skip(reason)
     return request.param

@@ -2,7 +2,7 @@
 
     python tests/side_by_side.py FOLDER WORDS...
 
-FOLDER: data/mnist.npz and experiments/, as `tests/test_jobs.py` makes them.
+FOLDER: data/mnist.npz and experiments/, as `tests/campaign/test_jobs.py` makes them.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from reproduce import spec
 from reproduce.cli import app as cli
 from reproduce.datasets import DATASETS, data
 
-folder = Path(os.environ.setdefault("SIDE_BY_SIDE", sys.argv[1]))  # started processes see argv as it is by then
+folder = Path(os.environ.setdefault("SIDE_BY_SIDE", sys.argv[1]))  # started processes see another argv
 with np.load(folder / "data" / "mnist.npz") as arrays:
     digest = data.content_digest(dict(arrays))
 DATASETS["mnist"] = dataclasses.replace(DATASETS["mnist"], digest=digest)

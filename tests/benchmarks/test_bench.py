@@ -1,4 +1,4 @@
-"""`reproduce bench` end to end at tiny sizes: its record, its table, its refusals."""
+"""`reproduce bench` end to end at tiny sizes: its record, its table, and the errors that it reports."""
 
 import json
 

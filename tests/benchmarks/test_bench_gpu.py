@@ -1,4 +1,4 @@
-"""`reproduce bench --gpu` end to end at tiny sizes, its kernels emulated: record, table, report, refusals."""
+"""`reproduce bench --gpu` end to end at tiny sizes with emulated kernels: record, table, report, errors."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def run(*words):
 
 @pytest.fixture
 def host(cp, monkeypatch):
-    """All that needs CUDA beyond the kernels, on the host: torch's part, the clocks, the machine's name."""
+    """Replaces everything else that needs CUDA (torch's part, clocks, the machine's name) by the host."""
     if launch.capability() != "90" or not isinstance(cp.empty(1), np.ndarray):
         pytest.skip("emulated only")
     real = machine.machine
@@ -49,7 +49,7 @@ def host(cp, monkeypatch):
 
 
 def spoilt(backend, monkeypatch, **change):
-    """The backend with functions put in the place of its own."""
+    """The backend with some functions replaced."""
     for name, function in change.items():
         monkeypatch.setattr(type(backend), name, function)
 
@@ -337,7 +337,7 @@ def test_clocks_are_read_if_the_driver_reports_them(cp, monkeypatch):
 
 
 class FakeEvents:
-    """torch.cuda's events and sleep with a clock of their own: a queue that a GPU works off."""
+    """Imitates torch.cuda's events and sleep with its own clock: a queue that a GPU works through."""
 
     def __init__(self):
         self.slept, self.calls = [], 0
@@ -385,7 +385,7 @@ def test_the_gpu_waits_until_all_calls_are_queued(monkeypatch):
 
 @pytest.mark.exhaustive
 def test_what_is_done_is_kept_when_the_rest_does_not_come(tmp_path, host, monkeypatch):
-    """A run killed in its second net leaves the products and the first net; a first net that fails, the second."""
+    """A run killed in its second net keeps products and first net. After a failed net the next is timed."""
     monkeypatch.setattr(products, "BACKENDS", ("cuda-xnor",))
 
     class Killed(BaseException):

@@ -1,4 +1,4 @@
-"""`reproduce bench --layers` at tiny sizes, and what it says of where 1 bit pays."""
+"""`reproduce bench --layers` at tiny sizes, and from which size on it says that 1 bit pays."""
 
 import json
 

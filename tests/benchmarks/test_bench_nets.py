@@ -1,4 +1,4 @@
-"""The nets that benchmarks time: a committed trained one where there is one, and its twin in float32."""
+"""The nets that benchmarks time: a committed trained net if there is one, and the same net in float32."""
 
 import hashlib
 
@@ -32,7 +32,7 @@ def packed_of(name, seed=0, wild=True):
 
 @torch.no_grad()
 def in_float(wanted, state, images):
-    """Scores by the float net itself, in float64."""
+    """Scores of the float net, in float64."""
     module = float_nets.build(wanted)
     module.load_state_dict(state)
     return module.double().eval()(as_floats(images, torch.float64)).numpy()
@@ -46,7 +46,7 @@ def as_floats(images, dtype):
 @pytest.mark.parametrize("name", WEBS)
 @pytest.mark.parametrize("wild", [True, False])
 def test_the_twin_decides_as_the_packed_net_and_as_the_float_net_it_was_made_from(name, wild):
-    """Every hidden bit; with `wild` also ties, constant units and falling batch norms of every kind."""
+    """Compares every hidden bit; with `wild` also ties, constant units and batch norms with negative gamma."""
     wanted, state, net = packed_of(name, 3, wild)
     shape = (28, 28) if name == "MNIST MLP" else (32, 32, 3)
     rng = np.random.default_rng(5)
@@ -71,7 +71,7 @@ MLP = "MNIST MLP"
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """A folder of committed nets, and cells of few units; keep(stem, started) puts a packed net there."""
+    """A folder of committed nets, and cells of few units; keep(stem, started) adds a packed net."""
     small = {name: packed_of(name)[0] for name in WEBS}
     monkeypatch.setattr(runs, "PUBLISHED", tmp_path)
     monkeypatch.setattr(nets, "cell_settings", lambda name, quick: small[name])

@@ -1,4 +1,4 @@
-"""`reproduce bench --train` at tiny sizes; its peer is a fair one, its ratio void where the peer is too slow."""
+"""`reproduce bench --train` at tiny sizes. Its peer trains the same way; the ratio is void if it is too slow."""
 
 import itertools
 import json
@@ -72,7 +72,7 @@ def test_three_steps_of_the_peer_are_those_of_the_formulas_in_float64(case, layo
             for what, (parameter, factor) in enumerate(zip(own, factors, strict=True)):
                 grad, scale = found.grads[k][what], np.abs(found.scales[k][what]).max()
                 np.testing.assert_allclose(doubles(parameter.grad), grad, rtol=1e-9, atol=1e-12 * scale)
-                if what == 1:  # a bias before batch norm: gradient 0 but for roundings, which Adam enlarges
+                if what == 1:  # a bias before batch norm: gradient 0 except for rounding, which Adam enlarges
                     continue
                 state = states.setdefault((k, what), (np.zeros_like(grad), np.zeros_like(grad)))
                 update = twin.adam(s.train.optimizer, state, grad, t, 3e-3 * factor, eps_before_correction=False)
@@ -171,7 +171,7 @@ def test_products_of_a_net_are_its_multiply_adds():
 
 @pytest.mark.timed
 def test_parts_of_a_step_are_found_where_the_time_is_spent(monkeypatch):
-    """A part that is made to take long shows up under its own name, and the parts add up to the step."""
+    """The time of a part that is slowed down is reported under its name, and the parts add up to the step."""
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     slow = (
         (breakdown.OPTIMIZER, optim.Adam, "step", 0.05),

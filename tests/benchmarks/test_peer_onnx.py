@@ -1,4 +1,4 @@
-"""The int8 peer computes what the packed net does, ties and falling units among it."""
+"""The int8 peer computes what the packed net does, also for ties and units with negative gamma."""
 
 import numpy as np
 import pytest

@@ -67,7 +67,7 @@ def test_a_run_that_another_process_trains_is_postponed_and_not_trained_twice(tm
 
     def say(line):
         said.append(line)
-        if "seed 1" in line and other.is_locked:  # the other process ends while we are at seed 1
+        if "seed 1" in line and other.is_locked:  # the other process ends while this one trains seed 1
             store.write(made_record(first))
             other.release()
 
@@ -144,7 +144,7 @@ def test_files_that_the_final_table_needs_are_read_before_training(tmp_path, dat
     assert command(monkeypatch, tmp_path, *words, "short/bad") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "bad.yaml" in error and not (tmp_path / "r").exists()
-    assert command(monkeypatch, tmp_path, *words, "--plan") == 0  # nobody asked for the broken file
+    assert command(monkeypatch, tmp_path, *words, "--plan") == 0  # the broken file is not among those asked for
     capsys.readouterr()
     bad.unlink()
     (tmp_path / "paper.yaml").write_text("title: x")
@@ -201,7 +201,7 @@ def test_a_run_without_enough_memory_does_not_end_the_others(tmp_path, data_fold
 
 
 def test_memory_that_torch_cannot_have_is_told_from_other_errors(tmp_path, data_folder, monkeypatch):
-    """A tensor of 8 EiB: what torch says on this machine is understood; another RuntimeError is not hidden."""
+    """A tensor of 8 EiB: torch's message on this machine is recognised; another RuntimeError is not hidden."""
 
     def asks(*_, **__):
         torch.empty(2**60)
@@ -262,7 +262,7 @@ def test_a_time_limit_stops_between_epochs_and_runs_and_a_later_call_finishes(tm
 
     first = call(time.monotonic())
     assert first.records == [] and first.stopped.endswith("seed 0 stands at epoch 1 of 2")
-    second = call(time.monotonic())  # the run's last epoch is made, the next run is not begun
+    second = call(time.monotonic())  # the run's last epoch is trained, the next run is not begun
     assert second.trained == 1 and second.stopped.endswith("seed 1 not begun")
     assert not list((store.root / "work").glob("*.ckpt"))
     third = call(time.monotonic() + 1000)
@@ -346,7 +346,7 @@ def test_run_with_a_time_limit_ends_with_code_75_and_says_how_to_resume(
     store = tmp_path / "mine"
     words = ["run", "--scale", "small", "--seeds", "2", "--results", str(store), "--data", str(data_folder)]
     with monkeypatch.context() as patch:
-        patch.setattr(run_command, "seconds_of", lambda _: 0.0)  # over as it begins
+        patch.setattr(run_command, "seconds_of", lambda _: 0.0)  # the limit is over at the start
         assert command(monkeypatch, tmp_path, *words, "--time-limit", "1s") == 75
     error = capsys.readouterr().err
     assert "2 of 2 run(s) left" in error and "stands at epoch 1 of 3; the same command resumes" in error
@@ -369,13 +369,13 @@ def test_plan_prints_time_and_memory_and_trains_nothing(tmp_path, data_folder, m
     assert command(monkeypatch, tmp_path, *words[:3], "--seeds", "1", *words[5:]) == 0  # seed 0 is finished
     monkeypatch.setattr(spec.cells, "__defaults__", (None, tmp_path / "experiments"))
     plan = runs_wanted(spec.cells(), "small", [0, 1, 2], print)
-    with pytest.raises(train.OutOfTime):  # seed 1 stands at epoch 1
+    with pytest.raises(train.OutOfTime):  # seed 1 stops after epoch 1
         run = runs.Run(plan[1].cell, "small", 1, plan[1].settings, fetch.load("mnist", data_folder))
         parts = preprocess.prepare(data.splits(run.dataset, run.settings.data), run.settings.data, True, CPU)
         where, call = runs.Store(store).checkpoint(run), {"name": "here"}
         train.fit(run.settings, parts, 1, where, CPU, deadline=time.monotonic(), run=run.parts, call=call)
     foreign = runs.Run(plan[2].cell, "small", 2, plan[2].settings, run.dataset)
-    shutil.copyfile(where, runs.Store(store).checkpoint(foreign))  # another run's under this one's name
+    shutil.copyfile(where, runs.Store(store).checkpoint(foreign))  # another run's checkpoint under this run's name
     (found,) = estimate.estimates(plan, runs.Store(store), data_folder, CPU, print)
     assert (found.wanted, found.finished, found.left, found.epochs) == (3, 1, 5, 3)
     assert found.whole == pytest.approx(9 * found.epoch) and found.remaining == pytest.approx(5 * found.epoch)
@@ -534,7 +534,7 @@ def test_at_least_two_of_the_three_committed_mutants_are_caught():
 def test_without_compiled_kernels_the_numbers_have_another_name_and_the_reason_is_said(
     tmp_path, data_folder, monkeypatch
 ):
-    """Products by torch round otherwise: neither a record nor a checkpoint of theirs passes for the kernels'."""
+    """Products by torch round differently: their records and checkpoints are not used for the kernels' runs."""
     cell = made_cell(train={"epochs": 1})
     with_kernels = go(tmp_path, data_folder, [cell]).records[0]
     if not reals.available():

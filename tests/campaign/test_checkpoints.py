@@ -1,4 +1,4 @@
-"""Checkpoints of other code, data or settings: set aside, told, never lost; and `reproduce clean`."""
+"""Checkpoints of other code, data or settings: set aside, reported, never lost; and `reproduce clean`."""
 
 import os
 import time
@@ -26,7 +26,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def call(store, data_folder):
-    """One more epoch of a run of four, or all that are left: what was said, and the summary."""
+    """Trains one more epoch of a run of four, or all that are left; returns the messages and the summary."""
 
     def once(one_epoch=True, seed=0, **over):
         plan = runs_wanted([made_cell(train={"epochs": 4}, **over)], "small", [seed], print)

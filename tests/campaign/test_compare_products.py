@@ -1,4 +1,4 @@
-"""The comparison of both modes of products: pairs, intervals, and what is no pair."""
+"""The comparison of both modes of products: pairs, intervals, and runs that form no pair."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_the_interval_is_that_of_a_paired_t_test():
 
 
 def made(mode, seeds, errors):
-    """Runs of one cell in a mode: seed and number of wrong images of 200."""
+    """Runs of one cell in a mode, from seeds and numbers of wrong images of 200."""
     found = []
     for seed, error in zip(seeds, errors, strict=True):
         record = made_record(made_run(seed=seed), error=error)

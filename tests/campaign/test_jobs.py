@@ -1,4 +1,4 @@
-"""Runs made at once by several processes: each once, as one after another, and none outlives the command."""
+"""Runs trained in parallel by several processes: each once, as if in series; no process outlives the command."""
 
 import json
 import os
@@ -25,7 +25,7 @@ TIMES = {"started", "seconds", "sha256", "machine"}
 
 @pytest.fixture
 def folder(tmp_path, data_folder):
-    """Experiments and data, as the script wants them."""
+    """Experiments and data in the layout that the script expects."""
     made(tmp_path, {"epochs": 2})
     return tmp_path
 
@@ -51,7 +51,7 @@ def start(folder, store, *words):
 
 
 def content(store):
-    """What the records say, but for times."""
+    """The content of the records, except for times."""
     found = {}
     for path in sorted((store / "runs").glob("*.json")):
         record = json.loads(path.read_text())
@@ -76,7 +76,7 @@ def test_three_parallel_jobs_train_every_run_once_with_the_results_of_serial_tra
 
 
 def alive(group):
-    """Processes of a group that run; those that ended and were not asked for their exit code do not."""
+    """The running processes of a group, without zombies."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -132,7 +132,7 @@ def test_a_run_that_failed_in_another_process_is_not_trained_again(tmp_path, dat
     assert summary.trained == 0 and summary.records == []
     assert [r.failure for r in summary.failed] == ["not finite after epoch 1"]
     again = worker.carry_out(plan, store, data_folder, torch.device("cpu"), say, bar=False)
-    assert again.trained == 1  # asked for anew, it is tried anew
+    assert again.trained == 1  # if asked for again, it is tried again
 
 
 @pytest.mark.parametrize(

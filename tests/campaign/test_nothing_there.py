@@ -1,4 +1,4 @@
-"""An empty set is no success: without cells, bands or runs a command says what is missing, and makes no folder."""
+"""Without cells, bands or runs a command does not succeed: it says what is missing, and makes no folder."""
 
 import pytest
 from test_campaign import command, experiments
@@ -17,7 +17,7 @@ def everything(folder):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """As after `pip install .`: beside the package there are no experiments and no results."""
+    """As after `pip install .`: there are no experiments and no results beside the package."""
     place = tmp_path / "site-packages"
     (place / "reproduce").mkdir(parents=True)
     monkeypatch.setattr(yamlfile, "ROOT", place)

@@ -1,4 +1,4 @@
-"""Runs that are under way: published as such until they end, shown, and no part of any table, verdict or claim."""
+"""Unfinished runs: published as such until they end, shown, and used in no table, verdict or claim."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ CELL = made_cell(train={"epochs": 4})
 
 
 def go(store, epochs=None, seed=0, cell=CELL, scale="small"):
-    """Train that many epochs of a run, a call each, or all that are left."""
+    """Trains that many epochs of a run, one in each call, or all that are left."""
     run = runs.Run(cell, scale, seed, cell.scales[scale], Dataset("mnist", {}, "d" * 64, "o" * 64))
     store.prepare()
     data = preprocess.prepare(made_splits(), run.settings.data, True, CPU)
@@ -38,14 +38,14 @@ def go(store, epochs=None, seed=0, cell=CELL, scale="small"):
 
 @pytest.fixture
 def store(tmp_path):
-    """A store with one run two epochs of four under way."""
+    """A store with one run that has trained two epochs of four."""
     store = runs.Store(tmp_path / "store")
     go(store, 2)
     return store
 
 
 def publish(store, target, cells=(CELL,)):
-    """As the command does it: what was said."""
+    """Publishes as the command does; returns the messages."""
     said = []
     runs.publish(store, target / "runs", said.append)
     under_way.publish(store, target, cells, said.append)

@@ -1,4 +1,4 @@
-"""`reproduce submit` on a real SLURM of two nodes on this machine: one dies on the way, every run is made once."""
+"""`reproduce submit` on a SLURM cluster of two nodes on this machine: one dies, and each run is trained once."""
 
 import re
 import subprocess
@@ -44,7 +44,7 @@ def test_a_node_dies_and_every_run_is_made_once(tmp_path):
             return done.stdout
 
         def jobs():
-            """Of each task its line of `scontrol`: place in the array -> fields."""
+            """The line of `scontrol` for each task: index in the array -> fields."""
             found = {}
             for line in cluster.ask("scontrol", "--oneliner", "show", "job").splitlines():
                 fields = dict(re.findall(r"(\w+)=(\S*)", line))

@@ -1,4 +1,4 @@
-"""`reproduce submit`: which runs become tasks, how a task goes on after its time; and shards merged."""
+"""`reproduce submit`: which runs become tasks, and how a task resumes after its time limit; merging of shards."""
 
 import os
 import shutil
@@ -84,7 +84,7 @@ def test_a_task_resumes_after_its_time_limit_until_it_is_done(monkeypatch):
 def test_a_task_that_cannot_be_requeued_is_a_line_and_its_work_is_kept(
     tmp_path, monkeypatch, capfd, scontrol, why
 ):
-    """The exit code is the command's own at its time limit, after which its checkpoint is there."""
+    """At its time limit a task ends with the command's exit code, and its checkpoint is there."""
     scripts = {"python": f"exit {slurm.OUT_OF_TIME}"} | ({"scontrol": scontrol} if scontrol else {})
     for name, script in scripts.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -123,7 +123,7 @@ def test_a_task_ends_before_its_job():
 
 @pytest.mark.exhaustive
 def test_tasks_run_by_submitit_itself(tmp_path, monkeypatch):
-    """Submitted, pickled, run in processes of their own, with the command's exit codes."""
+    """Tasks are submitted, pickled and run in processes of their own, with the command's exit codes."""
     submitit = pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(yamlfile.ROOT), *sys.path]))
     tasks = [slurm.Task(("list", "table1/bnn-theano-mnist")), slurm.Task(("data", "minst"))]
@@ -165,7 +165,7 @@ def test_bad_choices_are_one_line_and_code_2(tmp_path, data_folder, monkeypatch,
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("shared", [True, False])
 def test_two_shards_give_one_report(tmp_path, data_folder, monkeypatch, shared):
-    """In one folder, or in two that are published into one: the same runs as from one machine, in one table."""
+    """Shards in one folder, or in two that are published into one, give the runs and the table of one machine."""
     experiments(tmp_path / "experiments", epochs=2)
     for path in (spec.EXPERIMENTS / "table1").iterdir():  # the report looks at the paper's nets too
         shutil.copy(path, tmp_path / "experiments" / "table1")

@@ -1,4 +1,4 @@
-"""Trials of a GPU step's parts, made on the CPU: they pass, they find what is wrong, and it is left out."""
+"""Trials of a GPU step's parts, on the CPU: sound parts pass, and parts with an error are left out."""
 
 import dataclasses
 import os
@@ -41,7 +41,7 @@ def test_a_gradient_of_too_few_bits_is_found(nothing_left_out):
 
 
 def inexact_where(dtype, monkeypatch):
-    """Convolutions by cuDNN are off where a result is large, as an algorithm of Winograd's kind is."""
+    """Makes convolutions inexact where a result is large, as a Winograd algorithm of cuDNN would."""
     real = torch.nn.functional.conv2d
 
     def off(x, w, *rest, **named):
@@ -61,7 +61,7 @@ def test_an_inexact_convolution_is_found_and_left_out(nothing_left_out, dtype, p
         gpu_trial.check(part, NETS, CPU)
     gpu_trial.leave_out_inexact(NETS, CPU, said.append)
     assert not ways.uses(part) and len(said) == 1 and said[0].startswith(f"left out: {part}: convolution of 10")
-    assert gpu_trial.inexact(NETS[1], CPU) is None  # what is left is exact
+    assert gpu_trial.inexact(NETS[1], CPU) is None  # the remaining parts are exact
     gpu_trial.leave_out_inexact(NETS, CPU, said.append)
     assert len(said) == 1
 
@@ -80,7 +80,7 @@ def test_wrong_recorded_steps_are_found(nothing_left_out):
 
 
 def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
-    """The graph is tried with what the first trials have left."""
+    """The graph is tried with the parts that passed the first trials."""
     asked = []
 
     def broken(commands, seconds=0):
@@ -128,7 +128,7 @@ def test_a_gpu_runs_key_and_record_name_the_parts_left_out(nothing_left_out):
 
 
 def test_without_the_kernel_updates_are_torchs(nothing_left_out):
-    """`on_gpu` is what sends a parameter to the kernels."""
+    """`on_gpu` decides whether the kernels update a parameter."""
     from kernels.cuda import launch
     from reproduce.training import optim
 

@@ -1,12 +1,12 @@
-"""Kills a small campaign at random moments until it ends, and holds what is left against an undisturbed one.
+"""Kills a small campaign at random moments until it ends, and compares its files with those of an undisturbed one.
 
     python tests/chaos/harness.py --kills 200 --record results/reliability
 
-The campaign: two seeds of an MLP on made images, a checkpoint after every epoch, a disk that takes its time over
-records and nets. A call is a process of its own, forked from one that has imported everything, so that kills hit
-the run and not the imports. After each kill every file under its final name must be whole, and no record once
-written may have changed; at the end the records must be those of the undisturbed campaign, but for times. Any
-breach ends the harness with exit code 1 and what was found.
+The campaign: two seeds of an MLP on made images, a checkpoint after every epoch, a slow disk for
+records and nets. Each call is a process, forked from one that has imported everything, so that kills hit the
+training and not the imports. After each kill every file under its final name must be whole, and no record once
+written may have changed; at the end the records must be those of the undisturbed campaign, except for times.
+Any violation ends the harness with exit code 1 and a description.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def demand(holds: object, what: object) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Experiment file and data set under `folder`, known to this process and to those it forks."""
+    """Writes experiment file and data set under `folder`, and registers them in this process and its forks."""
     arrays = {}
     for part, n, seed in (("train", 60000, 1), ("test", 10000, 2)):
         arrays[f"x_{part}"], arrays[f"y_{part}"] = made_images(n, seed=seed)
@@ -118,7 +118,7 @@ def call(folder: Path, store: Path, log: Path, seeds: int = SEEDS) -> int:
 
 
 def ended(pid: int, within: float) -> int | None:
-    """Exit code (negative: by that signal) once the process ends within so many seconds, else None."""
+    """The exit code (negative: the signal) if the process ends within this many seconds, else None."""
     end = time.monotonic() + within
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -140,7 +140,7 @@ def without_times(path: Path) -> dict:
 
 
 def whole(store: Path, before: dict[str, bytes]) -> dict[str, bytes]:
-    """The records now, all whole and those of `before` unchanged; checkpoints and nets whole, too."""
+    """The records now. Checks that all files are whole and the records of `before` unchanged."""
     now = {p.name: p.read_bytes() for p in (store / "runs").glob("*.json")} if store.exists() else {}
     for name, content in before.items():
         demand(now.get(name) == content, f"record {name} changed or is lost")
@@ -154,7 +154,7 @@ def whole(store: Path, before: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def same(store: Path, reference: Path) -> None:
-    """Every record and net is the undisturbed campaign's, and nothing else is left."""
+    """Checks that every record and net equals the undisturbed campaign's, and that there are no other files."""
     wanted = {p.name for p in (reference / "runs").iterdir()}
     demand(
         {p.name for p in (store / "runs").iterdir()} == wanted, f"records: {sorted((store / 'runs').iterdir())}"
@@ -175,7 +175,7 @@ def same(store: Path, reference: Path) -> None:
 
 
 def trained(log: Path) -> int:
-    """How many runs came to their end in the calls that wrote `log`."""
+    """Number of runs that finished in the calls that wrote `log`."""
     return len(re.findall(r"^    test error ", log.read_text(), re.MULTILINE))
 
 
@@ -183,7 +183,7 @@ def trained(log: Path) -> int:
 
 
 def moment(rng: random.Random, store: Path, whole_call: float) -> None:
-    """Wait for a random moment: any time of a call, or when a file is being written or was just renamed."""
+    """Waits for a random moment: any time during a call, or when a file is being written or was renamed."""
     if rng.random() < 0.5:
         time.sleep(rng.uniform(0, 1.1 * whole_call))
         return
@@ -204,7 +204,7 @@ def listing(store: Path) -> set[tuple[str, int]]:
 
 
 def campaigns(folder: Path, kills: int, number: int, rng: random.Random, whole_call: float) -> dict:
-    """Disturb campaigns with signal `number` until there were `kills` of them; figures of what was seen."""
+    """Sends signal `number` to campaigns `kills` times in all; returns the figures."""
     name = signal.Signals(number).name
     figures = {"signals": 0, "campaigns": 0, "calls": 0, "without_a_word": 0, "longest_end_seconds": 0.0}
     while figures["signals"] < kills:
@@ -231,7 +231,7 @@ def campaigns(folder: Path, kills: int, number: int, rng: random.Random, whole_c
                 if number != signal.SIGKILL and code != 0:
                     figures["longest_end_seconds"] = max(figures["longest_end_seconds"], time.monotonic() - began)
                     heard = code == 128 + number and GO_ON in said
-                    early = code == -number and not said  # before the command took the signals over
+                    early = code == -number and not said  # before the command has set its signal handlers
                     early = early or (number == signal.SIGINT and not said.count("run(s) at"))
                     demand(heard or early, f"{name}: exit code {code}, said {said[-2000:]!r}")
                     figures["without_a_word"] += not heard
@@ -250,7 +250,7 @@ def campaigns(folder: Path, kills: int, number: int, rng: random.Random, whole_c
 
 
 def eight(folder: Path, whole_call: float) -> dict:
-    """Eight processes on one store, six runs: every run is made once."""
+    """Eight processes on one store train six runs: each must be trained once."""
     store = folder / "eight"
     logs = [folder / f"eight-{i}.log" for i in range(8)]
     for pid in [call(folder, store, log, EIGHT_SEEDS) for log in logs]:
@@ -265,7 +265,7 @@ def eight(folder: Path, whole_call: float) -> dict:
 
 
 def main() -> int:
-    """Run everything; a record if asked for."""
+    """Runs everything; writes a record if asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs; of SIGTERM and Ctrl-C a quarter each")
     parser.add_argument("--seed", type=int, default=0)

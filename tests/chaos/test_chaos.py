@@ -1,4 +1,4 @@
-"""The harness in short; `make chaos N=200` for long."""
+"""A short run of the harness; `make chaos N=200` is the long one."""
 
 import subprocess
 import sys

@@ -26,7 +26,7 @@ runpy.run_module("reproduce", run_name="__main__", alter_sys=True)
 
 
 def reproduce(*words, without=(), program=("-m", "reproduce"), cwd=yamlfile.ROOT, **environment):
-    """The command in a process of its own: exit code and what it said."""
+    """Runs the command in its own process; returns exit code and output."""
     kept = {k: v for k, v in os.environ.items() if k not in without}
     done = subprocess.run(
         [sys.executable, *program, *map(str, words)],
@@ -43,7 +43,7 @@ def store(tmp_path):
     return store_of(tmp_path / "mine", records([2.0, 2.1, 2.2]))
 
 
-BACKEND = "module://matplotlib_inline.backend_inline"  # what `!reproduce …` in a notebook inherits
+BACKEND = "module://matplotlib_inline.backend_inline"  # the variable that `!reproduce …` in a notebook inherits
 
 
 EXHAUSTIVE = pytest.mark.exhaustive
@@ -59,7 +59,7 @@ def test_a_notebooks_backend_is_not_needed(backend):
 
 @EXHAUSTIVE
 def test_a_users_matplotlibrc_changes_no_figure(store, tmp_path):
-    """TeX for all text needs LaTeX; a backend of theirs may need a window."""
+    """The user's matplotlibrc is ignored: TeX for all text would need LaTeX, another backend a window."""
     lines = ("text.usetex: True", "backend: module://nothing", "font.size: 30", "savefig.bbox: tight")
     (tmp_path / "matplotlibrc").write_text("\n".join(lines))
     for name, environment in (("plain", {}), ("theirs", {"MATPLOTLIBRC": str(tmp_path), "MPLBACKEND": BACKEND})):
@@ -81,7 +81,7 @@ def test_any_terminal_can_be_written_to(words, encoding):
 
 @EXHAUSTIVE
 def test_a_row_with_an_umlaut_on_an_ascii_terminal(tmp_path, data_folder):
-    """Processes beside the first print, too."""
+    """Processes other than the first one print, too."""
     program = f"""
 import sys
 from reproduce import spec
@@ -107,7 +107,7 @@ def test_without_a_home_folder_data_says_what_to_set_and_a_given_folder_is_enoug
     code, said = reproduce("data", "mnist", without=without, program=program)
     assert code == 1 and "give --data FOLDER or set REPRODUCE_DATA" in said and "Traceback" not in said, said
     code, said = reproduce("submit", "table1/float-mnist", without=without, program=program)
-    line = said.splitlines()[-1]  # before it, matplotlib may tell of its own cache
+    line = said.splitlines()[-1]  # before it, matplotlib may print a line about its cache
     assert code == 3 and line.startswith("reproduce: no data folder") and "set REPRODUCE_DATA" in line, said
     words = ["run", "table1/float-mnist", "--scale", "small", "--data", tmp_path, "--results", tmp_path / "r"]
     offline = {"HTTPS_PROXY": "http://127.0.0.1:9", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
@@ -160,8 +160,8 @@ def test_another_package_named_kernels_is_a_line_and_code_2(tmp_path, what):
 
 
 def test_what_uninstalling_the_other_leaves_is_told(tmp_path):
-    """The two shared `kernels/__init__.py`, and it went with the other. An editable install of this checkout would
-    still be found behind the folder, so the command is started without it."""
+    """Both packages had the file `kernels/__init__.py`, and it was removed with the other one. An editable install
+    of this checkout would still be found after the folder, so the command is started without it."""
     (tmp_path / "kernels").mkdir()
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"

@@ -1,4 +1,4 @@
-"""gpu-evidence.sh: its order, limits and files, with an interpreter that only notes; once for real, on a CPU."""
+"""gpu-evidence.sh: order, limits and files with an interpreter that only logs its calls; one real run."""
 
 import os
 import re
@@ -35,7 +35,7 @@ esac
 
 @pytest.fixture
 def evidence(tmp_path):
-    """evidence(*runs, **environment) -> exit code, what it printed, what the interpreter was asked for."""
+    """evidence(*runs, **environment) -> exit code, output, calls of the interpreter."""
     python, noted = tmp_path / "python", tmp_path / "noted"
     python.write_text(NOTES)
     python.chmod(0o755)
@@ -69,7 +69,7 @@ def test_its_steps_in_their_order_and_within_their_limits(evidence):
     assert kinds(asked)[:9] == before and all(" -m gpu " in line for line in asked[9:])
     given = limits(said)
     assert [given[k] for k in ("trials", "preflight-bnn-theano-mnist", "figure3")] == ["60", "40", "120"]
-    assert int(given["training-bnn-theano-mnist:100"]) > 540  # nothing here takes time: the rest is its own
+    assert int(given["training-bnn-theano-mnist:100"]) > 540  # no step takes time here: nearly all is left
     train = asked[4]
     assert "table1/bnn-theano-mnist --device cuda --scale paper --first-seed 100 --seeds 1" in train
     assert "/gpu-evidence table1/bnn-theano-mnist --device cuda" in asked[1]
@@ -214,7 +214,7 @@ def test_it_names_every_file_with_tests_for_a_gpu():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_rehearsal(tmp_path):
-    """Every step for real, on a CPU, within three minutes."""
+    """Runs every step on a CPU, within three minutes."""
     own = {
         "REHEARSE": "1",
         "PYTHON": sys.executable,

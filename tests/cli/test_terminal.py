@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end what can be killed at any moment, whatever it is at."""
+"""Ctrl-C and SIGTERM end commands at any moment."""
 
 import contextlib
 import io

@@ -16,7 +16,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue")
 
 
 def missing() -> str | None:
-    """Why no cluster can be had here; None where it can."""
+    """Why no cluster can be started here; None if it can."""
     absent = [name for name in PROGRAMS if not shutil.which(name, path=_path())]
     if absent:
         return f"not installed: {', '.join(absent)} (Debian: slurm-wlm, munge)"
@@ -37,7 +37,7 @@ class Cluster:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Raises RuntimeError, with the end of the logs, where the nodes are not idle in time."""
+        """Raises RuntimeError, with the end of the logs, if the nodes are not idle in time."""
         (self.root / "state").mkdir(parents=True)
         key = self.root / "munge.key"
         key.write_bytes(os.urandom(1024))
@@ -68,18 +68,18 @@ class Cluster:
             process.kill()
 
     def ask(self, *words: str) -> str:
-        """What a command of SLURM prints; nothing where it fails."""
+        """The output of a SLURM command; empty if it fails."""
         done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60)
         return done.stdout if done.returncode == 0 else ""
 
     def kill_node(self, name: str) -> None:
-        """As if its power went: the daemon, its steps and all of their processes, at once and without a word."""
+        """Kills a node like a power failure: the daemon, its steps and all of their processes at once."""
         self._running[name].kill()
         self._running[name].wait()
         self._kill_jobs(name)
 
     def _kill_jobs(self, name: str) -> None:
-        """SIGKILL for what this cluster runs on a node: its jobs' processes, and the slurmstepd above them."""
+        """Sends SIGKILL to the jobs of a node: their processes and the slurmstepd above them."""
         found = set()
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -152,7 +152,7 @@ def _free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def cluster(root: Path, nodes: int) -> Iterator[Cluster]:
-    """A running cluster in the folder `root`, gone at the end."""
+    """A running cluster in the folder `root`; it is stopped at the end."""
     made = Cluster(root, nodes)
     try:
         made.start()

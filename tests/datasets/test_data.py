@@ -1,4 +1,4 @@
-"""Data sets: the digest, the splits, damaged and foreign files, and what happens without a network."""
+"""Data sets: digest, splits, damaged and foreign files, and behaviour without a network."""
 
 import errno
 import hashlib
@@ -87,7 +87,7 @@ def test_damaged_cache_is_replaced_when_a_source_has_it(data_folder, monkeypatch
 def test_files_left_by_a_killed_fetch_are_removed_by_the_next(data_folder, monkeypatch):
     good = fetch.load("mnist", data_folder)
     (data_folder / "mnist.npz").unlink()
-    kept = {".bnn-reproduce-cifar10-killed", ".mnist-of-mine"}  # perhaps being fetched just now; somebody's
+    kept = {".bnn-reproduce-cifar10-killed", ".mnist-of-mine"}  # in use by another fetch; a user's
     for name in (".bnn-reproduce-mnist-killed", *kept):
         (data_folder / name).mkdir()
         (data_folder / name / "half").write_bytes(b"x")
@@ -115,7 +115,7 @@ print(fetch.load("mnist", folder).digest == DATASETS["mnist"].digest, flush=True
 
 
 def test_of_processes_that_want_a_data_set_one_fetches_it(data_folder):
-    """From a damaged file on: one sets it aside and fetches, none takes its good file for the damaged one."""
+    """Several processes find a damaged file: one sets it aside and fetches, and none removes the good file."""
     (data_folder / "mnist.npz").rename(data_folder / "good.npz")
     (data_folder / "mnist.npz").write_bytes(b"damaged")
     words = [sys.executable, "-c", FETCH, str(data_folder)]
@@ -189,7 +189,7 @@ def test_data_folder_comes_from_the_option_then_the_environment_then_a_cache(tmp
 
 
 def numbered(name, n_train, n_test, labels=None):
-    """A data set whose images are their own index, so that a split shows which ones it took."""
+    """A data set whose images hold their own index, so that a split shows which images it took."""
 
     def images(n):
         x = np.zeros((n, 32, 32, 3), np.uint8)
@@ -263,7 +263,7 @@ def test_experiment_files_are_checked_against_the_sizes_of_the_splits(name):
             base(data={"name": name, part: there + 1})
 
 
-# --- files that the machine cannot read, and such as are none -------------------------------------------------
+# --- unreadable files, and paths that are not files ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_an_unreadable_cache_is_kept(data_folder, monkeypatch, error, words):
     def fails(*_, **__):
         raise error
 
-    for name in ("load", "concatenate"):  # as it is read, as its content is looked at
+    for name in ("load", "concatenate"):  # while the file is read, and while its content is checked
         with monkeypatch.context() as patch:
             patch.setattr(fetch.np, name, fails)
             with pytest.raises(data.DataError, match=words):
@@ -337,7 +337,7 @@ def test_a_missing_network_is_detected_quickly(tmp_path, mute_server, monkeypatc
     start = time.monotonic()
     with pytest.raises(data.DataError, match=r"no network: .*amazonaws.com does not answer; no network: pypi.org"):
         fetch.load("mnist", tmp_path, said.append)
-    assert time.monotonic() - start < 25 and not said  # nothing was tried, each call of which takes 30 s
+    assert time.monotonic() - start < 25 and not said  # no source was tried; each try would take 30 s
 
 
 def test_servers_that_answer_and_proxies_are_not_called_silent(mute_server, monkeypatch):

@@ -1,4 +1,4 @@
-"""Damaged data: every changed byte of a cached file or a download is caught, or has changed no pixel and no label.
+"""Damaged data: every changed byte of a cached file or download is detected, or changes no pixel and no label.
 
 Small data sets under the real names, through torchvision's own downloads (from a folder) and our cache.
 """
@@ -65,7 +65,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def origin(tmp_path, monkeypatch):
-    """A folder that torchvision downloads from, with the sums that it expects; name -> files and arrays."""
+    """A folder that torchvision downloads from, with the checksums that it expects; name -> files and arrays."""
     folder = tmp_path / "origin"
     folder.mkdir()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
@@ -192,7 +192,7 @@ def test_a_cache_cut_anywhere_is_replaced_by_the_next_call(tmp_path, origin, mon
 def test_another_data_set_under_the_right_name_is_refused_with_the_reason(tmp_path, origin, monkeypatch):
     _, _, arrays = origin
     for name, other in (("svhn", "cifar10"), ("cifar10", "svhn"), ("mnist", "cifar10")):
-        digest = data.content_digest(arrays[other])  # the file's own word for itself is right
+        digest = data.content_digest(arrays[other])  # the digest in the file is that of its content
         where = tmp_path / name
         where.mkdir()
         np.savez(where / f"{name}.npz", **arrays[other], digest=np.array(digest))

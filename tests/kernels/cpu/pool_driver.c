@@ -15,7 +15,7 @@ static int wrong, rounds;
 static void task(void *context, size_t i)
 {
     int *seen = context;
-    seen[i]++; /* one thread alone may have task i: no atomic, so that the sanitizer sees it if two have */
+    seen[i]++; /* only one thread may get task i: not atomic, so that the sanitizer reports it if two get it */
 }
 
 static void one_job(unsigned *random)
@@ -25,7 +25,7 @@ static void one_job(unsigned *random)
     parallel(task, seen, count, 1 + rand_r(random) % 6);
     for (size_t i = 0; i < MOST; i++)
         if (seen[i] != (i < count)) __atomic_store_n(&wrong, 1, __ATOMIC_RELAXED);
-    if (rand_r(random) % 64 == 0) usleep((unsigned)rand_r(random) % 300); /* long enough to fall asleep, sometimes */
+    if (rand_r(random) % 64 == 0) usleep((unsigned)rand_r(random) % 300); /* sometimes long enough for workers to sleep */
 }
 
 static void *caller(void *seed)
@@ -37,7 +37,7 @@ static void *caller(void *seed)
 
 static int begun;
 
-/* waits, a while, until the other of two has begun: alone, a thread would wait in vain */
+/* waits for a while until the other of two has begun; a single thread would wait in vain */
 static void together(void *context, size_t i)
 {
     (void)i;
@@ -58,13 +58,13 @@ static void company(unsigned microseconds)
 int main(int count, char **words)
 {
     company(0);      /* the worker is started */
-    company(0);      /* it is looking out for work */
+    company(0);      /* it polls for work */
     company(100000); /* it is asleep */
     rounds = atoi(words[1]);
     pthread_t id[CALLERS];
     for (size_t i = 0; i < CALLERS; i++) pthread_create(id + i, NULL, caller, (void *)(i + 1));
     for (size_t i = 0; i < CALLERS; i++) pthread_join(id[i], NULL);
-    if (count > 2) { /* and in the child of a fork, where no worker has come along */
+    if (count > 2) { /* and in the child of a fork, which has no workers */
         int status;
         const pid_t child = fork();
         if (child == 0) {

@@ -1,4 +1,4 @@
-"""The CPU backend's own ground: building and caching, no compiler, threads, forks."""
+"""The CPU backend: building and caching, no compiler, threads, forks."""
 
 import copy
 import ctypes
@@ -122,7 +122,7 @@ def changed(content):
 
 @pytest.mark.parametrize("damage", [lambda c: c[: len(c) // 2], lambda c: c[:5000], changed, lambda c: b""])
 def test_a_damaged_library_is_not_loaded_but_built_anew(tmp_path, quick, damage):
-    """In a process of its own: a library cut short can end it with SIGBUS."""
+    """In its own process, because a truncated library can end it with SIGBUS."""
     cache = tmp_path / "cache"
     run("check(1)", KERNELS_CACHE=str(cache), CC=quick)
     (path,) = cache.iterdir()
@@ -134,7 +134,7 @@ def test_a_damaged_library_is_not_loaded_but_built_anew(tmp_path, quick, damage)
 
 
 def test_a_cache_that_cannot_be_executed_from(tmp_path, quick, monkeypatch):
-    """As on a file system mounted with noexec: the system refuses to load what lies there."""
+    """Imitates a file system mounted with noexec: the system refuses to load libraries from there."""
     monkeypatch.setenv("CC", quick)
     monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "cache"))
     build.load()
@@ -164,7 +164,7 @@ def test_permissions_follow_the_umask_so_that_others_can_use_a_shared_cache(tmp_
 
 def test_a_cache_folder_that_cannot_be_made(tmp_path, quick, monkeypatch):
     monkeypatch.setenv("CC", quick)
-    (tmp_path / "file").write_text("")  # a folder below a file can be made by nobody, root included
+    (tmp_path / "file").write_text("")  # nobody, not even root, can create a folder below a file
     monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.warns(RuntimeWarning, match="cannot be kept in .*file/cache"):
         library = build.load()
@@ -201,7 +201,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 
 def test_processes_and_threads_that_build_at_once(tmp_path, quick):
     compiler = Path(quick)
-    compiler.write_text(compiler.read_text().replace("for target", "sleep 1; for target"))  # they all begin
+    compiler.write_text(compiler.read_text().replace("for target", "sleep 1; for target"))  # so that all begin
     cache = tmp_path / "cache"
     script = """
     from concurrent.futures import ThreadPoolExecutor
@@ -237,7 +237,7 @@ def test_several_threads_sharing_one_right_operand(signs):
 def test_copies_do_not_keep_addresses(way, signs, copied):
     a, b = pack(signs(5, 70)), pack(signs(20, 70, seed=1))
     rule = Thresholds(np.arange(-10, 10))
-    want = xnor_matmul_threshold(a, b, rule, way).words  # fills what is derived from the three
+    want = xnor_matmul_threshold(a, b, rule, way).words  # fills `derived` of all three
     for other in map(copied, (a, b, rule)):
         assert other.derived == {} and "address" not in vars(other)
     assert np.array_equal(xnor_matmul_threshold(*map(copied, (a, b, rule)), way).words, want)

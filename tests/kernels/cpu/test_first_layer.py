@@ -1,4 +1,4 @@
-"""The update of a first layer against float64, and its bits on every instruction set and number of threads."""
+"""The update of a first layer: against float64, and bit for bit on all instruction sets and numbers of threads."""
 
 import math
 

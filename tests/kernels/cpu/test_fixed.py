@@ -1,4 +1,4 @@
-"""Products in 16-bit fixed point: bit for bit what NumPy's integers give, and near to float64."""
+"""Products in 16-bit fixed point: equal bit for bit to NumPy's integers, and close to float64."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not ternary.available(), reason="no compiled ker
 
 
 def quantized(x, limit=fixed.LIMIT):
-    """Whole numbers (int64) and steps of rows x (rows, n) of a block, by the module's definition."""
+    """Integers (int64) and steps of rows x (rows, n) of a block, by the module's definition."""
     parts = np.zeros((8, len(x)), np.float32)
     for k in range(x.shape[1]):
         parts[k % 8] += np.abs(x[:, k])
@@ -28,7 +28,7 @@ def quantized(x, limit=fixed.LIMIT):
 
 
 def places(height, width):
-    """For each tap the slices (result, source) of an image that it joins."""
+    """For each tap the slices (result, source) of an image that it connects."""
     for y in (-1, 0, 1):
         for x in (-1, 0, 1):
             yield (
@@ -95,7 +95,7 @@ def gradient64(g, a):
 
 
 def reals(rng, *shape):
-    """Like gradients: of very different sizes, many of them zero."""
+    """Numbers like gradients: of very different sizes, many of them zero."""
     x = rng.standard_normal(shape) * np.exp(2 * rng.standard_normal(shape[-1])) * (rng.random(shape) < 0.7)
     return (x * np.float32(1e-4)).astype(np.float32)
 
@@ -162,7 +162,7 @@ def test_errors_are_as_documented(rng, isa):
 
 
 def test_one_number_may_be_all_of_a_block(rng, isa):
-    """Its whole number is LIMIT, more than 16 bits with a sign hold."""
+    """A number whose integer is LIMIT, which does not fit into signed 16 bits."""
     x = np.zeros((1, 3, 3, 140), np.float32)
     x[0, 1, 1, 5], x[0, 0, 2, 139] = -7.5, 1e-3
     signs, panels = taps(rng, 140, 3)

@@ -1,4 +1,4 @@
-"""Updates of latent weights, and their signs: bit for bit what the same operations give in NumPy."""
+"""Updates of latent weights, and their signs: equal bit for bit to the same operations in NumPy."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def updated(rule, g, w, m, v):
 
 
 def latent(rng, *shape):
-    """Weights on both sides of the clipping's bounds and around 0, moments of steps before."""
+    """Weights on both sides of the clipping bounds and around 0, with moments of earlier steps."""
     w = rng.uniform(-1, 1, shape).astype(np.float32)
     w[rng.random(shape) < 0.1] = 1
     w[rng.random(shape) < 0.1] *= np.float32(1e-3)
@@ -40,7 +40,7 @@ def latent(rng, *shape):
 
 
 def gradient(g, x, scale, zeros):
-    """scale · gᵀ · x in fixed point for x of 0 and ±1; `zeros`: by two planes."""
+    """scale · gᵀ · x in fixed point for x of 0 and ±1; `zeros`: with two planes."""
     out = np.zeros((g.shape[1], x.shape[1]), np.float32)
     for b in range(0, len(g), fixed.BLOCK):
         q, step = quantized(np.ascontiguousarray(g[b : b + fixed.BLOCK].T), fixed.LIMIT / (1 + zeros))

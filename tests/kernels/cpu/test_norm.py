@@ -1,4 +1,4 @@
-"""Batch norm, activation, dropout and pooling, both ways, against NumPy in float64; bits too."""
+"""Batch norm, activation, dropout and pooling, forward and backward, against NumPy's float64 and bit for bit."""
 
 import math
 
@@ -36,7 +36,7 @@ def uniform(key, count):
 
 
 class Case:
-    """Random inputs of one pass, and what float64 makes of them."""
+    """Random inputs of one pass, and their float64 results."""
 
     def __init__(self, rng, rows, cols, kind):
         y = rng.integers(-500, 500, (rows, cols))
@@ -47,7 +47,7 @@ class Case:
         self.grad = rng.standard_normal((rows, cols)).astype(np.float32)
 
     def passes(self, shift, activation, masked, drop):
-        """Everything one pass forward and one back give, by name."""
+        """All results of one forward and one backward pass, by name."""
         rows, cols = self.y.shape
         one = norm.Norm(rows, cols, activation, shift=shift, masked=masked, drop=drop)
         inv_std = 1 / np.sqrt(one.statistics(self.y, SCALE) + EPS)
@@ -80,7 +80,7 @@ class Case:
             "sign": np.where(a >= 0, 1, -1) * (keep > 0),
             "stochastic_sign": np.where(a >= noise, 1, -1) * (keep > 0),
         }[activation]
-        edge = np.minimum(np.abs(a), np.abs(np.abs(a) - 1))  # where float32 may choose otherwise
+        edge = np.minimum(np.abs(a), np.abs(np.abs(a) - 1))  # where float32 may decide differently
         if activation == "stochastic_sign":
             edge = np.minimum(edge, np.abs(a - noise))
         g = self.grad * keep
@@ -114,7 +114,7 @@ def test_passes_agree_with_float64(rng, size, shift, kind, activation, masked, d
     case = Case(rng, *size, kind)
     found = case.passes(shift, activation, masked, drop)
     wanted, edge = case.wanted(shift, activation, masked, drop)
-    sure = (edge > 1e-5).all(0)  # columns where rounding cannot have chosen
+    sure = (edge > 1e-5).all(0)  # columns in which rounding decided nothing
     assert sure.any()
     for name, tolerance in (("mean", 1e-4), ("inv_std", 1e-6), ("out", 1e-5), ("grad", 1e-5)):
         np.testing.assert_allclose(found[name][..., sure], wanted[name][..., sure], rtol=1e-4, atol=tolerance)

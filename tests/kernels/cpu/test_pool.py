@@ -1,4 +1,4 @@
-"""The pool of threads of the CPU kernels: every task once, whoever calls and however often, and no data race."""
+"""The pool of threads of the CPU kernels: every task runs once for any callers, without data races."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ def built(folder, *options):
 
 @needs_compiler
 def test_every_task_is_run_once_by_three_callers_and_after_a_fork(tmp_path):
-    """More jobs than their numbers, 65,535, before they come round."""
+    """More jobs than job numbers (65,535), so that numbers repeat."""
     assert subprocess.run([built(tmp_path, "-O2"), "100000", "fork"], timeout=120).returncode == 0
 
 

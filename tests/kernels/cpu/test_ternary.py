@@ -1,4 +1,4 @@
-"""Products of {-1, 0, 1} by ±1 against NumPy's integers, on every instruction set, at sizes that fill nothing."""
+"""Products of {-1, 0, 1} by ±1 against NumPy's integers, on every instruction set, at sizes that fill no tile."""
 
 import numpy as np
 import pytest
