@@ -1,4 +1,4 @@
-"""What tests make for themselves: settings, images, cells, runs and records."""
+"""Settings, images, cells, runs and records made for tests."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def settings(**over):
 
 
 def change(monkeypatch, name, **fields):
-    """Let the data set `name` have other `fields`; `sources` may be plain functions of a folder."""
+    """Changes `fields` of the data set `name`; `sources` may be plain functions of a folder."""
     if "sources" in fields:
         fields["sources"] = tuple(s if isinstance(s, Source) else Source(s) for s in fields["sources"])
     monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], **fields))
@@ -56,7 +56,7 @@ def convnet_settings(**over):
 
 
 def made_images(n, shape=(28, 28), seed=0):
-    """Ten classes that can be told apart: one bright patch a class under noise; uint8 images, labels."""
+    """Ten classes that a net can learn: a bright patch for each class, under noise. uint8 images, labels."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 10, n).astype(np.uint8)
     x = rng.integers(0, 80, (n, *shape)).astype(np.uint8)
@@ -84,7 +84,7 @@ def made_run(seed=0, digest="d" * 64, order="o" * 64, scale="small", variant=Non
 
 
 def made_record(run=None, error=2.0, wrong=None, **change):
-    """A finished run; `wrong` (bool, a value an image) says which test images were wrong, and so the error."""
+    """A finished run; `wrong` (bool, for each test image) says which were wrong, and so determines the error."""
     run = run or made_run()
     images, told = 10_000, {}
     if wrong is not None:

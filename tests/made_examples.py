@@ -1,4 +1,4 @@
-"""The examples and made data sets of their kinds, for a test that trains them."""
+"""The examples, and artificial data sets for them, for a test that trains them."""
 
 import json
 
@@ -24,7 +24,7 @@ SIZES = {"train": 1200, "valid": 200, "test": 200}
 
 
 def registered():
-    """All that modules given by --use change."""
+    """The state that modules given by --use change."""
     return [DATASETS, extensions._USED, *(part for r in REGISTRIES for part in (r.schemas, r._made))]
 
 

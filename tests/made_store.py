@@ -1,4 +1,4 @@
-"""A store of made records: every cell of the report but the ablations', as if all had been trained."""
+"""A store of artificial records: every cell of the report except ablations, as if all had been trained."""
 
 import itertools
 import shutil
@@ -11,7 +11,7 @@ from reproduce.datasets.data import Dataset
 from reproduce.records import EpochRow, Result, filter_counts, runs
 
 HOSTILE = "<script>document.title = 'run'</script> \"& $x_{$ \u4e2d"
-SPREAD = (-0.04, 0.03, 0.0, -0.02, 0.05)  # of five seeds, in points around what is aimed at
+SPREAD = (-0.04, 0.03, 0.0, -0.02, 0.05)  # of five seeds, in points around the intended error
 
 
 def full_store(folder):
@@ -65,7 +65,7 @@ def made_run(cell, scale, seed, error):
 
 
 def made_filters(settings, seed):
-    """Counts of a binary ConvNet's filters, of random signs; None for other nets."""
+    """Filter counts of a binary ConvNet with random signs; None for other nets."""
     if settings.net.kind != "convnet" or settings.net.weights != "binary":
         return None
     widths = [3, *(w // 4 for w in settings.net.channels for _ in range(2))]

@@ -1,4 +1,4 @@
-"""Mutants of YAML files, and a reading of YAML that owes nothing to the project's loader."""
+"""Mutants of YAML files, and a reader of YAML that is independent of the project's loader."""
 
 import copy
 import json
@@ -13,11 +13,11 @@ SHORT = 300
 
 
 FRACTIONS = pytest.mark.parametrize("fraction", [20, pytest.param(1, marks=pytest.mark.exhaustive)])
-"""For the fuzz tests: the default run makes a twentieth of the mutants."""
+"""Marker for the fuzz tests: the default run makes a twentieth of the mutants."""
 
 
 def count(short=SHORT):
-    """How many mutants a fuzz test makes in all: FUZZ (`make fuzz N=…`), else few."""
+    """Number of mutants that a fuzz test makes: FUZZ (`make fuzz N=…`), else few."""
     return int(os.environ.get("FUZZ") or short)
 
 
@@ -25,17 +25,17 @@ FIGURES = {}
 
 
 def tell(what, **figures):
-    """Print a fuzz test's figures, and keep them for the record that `make fuzz RECORD=folder` writes."""
+    """Prints a fuzz test's figures, and keeps them for the record that `make fuzz RECORD=folder` writes."""
     FIGURES[what] = figures
     print(f"\n{what}: {', '.join(f'{value} {name}' for name, value in figures.items())}")
 
 
 class Refused(Exception):
-    """The document has no single meaning: whoever reads it must say so."""
+    """The document is ambiguous; a loader must report an error."""
 
 
 def stated(text):
-    """What a document says, by YAML 1.2's core schema, over PyYAML's syntax tree alone; Refused if unclear."""
+    """What a document says by YAML 1.2's core schema, from PyYAML's syntax tree alone; Refused if ambiguous."""
     try:
         events = list(yaml.parse(text))
         documents = list(yaml.compose_all(text, Loader=yaml.BaseLoader))
@@ -163,7 +163,7 @@ def _nudge(rng, parent, key):
 
 
 def _copied(rng, parent, key):
-    """Another part of the tree in this one's place, or beside it under its own name."""
+    """Puts another part of the tree in this one's place, or beside it under its own name."""
     other = rng.choice(paths(_ROOT[0]))
     value = copy.deepcopy(at(_ROOT[0], other))
     if isinstance(parent, dict) and rng.random() < 0.5:
@@ -230,7 +230,7 @@ def _of_text(rng, text):
 
 
 def _spelt(rng, text):
-    """A number, or true or false, written another way, which may mean the same, another number, or a text."""
+    """A number, true or false in another notation, which may mean the same, another number or a text."""
     found = rng.choice(list(re.finditer(r"(?<=[\s\[])(\d+(\.\d+)?(e-?\d+)?|true|false)(?=[\s,}\]])", text)))
     old = found[0]
     ways = [f'"{old}"', f"'{old}'", f"!!str {old}", f"+{old}", f"-{old}", f"{old}_0", f"{old}.", f"0{old}"]
@@ -255,7 +255,7 @@ def _of_bytes(rng, text):
 
 
 def mutant(seed, text):
-    """The bytes of one mutant of a YAML file's text, always the same for a seed."""
+    """The bytes of one mutant of a YAML file's text; the same for the same seed."""
     rng = random.Random(seed)
     kind = rng.random()
     if kind < 0.5:

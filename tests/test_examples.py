@@ -1,4 +1,5 @@
-"""The examples of EXTENDING.md: each trains an epoch on made images, is in the tables, and freezes or says why."""
+"""The examples of EXTENDING.md: each trains for an epoch on artificial images, is in the tables, and freezes or
+says why not."""
 
 import re
 
@@ -46,7 +47,7 @@ def test_an_example_trains_is_listed_and_freezes_or_names_the_layer_that_cannot(
     said = capsys.readouterr().out
     (path,) = (store / "runs").glob("*.json")
     record = runs.read_record(path)
-    assert record.result.test_error < 75 and "small" in said  # of ten classes; chance leaves 90
+    assert record.result.test_error < 75 and "small" in said  # chance would give 90
     assert record.code["uses"] == [module(source).name]
     engine = ternary.available() and source.stem.startswith("fashion")
     assert record.code["mode"] == ("fixed16" if engine else products.by_autograd())
@@ -71,7 +72,7 @@ def test_an_example_trains_is_listed_and_freezes_or_names_the_layer_that_cannot(
 
 
 def test_shifts_and_scales_are_folded_into_the_thresholds(own, monkeypatch):
-    """Every class and score of the packed net is the float32 net's; with either left out they are not."""
+    """Every class and score of the packed net equals the float32 net's; without shifts or scales they do not."""
     extensions.use([FOLDER / "reactnet.py"])
     content = spec.load(FOLDER / "reactnet.yaml").scales["small"].model_dump()
     content["net"] |= {"channels": [8, 12], "dense": [16]}

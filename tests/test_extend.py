@@ -1,4 +1,4 @@
-"""Own experiments: files anywhere, what is wrong with them, registered pieces, data sets of other sizes."""
+"""Experiments of one's own: files anywhere, errors in them, registered code, data sets of other sizes."""
 
 import json
 from typing import Literal
@@ -50,7 +50,7 @@ def test_all_problems_of_a_file_are_reported_at_once_misspelt_keys_first(tmp_pat
     assert lines[1] == "small.net.hiden: unknown key; did you mean 'hidden'?"
     assert any(line.startswith("train.batch: ") and "given: 0" in line for line in lines)
     assert any(line.startswith("net.norm.kind: 'vanila'") and "'vanilla'" in line for line in lines)
-    assert not any(line.startswith("train.epochs") for line in lines)  # that is what `epocs` was to be
+    assert not any(line.startswith("train.epochs") for line in lines)  # `epocs` was meant as that
     assert len(lines) == 4
 
 
@@ -205,7 +205,7 @@ def test_a_name_can_be_registered_only_once(own):
 
 
 def sized(monkeypatch, image, classes):
-    """A data set of other sizes, under the name `odd`, and made images of its kind."""
+    """A data set of other sizes, with the name `odd`, and artificial images for it."""
     sizes = {"train": 400, "valid": 100, "test": 100}
     odd = description.Description(
         "odd",
@@ -253,7 +253,7 @@ def test_nothing_assumes_the_sizes_of_the_papers_data_sets(monkeypatch, kind, im
             module.training_step([index], 0)
             found[way].append(float(module.loss_sum))
     first, *other = found.values()
-    assert all(costs == pytest.approx(first, rel=0.03) for costs in other)  # the engine's steps are autograd's
+    assert all(costs == pytest.approx(first, rel=0.03) for costs in other)  # the engine's steps equal autograd's
     assert module.net.blocks[-1].layer.out_features == 7
     if image[0] != image[1]:
         with pytest.raises(PackedError, match="not square"):

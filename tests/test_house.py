@@ -1,4 +1,4 @@
-"""The verbs a person types, and the promises of README about them."""
+"""The make targets, and the statements of README about them."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ VERBS = "reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test test
 VERBS += "check-small-mutants lint report publish export-proofs data".split()
 
 
-# a make that runs these tests must not hand its own variables down
+# variables of a make that runs these tests must not reach the make under test
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PYTHON")}
 
 

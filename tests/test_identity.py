@@ -1,4 +1,4 @@
-"""The digest of the training code: what is in it, what changes it and what does not."""
+"""The digest of the training code: which files it covers, which edits change it and which do not."""
 
 import shutil
 import subprocess
@@ -99,7 +99,7 @@ def test_the_digest_covers_the_code_that_computes_numbers_and_not_reports_or_com
     assert not [name for name in cpu | cuda if name.startswith((*outside, "kernels/bench"))]
     assert not [name for name in cpu if "cuda" in name or name.endswith((".cu", ".cuh"))]
     assert not [name for name in cuda if name.endswith((".c", ".h"))]
-    for package in identity.PACKAGES:  # wherever it lies
+    for package in identity.PACKAGES:  # wherever the checkout is
         shutil.copytree(identity.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     assert both(tmp_path) == both(identity.ROOT)
 
@@ -240,7 +240,7 @@ def test_the_canonical_form_is_the_same_with_every_version_of_python():
         python = shutil.which(f"python3.{version}")
         if python and python != sys.executable:
             done = subprocess.run([python, "-B", "-c", script], capture_output=True, text=True, cwd=identity.ROOT)
-            assert done.returncode or done.stdout.strip() == PINNED  # a name alone is no interpreter
+            assert done.returncode or done.stdout.strip() == PINNED  # the name of a missing interpreter is ignored
 
 
 PINNED = "d49589bba90a080701b1a7c2f25839bd363323f5cb627498b82adcb87fcb2c3e"
@@ -281,7 +281,7 @@ def test_c_without_comments_and_layout(one, other, same):
         ("f(a, b)", "f(b, a)", False),
         ("f(a=1)", "f(b=1)", False),
         ("from torch import nn", "from torch import optim", False),
-        ("from kernels import a", "from reproduce import a", True),  # the content of a decides, not its place
+        ("from kernels import a", "from reproduce import a", True),  # the content of a decides, not its path
         ("class A:\n    x: int\n    'about x'", "class A:\n    x: int", True),
     ],
 )

@@ -1,4 +1,4 @@
-"""The packages' structure, from the parsed sources: no import cycle, no crowded folder, one meaning for a name.
+"""The packages' structure, from the parsed sources: no import cycle, no full folder, no name used twice.
 
 Imports inside functions and those for type checkers count like all others. A module that imports `a.b.c` also runs
 `a/b/__init__.py`, and depends on it unless it is in `a.b` itself.
@@ -13,7 +13,7 @@ from reproduce import yamlfile
 
 PACKAGES = ("reproduce", "kernels")
 SUFFIXES = (".py", ".c", ".h", ".cu", ".cuh")
-MOST_FILES = 15  # of these in a folder, without its `__init__.py`
+MOST_FILES = 15  # of modules in a folder, not counting `__init__.py`
 
 
 def modules(root):
@@ -48,7 +48,7 @@ def imports(name, path, known):
 
 
 def cycle(root):
-    """Modules of which each imports the next and the last the first; empty if there are none."""
+    """Modules of which each imports the next, and the last imports the first; empty if there are none."""
     known = modules(root)
     graph = {name: imports(name, path, known) for name, path in known.items()}
     done = set()
@@ -96,7 +96,7 @@ def test_an_import_of_a_module_depends_on_the_package_around_it(tmp_path):
     assert set(cycle(tmp_path)) == {"kernels", "reproduce.x"}
 
 
-def test_no_folder_is_crowded_and_no_two_files_of_reproduce_have_one_name():
+def test_no_folder_has_too_many_files_and_no_two_files_of_reproduce_share_a_name():
     """A command's file is named as the command."""
     sources = [p for package in PACKAGES for p in (yamlfile.ROOT / package).rglob("*") if p.suffix in SUFFIXES]
     paths = [p for p in sources if p.name != "__init__.py"]

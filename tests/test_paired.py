@@ -1,4 +1,4 @@
-"""Paired comparisons of an ablation's arms: against scipy, and on made-up runs."""
+"""Paired comparisons of an ablation's arms: against scipy, and on simulated runs."""
 
 import math
 
@@ -64,7 +64,7 @@ def test_holm_against_a_worked_example():
 
 
 def made(rng, count, n, shift, spread, images=10_000, error=1.5):
-    """Differences of made-up pairs: wrong images are drawn independently, each run's own error scatters."""
+    """Differences of simulated pairs: wrong images are drawn independently, and each run's error rate scatters."""
     for _ in range(count):
         levels = error + spread * rng.standard_normal((2, n, 1)) + np.array([shift, 0.0]).reshape(2, 1, 1)
         hard = np.zeros(images)
@@ -83,7 +83,7 @@ def test_the_error_rate_of_the_rule_is_as_stated(spread):
             said[name].append(paired.verdict(found, found.p, found.p_loss))
     assert said["null"].count("worse") + said["null"].count("better") <= 14  # 5 % of 150 is 7.5; P(> 14) = 0.6 %
     assert said["at the effect"].count("no loss within the margin") <= 14
-    if not spread:  # what eight seeds are enough for
+    if not spread:  # eight seeds are enough for this
         assert said["at the effect"].count("worse") >= 0.7 * 150
 
 

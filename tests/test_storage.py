@@ -1,6 +1,6 @@
 """Storage that fails: a full disk at every write, a folder that cannot be written, checkpoints cut or changed.
 
-Each is a line and exit code 1 and leaves nothing half-written; the same command later ends as if it had not been.
+Each gives one line and exit code 1, and leaves nothing half-written; the same command then ends as if undisturbed.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ TIMES = ("started", "seconds", "sha256", "machine")
 
 @pytest.fixture
 def call(tmp_path, data_folder, monkeypatch, capsys):
-    """`reproduce run` of one made cell into a store, a checkpoint after each epoch: exit code and both outputs."""
+    """Runs `reproduce run` of one cell, with a checkpoint after each epoch; returns exit code and output."""
     experiments(tmp_path / "experiments", epochs=3)
     monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
 
@@ -51,7 +51,7 @@ UNDISTURBED = []
 
 @pytest.fixture
 def undisturbed(tmp_path, call):
-    """The record of such a run that nothing disturbs, made by the first test that asks."""
+    """The record of such a run without disturbance, made by the first test that needs it."""
     if not UNDISTURBED:
         assert call(tmp_path / "undisturbed")[0] == 0
         UNDISTURBED.append(record_of(tmp_path / "undisturbed"))
@@ -67,7 +67,7 @@ def record_of(store):
 
 
 def whole(store):
-    """Every file under its final name is."""
+    """Checks that every file with a final name is complete."""
     for path in store.glob("runs/*.json"):
         read_record(path)
     for path in store.glob("work/*.ckpt"):
@@ -142,7 +142,7 @@ def test_a_disk_that_is_full_at_any_write(tmp_path, call, undisturbed, monkeypat
 
 @contextlib.contextmanager
 def mounted(folder, *options):
-    """A file system in memory at `folder`; skips the test where that is not allowed."""
+    """A file system in memory at `folder`; skips the test if mounting is not allowed."""
     folder.mkdir()
     words = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
     done = subprocess.run(words, capture_output=True)
@@ -210,7 +210,7 @@ def fit(path, said=None, **more):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """The bytes of a checkpoint after two epochs of four, and what the whole run gives."""
+    """The bytes of a checkpoint after two epochs of four, and the result of the whole run."""
     folder = tmp_path_factory.mktemp("checkpoint")
     with pytest.raises(KeyboardInterrupt):
         fit(folder / "a.ckpt", callbacks=[StopAt(2)])

@@ -1,4 +1,4 @@
-"""What `make lint` says of the packages, whatever pip-audit does."""
+"""The output of `make lint` on packages, for each result of pip-audit."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Verdicts against the statistics written out, and a simulation of the rule."""
+"""Verdicts against explicit statistics, and a simulation of the rule."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from reproduce.verdict import binomial_variance, image_variance, summarize, verd
 
 
 def made_wrong(errors, images, hard, rng):
-    """Images that each run got wrong: `hard` ones are wrong in all runs, the rest of each run's anywhere."""
+    """Wrong images of each run: `hard` ones are wrong in all runs, the others anywhere."""
     wrong = np.zeros((len(errors), images), bool)
     wrong[:, :hard] = True
     for run, error in zip(wrong, errors, strict=True):
@@ -32,13 +32,13 @@ def test_the_interval_is_the_seeds_prediction_interval_if_seeds_scatter_more_tha
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])
-def test_variance_from_the_images_is_the_sum_of_each_images_own(n):
+def test_the_variance_from_images_is_the_sum_over_images(n):
     wrong = np.random.default_rng(n).random((n, 333)) < 0.3
     each = [np.var(column, ddof=1) for column in wrong.T.astype(float)]
     assert image_variance(wrong) == pytest.approx(math.fsum(each) * 100**2 / 333**2)
 
 
-def test_variance_from_the_images_is_that_of_the_errors_where_images_are_independent():
+def test_the_variance_from_images_is_that_of_the_errors_if_images_are_independent():
     rng = np.random.default_rng(0)
     chance = rng.beta(0.05, 0.5, 5000)
     wrong = rng.random((4000, 5000)) < chance
@@ -57,8 +57,8 @@ def test_seeds_that_agree_by_chance_give_no_certainty(errors):
 
 
 @pytest.mark.parametrize("n", [3, 4, 5])
-def test_seeds_that_agree_by_luck_are_judged_by_their_images(n):
-    """The border of the verdict is where the rule written out has it, with t(.975, n + 1) from a table."""
+def test_seeds_that_agree_by_chance_are_judged_by_their_images(n):
+    """The verdict changes where the explicit rule says, with t(.975, n + 1) from a table."""
     quantile = {3: 2.776445105197793, 4: 2.570581835636314, 5: 2.446911851144979}[n]
     errors, rng = [1.2] * n, np.random.default_rng(n)
     wrong = made_wrong(errors, 10_000, 80, rng)
@@ -71,13 +71,13 @@ def test_seeds_that_agree_by_luck_are_judged_by_their_images(n):
     assert (summary.low, summary.high) == (pytest.approx(1.2 - half), pytest.approx(1.2 + half))
 
 
-def test_runs_that_never_disagree_are_as_if_the_images_were_not_known():
+def test_runs_that_never_disagree_are_judged_as_without_images():
     wrong = np.tile(np.arange(10_000) < 120, (3, 1))
     assert summarize([1.2] * 3, 10_000, wrong) == summarize([1.2] * 3, 10_000)
     assert verdict([1.2] * 3, 0.96, 0.19, wrong=wrong) == "inconclusive"
 
 
-def test_without_images_the_binomial_variance_of_the_mean_is_the_least():
+def test_without_images_the_variance_is_at_least_the_binomial_one():
     summary = summarize([1.2] * 3, 10_000)
     half = 1.959963984540054 * math.sqrt(1.2 * 98.8 / 10_000 * 4 / 3)
     assert (summary.low, summary.high) == (pytest.approx(1.2 - half), pytest.approx(1.2 + half))
@@ -85,7 +85,7 @@ def test_without_images_the_binomial_variance_of_the_mean_is_the_least():
         paper = 1.2 - off * half
         margin = 1.959963984540054 * math.sqrt(paper * (100 - paper) / 10_000)
         assert verdict([1.2] * 3, paper, margin, 10_000) == expected
-        assert verdict([1.2] * 3, paper, margin) == expected  # the margin says how many images there are
+        assert verdict([1.2] * 3, paper, margin) == expected  # the margin determines the number of images
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_without_images_the_binomial_variance_of_the_mean_is_the_least():
         ([0.60, 1.40, 1.00], "inconclusive"),
     ],
 )
-def test_first_rule_that_applies(errors, expected):
+def test_the_first_rule_that_applies_gives_the_verdict(errors, expected):
     assert verdict(errors, paper=0.96, margin=0.19) == expected
 
 
 def test_reproduced_is_two_one_sided_tests():
     rng, wrong = np.random.default_rng(0), np.zeros((5, 10_000), bool)
-    wrong[0, 0] = True  # the runs disagree on next to nothing, so that their own errors decide
+    wrong[0, 0] = True  # the runs hardly disagree, so that their own errors decide
     for _ in range(200):
         errors = rng.normal(0.96 + rng.uniform(-0.2, 0.2), 0.05, 5)
         lower = stats.ttest_1samp(errors, 0.96 - 0.19, alternative="greater").pvalue
@@ -115,7 +115,7 @@ def test_reproduced_is_two_one_sided_tests():
 
 
 @pytest.mark.parametrize(("n", "spread"), [(3, 0.05), (5, 0.05), (5, 0.2)])
-def test_equality_is_seldom_called_not_reproduced_and_three_margins_nearly_always(n, spread):
+def test_equal_errors_are_rarely_called_not_reproduced_and_three_margins_nearly_always(n, spread):
     rng = np.random.default_rng(n)
     margin, trials = 0.2, 1000
     equal = [verdict(rng.normal(1.0, spread, n), 1.0 + rng.normal(0, spread), margin) for _ in range(trials)]

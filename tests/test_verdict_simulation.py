@@ -1,4 +1,4 @@
-"""The simulations of the verdict's rule: what they try is the rule, and their figures are what the page says."""
+"""The simulations of the verdict's rule: they use that rule, and the page gives their figures."""
 
 import csv
 import math
@@ -15,7 +15,7 @@ VERDICTS = ("reproduced", "better than the paper", "not reproduced", "inconclusi
 
 
 def bits(n, disagreeing, images=10_000):
-    """n runs of which one alone is wrong on so many images."""
+    """n runs of which only one is wrong on this many images."""
     wrong = np.zeros((n, images), bool)
     wrong[0, :disagreeing] = True
     return wrong
@@ -24,7 +24,7 @@ def bits(n, disagreeing, images=10_000):
 CASE = simulation.Case(2000, 5.0, 0.4, 0.5)
 
 
-def test_made_runs_have_the_error_the_spread_and_the_share_that_were_asked_for():
+def test_simulated_runs_have_the_requested_error_spread_and_share():
     drawn = simulation.draw(CASE, 3000)
     assert drawn.errors.mean() == pytest.approx(5.0, rel=0.02)
     assert drawn.errors.std(1, ddof=1).mean() == pytest.approx(0.4, rel=0.1)
@@ -32,7 +32,7 @@ def test_made_runs_have_the_error_the_spread_and_the_share_that_were_asked_for()
         assert variance.mean() == pytest.approx(0.5 * 0.4**2, rel=0.03)
 
 
-def test_images_of_a_run_go_wrong_together_only_where_the_spread_asks_for_it():
+def test_errors_within_a_run_are_correlated_only_if_the_spread_requires_it():
     alone = simulation.draw(CASE._replace(share=1.0, spread=0.25), 2000)
     assert np.sqrt(alone.errors.var(1, ddof=1).mean()) == pytest.approx(0.25, rel=0.05)
     assert np.sqrt(alone.image_variance[3].mean()) == pytest.approx(0.25, rel=0.05)
@@ -55,14 +55,14 @@ def test_the_simulated_rule_is_the_verdicts_and_the_older_one_uses_seeds_alone()
                     errors = drawn.errors[i, :n]
                     paper = drawn.errors[i, -1] - shift * 1.959963984540054 * math.sqrt(5 * 95 / 2000)
                     margin = 1.959963984540054 * math.sqrt(paper * (100 - paper) / 2000)
-                    # one run wrong alone on so many images has the same image variance
+                    # if one run alone is wrong on this many images, the image variance is the same
                     alone = round(drawn.image_variance[n][i] * 2000**2 * n / 100**2)
                     wrong = bits(n, alone, 2000) if counted else None
                     assert found[i] == verdict.verdict(errors, paper, margin, 2000, wrong)
 
 
 @pytest.mark.parametrize("case", [simulation.CASES[4], simulation.CASES[27]])
-def test_the_committed_table_is_what_its_command_makes(case):
+def test_the_committed_table_is_the_output_of_its_command(case):
     table = pd.read_csv(simulation.TABLE)
     assert len(table) == len(simulation.CASES) * len(simulation.SEEDS) * len(simulation.RULES)
     again = pd.DataFrame(simulation.lines(case))
@@ -71,7 +71,7 @@ def test_the_committed_table_is_what_its_command_makes(case):
     assert np.abs(kept[list(simulation.SHARES)] - again[list(simulation.SHARES)]).to_numpy().max() < 0.2
 
 
-def test_the_rule_keeps_what_it_promises_image_by_image():
+def test_the_error_rates_of_the_rule_are_as_stated_image_by_image():
     """Except where the spread is half of the error: there the errors are skewed."""
     table = pd.read_csv(simulation.TABLE)
     usual = table[(table["rule"] == simulation.NOW) & (table["spread"] <= table["error"] / 4)]
@@ -80,9 +80,9 @@ def test_the_rule_keeps_what_it_promises_image_by_image():
     assert usual["false_not"].max() <= 5 and usual["false_better"].max() <= 5
     assert usual.loc[usual["spread"] >= 0.05, "lost"].max() <= 5
     others = {rule: of for rule, of in table[table["spread"] <= table["error"] / 4].groupby("rule")}
-    assert others["pooled, 4 degrees"]["false_not"].max() > 5  # which is why the estimates are not pooled
+    assert others["pooled, 4 degrees"]["false_not"].max() > 5  # therefore the estimates are not pooled
     larger = others["larger variance"]
-    assert larger.loc[larger["spread"] >= 0.05, "lost"].max() > 5  # and why √v has two degrees of freedom more
+    assert larger.loc[larger["spread"] >= 0.05, "lost"].max() > 5  # therefore √v has two degrees of freedom more
 
 
 def test_the_page_gives_the_worst_cases_of_the_committed_table():

@@ -1,4 +1,4 @@
-"""The package as a wheel, used in a folder that is no checkout."""
+"""The package as a wheel, used in a folder outside a checkout."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from reproduce import yamlfile
 
 @pytest.mark.slow
 def test_a_wheel_lists_runs_and_reports_in_another_folder(tmp_path):
-    """Built from the checkout and unpacked elsewhere; its results lie where it is called."""
+    """The wheel is built from the checkout and unpacked elsewhere; results are written to the working folder."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     build = [*pip, "wheel", "-q", "--no-deps", "-w", str(tmp_path / "wheel"), str(yamlfile.ROOT)]
     done = subprocess.run(build, capture_output=True, text=True)

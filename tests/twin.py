@@ -1,8 +1,8 @@
-"""One training step of the paper's nets in NumPy and float64, from the formulas: the tests' second opinion.
+"""One training step of the paper's nets in NumPy and float64, from the formulas: a reference for tests.
 
-Arrays are (N, features) or (N, channels, H, W). Where a rounding may fall either way (a sign at 0, the mask's
-edge, the largest of a window), the step under test has been watched and its choice is taken, but only if the
-float64 value lies within `EDGE` of the turning point; anything else is an AssertionError.
+Arrays are (N, features) or (N, channels, H, W). Where rounding may decide (a sign at 0, the edge of the mask,
+the largest of a window), the recorded choice of the step under test is adopted, but only if the float64 value lies
+within `EDGE` of the boundary; any other difference is an AssertionError.
 """
 
 import math
@@ -12,12 +12,12 @@ import numpy as np
 
 EDGE = 2e-4
 """Error of a normalized value (its scale is 1). Channels last, torch's batch norm sums thousands of integers plus
-a small bias in float32, and every addition rounds to the same side: 8e-5 was seen; without it 1e-5 would do."""
+a small bias in float32, and every addition rounds to the same side: 8e-5 was observed; else 1e-5 would do."""
 
 
 @dataclass
 class Layer:
-    """A block's parameters in float64, and what the step under test was seen to do in it (float64 copies)."""
+    """A block's parameters in float64, and the arrays of the step under test in it (float64 copies)."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -30,24 +30,24 @@ class Layer:
     """The spec of its batch norm."""
     pool: bool = False
     given: np.ndarray | None = None
-    """Seen: the layer's input, dropout included."""
+    """Of the step under test: the layer's input, dropout included."""
     product: np.ndarray | None = None
-    """Seen: the layer's output, before pooling."""
+    """Of the step under test: the layer's output, before pooling."""
     normed: np.ndarray | None = None
-    """Seen: the output of batch norm."""
+    """Of the step under test: the output of batch norm."""
 
 
 @dataclass
 class Found:
-    """What the float64 step gives, and how many choices were taken over."""
+    """The result of the float64 step, and the number of choices that were adopted."""
 
     loss: float = 0.0
     grads: list = field(default_factory=list)
-    """A layer: weight, bias, gamma, beta."""
+    """For each layer: weight, bias, gamma, beta."""
     scales: list = field(default_factory=list)
-    """A layer, as grads: the sums of the same terms without their signs, for those that sum over a batch."""
+    """As grads, but the sums of the terms' magnitudes, for gradients that are sums over a batch."""
     statistics: list = field(default_factory=list)
-    """A layer: the batch's mean and 1/std, or its std."""
+    """For each layer: the batch's mean and 1/std, or its std."""
     choices: int = 0
 
 
@@ -82,15 +82,15 @@ def apply_back(x, w, grad):
 
 
 def along(v, x):
-    """A vector of features or channels, so that it meets x."""
+    """A vector of features or channels in a shape that broadcasts with x."""
     return v.reshape(-1, *[1] * (x.ndim - 2))
 
 
 def step(layers, x, targets, keep, activation, masked=True):
     """Loss and gradients of one step on images x, ±1 targets; `keep`: the dropouts' keeping rates, input first.
 
-    `activation`: sign, stochastic_sign or relu. Between signs the products of hidden layers, which are integers,
-    must be the seen ones exactly.
+    `activation`: sign, stochastic_sign or relu. Between signs the products of hidden layers are integers
+    and must equal those of the step under test exactly.
     """
     found, saved, h = Found(), [], x
     last = len(layers) - 1
@@ -136,7 +136,7 @@ def step(layers, x, targets, keep, activation, masked=True):
 
 
 def _kept(given, keep):
-    """1/keep where a dropout let a value through, as seen, else 0; the share must be believable."""
+    """1/keep where dropout kept a value in the step under test, else 0; the share must be plausible."""
     if keep == 1:
         return np.ones_like(given)
     through = given != 0
@@ -145,7 +145,7 @@ def _kept(given, keep):
 
 
 def _same_integers(layer, s, keep):
-    """The seen product without its bias is the integer `s`, but for the roundings that adding the bias brings."""
+    """Checks that the product of the step under test, less its bias, is the integer `s`, within rounding."""
     bias = along(layer.bias, s)
     seen = (layer.product - bias) * keep
     np.testing.assert_array_equal(np.round(seen), np.round(s * keep))
@@ -154,7 +154,7 @@ def _same_integers(layer, s, keep):
 
 
 def _pool(layer, y, found):
-    """2×2 max pooling, the first of equals in reading order; and which of the four it was."""
+    """2×2 max pooling, with the first of equals in reading order, and the index of the chosen one."""
     four, seen = _fours(y), _fours(layer.product)
     taken, theirs = four.argmax(-1)[..., None], seen.argmax(-1)[..., None]
     best, other = (np.take_along_axis(four, which, -1) for which in (taken, theirs))
@@ -200,7 +200,7 @@ def _norm(layer, x, found):
 
 
 def _norm_back(layer, grad, saved):
-    """Of vanilla BN the exact gradient; of the shift-based one the same formula with AP2 of C, 1/std and gamma.
+    """The exact gradient of vanilla BN; for shift-based BN the same formula with AP2 of C, 1/std and gamma.
 
     With eps added to the std, d std / dx = (x - mean) / (n · std) has the std without eps below it: `excess`.
     """
@@ -214,11 +214,11 @@ def _norm_back(layer, grad, saved):
 
 
 def _activate(layers, k, a, keep, activation, found):
-    """±1 of pre-activations a, times dropout as seen in the next layer's input."""
+    """The sign of pre-activations a, times the dropout in the next layer's input."""
     seen = layers[k + 1].given.reshape(a.shape)
     kept = _kept(seen, keep[k + 1])
     np.testing.assert_array_equal(np.abs(seen), kept)
-    if activation == "stochastic_sign":  # the noise is theirs: only what it cannot change is known
+    if activation == "stochastic_sign":  # only values that the noise cannot change are known
         sure = np.abs(a) > 1 + EDGE
         assert (np.sign(seen)[sure & (seen != 0)] == np.sign(a)[sure & (seen != 0)]).all()
         return seen
@@ -251,7 +251,7 @@ def _positive(layer, a, found):
 
 
 def adam(rule, state, grad, t, rate, eps_before_correction=True):
-    """The update of one parameter at step t (from 1); `state`: its m and v, which change in place."""
+    """The update of one parameter at step t (from 1); `state`: its m and v, changed in place."""
     m, v = state
     m += (1 - rule.beta1) * (grad - m)
     v += (1 - rule.beta2) * (grad**2 - v)

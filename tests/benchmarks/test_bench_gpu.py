@@ -206,7 +206,7 @@ def test_a_backend_that_fails_its_trial_is_left_out_and_named(host, monkeypatch)
     assert {row["candidate"] for row in rows} == {bench_gpu.FP32, bench_gpu.TF32, bench_gpu.NAIVE}
 
 
-def test_the_naive_kernel_makes_every_product_of_a_net(host):
+def test_the_naive_kernel_computes_every_product_of_a_net(host):
     """Two convolutions, a pooling and dense layers, against torch's own."""
     settings = nets.cell_settings("CIFAR-10 ConvNet", quick=True)
     _, plain = nets.random_net(settings)
@@ -384,7 +384,7 @@ def test_the_gpu_waits_until_all_calls_are_queued(monkeypatch):
 
 
 @pytest.mark.exhaustive
-def test_what_is_done_is_kept_when_the_rest_does_not_come(tmp_path, host, monkeypatch):
+def test_finished_measurements_are_kept_if_later_ones_fail(tmp_path, host, monkeypatch):
     """A run killed in its second net keeps products and first net. After a failed net the next is timed."""
     monkeypatch.setattr(products, "BACKENDS", ("cuda-xnor",))
 

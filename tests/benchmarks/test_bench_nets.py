@@ -45,7 +45,7 @@ def as_floats(images, dtype):
 
 @pytest.mark.parametrize("name", WEBS)
 @pytest.mark.parametrize("wild", [True, False])
-def test_the_twin_decides_as_the_packed_net_and_as_the_float_net_it_was_made_from(name, wild):
+def test_the_float32_copy_predicts_like_the_packed_net_and_the_original_float_net(name, wild):
     """Compares every hidden bit; with `wild` also ties, constant units and batch norms with negative gamma."""
     wanted, state, net = packed_of(name, 3, wild)
     shape = (28, 28) if name == "MNIST MLP" else (32, 32, 3)

@@ -170,7 +170,7 @@ def test_products_of_a_net_are_its_multiply_adds():
 
 
 @pytest.mark.timed
-def test_parts_of_a_step_are_found_where_the_time_is_spent(monkeypatch):
+def test_the_time_of_a_slow_part_is_reported_under_that_part(monkeypatch):
     """The time of a part that is slowed down is reported under its name, and the parts add up to the step."""
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     slow = (

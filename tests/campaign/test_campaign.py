@@ -200,7 +200,7 @@ def test_a_run_without_enough_memory_does_not_end_the_others(tmp_path, data_fold
     assert go(tmp_path, data_folder, [cell], seeds=(0, 1)).trained == 1
 
 
-def test_memory_that_torch_cannot_have_is_told_from_other_errors(tmp_path, data_folder, monkeypatch):
+def test_torchs_out_of_memory_is_distinguished_from_other_errors(tmp_path, data_folder, monkeypatch):
     """A tensor of 8 EiB: torch's message on this machine is recognised; another RuntimeError is not hidden."""
 
     def asks(*_, **__):
@@ -383,7 +383,7 @@ def test_plan_prints_time_and_memory_and_trains_nothing(tmp_path, data_folder, m
 
 
 @pytest.mark.timed
-def test_plan_is_near_what_training_takes(tmp_path, data_folder):
+def test_plans_estimate_is_close_to_the_training_time(tmp_path, data_folder):
     """Time and memory of a net that is large enough to be measured."""
     cell = made_cell(net={"hidden": [512, 512]}, data={"train": 20000, "valid": 2000}, train={"epochs": 1})
     plan = runs_wanted([cell], "small", [0], print)
@@ -531,7 +531,7 @@ def test_at_least_two_of_the_three_committed_mutants_are_caught():
     assert noticed == {"no-mask", "no-multiplier"}  # README says so
 
 
-def test_without_compiled_kernels_the_numbers_have_another_name_and_the_reason_is_said(
+def test_runs_without_compiled_kernels_have_another_name_and_the_reason_is_printed(
     tmp_path, data_folder, monkeypatch
 ):
     """Products by torch round differently: their records and checkpoints are not used for the kernels' runs."""

@@ -81,7 +81,7 @@ def test_a_task_resumes_after_its_time_limit_until_it_is_done(monkeypatch):
         ("exit 3", "scontrol: exit code 3"),
     ],
 )
-def test_a_task_that_cannot_be_requeued_is_a_line_and_its_work_is_kept(
+def test_a_task_that_cannot_be_requeued_is_reported_and_its_work_is_kept(
     tmp_path, monkeypatch, capfd, scontrol, why
 ):
     """At its time limit a task ends with the command's exit code, and its checkpoint is there."""

@@ -79,7 +79,7 @@ def test_wrong_recorded_steps_are_found(nothing_left_out):
         gpu_trial.check("graph", NETS[:1], CPU)
 
 
-def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
+def test_failed_parts_are_left_out_and_nothing_is_tried_twice(nothing_left_out):
     """The graph is tried with the parts that passed the first trials."""
     asked = []
 
@@ -127,7 +127,7 @@ def test_a_gpu_runs_key_and_record_name_the_parts_left_out(nothing_left_out):
     machine.machine.cache_clear()
 
 
-def test_without_the_kernel_updates_are_torchs(nothing_left_out):
+def test_without_the_kernel_torch_makes_the_updates(nothing_left_out):
     """`on_gpu` decides whether the kernels update a parameter."""
     from kernels.cuda import launch
     from reproduce.training import optim

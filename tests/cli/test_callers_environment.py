@@ -159,7 +159,7 @@ def test_another_package_named_kernels_is_a_line_and_code_2(tmp_path, what):
     assert str(tmp_path / "kernels") in said and "pip uninstall kernels" in said
 
 
-def test_what_uninstalling_the_other_leaves_is_told(tmp_path):
+def test_the_remains_of_the_other_uninstalled_package_are_reported(tmp_path):
     """Both packages had the file `kernels/__init__.py`, and it was removed with the other one. An editable install
     of this checkout would still be found after the folder, so the command is started without it."""
     (tmp_path / "kernels").mkdir()

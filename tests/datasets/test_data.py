@@ -114,7 +114,7 @@ print(fetch.load("mnist", folder).digest == DATASETS["mnist"].digest, flush=True
 """
 
 
-def test_of_processes_that_want_a_data_set_one_fetches_it(data_folder):
+def test_of_several_processes_only_one_fetches_a_data_set(data_folder):
     """Several processes find a damaged file: one sets it aside and fetches, and none removes the good file."""
     (data_folder / "mnist.npz").rename(data_folder / "good.npz")
     (data_folder / "mnist.npz").write_bytes(b"damaged")

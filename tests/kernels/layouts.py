@@ -1,4 +1,4 @@
-"""Panels of signs (`ternary.Panels`) made and read in NumPy, to compare the C with."""
+"""Panels of signs (`ternary.Panels`) made and read in NumPy, for comparison with the C code."""
 
 import numpy as np
 

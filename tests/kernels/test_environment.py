@@ -1,4 +1,4 @@
-"""What the caller's environment says: no home folder, empty and wrong variables, CPU quotas."""
+"""The caller's environment: no home folder, empty and wrong variables, CPU quotas."""
 
 import os
 import subprocess

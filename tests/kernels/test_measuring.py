@@ -1,4 +1,4 @@
-"""The benchmark's means: timing in turns, intervals of ratios, the naive kernel, the peaks."""
+"""The benchmark's tools: interleaved timing, intervals of ratios, the naive kernel, the peaks."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_a_candidate_that_fails_is_left_out_and_named():
         timing.interleave({"A": sound, "B": breaks}, 0, 6, 6, 0.0)
 
 
-def test_a_candidate_may_have_another_clock_and_few_repeats():
+def test_a_candidate_may_have_its_own_clock_and_few_repeats():
     turns = []
 
     def clock(call, repeats):
@@ -73,7 +73,7 @@ def test_a_long_call_needs_one_warm_up():
 def test_ratio_of_medians_and_its_interval():
     rng = np.random.default_rng(1)
     noise = rng.normal(1, 0.05, 31)
-    found = timing.ratio(6 * noise, 2 * noise)  # what disturbs both leaves the ratio alone
+    found = timing.ratio(6 * noise, 2 * noise)  # a disturbance of both does not change the ratio
     assert found == pytest.approx({"ratio": 3, "low": 3, "high": 3})
     wide = timing.ratio(6 * noise, 2 * rng.normal(1, 0.05, 31))
     assert 2.8 < wide["low"] < wide["ratio"] < wide["high"] < 3.2

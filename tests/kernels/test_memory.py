@@ -20,7 +20,7 @@ def test_contents_are_kept_and_pages_are_large_if_the_system_allows():
         pytest.skip("this kernel makes no large pages on demand")
     maps = Path("/proc/self/smaps").read_text().split("VmFlags")
     (own,) = [one for one in maps if _holds(one, x.ctypes.data + x.nbytes // 2)]
-    assert int(re.search(r"AnonHugePages: *(\d+)", own)[1]) > 0  # as many as there was unbroken memory for
+    assert int(re.search(r"AnonHugePages: *(\d+)", own)[1]) > 0  # as many as there was contiguous memory for
 
 
 def _holds(entry, address):

@@ -1,4 +1,4 @@
-"""Packing: which bit a value becomes, what is taken, what is refused."""
+"""Packing: the bit of each value, accepted arrays, refused arrays."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_torch_views_and_gradients(way):
 def test_edges_of_the_floating_point_sign(way, dtype):
     tiny, inf = np.finfo(dtype).smallest_subnormal, np.inf
     x = np.array([[0.0, -0.0, tiny, -tiny, inf, -inf, 1, -1]], dtype)
-    x = np.repeat(x, 9, axis=1)  # 72 values, so both the vector body and the tail meet each of them
+    x = np.repeat(x, 9, axis=1)  # 72 values, so that each is in the vector loop and in the tail
     assert np.array_equal(unpack(pack(x, way)) > 0, np.repeat([[1, 1, 1, 0, 1, 0, 1, 0]], 9, axis=1))
 
 
@@ -244,7 +244,7 @@ def test_words_that_nobody_can_write_to_are_not_copied(way):
     for words in (own, own[1:], np.frombuffer(bytes(24), np.uint64).reshape(3, 1)):
         assert Packed(words, 64).words is words
     if way == "cpu":
-        assert pack(np.ones((5, 70)), way).words.base.base is None  # what a backend made is not copied either
+        assert pack(np.ones((5, 70)), way).words.base.base is None  # the result of a backend is not copied either
 
 
 @pytest.mark.parametrize(

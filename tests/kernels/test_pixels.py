@@ -11,7 +11,7 @@ from kernels.pixels import pixel_conv2d, pixel_conv2d_threshold
 
 
 def expected(x, w, padding):
-    """By definition, in int64, over a zero border."""
+    """The product by its definition, in int64, with a zero border."""
     border = (padding, padding)
     image = np.pad(x.astype(np.int64), ((0, 0), border, border, (0, 0)))
     height, width = (image.shape[i] - w.shape[i] + 1 for i in (1, 2))

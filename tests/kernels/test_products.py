@@ -56,7 +56,7 @@ def test_matmul_large_enough_for_threads_and_chunks(way, signs, m, n, k):
 )
 @pytest.mark.parametrize("skip", [0, 4, 1])
 def test_results_too_large_for_the_caches(signs, n, k, skip):
-    """Those that begin on a cache line, in rows of whole lines, are stored another way (csrc/drive.c)."""
+    """Results that begin on a cache line, with rows of whole lines, are stored differently (csrc/xnor/drive.c)."""
     a, b = signs(2900, k), signs(n, k, seed=1)
     room, _ = arrays.aligned(2900 * n + 16, np.int32)
     out = room[skip : skip + 2900 * n].reshape(2900, n)
@@ -207,7 +207,7 @@ def test_backends_say_what_they_run(monkeypatch):
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_padding_and_stride_of_any_whole_number_type(backend):
-    """A NumPy uint8 wraps when it is doubled: the buffer would be too small for what is padded."""
+    """A NumPy uint8 wraps around when it is doubled; the padded array would not fit into the buffer."""
     rng = np.random.default_rng(0)
     x, w = (rng.integers(0, 2, shape).astype(np.int8) * 2 - 1 for shape in ((1, 4, 4, 3), (2, 3, 3, 3)))
     wanted = xnor_conv2d(x, w, 128, 2, "reference")

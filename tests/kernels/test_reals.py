@@ -1,4 +1,4 @@
-"""Products of real numbers with ±1 against float64, on tables and in NumPy, at sizes that fill no tile."""
+"""Products of real numbers with ±1 against float64, with tables and in NumPy, at sizes that fill no tile."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def signed(x):
 
 
 def close(found, wanted, terms):
-    """float32 sums of so many terms of size about 1, against float64."""
+    """Compares with float64, within the error of float32 sums of this many terms of size about 1."""
     assert found.dtype == np.float32 and found.shape == wanted.shape
     np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-7 * terms + 1e-6)
 
@@ -103,7 +103,7 @@ def test_which_arrays_are_ternary(rng):
     assert reals.ternary(np.zeros((3, 3), np.float32)) is None
     assert reals.ternary(np.full(4, np.inf, np.float32)) is None
     assert reals.ternary(np.full(4, np.nan, np.float32)) is None
-    assert reals.ternary(pure[:, ::2]) is None  # not dense: nobody looks
+    assert reals.ternary(pure[:, ::2]) is None  # not dense, so not searched
 
 
 CONVOLUTIONS = [

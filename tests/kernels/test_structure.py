@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def private(text):
-    """Private names of other modules of this package that a text imports, or takes from what it imports."""
+    """Private names of other modules of this package that a source imports, or reads from its imports."""
     bound = {}
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import | ast.ImportFrom):

@@ -11,7 +11,7 @@ LOWEST, HIGHEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 def expected(dot, level, below):
-    """By Python integers, one unit at a time."""
+    """The comparison in Python integers, one unit at a time."""
     units = [
         [(int(d) <= int(t)) if under else (int(d) >= int(t)) for d in column]
         for column, t, under in zip(dot.reshape(-1, dot.shape[-1]).T, level, below, strict=True)

@@ -28,7 +28,7 @@ CONVOLUTIONS = [  # images, size, channels, filters, taps, padding, stride
 
 @pytest.fixture(params=["torch", "reals"])
 def way(request, monkeypatch):
-    """Products of reals with ±1 by torch, and by kernels.reals: through its tables, or without any in NumPy."""
+    """Products of reals with ±1 by torch, and by kernels.reals: with tables, or in NumPy."""
 
     def by_reals(*operands):
         return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in operands)
@@ -249,8 +249,8 @@ def test_a_layer_gives_the_same_in_training_and_on_bits(name, way):
     assert set(layer.state_dict()) <= {"weight", "bias"}
 
 
-def test_bits_and_nothing_else_are_used_in_eval(monkeypatch):
-    """The float product is not called; a NaN, which has no bit, is an error."""
+def test_only_bits_are_used_in_eval(monkeypatch):
+    """The float product is not called, and a NaN is an error because it has no bit."""
     layer, x = BinaryLinear(70, 33).eval(), normal(5, 70)
     with torch.no_grad():
         layer.packed.zero_()  # every weight -1
@@ -355,11 +355,11 @@ def test_a_name_that_no_layer_has_is_refused():
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_a_model_is_compiled_whole(backend):
+def test_a_model_is_compiled_without_a_graph_break(backend):
     """No graph break, in training and on bits; the same numbers."""
     torch.manual_seed(0)
     model = make_binary(small_model(), {"0"})
-    for module in model.modules():  # no value of a sign's input is 0 but for rounding
+    for module in model.modules():  # keeps the inputs of signs away from 0
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.normal_(module.bias)
     other = copy.deepcopy(model)

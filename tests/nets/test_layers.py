@@ -113,7 +113,7 @@ def test_vanilla_batch_norm_gradient():
 @pytest.mark.parametrize("shape", [(41, 7), (5, 7, 3, 4)])
 def test_batch_norm_with_eps_on_the_std_averages_the_std(shape):
     torch.manual_seed(5)
-    norm = StdBatchNorm(7, eps=0.25, alpha=0.15).double()  # so large that its place shows
+    norm = StdBatchNorm(7, eps=0.25, alpha=0.15).double()  # large, so that a wrong place of it would be noticed
     with torch.no_grad():
         norm.weight.uniform_(-2, 2)
         norm.bias.uniform_(-1, 1)
@@ -201,7 +201,7 @@ def test_multipliers_of_the_papers_nets():
 @pytest.mark.parametrize("signs_in", [True, False])
 @pytest.mark.parametrize("case", ["linear", "conv"])
 def test_tensor_core_products_have_the_gradients_of_torchs_own(case, signs_in):
-    """The function that a GPU gets, run on the CPU, where its precisions are float32 both."""
+    """The function for a GPU, run on the CPU, where both of its precisions are float32."""
     torch.manual_seed(2)
     shapes = {"linear": ((9, 33), (17, 33)), "conv": ((4, 5, 7, 6), (3, 5, 3, 3))}
     x, w = (torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes[case])

@@ -74,7 +74,7 @@ def test_convnet_pools_before_the_norm_and_in_every_second_convolution():
     x = torch.where(torch.rand(3, 4, 8, 8) < 0.5, -1.0, 1.0)
     block.eval()
     with torch.no_grad():
-        block.norm.weight[::2] = -1.0  # a falling norm does not commute with the maximum
+        block.norm.weight[::2] = -1.0  # a norm with negative gamma does not commute with the maximum
     pre = block.layer(x).detach().numpy()
     pooled = pre.reshape(3, 4, 4, 2, 4, 2).max((3, 5))
     scale = (block.norm.inv_std * block.norm.weight).detach().numpy()[None, :, None, None]

@@ -1,4 +1,4 @@
-"""The GPU's products, their arithmetic on the CPU: exact or as precise as it is said, and signs that are kept."""
+"""The GPU's products, with their arithmetic on the CPU: exactness, stated precision, and kept signs."""
 
 import shutil
 
@@ -21,7 +21,7 @@ def signs(*shape, seed=0):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Products on this CPU go the GPU's way."""
+    """Makes products on this CPU use the GPU's code."""
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     monkeypatch.delenv("REPRODUCE_WITHOUT", raising=False)
     monkeypatch.setattr(tensorcores, "serves", lambda x: True)
@@ -75,10 +75,10 @@ def test_gradients_keep_the_stated_precision(here, signs_in):
 # --- convolutions ---------------------------------------------------------------------------------------------
 
 PAPER = (128, 256, 512)
-"""Channels of the paper's ConvNet: every layer but the first has one of these as its inputs."""
+"""Channels of the paper's ConvNet: the numbers of inputs of all layers but the first."""
 
 
-def test_the_bound_of_fp16_is_that_of_every_possible_result():
+def test_the_bound_of_fp16_covers_every_possible_result():
     """A sum of n terms ±1 is one of -n, -n + 2, …, n: each is looked up in fp16."""
     for channels in (*range(1, 700), 1000):
         results = [np.arange(-t * channels, t * channels + 1, 2) for t in range(1, 10)]
@@ -92,7 +92,7 @@ def test_fp16_is_exact_for_the_papers_layers_except_the_last_convolution():
 
 @pytest.mark.parametrize("channels", [64, 256])
 def test_forward_convolutions_are_exact(here, channels):
-    """All products at their largest, and random ones; in the nets' layout."""
+    """The largest possible sums, and random ones; in the nets' layout."""
     x, w = (signs(2, channels, 5, 6), signs(9, channels, 3, 3, seed=1))
     x[0], w[0], w[1] = 1, 1, -1
     x, w = (t.contiguous(memory_format=torch.channels_last) for t in (x, w))
@@ -109,14 +109,14 @@ def test_forward_convolutions_are_exact(here, channels):
 
 @pytest.mark.parametrize("case", sample(["mlp with dropout", "convnet", "mlp", "mlp, torch7"], 2))
 def test_a_step_agrees_with_float64(here, case):
-    """The float32 step's tolerances, but for AP2: it jumps at more of the gradients that lie near its edge."""
+    """Has the float32 step's tolerances, except for AP2, which jumps for more of the gradients near its edge."""
     if case == "mlp, torch7":
         here.setattr(test_step, "WHOLE", {"torch": 0.03})
     trajectory = Trajectory("torch", CASES[case])
     for _ in range(STATES):
         trajectory.step()
-    print(case, trajectory.worst)  # shown by -s
-    assert trajectory.choices < 5 * STATES  # one value near 0 stands in as many places as its window of pixels
+    print(case, trajectory.worst)  # shown with -s
+    assert trajectory.choices < 5 * STATES  # one value near 0 counts once for each pixel of its window
 
 
 def test_a_gradient_in_one_bf16_part_is_detected(here):
@@ -136,14 +136,14 @@ def test_signs_are_recomputed_unless_an_update_keeps_them_current():
     assert tensorcores.follow(w) is None  # none are kept yet
     first = tensorcores.signs_of(w, torch.bfloat16)
     assert torch.equal(first.float(), sign(w))
-    w.detach().numpy()[...] *= -1  # nobody follows: nothing is trusted
+    w.detach().numpy()[...] *= -1  # without an update kernel the kept signs are not trusted
     assert torch.equal(tensorcores.signs_of(w, torch.bfloat16).float(), sign(w))
     followed = tensorcores.follow(w)
     assert followed.data_ptr() == first.data_ptr()
     followed[0, 0] = 3
-    assert tensorcores.signs_of(w, torch.bfloat16)[0, 0] == 3  # trusted as they are
+    assert tensorcores.signs_of(w, torch.bfloat16)[0, 0] == 3  # trusted without a check
     with torch.no_grad():
-        w.mul_(-1)  # in torch's sight
+        w.mul_(-1)  # a change that torch's version counter records
     assert tensorcores.follow(w) is None
     assert torch.equal(tensorcores.signs_of(w, torch.bfloat16).float(), sign(w))
     assert torch.equal(tensorcores.signs_of(w, torch.float16).float(), sign(w))
@@ -153,8 +153,8 @@ def test_signs_are_recomputed_unless_an_update_keeps_them_current():
     assert torch.equal(tensorcores.signs_of(w, torch.float16).float(), sign(w))
 
 
-def test_the_update_kernel_keeps_the_signs_that_products_take(here, emulated):
-    """Steps whose update is the CUDA kernel on the host: after each, signs are right, and are not taken anew."""
+def test_the_update_kernel_keeps_the_signs_current(here, emulated):
+    """Steps with the CUDA update kernel on the host: after each, the signs are right and are not recomputed."""
     if shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
     with emulator.installed(emulated, here):

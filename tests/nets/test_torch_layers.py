@@ -1,4 +1,4 @@
-"""The layers of kernels.torch train as the harness's own do; the example and README's lines run."""
+"""The layers of kernels.torch train like the harness's; the example and the Python code of README and docs run."""
 
 import re
 import runpy
@@ -19,7 +19,7 @@ NETS = {
 
 
 def of_user_layers(harness, convolutions):
-    """The same net as a user writes it: layers that take the sign of what they are given, none after the last."""
+    """The same net as a user writes it: each layer takes the sign of its input, with none after the last."""
     parts = []
     for i, block in enumerate(harness.blocks):
         own = block.layer
@@ -65,7 +65,7 @@ def test_they_train_like_the_harness_layers(kind):
     trained(mine, x, torch.from_numpy(labels).long(), None)
     for its, own, old in zip(harness.parameters(), mine.parameters(), before, strict=True):
         torch.testing.assert_close(own, its, rtol=1e-6, atol=1e-6)
-        assert own.dim() == 1 or (own - old).abs().max() > 1e-3  # a bias before a batch norm has no gradient
+        assert own.dim() == 1 or (own - old).abs().max() > 1e-3  # the gradient of a bias before a batch norm is 0
     harness.eval(), mine.eval()
     with torch.no_grad():
         torch.testing.assert_close(mine(x), harness(x), rtol=1e-6, atol=1e-6)

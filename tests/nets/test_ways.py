@@ -1,4 +1,4 @@
-"""Whole trainings: a way to compute the step differs from float64 by chance only; a missing mask shows."""
+"""Whole trainings: each way to compute a step differs from float64 only by chance; a missing mask is detected."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
 SEEDS = range(8)
-MARGIN = 2.0  # points of validation error within which two ways count as one; a missing mask costs 6
+MARGIN = 2.0  # points of validation error within which two ways count as equal; a missing mask costs 6
 
 
 def noisy(n, seed):
-    """The made images under so much noise that nets err on more than a quarter."""
+    """The artificial images with so much noise that nets err on more than a quarter."""
     x, y = made_images(n, seed=seed)
     noise = np.random.default_rng(seed + 100).integers(-200, 200, x.shape)
     return np.clip(x.astype(int) + noise, 0, 255).astype(np.uint8), y

@@ -1,4 +1,4 @@
-"""Exported nets against a float64 evaluation written on its own, and the command that writes them."""
+"""Exported nets against an independent float64 evaluation, and the command that writes them."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ KINDS = ["onnx", "npz", pytest.param("qonnx", marks=pytest.mark.skipif(bool(qonn
 
 
 def lacks(proof, published):
-    """What a proof lacks to stand for one of the published runs; nothing if it is whole."""
+    """What is missing in the proof of a published run's export; empty if nothing is."""
     of = {record.key: record for record in published}.get(proof["about"]["key"])
     if of is None:
         return "a published run"
@@ -54,7 +54,7 @@ def held(kind, net, images, scores):
 @pytest.mark.parametrize("net", ["mlp", "convnet"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_those_of_a_float64_evaluation(kind, net, shift):
-    """Ties, falling units, units that never change; thresholds that differ from place to place."""
+    """Ties, units with negative gamma, constant units, and thresholds that depend on the position."""
     wanted = of_kind(net)
     images, moved = images_for(wanted), shift_of(shift, wanted)
     for seed in range(2):
@@ -92,7 +92,7 @@ def test_a_net_of_real_inputs_takes_them(kind, net):
         ([{"step": "range", "low": 0, "high": 1}, {"step": "standardize"}], 1 / 64, -1.75, False),
     ],
 )
-def test_a_first_convolution_has_one_threshold_a_channel_where_it_can(steps, scale, shift, one_each):
+def test_a_first_convolution_has_one_threshold_for_each_channel_if_possible(steps, scale, shift, one_each):
     """The border is 0 after preprocessing: at pixel 127.5, 0, 112."""
     wanted = convnet_settings(net={"channels": [70]}, data={"preprocess": steps})
     state, images = random_state(wanted, wild=False), images_for(wanted, 12)
@@ -104,8 +104,8 @@ def test_a_first_convolution_has_one_threshold_a_channel_where_it_can(steps, sca
 
 
 @pytest.mark.skipif(bool(qonnx.missing()), reason="no qonnx")
-def test_one_threshold_decides_every_sum_of_pixels_at_every_place():
-    """Every sum that images can have, at each kind of place, against the rule of that place."""
+def test_one_threshold_is_right_for_every_sum_of_pixels_at_every_position():
+    """Every sum that images can have, at each kind of position, against the rule of that position."""
     wanted = convnet_settings(net={"channels": [40]})
     net = freeze_net(wanted, random_state(wanted), (2 / 255, np.float32(-1)))
     layer = net.first
@@ -154,8 +154,8 @@ def test_a_qonnx_file_has_a_bipolar_node_for_each_weight_and_activation():
 
 
 @pytest.mark.parametrize("net", ["mlp", "convnet", "real"])
-def test_the_readme_in_an_npz_is_enough_to_use_it(tmp_path, monkeypatch, net):
-    """Its code, as printed, on the file alone."""
+def test_the_code_in_an_npz_files_readme_runs_the_net(tmp_path, monkeypatch, net):
+    """Runs the code of the README with nothing but the file."""
     wanted = of_kind("convnet" if net == "real" else net)
     state = random_state(wanted, wild=False)
     packed = freeze_net(wanted, state, None if net == "real" else (2 / 255, np.float32(-1)), {"key": "abc"})
@@ -196,7 +196,7 @@ def test_a_run_is_exported_and_proven_on_its_test_set(tmp_path, data_folder, kin
     about = {"about": found["about"] | {"weights_sha256": "0" * 64}}
     wrong = [about, {"images": 199}, {"differing": [3]}, {"wrong": 201}, {"file_sha256": None}]
     said = [lacks(found | change, [record]) for change in wrong]
-    assert all(said) and len(set(said)) == len(wrong)  # each tells of one thing, its own
+    assert all(said) and len(set(said)) == len(wrong)  # each message names a different problem
     assert found["file_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert record.key.encode() in (file.read_bytes() if kind != "npz" else np.load(file)["about"].item().encode())
 

@@ -88,12 +88,12 @@ def test_every_prediction_is_compared_with_the_float32_nets_and_recorded(tmp_pat
 
 
 def forget_where_from(path):
-    """As nets were packed that were never a run's."""
+    """A net packed as in earlier versions, without a run."""
     dataclasses.replace(PackedNet.load(path), about={}).save(path)
 
 
 def test_weights_of_another_run_are_refused(tmp_path, data_folder):
-    """Another run's, of the same shape, are not packed under this one's name; an older record takes what fits."""
+    """Weights of another run are not packed under this run's name; an older record accepts any that fit."""
     store = runs.Store(tmp_path / "store")
     cell = made_cell(train={"epochs": 1})
     one, other = go(store.root, data_folder, [cell], seeds=(0, 1)).records
@@ -109,7 +109,7 @@ def test_weights_of_another_run_are_refused(tmp_path, data_folder):
 
 
 def older(store, record):
-    """Rewrite a record as it was before it held its weights' digest."""
+    """Rewrites a record as it was before records held the digest of the weights."""
     content = record.model_dump(mode="json", exclude_none=True)
     del content["weights_sha256"]
     files.write_sealed(store.runs / f"{record.stem}.json", content)
@@ -128,7 +128,7 @@ def test_the_digest_of_weights_is_that_of_every_name_shape_and_number():
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("backend", ["cuda-xnor", "cuda-bmma"])
 def test_a_file_predicts_through_a_cuda_backend(tmp_path, data_folder, cp, monkeypatch, backend):
-    """As a person types it; the record names the GPU."""
+    """Runs the command; the record names the GPU."""
     if launch.gpu_name() == "host":  # emulated
         real = machine.machine
         monkeypatch.setattr(machine, "machine", lambda device: real("cpu") | {"name": f"of {device}"})

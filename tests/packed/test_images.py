@@ -67,7 +67,7 @@ def test_three_lines_of_python(made, tmp_path):
 
 
 def without_pixels(side):
-    """A PNG that says it is so large, and that Pillow takes for a decompression bomb."""
+    """A PNG whose header claims this size, which Pillow takes for a decompression bomb."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -121,8 +121,8 @@ def test_images_that_do_not_fit_are_one_line(made, tmp_path):
     assert done.exit_code == 2 and "not of --images" in done.stderr
 
 
-def test_pixels_for_a_net_of_real_inputs_are_preprocessed_as_its_own(tmp_path, data_folder):
-    """Divided by the test images' largest number, too, though the given ones have another."""
+def test_images_for_a_net_of_real_inputs_are_preprocessed_as_in_its_training(tmp_path, data_folder):
+    """The images are divided by the largest number of the test images, not by their own."""
     steps = [{"step": "range", "low": 0, "high": 1}, {"step": "zca", "bias": 0.1}, {"step": "divide_by_max"}]
     record = go(tmp_path, data_folder, [made_cell(train={"epochs": 1}, data={"preprocess": steps})]).records[0]
     path = from_run.freeze_run(record.stem, runs.Store(tmp_path), data_folder, print)

@@ -1,4 +1,4 @@
-"""Packed nets against a float64 evaluation written on its own, in plain NumPy, from the paper's formulas."""
+"""Packed nets against an independent float64 evaluation in NumPy, from the paper's formulas."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def of_kind(kind, norm=VANILLA, **net):
 
 
 def random_state(wanted, seed=0, wild=True):
-    """Weights and BN parameters of every kind: negative, zero and tiny gamma, exact ties, means out of reach."""
+    """Weights and BN parameters of every kind: negative, zero and tiny gamma, exact ties, unreachable means."""
     rng = np.random.default_rng(seed)
     state = nets.build(wanted).state_dict()
     for name, value in state.items():
@@ -159,7 +159,7 @@ def test_every_hidden_bit_is_that_of_a_float64_evaluation(kind, norm, shift):
                 assert np.array_equal(bits, right), f"block {i}, {backend}"
             assert np.allclose(net.scores(images, backend), scores, rtol=1e-12, atol=1e-9)
         ties += sum(int((layer.rule.below).sum()) for layer in net.hidden)
-    assert ties  # falling units were met
+    assert ties  # units with negative gamma occurred
 
 
 def test_a_tie_is_plus_one_whether_the_unit_rises_or_falls():
@@ -180,8 +180,8 @@ def test_a_tie_is_plus_one_whether_the_unit_rises_or_falls():
     assert np.array_equal(bits == 1, np.where(falling, dot <= dot[2], dot >= dot[2]))
 
 
-def test_thresholds_are_found_at_the_very_integer():
-    """Against every integer in reach, one after another, for hostile parameters."""
+def test_thresholds_are_the_exact_integers():
+    """Compares with every reachable integer, one after another, for difficult parameters."""
     rng = np.random.default_rng(0)
     n, reach = 4000, 60
     exponent = rng.integers(-40, 20, (4, n)).astype(np.float64)
@@ -209,8 +209,8 @@ def test_parameters_that_are_not_finite_are_refused():
             freeze_net(wanted, state, None)
 
 
-def test_borders_of_the_first_convolution_know_neither_pixel_nor_shift():
-    """With a shift, a tap outside counts 0, where a black pixel inside counts the shift."""
+def test_taps_outside_the_image_count_0_in_the_first_convolution():
+    """With a shift, a tap outside the image counts 0, while a black pixel counts as the shift."""
     wanted = of_kind("convnet")
     state = random_state(wanted, wild=False)
     state["blocks.0.layer.weight"].fill_(1.0)
@@ -279,7 +279,7 @@ def float_net(wanted, state):
 @pytest.mark.parametrize("norm", [VANILLA, SHIFT, STD], ids=["vanilla", "shift", "std"])
 @pytest.mark.parametrize("kind", ["mlp", "convnet"])
 def test_predictions_are_the_float32_nets(kind, norm):
-    """Where float32 rounding splits a tie, the float64 evaluation must side with the packed net."""
+    """If float32 rounds a tie differently, the float64 evaluation must agree with the packed net."""
     wanted = of_kind(kind, norm)
     state = random_state(wanted, 3, wild=False)
     scale, shift = 2 / 255, np.float32(-1.0).reshape(())
@@ -445,7 +445,7 @@ def test_foreign_and_later_files_are_named_as_such(tmp_path):
 
 
 def resealed(content, header=None, arrays=None, length=None):
-    """The file with another header or arrays and a checksum that fits."""
+    """The file with another header or other arrays, and a valid checksum."""
     size = struct.unpack_from("<I", content, 12)[0]
     text = content[16 : 16 + size] if header is None else header
     body = content[16 + size : -32] if arrays is None else arrays

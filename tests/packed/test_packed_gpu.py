@@ -18,7 +18,7 @@ from reproduce.packed import net as net_module
     ],
 )
 @pytest.mark.parametrize("kind", ["mlp", pytest.param("convnet", marks=pytest.mark.exhaustive)])
-def test_every_bit_score_and_class_is_the_hosts(cuda_name, cp, kind, norm, shift, monkeypatch):
+def test_every_bit_score_and_class_equals_the_hosts(cuda_name, cp, kind, norm, shift, monkeypatch):
     monkeypatch.setattr(net_module, "GPU_CHUNK", {"mlp": 4, "convnet": 1})
     small = {"channels": [5], "dense": [40, 16]} if kind == "convnet" else {}
     wanted = of_kind(kind, norm, **small)

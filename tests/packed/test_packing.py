@@ -1,4 +1,4 @@
-"""Packed nets as evidence: which runs' nets are packed at `publish`, what is compared and what is kept of it."""
+"""Packed nets as evidence: which runs' nets `publish` packs, what it compares, and which results it keeps."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ CELL = made_cell(train={"epochs": 1})
 
 @pytest.fixture(autouse=True)
 def images(monkeypatch):
-    """The images that runs of `go` are trained on, as the data set's."""
+    """Makes the training images of `go`'s runs the data set."""
     monkeypatch.setattr(fetch, "load", lambda *_: Dataset("mnist", {}, "d" * 64, "o" * 64))
     monkeypatch.setattr(data, "splits", lambda *_: made_splits())
 
@@ -75,7 +75,7 @@ def test_the_claim_uses_the_records_and_fails_if_a_prediction_differs(tmp_path):
         "holds",
     )
     small = packed(differing=[{"image": 1}], wrong=1)
-    put(tmp_path / "public" / "kernels", "net-1.json", small)  # counts only where there is no other
+    put(tmp_path / "public" / "kernels", "net-1.json", small)  # counts only if there is no other
     assert lost(report.gather(tmp_path / "public", [CELL])) == lost(found)
     put(tmp_path / "small" / "kernels", "net-1.json", small)
     assert lost(report.gather(tmp_path / "small", [CELL])) == (
@@ -84,7 +84,7 @@ def test_the_claim_uses_the_records_and_fails_if_a_prediction_differs(tmp_path):
     )
     (path,) = target.glob("*.json")
     state = weights.load(store.net(path.stem))
-    state["blocks.2.norm.bias"][4] += 1e3  # another net, which says 4 to every image
+    state["blocks.2.norm.bias"][4] += 1e3  # another net, which predicts 4 for every image
     record = json.loads((store.runs / path.name).read_text())
     weights.save(store.net(path.stem), state)
     path.unlink()
@@ -99,7 +99,7 @@ def lost(found):
 
 
 def test_predictions_that_differ_are_in_the_record_and_the_claim_does_not_hold(tmp_path, monkeypatch):
-    """The float net made another than the packed one: what is compared is the float net itself."""
+    """Changes the float net: the comparison must use the float net itself."""
     store, target = runs.Store(tmp_path / "store"), tmp_path / "public" / "nets"
     go(store, cell=CELL, scale="paper")
     real = packing.of_run

@@ -1,4 +1,4 @@
-"""Counting distinct filters, against counting by hand and by sets."""
+"""Counts of distinct filters, compared with counts by hand and by sets."""
 
 import numpy as np
 import pytest

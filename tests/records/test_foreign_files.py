@@ -1,6 +1,6 @@
-"""Packed nets and records from elsewhere: none whose content changed is accepted, none breaks the process.
+"""Packed nets and records from elsewhere: changed ones are refused, and none breaks the process.
 
-`make fuzz N=2000` for many; a part of them goes through a process of its own with little memory.
+`make fuzz N=2000` tests many. Some are read in a separate process with little memory.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ HUGE = [0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x00FFFFFF]
 
 
 def damaged(rng, raw):
-    """Another file: bytes flipped, cut off, put in, exchanged, lengths swapped or made huge."""
+    """A changed file: bytes flipped, cut off, inserted or exchanged, lengths swapped or made huge."""
     raw = bytearray(raw)
     i, j = sorted(rng.randrange(len(raw)) for _ in range(2))
     kind = rng.randrange(9)
@@ -77,7 +77,7 @@ def damaged(rng, raw):
 
 
 def resigned(rng, raw):
-    """A packed net whose header was changed and whose checksum then was made to fit."""
+    """A packed net with a changed header and a valid checksum."""
     _, version, length = struct.unpack_from("<8sII", raw)
     header = json.loads(raw[16 : 16 + length])
     net = header["settings"]["net"]
@@ -109,7 +109,7 @@ def net_file(tmp_path_factory):
 
 @pytest.fixture
 def little_memory():
-    """2 GiB more than the process has: a file that asks for more ends in a MemoryError, not in a dead machine."""
+    """Limits memory to 2 GiB more than the process has, so that a file that asks for more gives a MemoryError."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2 * 2**30, before[1]))
@@ -138,7 +138,7 @@ def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path, fr
             assert raw == net_file, f"damage {seed} was accepted"
             same += 1
     assert refused > 0.98 * n and same + refused == n
-    for seed in range(n // 4):  # whoever can make the checksum fit makes another net: it must be a whole one
+    for seed in range(n // 4):  # with a valid checksum it is another net, which must be complete
         raw = resigned(random.Random(seed), net_file)
         try:
             net = PackedNet(**vars(packed_file.parse(raw)))
@@ -152,7 +152,7 @@ def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path, fr
 
 
 def processed(files, folder, suffix, how):
-    """Read files in a process of its own: it must come to its end without a traceback."""
+    """Reads files in a separate process, which must end without a traceback."""
     chosen = files[:: max(1, len(files) // 50)]
     for i, raw in enumerate(chosen):
         (folder / f"{i}.{suffix}").write_bytes(raw)
@@ -182,7 +182,7 @@ def sorted_content(raw):
 
 
 def edited(rng, raw):
-    """A record in which one value was changed as a person would, all else as it was."""
+    """A record with one value changed as a person would, and everything else unchanged."""
     tree = json.loads(raw)
     places = []
 

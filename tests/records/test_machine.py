@@ -1,4 +1,4 @@
-"""What a record says of its code where there is no repository, and what a bare machine is told."""
+"""What a record says of its code without a repository, and the message for a missing package."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def test_another_revision_is_refused(no_repository):
         machine.code()
 
 
-def test_what_git_prints_is_what_is_taken():
+def test_the_revision_is_what_git_prints():
     """The command of machine.code's docstring."""
     command = ["git", "-C", str(yamlfile.ROOT), *"describe --always --abbrev=40 --dirty --exclude *".split()]
     try:
@@ -56,7 +56,7 @@ def test_what_git_prints_is_what_is_taken():
     ("module", "package"), sample([("pydantic", "pydantic"), ("yaml", "pyyaml"), ("safetensors", "safetensors")])
 )
 def test_a_missing_package_is_one_line(module, package):
-    """Also one that a command imports later, as safetensors."""
+    """Also a package that a command imports later, such as safetensors."""
     code = f"import sys; sys.modules['{module}'] = None; from reproduce.__main__ import main; main()"
     command = [sys.executable, "-c", code, "gpu", "versions", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=yamlfile.ROOT)

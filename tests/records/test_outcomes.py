@@ -1,4 +1,4 @@
-"""Which test images were wrong: written, read back, held against the counted errors, compared image by image."""
+"""Which test images were wrong: written, read, checked against the counted errors, compared image by image."""
 
 import base64
 import math
@@ -58,7 +58,7 @@ def run_of(wrong, seed=0, order="o", digest="d", cell=CELL):
 @pytest.mark.parametrize(("one", "two"), [(0, 0), (1, 0), (3, 9), (12, 2), (40, 41)])
 def test_mcnemar_is_the_binomial_sum_written_out(one, two):
     first, second = (np.zeros(500, bool) for _ in range(2))
-    first[:60] = second[:60] = True  # both wrong: no evidence either way
+    first[:60] = second[:60] = True  # both wrong: no evidence for either
     first[100 : 100 + one] = second[300 : 300 + two] = True
     found = images.mcnemar(first, second)
     n, low = one + two, min(one, two)

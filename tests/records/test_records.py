@@ -14,7 +14,7 @@ ADDED = {"family", "timed_images", "random_weights"}  # to rows of older records
 
 
 def read(path):
-    """The record in a file, as what it would be written as."""
+    """The record in a file, in the form in which it would be written."""
     kind = json.loads(path.read_text()).get("kind")
     if kind in sealed.TYPES:
         return sealed.read(path).model_dump(mode="json", exclude_unset=True)

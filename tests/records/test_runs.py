@@ -1,4 +1,4 @@
-"""Records and stores: whole or not at all, keyed by what decides the numbers, foreign files named and left out."""
+"""Records and stores: complete or absent, keyed by all that decides the numbers; foreign files are skipped."""
 
 import dataclasses
 import json
@@ -36,8 +36,8 @@ def test_key_holds_settings_seed_scale_data_code_device_and_mode(monkeypatch):
     assert base.key != key
 
 
-def test_a_gpu_run_and_a_cpu_run_of_one_seed_are_two_runs_with_digests_of_their_own(monkeypatch):
-    """The device kind tells them apart even where the digests should be the same."""
+def test_a_gpu_run_and_a_cpu_run_of_one_seed_are_different_runs(monkeypatch):
+    """The kind of device distinguishes them even if the digests are equal."""
     cpu, cuda = made_run(), dataclasses.replace(made_run(), device="cuda")
     assert cpu.parts["source"] != cuda.parts["source"]
     assert (cpu.parts["device"], cuda.parts["device"]) == ("cpu", "cuda")
@@ -52,14 +52,14 @@ def test_a_record_says_digest_device_mode_and_threads():
     assert code["mode"] == products.mode("cpu") and code["threads"] == [torch.get_num_threads()]
 
 
-def test_every_committed_record_is_read_and_its_settings_are_todays_schemas():
-    """Records of all revisions: their settings give the digest they say, by today's rule."""
+def test_every_committed_record_is_read_and_its_settings_fit_todays_schema():
+    """Records of all revisions: today's rule gives the digest of their settings that they state."""
     paths = [p for folder in ("runs", "check/calibration", "check/mutants") for p in folder_of(folder)]
     assert len(paths) > 50
     for path in paths:
         record = read_record(path)
         if any(step["step"] == "lcn" and "as_in" not in step for step in record.settings["data"]["preprocess"]):
-            continue  # the normalization of the first records is no longer there
+            continue  # the normalization of the first records no longer exists
         settings = spec.Settings.model_validate_json(json.dumps(record.settings))
         assert settings.digest() == record.settings_digest, path.name
         assert rows.made_by(record).device in ("cpu", "cuda")
@@ -85,10 +85,10 @@ def test_a_field_added_with_a_default_leaves_the_digest_of_older_settings():
     assert Settings.model_validate_json(json.dumps(content)).digest() == wider.digest()
 
 
-def test_the_defaults_of_settings_are_these_and_never_change():
+def test_the_defaults_of_settings_do_not_change():
     """A field at its default is not in the digest: with another default, other runs would have the same digest.
 
-    A new field goes in here with its default, which stands for what runs did before there was the field.
+    Add each new field here with its default, which must describe what runs did before the field existed.
     """
     registries = (spec.NETS, spec.OPTIMIZERS, spec.RATES, spec.PREPROCESSING)
     found, todo = {}, [spec.Settings, *(model for registry in registries for model in registry.schemas.values())]
@@ -206,8 +206,8 @@ def test_publish_reports_a_damaged_published_record_and_a_wrong_name(tmp_path):
     assert "is damaged" in said[1] and path.name in said[1] and len(said) == 2
 
 
-def test_a_file_that_is_longer_than_it_says_is_not_taken_by_half():
-    """Files of /proc say that they are empty; one that grows while it is read is the same."""
+def test_a_file_longer_than_its_reported_size_is_not_read_in_part():
+    """Files of /proc report a size of 0, like a file that grows while it is read."""
     with pytest.raises(ValueError, match="changed while it was read"):
         yamlfile.whole_file(Path("/proc/self/status"), 2**20)
 

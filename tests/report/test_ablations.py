@@ -1,4 +1,4 @@
-"""Ablations: files of arms, the choice of learning rates, and what the report says of pairs of runs."""
+"""Ablations: files of arms, the choice of learning rates, and the report's statements on pairs of runs."""
 
 import dataclasses
 
@@ -103,7 +103,7 @@ def test_arms_are_named_by_group_file_and_arm():
 
 
 def trials(cell, errors):
-    """Made runs of an arm's rates; an error of None is a run that broke off."""
+    """Artificial runs of an arm's rates; an error of None stands for a failed run."""
     found = []
     for (rate, settings), error in zip(rates.tried(cell), errors, strict=True):
         other = cell.model_copy(update={"scales": {"small": settings}})
@@ -134,7 +134,7 @@ def test_each_arm_has_the_rate_that_its_committed_trials_chose():
 
 
 def store(folder, name, arms, seeds=8, images=10_000):
-    """Made runs of an ablation's arms: error in percent by arm, wrong images drawn at random."""
+    """Artificial runs of an ablation's arms: error in percent by arm, wrong images drawn at random."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     drawn = {}

@@ -1,4 +1,4 @@
-"""The figures show what their frames hold, and their SVG can stand in a page beside others."""
+"""The figures show the data of their frames, and several of their SVGs can be in one page."""
 
 import re
 from xml.etree import ElementTree
@@ -15,7 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def drawn(name, frame=None):
-    """The drawings of a figure, one or several."""
+    """The drawings of a figure: one or several."""
     draw = getattr(overview if name in ("forest", "times") else charts, name)
     found = draw(FIGURES[name]() if frame is None else frame)
     return found if isinstance(found, list) else [found]
@@ -26,7 +26,7 @@ def svgs(name, frame=None, alt=""):
 
 
 def title(figure):
-    """Its title, whose lines are broken to fit, in one line."""
+    """A figure's title in one line."""
     return figure.get_suptitle().replace("\n", " ")
 
 

@@ -1,4 +1,4 @@
-"""The figures' titles follow from the data: other data, another finding; and they stand in the drawings."""
+"""The figures' titles follow from the data and are in the drawings."""
 
 import numpy as np
 import pandas as pd
@@ -96,7 +96,7 @@ KERNELS = (("xnor cuda-wgmma, kernel alone", "xnor", 0.1), ("xnor cuda-wgmma, wi
     [
         ([], ""),
         ([("torch float32", "library", 10.0), *KERNELS], "; 20 on M (cuda-wgmma)"),
-        (  # what rounds is no float32 library
+        (  # a library that rounds does not count as float32
             [("torch float32", "library", 5.0), ("torch tf32", "library", 1.0), *KERNELS],
             "; 10 on M (cuda-wgmma)",
         ),

@@ -1,4 +1,4 @@
-"""The first screen: sentences and verdicts follow from the records, and so does the file for other sites."""
+"""The first screen: its sentences and verdicts, and the file for other sites, follow from the records."""
 
 import hashlib
 import json
@@ -82,7 +82,7 @@ def test_imagenet_and_unmeasured_claims_are_folded():
     found = head.verdicts(evidence_of(cells=report.cells()))
     assert {v.fold for v in found} == set(FOLDS)
     assert all(v.fold == "imagenet" for v in found if "ImageNet" in v.claim)
-    assert [v.claim for v in found][1].startswith("Classification errors")  # after Table 1: the weightiest
+    assert [v.claim for v in found][1].startswith("Classification errors")  # after Table 1: the most important
 
 
 def test_the_reason_why_a_cell_was_not_run(tmp_path):

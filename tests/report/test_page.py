@@ -1,4 +1,4 @@
-"""The page: whole in one file, everything escaped, numbers as they are, links to the evidence."""
+"""The page: one file, all text escaped, numbers unchanged, links to the evidence."""
 
 import os
 import re
@@ -19,7 +19,7 @@ VOID = {"meta", "link", "br"}
 
 
 class Parsed(HTMLParser):
-    """Tags with their attributes, and the text of those that are open; fails where tags do not match."""
+    """Collects tags with their attributes and the text of open tags; fails if tags do not match."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -98,7 +98,7 @@ def test_numbers_have_their_decimals_and_missing_values_are_empty():
         ["three", "10.00", "not reproduced", "there"],
     ]
     values = [a.get("data-value", "") for a in Parsed(text).all("td") if a.get("data-label") == "ours (%)"]
-    assert values == ["1.005", "", "10"]  # what it is sorted by: nine digits
+    assert values == ["1.005", "", "10"]  # the sort key has nine digits
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_everything_from_outside_is_escaped():
     parsed = Parsed(text)
     assert len(parsed.all("script")) == 1 and text.count("<script") == 1
     said = "".join(parsed.text)
-    assert said.count("<script>alert('1')</script>") > 20  # to be read, not run
+    assert said.count("<script>alert('1')</script>") > 20  # as text, not as a script
     assert not [a for a in parsed.all("a") if ":" in a["href"]]
     assert not [k for _, attributes in parsed.tags for k in attributes if k.startswith("on")]
 
@@ -218,7 +218,7 @@ def test_long_tables_are_folded_and_empty_ones_say_so():
     line = {"row": "x", "error": 1.0, "verdict": "not run", "machine": ""}
     assert "<details class" not in made_page(Table("t", "c", pd.DataFrame([line] * page.LONG), COLUMNS[:2]))
     long = pd.DataFrame([line] * (page.LONG + 1))
-    assert "<details class" not in made_page(Table("t", "c", long, COLUMNS))  # its verdicts are to be seen
+    assert "<details class" not in made_page(Table("t", "c", long, COLUMNS))  # its verdicts must be visible
     folded = made_page(Table("t", "c", long, COLUMNS[:2]))
     assert '<details class="long">' in folded and f"{page.LONG + 1} rows" in folded
     empty = made_page(Table("t", "c", pd.DataFrame([line]).iloc[:0], COLUMNS))
@@ -228,7 +228,7 @@ def test_long_tables_are_folded_and_empty_ones_say_so():
 def test_two_parts_of_one_name_are_refused():
     with pytest.raises(ValueError, match="table"):
         made_page(made_table(), made_table())
-    made_page(made_figure(), made_table("figure3"))  # a figure and the table of its numbers may share it
+    made_page(made_figure(), made_table("figure3"))  # a figure and the table of its numbers may share a name
 
 
 def test_a_machine_that_is_the_same_in_all_rows_is_said_once_in_the_caption():

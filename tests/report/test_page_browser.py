@@ -1,4 +1,4 @@
-"""The page as a reader's browser shows it: headless Chromium, wide and as a phone, by day and by night.
+"""The page in a browser: headless Chromium, with wide and narrow windows, in light and dark mode.
 
 Debian's packages chromium and chromium-driver (`.ci/run` installs them). Without them these tests are skipped, but
 under CI=true they fail.
@@ -134,11 +134,11 @@ def test_the_page_is_whole_at_every_width_by_day_and_by_night(browser, path, wid
     assert not [m for m in messages if m["method"] == "Network.loadingFailed"]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert path.as_uri() in asked and {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
-    assert page.title == report.TITLE  # no script of a record has run
+    assert page.title == report.TITLE  # no script in a record was run
     wide, inner = page.execute_script("return [document.scrollingElement.scrollWidth, innerWidth]")
     assert inner == width and wide <= inner
     figures = page.execute_script(DRAWN)
-    assert len(figures) >= 4  # figure 2's small ConvNets are to be trained again with the settings of today
+    assert len(figures) >= 4  # figure 2 has no small ConvNets with today's settings yet
     for name, across, high, marks, empty in figures:
         assert 250 < across <= width and high > 100, name
         assert marks >= 3 and not empty, name
@@ -200,7 +200,7 @@ def test_every_link_leads_to_a_file_or_a_part_of_the_page(browser, path):
 
 
 def column(table, index):
-    """What a column's cells are sorted by, from top to bottom, and the rows' names."""
+    """The sort keys of a column from top to bottom, and the rows' names."""
     script = "return [...arguments[0].tBodies[0].rows].map(r => r.cells[arguments[1]].dataset.value ?? '')"
     return table.parent.execute_script(script, table, index)
 

@@ -108,7 +108,7 @@ def on(record, name="one", **machine):
         ([(2, 2), (2, 2)], "one"),
         ([(1, 1), (1, 1)], "one (1 thread)"),
         ([(1, 1), (2, 2)], "one (1 or 2 threads)"),
-        ([(1, 2)], "one"),  # two of the kernels
+        ([(1, 2)], "one"),  # two threads of the kernels
     ],
 )
 def test_threads_are_named_if_a_run_did_not_use_all_cores(threads, words):
@@ -162,7 +162,7 @@ def committed():
 
 
 def test_committed_report_and_readme_follow_from_the_committed_records():
-    """The files that are the same on every machine; page and pictures depend on the drawing libraries."""
+    """Compares the files that are the same on every machine; page and pictures depend on the drawing libraries."""
     found = report.gather(runs.PUBLISHED, report.cells())
     parts = [*report.sections(found), report.sources(found)]
     expected = report.tables(found, parts)
@@ -273,8 +273,8 @@ def test_committed_records_are_sound_clean_and_of_todays_settings():
 
 
 @pytest.mark.xfail(strict=True, reason="small cells got other settings; their runs are to be made again")
-def test_every_cell_is_there_at_small_scale_and_bnn_cells_with_three_seeds():
-    """Together: of some, runs by several codes stand in rows of their own."""
+def test_every_cell_has_committed_small_runs_and_bnn_cells_have_three_seeds():
+    """Counted over rows, because runs by different code may have separate rows."""
     frame = committed()
     small = frame[frame["scale"] == "small"]
     seeds = small.groupby(["row", "dataset"])["seeds"].sum()

@@ -1,4 +1,4 @@
-"""`reproduce report`, `list` and `publish` as a person types them."""
+"""`reproduce report`, `list` and `publish` on the command line."""
 
 import pandas as pd
 import pytest
@@ -18,7 +18,7 @@ def reproduce(*words):
 
 
 def records(errors, **change):
-    """Small-scale records of a real cell, as today's settings have it."""
+    """Small-scale records of a real cell with today's settings."""
     digest = spec.cells([CELL])[0].scales["small"].digest()
     found = []
     for seed, error in enumerate(errors):

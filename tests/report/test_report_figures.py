@@ -432,7 +432,7 @@ def judged(scale, *shares, rest=None):
     return [verdicts(found, claim)[0] for claim in ("unique 2D filters", "saved by repeated", "time complexity")]
 
 
-def test_so_much_or_more_holds_if_any_count_reaches_it():
+def test_a_claim_of_a_least_value_holds_if_any_count_reaches_it():
     """1/0.345 = 2.9 is nearer to three than 1/0.303 = 3.3; 75 % less is more than 60 %."""
     assert judged("paper", 0.345, 0.303)[1] == "holds by 256 classes, all layers (2 of 4 counts)"
     assert judged("paper", 0.36, 0.25)[1:] == [

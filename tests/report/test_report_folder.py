@@ -1,4 +1,4 @@
-"""A report's folder: other people's files stay, an earlier report's go, a folder of something else is refused."""
+"""A report's folder: other files stay, those of an earlier report are removed, a foreign folder is refused."""
 
 import pytest
 from test_campaign import command, experiments
@@ -16,7 +16,7 @@ def store(tmp_path):
 
 
 def of_others(place):
-    """Somebody's folder: their page, picture, data and note; path -> text."""
+    """A folder of somebody else, with page, picture, data and note; path -> text."""
     made = {"index.html": "my page", "holiday.svg": "<svg/>", "data/mydata.csv": "1,2", "notes/todo.txt": "rest"}
     for name, text in made.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def test_a_list_cannot_name_files_elsewhere(tmp_path):
 
 
 def test_the_committed_report_is_listed():
-    """Else `make report` would take it for somebody else's."""
+    """Otherwise `make report` would treat it as a folder of somebody else."""
     place = runs.PUBLISHED / "report"
     listed = set((place / folder.LIST).read_text(encoding="utf-8").splitlines())
     assert {p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file()} == listed | {folder.LIST}

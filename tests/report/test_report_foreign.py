@@ -1,4 +1,4 @@
-"""Records from elsewhere with a value that would break the report, under a checksum that fits: named, left out."""
+"""Records with a value that would break the report and a valid checksum: they are named and skipped."""
 
 import json
 import re
@@ -19,7 +19,7 @@ def committed(pattern):
 
 
 def whole(kind):
-    """A sound record of a kind, with few enough rows."""
+    """A valid record of a kind, with few rows."""
     if kind == "cpu":
         found = committed("kernels/cpu-*.json")
         wanted = ("product of 4096", "product of 8192", "MNIST MLP, 10000")
@@ -29,7 +29,7 @@ def whole(kind):
         return found | {"rows": rows[1:] + rows[:1]}
     patterns = {"check": "check/calibration/*.json", "train": "train/*.json", "net": "kernels/net-*.json"}
     found = committed(patterns.get(kind, "runs/table1-bnn-theano-cifar10-small-seed0-*.json"))
-    if kind in ("run", "failed"):  # as if made with today's settings
+    if kind in ("run", "failed"):  # as if trained with today's settings
         (cell,) = spec.cells(["table1/bnn-theano-cifar10"])
         settings = cell.scales["small"]
         found |= {"settings": settings.model_dump(mode="json"), "settings_digest": settings.digest()}
@@ -40,7 +40,7 @@ def whole(kind):
 
 
 def change(content, path, value):
-    """Put a value in one place of a record, or take away what is there (GONE)."""
+    """Sets a value in a record, or removes it (GONE)."""
     for key in path[:-1]:
         content = content[key]
     if value is GONE:
@@ -50,7 +50,7 @@ def change(content, path, value):
 
 
 def put(folder, kind, name, content):
-    """Write a record with a fitting checksum: a run under its own name where it still has one."""
+    """Writes a record with a valid checksum; a run under its own name if it still has one."""
     if FOLDERS[kind] not in ("kernels", "train"):
         try:
             named = (content.get(key) for key in ("cell", "scale", "seed", "key", "variant"))

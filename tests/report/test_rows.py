@@ -87,7 +87,7 @@ def test_every_table_labels_the_rows():
     assert [part.name for part in section.parts] == ["table1"]
     for part in section.parts:
         assert "code" in [c.key for c in part.columns] and len(part.frame.query("seeds > 0")) == 2
-    assert "aaaaaaaa" not in exports.latex(table1.frame(made([0.95]), found.cells))  # nothing to tell apart
+    assert "aaaaaaaa" not in exports.latex(table1.frame(made([0.95]), found.cells))  # nothing to distinguish
 
 
 def test_the_terminals_table_labels_the_rows(capsys):
@@ -173,7 +173,7 @@ def test_digests_proven_equal_share_a_row(tmp_path, monkeypatch):
     equal_code.known.cache_clear()
     try:
         found = [*made([1.0]), *made([1.1], first=1, source=C), *made([1.2], first=2, source=D)]
-        found += made([1.0], source=B)  # seed 0 again: it counts once
+        found += made([1.0], source=B)  # seed 0 again counts once
         frame = measured(evidence.usable(found, [cell_with_paper()]))
         assert sorted(frame["seeds"]) == [1, 2]
         assert {label.split(",")[0] for label in frame["code"]} == {"bbbbbbbb = cccccccc", "dddddddd"}

@@ -1,4 +1,4 @@
-"""experiments/paper.yaml against what is known of the paper independently of it."""
+"""experiments/paper.yaml against facts on the paper that are known independently."""
 
 import yaml
 

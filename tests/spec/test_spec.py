@@ -1,4 +1,4 @@
-"""Experiment files: the committed ones are sound, wrong ones are one clear line."""
+"""Experiment files: the committed ones are valid, and an error in a file is one clear line."""
 
 import json
 import math

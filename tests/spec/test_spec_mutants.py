@@ -1,7 +1,7 @@
-"""Every committed YAML, mutated: each mutant is read as exactly what it states, or refused in a line.
+"""Mutants of every committed YAML file: each is read as exactly what it states, or refused in one line.
 
-The meaning of a mutant comes from `mutants.stated`, which shares nothing with the project's loader but PyYAML's
-syntax tree. `make fuzz N=5000` for many.
+The meaning of a mutant comes from `mutants.stated`, which shares only PyYAML's syntax tree with the
+project's loader. `make fuzz N=5000` tests many.
 """
 
 import math
@@ -18,15 +18,13 @@ from reproduce.cli import app as cli
 from reproduce.spec import paper
 from reproduce.training import optim, preprocess
 
-FILES = [
-    p for p in spec._files(spec.EXPERIMENTS) if p.parent.name != "ablations"
-]  # those have a test of their own
+FILES = [p for p in spec._files(spec.EXPERIMENTS) if p.parent.name != "ablations"]  # ablations have their own test
 OPTIONAL = {"published", "margin", "small", "check", "plus_minus", "seeds"}
 WHERE = r"(line \d+|the top level|not valid YAML: .*(line \d+|position \d+|decode)|not valid YAML: \S+|\S.*?: )"
 
 
 def same(left, right):
-    """Equal in value and in kind; an integer may stand where a float is meant."""
+    """Equal in value and type, except that an integer may stand for a float."""
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
     if isinstance(left, list) and isinstance(right, list):
@@ -37,7 +35,7 @@ def same(left, right):
 
 
 def laid_over(base, override):
-    """`override`'s leaves put into a copy of `base`; a list is a leaf."""
+    """A copy of `base` with the leaves of `override`; a list is a leaf."""
     if not isinstance(base, dict) or not isinstance(override, dict):
         return override
     result = dict(base)
@@ -47,7 +45,7 @@ def laid_over(base, override):
 
 
 def means(cell, tree):
-    """What is wrong between a loaded cell and the document's own words; None if nothing."""
+    """A difference between a loaded cell and its document, in words; None if there is none."""
     dump = cell.experiment.model_dump(exclude_unset=True)
     if not same(dump, tree):
         return "the file's keys are not the experiment's"
@@ -69,12 +67,12 @@ def means(cell, tree):
         if one["train"]["optimizer"]["kind"] == "shift_adamax":
             one["train"]["optimizer"] = {"decays": False} | one["train"]["optimizer"]
         if one["net"]["activation"] == "relu" and "ste_mask" not in one["net"]:
-            one["net"] = one["net"] | {"ste_mask": True}  # without meaning there
+            one["net"] = one["net"] | {"ste_mask": True}  # has no meaning there
     return None if same(found, wanted) else "a scale's settings are not what the file says"
 
 
 def told(message, path, about):
-    """A refusal has a line for each problem, not too many, that names the file and the place."""
+    """Checks a refusal: a line for each problem, not too many, each with file and place."""
     lines = message.split("\n")
     if lines[yamlfile.MOST :]:
         assert re.fullmatch(r".*: and \d+ more problems", lines.pop())
@@ -85,7 +83,7 @@ def told(message, path, about):
 
 
 def runs(settings):
-    """The net can be laid out and its update rule made, with rates that are numbers."""
+    """Checks that the net and its update rule can be made, and that rates are finite."""
     with torch.device("meta"):
         net = nets.build(settings)
         optim.optimizer(net, settings.train)
@@ -149,8 +147,8 @@ def test_committed_files_load_as_stated(source):
 
 
 @FRACTIONS
-def test_each_key_dropped_or_misspelt_is_named(tmp_path, fraction):
-    """Every key of every file: without it the file is refused by that key's name, but for the optional ones."""
+def test_each_missing_or_misspelt_key_is_named(tmp_path, fraction):
+    """Without any of its keys, except optional ones, a file is refused with the name of that key."""
     path = tmp_path / "group" / "cell.yaml"
     path.parent.mkdir()
     tried = 0

@@ -1,4 +1,4 @@
-"""Known vulnerabilities of the installed packages, by pip-audit; one line where the advisories are out of reach.
+"""Known vulnerabilities of the installed packages, by pip-audit; one line if the advisories cannot be reached.
 
 Exit code 1: a package has a known vulnerability; 2: pip-audit itself failed.
 """
@@ -18,7 +18,7 @@ UNREACHED = re.compile(
 
 
 def main() -> int:
-    """Ask pip-audit, tell what it found."""
+    """Runs pip-audit and prints what it found."""
     command = [sys.executable, "-m", "pip_audit", "--local", "--format", "json", "--progress-spinner", "off"]
     try:
         done = subprocess.run([*command, "--timeout", "10"], capture_output=True, text=True, timeout=SECONDS)

@@ -2,8 +2,8 @@
 
     python tests/supply/oldest.py [FOLDER]    (default: .venv-oldest; gigabytes, kept for the next time)
 
-The newest versions are what `make test` runs with; CI does both. Exit code 1: a test failed; 3: the oldest cannot
-be had here.
+`make test` uses the newest versions; CI runs both. Exit code 1: a test failed; 3: the oldest versions cannot be
+installed here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TESTS = [
 
 
 def oldest(project: dict) -> list[str]:
-    """Every dependency with a lower bound, at that bound: of the program and of what runs its tests."""
+    """Every dependency of the program and of its tests that has a lower bound, at that bound."""
     found = []
     for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
         bound = re.fullmatch(r"([\w.-]+)>=([\w.]+)(?:\s*;.*)?", line)
@@ -35,7 +35,7 @@ def oldest(project: dict) -> list[str]:
 
 
 def main() -> int:
-    """Make the environment, install, test."""
+    """Creates the environment, installs the packages, runs the tests."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / ".venv-oldest"
     pins = oldest(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"])
     python = folder / "bin" / "python"

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 PLAIN = {"dropout_in": 0.0, "dropout_hidden": 0.0}
 RELU = {"activation": "relu"}
 MOVED = [{"step": "range", "low": 0, "high": 1}]
-STD = {"kind": "std", "eps": 0.5, "alpha": 0.3}  # so large that it counts
+STD = {"kind": "std", "eps": 0.5, "alpha": 0.3}  # so large that it matters
 CASES = {
     "odd sizes": settings(net=PLAIN | {"hidden": [97, 61]}, train={"batch": 37}),
     "pixels moved": settings(net=PLAIN | {"hidden": [64]}, data={"preprocess": [*MOVED, {"step": "standardize"}]}),
@@ -65,7 +65,7 @@ def test_a_step_equals_autograds_except_for_rounding(case, monkeypatch):
     for name, value in wanted.items():
         if np.linalg.norm(value) > 1e-6:  # a bias before batch norm has a gradient of 0 but for rounding
             error = np.linalg.norm(found[name] - value) / np.linalg.norm(value)
-            assert error < 0.06, (name, error)  # one gradient more or less through a mask, a pool or a relu is 3 %
+            assert error < 0.06, (name, error)  # one gradient that passes a mask, a pool or a relu or not is 3 %
     for (name, moving), other in zip(plain.net.named_buffers(), mine.net.buffers(), strict=True):
         torch.testing.assert_close(other, moving, rtol=1e-3, atol=1e-3, msg=name)
 
@@ -99,7 +99,7 @@ def test_scores_are_those_of_the_net(case, monkeypatch):
     agree = (found.argmax(1) == wanted.argmax(1)).double().mean()
     assert agree > 0.95
     close = ((found - wanted).abs() <= 2e-2 * wanted.abs().max()).double().mean()
-    assert close > 0.95  # a sign that falls the other way moves all scores of an image
+    assert close > 0.95  # one changed sign changes all scores of an image
 
 
 def test_changes_to_the_net_by_other_code_count_after_a_refresh(monkeypatch):
@@ -121,7 +121,7 @@ def test_changes_to_the_net_by_other_code_count_after_a_refresh(monkeypatch):
 def test_noise_depends_only_on_seed_step_layer_and_position(monkeypatch):
     module = module_of(NOISY, "fixed16", monkeypatch, seed=3)
     index = torch.arange(100)
-    module.training_step([index, index], 0)  # the second step's is looked at
+    module.training_step([index, index], 0)  # the second step's noise is compared
     seed = train.seed_for(3, "noise", 0)
 
     def numbers(position, purpose, shape):

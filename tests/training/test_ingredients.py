@@ -1,4 +1,4 @@
-"""The settings that only ablations use: each against a formula of its own, and trained for a few steps."""
+"""The settings that only ablations use: each against its own formula, and trained for a few steps."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_a_border_of_ones():
     expected += conv.bias.detach().numpy()[None, :, None, None]
     np.testing.assert_allclose(got.detach().numpy(), expected, atol=1e-5)
     sums = np.round(expected - conv.bias.detach().numpy()[None, :, None, None]).astype(int)
-    assert set(np.unique(sums % 2)) == {1}  # 27 numbers of ±1 each: no border's sum is even, as with zeros
+    assert set(np.unique(sums % 2)) == {1}  # sums of 27 terms ±1 are odd; zeros would make some even
     grad = torch.randn(got.shape)
     got.backward(grad)
     by_tap = np.zeros((4, 3, 3, 3))

@@ -1,4 +1,4 @@
-"""Update rules against plain NumPy in float64, written from the paper's algorithms and the code's details."""
+"""Update rules against NumPy in float64, from the paper's algorithms and the details of the authors' code."""
 
 import math
 import shutil
@@ -35,7 +35,7 @@ def np_shift_adamax(w, grads, lr, factor, b1=0.9, b2=0.999, eps=2.0**-27):
     return w
 
 
-@pytest.mark.parametrize("size", [1.0, 1e-7])  # with gradients near eps, its place shows
+@pytest.mark.parametrize("size", [1.0, 1e-7])  # gradients near eps show where it is added
 def test_adam_is_lasagnes(size):
     rng = np.random.default_rng(0)
     w = rng.uniform(-1, 1, (6, 5))
@@ -47,7 +47,7 @@ def test_adam_is_lasagnes(size):
         p.grad = torch.tensor(g)
         adam.step()
     np.testing.assert_allclose(p.detach().numpy(), np_adam(w, grads, 57.04e-3), rtol=1e-9)
-    if size < 1e-3:  # torch's own place for eps would give something else
+    if size < 1e-3:  # torch adds eps elsewhere, which would give another result
         q = torch.tensor(w, requires_grad=True)
         plain = torch.optim.Adam([q], lr=57.04e-3, eps=1e-8)
         for g in grads:
@@ -96,7 +96,7 @@ def test_the_denominator_of_shift_adamax_never_falls(isa, monkeypatch):
     for g in [3.0] + [1e-3] * 2000:
         p.grad = torch.full((33,), g)
         rule.step()
-    assert 3.0 * 0.999**2000 < 0.5  # the printed rule's, which is not rounded
+    assert 3.0 * 0.999**2000 < 0.5  # v by the printed rule, which does not round
     np.testing.assert_array_equal(rule.state[p]["v"].numpy(), np.float32(4.0))
 
 
@@ -221,12 +221,12 @@ def test_torch7_mnist_cannot_learn_much_after_its_400_epochs():
     largest = max(optim.lr_multiplier(block.layer) for block in nets.build(s).blocks)
 
     def reach(epochs):
-        """The farthest that a weight can go in these epochs, were every gradient as large and of one sign."""
+        """The farthest that a weight can move in these epochs, if every gradient were as large and of one sign."""
         return sum(steps * optim.rate(s.train.rate, 1000, epoch) * largest * math.sqrt(2) for epoch in epochs)
 
     assert s.train.epochs == 400 and optim.rate(s.train.rate, 1000, 400) == 2.0**-26
     assert reach(range(400, 1000)) == pytest.approx(0.022, abs=5e-4)  # weights start uniform on ±1
-    assert reach(range(300, 400)) > 0.5  # while an earlier end could be said to cut learning off
+    assert reach(range(300, 400)) > 0.5  # an earlier end would cut off learning
 
 
 # --- the script behind BinaryConnect's MNIST figure -----------------------------------------------------------
@@ -258,13 +258,13 @@ def article_step(layers, x, t, rate):
 
 
 def test_binaryconnect_mnist_trains_as_the_articles_script():
-    """Our net is the script's in units of W0: multiplier squared, ten times the rate, start uniform on ±2."""
+    """Our net equals the script's in units of W0: multiplier squared, ten times the rate, start uniform on ±2."""
     (cell,) = spec.cells(["table1/binaryconnect-mnist"])
     s = cell.scales["paper"]
     torch.manual_seed(0)
     net = nets.build(s.model_copy(update={"net": s.net.model_copy(update={"hidden": [40, 30, 20]})})).double()
     for block in net.blocks:
-        block.norm.eps = 0.0  # the script's eps is in other units, and small beside the variances in both
+        block.norm.eps = 0.0  # the script's eps is in other units; both are small compared with the variances
     rule = optim.optimizer(net, s.train)
     rng = np.random.default_rng(1)
     layers = []
@@ -298,8 +298,8 @@ def test_binaryconnect_mnist_trains_as_the_articles_script():
     [(optim.Adam, (3e-3, 1e-3)), (optim.ShiftAdaMax, (2.0**-6, 2.0**-7))],
     ids=["adam", "adamax"],
 )
-def test_one_launch_for_all_parameters_is_the_float32_step(emulated, monkeypatch, kind, rates):
-    """Over steps at two rates, with a checkpoint between them; a parameter that lies otherwise goes by itself."""
+def test_one_launch_for_all_parameters_equals_the_float32_step(emulated, monkeypatch, kind, rates):
+    """Steps at two rates, with a checkpoint between them. A parameter with other strides is updated separately."""
     if shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
     monkeypatch.setenv("KERNELS_ISA", "numpy")

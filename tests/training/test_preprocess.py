@@ -131,7 +131,7 @@ def plainly(step, parts):
 def test_every_sequence_of_steps_is_what_its_formulas_give(steps, low):
     steps = [{"step": "range", "low": low, "high": 1}, *steps]
     split = made_splits((12, 20, 3), train=150, valid=20, test=30)
-    split = {k: (x[:, 1:7, 2:8], y) for k, (x, y) in split.items()}  # a part with a patch in some images
+    split = {k: (x[:, 1:7, 2:8], y) for k, (x, y) in split.items()}  # a crop that contains a patch in some images
     data = convnet_settings(data={"preprocess": steps}).data
     ready = preprocess.prepare(split, data, False, CPU)
     expected = {k: x.astype(np.float64) for k, (x, _) in split.items()}

@@ -1,4 +1,4 @@
-"""Same settings, seed, machine and number of threads on the CPU: the same numbers, bit for bit, by either way."""
+"""Same settings, seed, machine and number of threads on the CPU: the same numbers, bit for bit."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ BY_KERNELS = {
 
 @pytest.mark.parametrize("case", BY_KERNELS)
 def test_mlps_of_signs_on_bytes_are_the_same_for_every_number_of_threads(tmp_path, threads, case):
-    """What the report relies on where it pools such runs."""
+    """The report relies on this when it pools such runs."""
     s, found = BY_KERNELS[case], []
     for count in (1, 2, 3):
         threads(count)

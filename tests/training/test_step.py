@@ -1,4 +1,4 @@
-"""One training step against float64 (`twin.py`), from many states of a trajectory; planted errors must show."""
+"""One training step against float64 (`twin.py`), from many states of a trajectory; planted errors are detected."""
 
 import math
 from contextlib import ExitStack
@@ -20,9 +20,9 @@ GRADIENT = {"torch": 5e-5, "tables": 5e-5, "fixed16": 2e-3}
 """Error of a gradient by the norm of a tensor, relative to that of the terms it is summed from, which cancel in a
 bias before batch norm. In 16 bits a product is off by 5e-4 and less, and products follow one another."""
 UPDATE = 1e-5
-"""Error of a parameter's update from the step's own gradient, in steps of the rate."""
+"""Error of a parameter's update from the step's own gradient, relative to the rate."""
 WHOLE = {"torch": 5e-3, "tables": 5e-3, "fixed16": 0.1}
-"""Error of the weights' update against float64 all through: Adam moves as far for tiny gradients."""
+"""Error of the weights' update against float64 throughout; Adam's steps are as large for tiny gradients."""
 
 EDGE = twin.EDGE
 ROUNDED = 4e-3
@@ -87,7 +87,7 @@ def doubles(tensor):
 
 
 def layers_of(module, net):
-    """The blocks of a module that is to have the spec `net`, as the twin has them: parameters as they are now."""
+    """The blocks of a module with the spec `net` in the twin's form, with the current parameters."""
     found = []
     for block in module.net.blocks:
         own = (block.layer.weight, block.layer.bias, block.norm.weight, block.norm.bias)
@@ -104,7 +104,7 @@ def spread_of(norm):
 
 
 def watched(module, layers, index):
-    """One step of `module`, seen by `layers`; its loss."""
+    """One step of `module`, recorded in `layers`; returns its loss."""
     before = module.loss_sum.item()
     if module.step.engine is not None:
         module.training_step([index], 0)
@@ -126,7 +126,7 @@ def watched(module, layers, index):
 
 
 def seen_by_engine(module, layers, count):
-    """What a step through the engine left in its arrays."""
+    """Records what a step of the engine left in its arrays."""
     for one, layer in zip(module.step.engine._of(count), layers, strict=True):
         way = one._norms[True]
         whole = one._rooms["y", True] if one.stage.block.pool else one.y
@@ -146,7 +146,7 @@ def norm(x):
 
 
 class Trajectory:
-    """Training, step by step, and beside every step the float64 one from the same state."""
+    """Training step by step; each step is compared with the float64 step from the same state."""
 
     def __init__(self, way, s, expected=None):
         self.way, self.settings = way, expected or s
@@ -156,7 +156,7 @@ class Trajectory:
         self.worst = {"gradient": 0.0, "update": 0.0, "whole": 0.0}
 
     def step(self):
-        """AssertionError where the step is not the float64 one's."""
+        """AssertionError if the step differs from the float64 one."""
         s, module = self.settings, self.module
         self.t += 1
         index = torch.randperm(600, generator=self.order)[: s.train.batch]
@@ -191,7 +191,7 @@ class Trajectory:
         train = self.settings.train
         exact = found.grads[k][what]
         if parameter.grad is None:  # the engine keeps none
-            if train.optimizer.kind == "sgd":  # where nothing was clipped, the way that it went says it
+            if train.optimizer.kind == "sgd":  # without clipping the update itself gives the gradient
                 way = doubles(parameter)
                 went = (before - way) / (optim.rate(train.rate, train.epochs, 0) * factor)
                 mine = np.where(np.abs(way) < 1, went, exact) if what == 0 else went
@@ -231,10 +231,10 @@ def test_a_step_agrees_with_float64_from_each_of_20_states(way, case):
     for _ in range(STATES):
         trajectory.step()
     print(case, trajectory.worst, trajectory.choices, "choices of 20 steps")  # shown by -s
-    rounded = way == "fixed16" and CASES[case].net.activation == "relu"  # turning points are passed more often
+    rounded = way == "fixed16" and CASES[case].net.activation == "relu"  # kinks are crossed more often
     assert trajectory.choices < (3 if rounded else 1) * STATES
     weights = np.concatenate([doubles(b.layer.weight).ravel() for b in trajectory.module.net.blocks])
-    assert (np.abs(weights) == 1).any() and np.abs(weights).max() == 1  # clipping had work to do
+    assert (np.abs(weights) == 1).any() and np.abs(weights).max() == 1  # some weights were clipped
 
 
 def unclipped(monkeypatch):
@@ -245,7 +245,7 @@ def unclipped(monkeypatch):
 
 
 def eps_after_correction(monkeypatch):
-    """torch's own place for Adam's eps."""
+    """Adam with eps where torch adds it."""
     count = optim.Adam._count
 
     def patched(self):

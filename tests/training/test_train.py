@@ -50,7 +50,7 @@ def test_it_learns_made_images(tmp_path):
 
 
 def np_step(w, b, gamma, beta, x, t, rate):
-    """One step of Algorithm 1 for 784-H-10 in float64, Adam's first step; returns updated weights and the loss."""
+    """One step of Algorithm 1 for a 784-H-10 net in float64 (Adam's first); returns updated weights and loss."""
     h = x
     saved = []
     last = len(w) - 1
@@ -99,10 +99,10 @@ def test_one_step_is_algorithm_1(tmp_path):
     module.training_step([index], 0)
     expected, np_loss = np_step(w, bias, gamma, beta, x.numpy(), t.numpy(), 3e-3)
     assert module.loss_sum.item() == pytest.approx(np_loss, rel=1e-10)
-    assert any((np.abs(weight) == 1).any() for weight, _, _ in expected)  # clipping has work to do
+    assert any((np.abs(weight) == 1).any() for weight, _, _ in expected)  # some weights are clipped
     for block, (weight, grad, factor), before in zip(blocks, expected, w, strict=True):
         np.testing.assert_allclose(block.layer.weight.grad.numpy(), grad, rtol=1e-7, atol=1e-12)
-        moved = np.abs(grad) > 1e-5  # where the first Adam step is a sign, safely
+        moved = np.abs(grad) > 1e-5  # where the first Adam step is surely a sign
         np.testing.assert_allclose(block.layer.weight.detach().numpy()[moved], weight[moved], rtol=1e-6)
         assert np.abs(weight - before).max() <= 3e-3 * factor * 1.01
         assert np.abs(weight).max() <= 1
@@ -126,7 +126,7 @@ def cases(kind):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_the_run_which_resumes_later(tmp_path, how):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs do not hear Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
     s = settings(train={"epochs": 4})
     data = ready(s)
     straight = fit(s, tmp_path, data)
@@ -152,7 +152,7 @@ def test_a_run_split_by_time_limits_and_machines_equals_the_undisturbed_run(tmp_
     straight = fit(s, tmp_path, data)
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir(), there.mkdir()
-    for epoch in (1, 2):  # the limit is over already: one epoch a call
+    for epoch in (1, 2):  # the limit is over at once, so each call trains one epoch
         with pytest.raises(train.OutOfTime) as stop:
             fit(s, here, data, deadline=time.monotonic())
         assert stop.value.epoch == epoch
@@ -167,8 +167,8 @@ def test_a_run_split_by_time_limits_and_machines_equals_the_undisturbed_run(tmp_
 
 
 @pytest.mark.parametrize(("limit", "epochs"), [(205, 1), (215, 2), (315, 3), (405, 3), (415, 4)])
-def test_it_stops_where_the_next_epoch_would_not_fit(tmp_path, monkeypatch, limit, epochs):
-    """Epochs of 100 s by a clock that they push on themselves: one more is begun if 110 s are left."""
+def test_it_stops_if_the_next_epoch_would_not_fit(tmp_path, monkeypatch, limit, epochs):
+    """Epochs of 100 s by a simulated clock: another one begins if 110 s are left."""
     now = 1000.0
     monkeypatch.setattr(train.time, "monotonic", lambda: now)
 
@@ -224,8 +224,8 @@ def test_test_error_is_read_at_the_best_validation_epoch_ties_to_the_later(tmp_p
     assert outcomes.unpack(outcome.missed, n).sum() == outcome.curve[-1]["test_wrong"]
 
 
-def test_wrong_images_of_the_best_epoch_outlive_a_stop_after_it(tmp_path, monkeypatch):
-    """The best epoch lies before the checkpoint, the last one after it; each has images of its own."""
+def test_the_best_epochs_wrong_images_are_kept_when_a_run_is_stopped_later(tmp_path, monkeypatch):
+    """The best epoch is before the checkpoint and the last one after it; each has its own wrong images."""
     valid = iter([5, 9, 9, 9])
 
     def evaluate(module, split):
@@ -288,7 +288,7 @@ def test_a_number_that_is_not_finite_stops_the_run_with_the_epoch(tmp_path, wher
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_first_epoch_of_the_paper_size_mnist_net_agrees_with_the_authors_log(tmp_path):
-    """The author's own log gives cost and error after epoch 1; ours must be near (paper.yaml, author_log)."""
+    """The author's own log gives cost and error after epoch 1; ours must be close (paper.yaml, author_log)."""
     from reproduce import spec
     from reproduce.datasets import data as sets
     from reproduce.datasets.fetch import load

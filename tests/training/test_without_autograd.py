@@ -41,7 +41,7 @@ def made(device, s):
 
 
 def agree(module, data, batch, device, monkeypatch, noises):
-    """One step of a net with random parameters, without autograd and with it."""
+    """One step of a net with random parameters, with and without autograd."""
     net = module.net
     with torch.no_grad():
         for p in net.parameters():  # no bias is 0, no gamma 1

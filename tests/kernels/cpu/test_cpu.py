@@ -133,7 +133,7 @@ def test_a_damaged_library_is_not_loaded_but_built_anew(tmp_path, quick, damage)
     assert [path.read_bytes() for path in cache.iterdir()] == [sound]
 
 
-def test_a_cache_that_cannot_be_executed_from(tmp_path, quick, monkeypatch):
+def test_a_cache_on_a_noexec_file_system(tmp_path, quick, monkeypatch):
     """Imitates a file system mounted with noexec: the system refuses to load libraries from there."""
     monkeypatch.setenv("CC", quick)
     monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "cache"))

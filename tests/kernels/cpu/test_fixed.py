@@ -161,7 +161,7 @@ def test_errors_are_as_documented(rng, isa):
     assert 1e-4 < error(fixed.conv_gradient(x, a), gradient64(x, a)) < 6e-4
 
 
-def test_one_number_may_be_all_of_a_block(rng, isa):
+def test_a_block_with_a_single_nonzero_number(rng, isa):
     """A number whose integer is LIMIT, which does not fit into signed 16 bits."""
     x = np.zeros((1, 3, 3, 140), np.float32)
     x[0, 1, 1, 5], x[0, 0, 2, 139] = -7.5, 1e-3

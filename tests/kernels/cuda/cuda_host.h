@@ -1,8 +1,8 @@
-// Runs the CUDA sources on the host, thread by thread: a fiber a thread, one block after the other.
+// Runs the CUDA sources on the host: each thread is a fiber, and blocks run one after the other.
 //
-// What the sources write in C++ is compiled as it stands. Instructions they write in PTX are replaced here by what
-// the PTX ISA says of them, operand by operand. Asynchronous ones take effect as late as the waits allow, and
-// shared memory starts out as garbage, so that a missing wait shows.
+// C++ code of the sources is compiled unchanged. PTX instructions are replaced here by functions that follow the PTX
+// ISA, operand by operand. Asynchronous ones take effect as late as the waits allow, and shared memory starts with
+// garbage, so that a missing wait is detected.
 #include <ucontext.h>
 
 #include <cmath>
@@ -35,15 +35,15 @@ static inline int __float_as_int(float x) { int y; std::memcpy(&y, &x, 4); retur
 static inline float __int_as_float(int x) { float y; std::memcpy(&y, &x, 4); return y; }
 static inline long long __double_as_longlong(double x) { long long y; std::memcpy(&y, &x, 8); return y; }
 static inline double __longlong_as_double(long long x) { double y; std::memcpy(&y, &x, 8); return y; }
-static inline double __dadd_rn(double x, double y) { return x + y; }  // x86-64 without contraction: each is rounded
+static inline double __dadd_rn(double x, double y) { return x + y; }  // x86-64 without contraction: each operation is rounded
 static inline double __dmul_rn(double x, double y) { return x * y; }
 static inline int __float2int_rn(float x) { return (int)std::nearbyint(x); }
 
-constexpr uint32_t WINDOW = 0x440;  // where shared memory begins in its own address space
+constexpr uint32_t WINDOW = 0x440;  // address at which shared memory begins
 __attribute__((aligned(16))) unsigned char shared[1 << 18];
 static inline size_t __cvta_generic_to_shared(const void* p) { return (const unsigned char*)p - shared + WINDOW; }
 extern "C" {
-unsigned shared_limit;   // what the launch asked for
+unsigned shared_limit;   // bytes that the launch asked for
 unsigned bank_conflicts; // matrices of ldmatrix whose rows share banks
 }
 static inline unsigned char* at(uint32_t address) {
@@ -119,7 +119,7 @@ static T __shfl_xor_sync(uint32_t, T value, int mask) {
     return got;
 }
 
-// cp.async: nothing arrives before the wait that asks for it
+// cp.async: nothing arrives before the wait for it
 static void copy_async(uint32_t target, const void* source, bool valid) {
     if (target % 16 || (uintptr_t)source % 16) abort();
     self->copies.open.push_back({target, source, valid ? 16 : 0});
@@ -158,7 +158,7 @@ static void load_matrices(uint32_t (&to)[4], uint32_t address) {
     for (int i = 0; i < 4; i++) memcpy(&to[i], at(w.slot[i * 8 + self->lane / 4][0]) + self->lane % 4 * 4, 4);
     warp_meet();
 }
-// mma.m16n8k256 .b1 .and.popc and mma.m16n8k32 .u8.s8: the same bytes, `each` is what four of both come to
+// mma.m16n8k256 .b1 .and.popc and mma.m16n8k32 .u8.s8: the same fragments; `each` combines four bytes of both
 template <typename Each>
 static void multiply_fragments(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Each each) {
     Warp& w = my_warp();
@@ -225,7 +225,7 @@ static void copy_box(uint32_t target, const Map& map, uint32_t barrier, int byte
     progress++;
 }
 static uint32_t swizzle_128(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
-static void deliver() {  // last asked for, first come
+static void deliver() {  // the last request arrives first
     for (; !boxes.empty(); boxes.pop_back()) {
         Box& box = boxes.back();
         for (size_t i = 0; i < box.bytes.size(); i++) *at(swizzle_128(box.target + i)) = box.bytes[i];
@@ -235,7 +235,7 @@ static void deliver() {  // last asked for, first come
     }
 }
 
-// wgmma m64n256k256: operands by descriptors, read when the wait asks for the group
+// wgmma m64n256k256: operands by descriptors, read at the wait for the group
 static void fetch(uint64_t descriptor, int row, uint32_t (&words)[8]) {
     const uint32_t start = (descriptor & 0x3FFF) << 4, next = (descriptor >> 32 & 0x3FFF) << 4;
     if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) abort();
@@ -261,7 +261,7 @@ static void perform(const Product& p) {
 template <int LEFT>
 static void multiply_wait() {
     auto& closed = self->products.closed;
-    for (int i = 0; i < 3; i++) yield();  // others may spoil what is still to be read
+    for (int i = 0; i < 3; i++) yield();  // other threads may overwrite operands that are still to be read
     while (closed.size() > LEFT) {
         for (auto& p : closed.front()) perform(p);
         closed.erase(closed.begin());
@@ -314,7 +314,7 @@ static int run_grid(const unsigned* grid, const unsigned* block, Body body) {
                 }
                 deliver();
                 idle = progress == before ? idle + 1 : 0;
-                if (idle > 8) return 1;  // all wait for each other
+                if (idle > 8) return 1;  // all threads wait for each other
             }
             if (!boxes.empty()) return 2;
         }

@@ -1,8 +1,8 @@
 """Runs the CUDA sources on the host (cuda_host.h), and a CuPy that keeps its arrays there.
 
-With `installed()` the CUDA backends do all they do on a GPU except that CuPy's function is replaced: it takes the
-arguments that CuPy takes and refuses the others, then runs the host compiler's version of the same source. So the
-host code, the index arithmetic and the meaning of each instruction are run.
+With `installed()` the CUDA backends do everything that they do on a GPU, except that CuPy's function is replaced:
+the replacement accepts the arguments that CuPy accepts, and runs the same source compiled for the host. So the
+host code, the index arithmetic and the semantics of each instruction are tested.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ def refuse(value):
 
 
 def function(folder, kernel, entry):
-    """What stands for CuPy's function of an entry."""
+    """Replacement of CuPy's function of an entry."""
 
     def launched(grid, block, values, shared_mem=0):
         for value in values:
@@ -81,7 +81,7 @@ def function(folder, kernel, entry):
 
 
 def run(folder, kernel, entry, grid, block, values):
-    """One launch of NumPy arguments; AssertionError where the threads wait for each other for ever."""
+    """One launch with NumPy arguments; AssertionError if the threads deadlock."""
     grid, block = ((ctypes.c_uint32 * 3)(*(*size, 1, 1)[:3]) for size in (grid, block))
     built = library(kernel, str(folder))
     ctypes.c_uint32.in_dll(built, "shared_limit").value = kernel.shared_bytes
@@ -94,7 +94,7 @@ def run(folder, kernel, entry, grid, block, values):
 
 
 class Array(np.ndarray):
-    """A CuPy array of sorts."""
+    """Replacement of a CuPy array."""
 
     @property
     def data(self):
@@ -112,7 +112,7 @@ Array.__module__ = "cupy"
 
 
 class Device:
-    """The one device, as CuPy's."""
+    """The only device, with the interface of CuPy's."""
 
     id = 0
     compute_capability = "90"
@@ -128,7 +128,7 @@ class Device:
 
 
 def fresh(shape, dtype=np.float64):
-    """Poisoned memory that begins on a multiple of 256, as CuPy's does."""
+    """Memory filled with garbage that begins at a multiple of 256, as CuPy's does."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     room = np.full(size + 255, 0xCB, np.uint8)
     start = -room.ctypes.data % 256
@@ -143,7 +143,7 @@ def asarray(x):
 
 @contextlib.contextmanager
 def installed(folder, monkeypatch, multiprocessors=3):
-    """CUDA backends that run on the host while this lasts."""
+    """Context manager: within the block the CUDA backends run on the host."""
     cupy = types.ModuleType("cupy")
     properties = {"multiProcessorCount": multiprocessors, "name": b"host"}
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDeviceProperties=lambda _: properties)
@@ -157,7 +157,7 @@ def installed(folder, monkeypatch, multiprocessors=3):
         setattr(cupy, kind, getattr(np, kind))
 
     class Driver:
-        """The driver's part of a tensor map: what copy_box of cuda_host.h reads."""
+        """Replaces the driver: makes the tensor map that copy_box of cuda_host.h reads."""
 
         @staticmethod
         def cuTensorMapEncodeTiled(made, kind, rank, address, sizes, strides, box, *_):

@@ -45,7 +45,7 @@ def name(cuda_name):
 
 
 def product(a, b):
-    """a (M, K) by b (N, K) through float64, exact here."""
+    """a (M, K) by b (N, K) in float64, exact for these sizes."""
     return (a.astype(np.float64) @ b.T.astype(np.float64)).astype(np.int64)
 
 
@@ -81,7 +81,7 @@ def test_extreme_products(name, cp, k):
 
 @pytest.mark.exhaustive
 def test_many_tiles_and_stages(name, cp, signs):
-    """Persistent blocks take several tiles, every pipeline goes round, L2 groups are cut off."""
+    """Persistent blocks process several tiles, every pipeline wraps around, and L2 groups are incomplete."""
     m, n, k = {"cuda-wgmma": (600, 530, 4700), "cuda-naive": (40, 50, 600)}.get(name, (260, 300, 2600))
     a, b = signs(m, k), signs(n, k, seed=1)
     assert np.array_equal(numpy(xnor_matmul(cp.asarray(a), cp.asarray(b), name)), product(a, b))
@@ -105,7 +105,7 @@ def test_fused_thresholds(name, cp, signs, m, n, k):
     assert isinstance(bits, GpuPacked) and bits.shape == (m, n)
     assert np.array_equal(unpack(bits) > 0, rule.apply(product(a, b)))
     assert np.array_equal(to_host(bits).words, pack(np.where(rule.apply(product(a, b)), 1, -1)).words)
-    assert not numpy(bits.words)[:, -(-n // 64) :].any()  # pads are zero for the next product
+    assert not numpy(bits.words)[:, -(-n // 64) :].any()  # padding bits are zero for the next product
 
 
 @pytest.mark.parametrize("edge", [0, 1, -1, 2**31 - 1, -(2**31), 2**40, -(2**62)])
@@ -161,7 +161,7 @@ def test_pack(cp, kind, k):
 
 
 def test_pack_bfloat16(cp):
-    """As torch gives it, through the rows that CuPy sees."""
+    """bfloat16 as torch stores it, as rows that CuPy reads."""
     x = torch.randn(4, 70)
     x[0, 0], x[1, 0] = -0.0, float("inf")
     raw = cp.asarray(x.bfloat16().view(torch.int16).numpy().view(np.uint16))
@@ -214,7 +214,7 @@ def test_without_a_gpu_each_backend_says_why(monkeypatch, signs):
     assert all(said[name].startswith("unavailable: ") for name in NAMES)
     with pytest.raises(RuntimeError, match="'cuda-bmma' is unavailable: "):
         kernels.describe("cuda-bmma")
-    monkeypatch.setattr(kernels.cuda.arrays, "on_gpu", lambda x: True)  # a torch CUDA tensor, say, without CuPy
+    monkeypatch.setattr(kernels.cuda.arrays, "on_gpu", lambda x: True)  # e.g. a torch CUDA tensor without CuPy
     with pytest.raises(RuntimeError, match="no backend for arrays on a GPU: cuda-wgmma: "):
         pack(signs(3, 70))
 
@@ -290,7 +290,7 @@ VARIANTS = [
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "kernel"), VARIANTS)
 def test_other_sizes_of_tiles(cp, signs, name, kernel):
-    """Sizes that a GPU's owner may try."""
+    """Other tile sizes, as a user may try them."""
     if reason := GPU[name].unavailable():
         pytest.skip(reason)
     backend = dataclasses.replace(GPU[name], kernel=kernel)
@@ -318,8 +318,8 @@ PLANTED = [
     ("name", "right", "wrong"),
     [pytest.param(*error, marks=pytest.mark.exhaustive, id=error[1][:24]) for error in PLANTED],
 )
-def test_the_emulator_notices(emulated, monkeypatch, signs, name, right, wrong):
-    """A missing wait or barrier, bank conflicts, a wrong fragment, phase or descriptor."""
+def test_the_emulator_detects_errors(emulated, monkeypatch, signs, name, right, wrong):
+    """It detects a missing wait or barrier, bank conflicts, and a wrong fragment, phase or descriptor."""
     if shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
     found = GPU[f"cuda-{name}"]
@@ -337,7 +337,7 @@ def test_the_emulator_notices(emulated, monkeypatch, signs, name, right, wrong):
 
 
 @pytest.mark.parametrize("form", [True, False])
-def test_bases_are_what_counts_are_added_to(form):
+def test_counts_plus_bases_are_the_products(form):
     """The identity of src/common.cuh, with the border of a convolution, by brute force."""
     rng = np.random.default_rng(3)
     x, w = pack(rng.integers(0, 2, (1, 4, 5, 70)) * 2 - 1), pack(rng.integers(0, 2, (3, 3, 3, 70)) * 2 - 1)

@@ -1,4 +1,4 @@
-"""Every CUDA kernel assembles for its targets, without a GPU, into the instructions that were meant."""
+"""Every CUDA kernel is compiled for its targets, without a GPU, into the intended instructions."""
 
 import os
 
@@ -67,7 +67,7 @@ def test_registers_move_between_warpgroups_as_the_machine_allows():
 
 
 def test_tiles_cover_whole_rows_of_bits():
-    """A row of bits is padded to 128; what lies beyond the tiles would not be written."""
+    """A row of bits is padded to 128; bits beyond the tiles would not be written."""
     assert (
         all(kernel["TILE_N"] % 128 == 0 for kernel in (tiles.XNOR, tiles.BMMA, tiles.BYTES))
         and tiles.WGMMA_N % 128 == 0
@@ -114,8 +114,8 @@ def test_tensor_maps_the_driver_would_refuse(wrong):
         tensormap.fields(*wrong)
 
 
-def test_comparators_on_the_host():
-    """Their host parts; float32 and bfloat16 multiply on a CPU as well."""
+def test_library_products_on_the_host():
+    """The host part of the library products; float32 and bfloat16 products run on a CPU too."""
     rng = np.random.default_rng(1)
     a, b = (torch.from_numpy(rng.integers(0, 2, (17, 24)) * 2 - 1) for _ in range(2))
     before = torch.backends.cuda.matmul.fp32_precision

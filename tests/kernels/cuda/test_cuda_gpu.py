@@ -1,4 +1,4 @@
-"""What only a GPU can show: python -m pytest -m gpu tests/kernels (test_cuda.py's tests run there too)."""
+"""Tests that need a GPU: python -m pytest -m gpu tests/kernels (which also runs test_cuda.py on it)."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_every_element_is_written(name, cp, large):
     assert np.array_equal(out.get(), want)
 
 
-def test_it_is_the_same_each_time(name, cp, large):
+def test_results_are_the_same_each_time(name, cp, large):
     a, b = (pack(cp.asarray(x)) for x in large[:2])
     first = xnor_matmul(a, b, name).get()
     for _ in range(20):
@@ -80,7 +80,7 @@ def test_several_streams(name, cp, large):
 
 
 def test_a_chain_of_fused_products(name, cp):
-    """Two layers without leaving the GPU, against the reference."""
+    """Two layers whose data stay on the GPU, against the reference."""
     rng = np.random.default_rng(2)
     x, v, w = (rng.integers(0, 2, shape) * 2 - 1 for shape in ((301, 784), (500, 784), (10, 500)))
     rule = Thresholds(rng.integers(-20, 21, 500), rng.random(500) < 0.5)
@@ -122,7 +122,7 @@ def test_results_reach_torch(cp, name):
 
 
 @pytest.mark.parametrize("way", sorted(cublas.WAYS))
-def test_comparators_multiply_signs(cp, way):
+def test_library_products_of_signs_are_right(cp, way):
     rng = np.random.default_rng(1)
     a, b = (torch.from_numpy(rng.integers(0, 2, (64, 128)) * 2 - 1) for _ in range(2))
     left, right = cublas.operands(a.cuda(), b.cuda(), way)

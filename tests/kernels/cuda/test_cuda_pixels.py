@@ -1,4 +1,4 @@
-"""Pixels, pooling and the last decision on a GPU against the host: emulated, and with -m gpu on a GPU."""
+"""Pixels, pooling and the choice of the class on a GPU against the host: emulated, and with -m gpu on a GPU."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from kernels.cuda import pixels as gpu_pixels
 
 
 def convolved(x, w, padding):
-    """x (N, H, W, C) by w (Cout, kh, kw, C) through torch's float64, exact here."""
+    """x (N, H, W, C) by w (Cout, kh, kw, C) in torch's float64, exact for these sizes."""
     nchw = (torch.from_numpy(array.astype(np.float64)).permute(0, 3, 1, 2) for array in (x, w))
     return torch.nn.functional.conv2d(*nchw, padding=padding).permute(0, 2, 3, 1).numpy().astype(np.int64)
 
@@ -63,7 +63,7 @@ def test_pixels_meet_the_thresholds_of_their_places(cp, monkeypatch, case, place
     assert isinstance(bits, GpuPacked) and bits.shape == want.shape
     assert np.array_equal(kernels.unpack(bits) > 0, rule.apply(want))
     words = bits.words.get()
-    assert not words[..., -(-sizes[4] // 64) :].any()  # pads are zero for the next product
+    assert not words[..., -(-sizes[4] // 64) :].any()  # padding bits are zero for the next product
     tail = sizes[4] % 64
     assert tail == 0 or not (words[..., sizes[4] // 64] >> np.uint64(tail)).any()
 
@@ -107,7 +107,7 @@ def test_the_chosen_class_is_that_of_numpy(cp, rows):
 
 
 def test_each_step_of_the_decision_is_rounded(cp):
-    """A fused multiply-add would keep what rounding takes away, and put the second unit first."""
+    """A fused multiply-add would skip a rounding and choose the second unit."""
     a = 1 + 2.0**-30  # a * a = 1 + 2^-29 + 2^-60, rounded 1 + 2^-29
     parts = [np.array([a - 1, 1.0]), np.zeros(2), np.array([a, 2.0**-61]), np.array([-1 - 2.0**-29, 0])]
     dot = np.array([[1, 0]], np.int32)

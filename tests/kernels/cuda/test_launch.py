@@ -1,4 +1,4 @@
-"""What CuPy's launcher takes: the emulator's rule, and CuPy's own where it is installed (no GPU is needed)."""
+"""Arguments that CuPy's launcher accepts: the emulator's rule, and CuPy's own if installed (no GPU is needed)."""
 
 import types
 
@@ -21,7 +21,7 @@ REFUSED = {
 
 
 def by_cupy(value):
-    """CuPy's own launch of no function: it looks at the arguments first, and only then for a driver."""
+    """CuPy's launch without a function: it checks the arguments before it looks for a driver."""
     cupy = pytest.importorskip("cupy")
     from cupy.cuda.function import Function
 

@@ -97,7 +97,7 @@ def test_zero_is_positive_and_nan_is_kept(cp):
     signs = poisoned(cp, 4, 2, dtype=np.uint16)
     passes.forward(passes.Forward(*map(at, held), 0, at(signs), 0, 1, 2, 2, 0x3F80, EPS, ALPHA, 0.0))
     assert np.array_equal(bf16(signs)[:, 0], np.ones(4))
-    assert np.isnan(held[4].get()[1])  # the moving mean: training looks for it there
+    assert np.isnan(held[4].get()[1])  # the moving mean, in which training looks for NaN
 
 
 @pytest.mark.parametrize("masked", [True, False])

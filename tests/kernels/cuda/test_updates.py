@@ -57,7 +57,7 @@ def run(request, emulated, monkeypatch):
 
 @pytest.fixture
 def cp_at(emulated, monkeypatch):
-    """CuPy at a place, or what stands for it."""
+    """at(place): CuPy on a GPU, or its replacement on the host."""
     with contextlib.ExitStack() as stack:
 
         def at(place):
@@ -81,7 +81,7 @@ MULTIPLIER = {"adam": 1.0, "shift_adamax": RATE * 2.0**6}
 
 
 def launched(cupy):
-    """The CUDA source through CuPy, or what stands for it."""
+    """The CUDA source through CuPy or its replacement."""
 
     def run(rule, *arrays, bound):
         there = [cupy.asarray(array) for array in arrays]
@@ -111,7 +111,7 @@ def test_a_step_is_the_float64_one(run, rule, bound, size):
     g[::7] = m[::7] = v[::7] = 0
     wanted = in_float64(rule, w, m, v, g, bound)
     run(rule, w, m, v, g, bound=bound)
-    if rule == "shift_adamax":  # where AP2's argument lies within rounding of sqrt(2) 2^n, either power is right
+    if rule == "shift_adamax":  # where AP2's argument is close to sqrt(2) 2^n, both powers are right
         near = np.abs(v / wanted[2] - 1) > 0.4
         assert near.mean() < 1e-3
         w, m, v, wanted = w[~near], m[~near], v[~near], [array[~near] for array in wanted]
@@ -131,8 +131,8 @@ def test_nan_and_infinity_are_not_hidden_by_the_clipping(run, rule):
 @pytest.mark.parametrize(("kind", "one"), [(torch.bfloat16, 0x3F80), (torch.float16, 0x3C00)])
 @pytest.mark.parametrize("rule", ["adam", "shift_adamax"])
 @pytest.mark.parametrize("place", ["host", pytest.param("gpu", marks=pytest.mark.gpu)])
-def test_signs_of_the_new_weights_are_written_beside_them(place, cp_at, rule, kind, one):
-    """Of weights that change sign in the step, of zeros of both signs, and of NaN."""
+def test_signs_of_the_new_weights_are_written_too(place, cp_at, rule, kind, one):
+    """Signs of weights that change sign in the step, of zeros of both signs, and of NaN."""
     cupy = cp_at(place)
     rng = np.random.default_rng(5)
     w, g = (rng.uniform(-0.02, 0.02, 1003).astype(np.float32) for _ in range(2))
@@ -151,7 +151,7 @@ def test_signs_of_the_new_weights_are_written_beside_them(place, cp_at, rule, ki
 @pytest.mark.parametrize("rule", ["adam", "shift_adamax"])
 @pytest.mark.parametrize("place", ["host", pytest.param("gpu", marks=pytest.mark.gpu)])
 def test_many_tensors_in_one_step_each_with_its_own_rate_and_bound(place, cp_at, rule, steps):
-    """More than a launch takes, empty and single ones, and such as end within a chunk; against float64."""
+    """More tensors than a launch takes, also empty ones, single elements and partial chunks; against float64."""
     cupy = cp_at(place)
     rng = np.random.default_rng(int(steps))
     chunk, most = tiles.UPDATES["CHUNK"], tiles.UPDATES["MOST_PARTS"]
@@ -172,7 +172,7 @@ def test_many_tensors_in_one_step_each_with_its_own_rate_and_bound(place, cp_at,
     for part, arrays, (w, m, v, _) in zip(parts, given, there, strict=True):
         wanted = in_float64(rule, *arrays, part.bound, common * part.multiplier)
         near = np.zeros(part.count, bool) if rule == "adam" else np.abs(v.get() / wanted[2] - 1) > 0.4
-        assert near.sum() <= 1  # beside sqrt(2) 2^n either power is right
+        assert near.sum() <= 1  # near sqrt(2) 2^n both powers are right
         for found, want, rounding in zip((w, m, v), wanted, (3e-7, 1e-9, 1e-9), strict=True):
             np.testing.assert_allclose(found.get()[~near], want[~near], rtol=3e-6, atol=rounding)
 
