@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A model of your own in 1 bit
 #
-# A small convolutional net in plain PyTorch, made binary, trained, and run on packed bits. The images are made
-# here: ten patterns under noise.
+# A small convolutional net in plain PyTorch is made binary, trained, and run on packed bits. The images are ten
+# patterns under noise.
 
 # %%
 import time
@@ -21,7 +21,7 @@ train, test = slice(0, 1000), slice(1000, 1200)
 # %% [markdown]
 # ## The float model
 #
-# No activations: each binary layer takes the sign of its input. Batch norm comes behind each layer.
+# No activations: each binary layer takes the sign of its input. Batch norm follows each layer.
 
 # %%
 model = nn.Sequential(
@@ -38,7 +38,7 @@ model = nn.Sequential(
 # %% [markdown]
 # ## In 1 bit
 #
-# Every layer now multiplies by ±1. The first one's inputs, the images, stay real numbers.
+# Every layer now multiplies by ±1. The inputs of the first layer, the images, stay real numbers.
 
 # %%
 make_binary(model, real_inputs={"0"})
@@ -54,11 +54,11 @@ for _ in range(3):
 # %% [markdown]
 # ## On bits
 #
-# `eval()` packs the weights; without gradients the products are XNOR and popcount, to the same integers.
+# `eval()` packs the weights; without gradients the products are XNOR and popcount, which give the same integers.
 
 # %%
 model.eval()
-by_floats = model(images[test])  # with gradients: the products of training
+by_floats = model(images[test])  # with gradients: the float products of training
 with torch.no_grad():
     begin = time.perf_counter()
     by_bits = model(images[test])

@@ -23,7 +23,7 @@ class BopRule(spec.Optimizer):
 
 
 class Bop(Adam):
-    kernel = None  # no fused kernel: `formula` is all there is
+    kernel = None  # no fused kernel: `formula` makes the update
 
     def __init__(self, groups: Groups, rule: BopRule) -> None:
         super().__init__(groups, rule.beta1, rule.beta2, rule.eps)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 28×28 gray pictures of clothes. The last 10,000 of the training file validate, as of MNIST."""
+"""Fashion-MNIST: 28×28 gray pictures of clothes. The last 10,000 training images validate, as for MNIST."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ datasets.add(
         files={"train": 60000, "test": 10000},
         splits={"train": 50000, "valid": 10000, "test": 10000},
         split=last_validate(10000),
-        digest=None,  # not known here; torchvision checks the md5 of the files that it downloads
+        digest=None,  # not pinned; torchvision checks the md5 of each downloaded file
         how="`reproduce data fashion --use …/fashion.py` downloads it through torchvision (30 MB)",
         sources=(Source(torchvision_fashion, "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"),),
     )

@@ -1,7 +1,7 @@
-"""A small binary ResNet: ±1 convolutions, whose sums are added to shortcuts that stay real-valued.
+"""A small binary ResNet: the sums of ±1 convolutions are added to real-valued shortcuts.
 
-Liu et al., "Bi-Real Net" (2018): each convolution has a shortcut of its own. Where a stage begins, the shortcut is
-averaged over 2×2 pixels and its channels are repeated.
+Liu et al., "Bi-Real Net" (2018): each convolution has a shortcut of its own. At the start of a stage the shortcut
+is averaged over 2×2 pixels and its channels are repeated.
 """
 
 from typing import Annotated, Literal
@@ -18,13 +18,13 @@ from reproduce.nets.layers import BinaryConv2d, BinaryLinear, Norm
 class ResNetSpec(spec.Net):
     kind: Literal["binary_resnet"]
     widths: Annotated[list[spec.Count], Field(min_length=1)]
-    """Channels of each stage: a whole number of times those of the stage before."""
+    """Channels of each stage: a multiple of those of the stage before."""
     blocks: spec.Count
     norm: spec.Norm
 
 
 class RealShortcut(nn.Module):
-    """x -> x + norm(conv(sign(x))), all but the signs real numbers; `pool`: at half the size."""
+    """x -> x + norm(conv(sign(x))), where only the signs are binary; `pool`: at half the size."""
 
     def __init__(self, inputs: int, width: int, norm: Norm, pool: bool) -> None:
         super().__init__()
