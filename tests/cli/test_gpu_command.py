@@ -55,7 +55,7 @@ def test_preflight_times_both_nets_and_says_whether_training_ends(nothing_left_o
 
     class Cell:
         def __init__(self, name):
-            self.at = lambda scale: made[name]
+            self.scales = {"small": made[name]}
 
     nothing_left_out.setattr(spec, "cells", lambda names: [Cell(names[0])])
     nothing_left_out.setattr(gpu_trial, "CELLS", {"small": ("a", "b")})

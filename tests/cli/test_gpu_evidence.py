@@ -118,6 +118,9 @@ def test_named_runs_are_trained_first_each_once_and_real_activations_are_not_pac
     with tarfile.open(evidence.out / "records.tar.gz") as tar:
         assert sum("/runs/" in name and name.endswith(".json") for name in tar.getnames()) == 4
     assert len(list(evidence.out.glob("*.bnn"))) == 2
+    assert "--scale paper" in asked[2]
+    code, said, asked = evidence(*named, "short/float-cifar10:0")
+    assert kinds(asked)[0] == "run" and "short/float-cifar10 --device cuda --scale short" in asked[0]
     code, said, asked = evidence(*named, "table1/float-mnist:7", SLICE="50")
     assert code == 75 and kinds(asked) == ["curves"] and "left: training-float-mnist:7" in said
 
