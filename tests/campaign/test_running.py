@@ -156,12 +156,6 @@ def test_damaged_and_foreign_files_of_runs_under_way_are_named_and_left_out(stor
     (folder / "cut.json").write_text(path.read_text()[:300])
     (folder / "changed.json").write_text(path.read_text().replace('"epochs_done": 2', '"epochs_done": 3'))
     (folder / "plain.json").write_text(json.dumps(good))
-    for name, change in {
-        "copy": {},
-        "finished": {"result": None},
-        "nobody": {"calls": []},
-    }.items():
-        files.write_sealed(folder / f"{name}.json", good | change)
     for name, change in {"other": {"cell": "table1/other"}, "old": {"settings_digest": "0"}}.items():
         stem = runs.stem_of(good["cell"] if name == "old" else change["cell"], "small", 3, good["key"])
         files.write_sealed(folder / f"{stem}.json", good | {"seed": 3} | change)
@@ -171,9 +165,6 @@ def test_damaged_and_foreign_files_of_runs_under_way_are_named_and_left_out(stor
         "cut.json": "not valid JSON",
         "changed.json": "its checksum does not fit",
         "plain.json": "no checksum",
-        "copy.json": "not its own name",
-        "finished.json": "result",
-        "nobody.json": "calls",
         "table1-other": "of another cell",
         "table1-made": "of other settings",
     }

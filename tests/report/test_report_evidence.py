@@ -1,5 +1,4 @@
-"""Reading a store: what cannot be used is named and left out, what broke off is shown, and thousands are no "
-"trouble."""
+"""Reading a store: what cannot be used is named and left out, what broke off is shown, thousands are no trouble."""
 
 import json
 import subprocess
@@ -129,6 +128,24 @@ def test_older_records_of_a_seed_are_counted_aloud(tmp_path):
     said = "1 record(s) of seeds that have a later one, made the same way"
     assert found.problems == (said,)
     assert [r.started for r in found.runs] == [later, "2026-01-01T00:00:00+00:00"]
+
+
+def test_every_committed_record_is_still_read():
+    found = report.gather(runs.PUBLISHED, report.cells())
+    kinds = ("runs", "running", "kernels", "train", "nets")
+    files = [p for p in runs.PUBLISHED.rglob("*.json") if p.parent.name in kinds]
+    files = [p for p in files if p.is_relative_to(runs.PUBLISHED / p.parent.name)]
+    used = sum(map(len, (found.runs, found.failed, found.benches, found.training, found.nets, found.running)))
+    older = len(files) - used
+    said = f"{older} record(s) of other settings than today's experiment files"
+    assert found.problems == ((said,) if older else ()) and used > 15
+
+
+def test_an_unreadable_file_is_named_without_the_folders_of_this_machine(tmp_path):
+    for folder in ("runs", "kernels", "check/mutants"):
+        (tmp_path / folder / "folder.json").mkdir(parents=True)
+    found = report.gather(tmp_path, report.cells())
+    assert found.problems == ("folder.json: not a regular file",) * 3
 
 
 def test_newest_record_of_each_machine_counts(tmp_path):
