@@ -74,16 +74,6 @@ def test_damaged_cache_is_refused_with_the_reason_and_set_aside(data_folder, off
     assert (data_folder / "mnist.npz.damaged").exists() and not path.exists()
 
 
-def test_damaged_cache_is_replaced_when_a_source_has_it(data_folder, monkeypatch):
-    good = fetch.load("mnist", data_folder)
-    change(monkeypatch, "mnist", sources=[lambda scratch: dict(good.arrays)])
-    (data_folder / "mnist.npz").write_bytes(b"broken")
-    assert fetch.load("mnist", data_folder).digest == good.digest
-    change(monkeypatch, "mnist", sources=[])
-    assert fetch.load("mnist", data_folder).order == good.order
-    assert not list(data_folder.glob(".mnist-*"))
-
-
 def test_what_a_killed_fetch_left_is_removed_by_the_next(data_folder, monkeypatch):
     good = fetch.load("mnist", data_folder)
     (data_folder / "mnist.npz").unlink()
