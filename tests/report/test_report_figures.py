@@ -11,7 +11,7 @@ from test_report_evidence import bench, packed, put, store_of
 
 from reproduce import nets, report, spec
 from reproduce.records import EpochRow, Filters
-from reproduce.records.benchmark import Bench, family_of
+from reproduce.records.benchmark import Bench
 from reproduce.report import claims
 from reproduce.report.evidence import Evidence
 from reproduce.report.html import page
@@ -166,19 +166,6 @@ def test_figure_3_has_the_papers_bars_first_and_ours_beside(tmp_path):
     assert ours["library_times"].iloc[0] == 10.0 and ours["times"].iloc[2] == 100.0
 
 
-@pytest.mark.parametrize(
-    ("candidate", "expected"),
-    [
-        ("naive float32, products alone", "naive"),
-        ("xnor, kernel alone", "xnor"),
-        ("packed, end to end", "xnor"),
-        ("torch int8 (_int_mm)", "library"),
-    ],
-)
-def test_families_of_kernels(candidate, expected):
-    assert family_of(candidate) == expected
-
-
 def test_training_speed_is_steps_a_second_of_the_newest_record(tmp_path):
     row = bench()["rows"][0] | {"what": "MNIST MLP", "seconds": 0.25, "fastest": 0.2, "slowest": 0.5}
     rows = [
@@ -323,13 +310,6 @@ def test_the_caption_of_the_model_has_the_units_of_its_axes():
     assert any(t.endswith("J") for t in ticks) and any(t.endswith("B") for t in ticks)
 
 
-def test_weights_of_the_papers_nets():
-    frame = energy.frame().set_index(["net", "variant"])
-    assert frame.loc[("CIFAR-10 ConvNet", "float"), "bytes"] == 4 * 14_022_016
-    assert frame.loc[("SVHN ConvNet", "binary"), "bytes"] == 6_397_632 // 8
-    assert frame.loc[("MNIST MLP, 3 × 4096", "binary"), "bytes_times"] == 32
-
-
 # --- claims ---------------------------------------------------------------------------------------------------
 
 
@@ -379,13 +359,6 @@ def test_memory_is_judged_by_the_worst_real_file(tmp_path, size, words):
     put(tmp_path / "kernels", "good.json", packed(bytes=1000, weights=8000, about=good))
     found = report.gather(tmp_path, report.cells())
     assert verdicts(found, "weight memory") == [words]
-
-
-def test_predictions_that_differ_break_the_claim(tmp_path):
-    put(tmp_path / "kernels", "net.json", packed())
-    assert verdicts(report.gather(tmp_path, report.cells()), "error lost by the XNOR") == ["holds"]
-    put(tmp_path / "kernels", "net.json", packed(differing=[{"image": 1}]))
-    assert verdicts(report.gather(tmp_path, report.cells()), "error lost by the XNOR") == ["does not hold"]
 
 
 def test_a_net_run_by_several_kernels_is_one_file_with_the_predictions_of_each(tmp_path):
