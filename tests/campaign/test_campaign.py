@@ -431,15 +431,6 @@ def test_bad_options_are_one_line_and_code_2(tmp_path, monkeypatch, capsys, word
     assert message in error and "Traceback" not in error
 
 
-@pytest.mark.parametrize("words", [["run", "--scale", "small"], ["run", "--plan"], ["check"]])
-def test_threads_that_are_no_number_are_one_line_before_anything_begins(tmp_path, monkeypatch, capsys, words):
-    experiments(tmp_path / "experiments")
-    monkeypatch.setenv("KERNELS_THREADS", "abc")
-    assert command(monkeypatch, tmp_path, *words) == 2
-    error = capsys.readouterr().err
-    assert error == "reproduce: KERNELS_THREADS takes a number of threads from 1 to 9999, not 'abc'\n"
-
-
 def test_names_are_shown_as_they_are_and_dirty_runs_are_marked(tmp_path, data_folder, monkeypatch, capsys):
     row = "a [/x] [red]b[/red] :smile:"
     path = experiments(tmp_path / "experiments") / "table1" / "made.yaml"

@@ -124,7 +124,9 @@ def test_blank_variables_of_ours_count_as_unset(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("words", [["run", "--scale", "small"], ["run", "--scale", "small", "--plan"], ["check"]])
-@pytest.mark.parametrize(("name", "value"), [("KERNELS_ISA", "AVX2"), ("REPRODUCE_PRODUCTS", "numpy")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("KERNELS_ISA", "AVX2"), ("KERNELS_THREADS", "abc"), ("REPRODUCE_PRODUCTS", "numpy")]
+)
 def test_a_wrong_value_is_one_line_that_names_the_variable(
     tmp_path, data_folder, monkeypatch, capsys, name, value, words
 ):
