@@ -59,9 +59,8 @@ def made_run(cell, scale, seed, error):
         curve=curve,
         filters=made_filters(settings, seed),
     )
-    return record.model_copy(
-        update={"machine": record.machine | {"name": HOSTILE}, "code": record.code | {"dirty": seed == 0}}
-    )
+    of = {"machine": record.machine | {"name": HOSTILE}, "code": record.code | {"dirty": seed == 0}}
+    return record.model_copy(update=of)
 
 
 def made_filters(settings, seed):

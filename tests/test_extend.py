@@ -83,11 +83,8 @@ def test_files_and_folders_anywhere_and_a_broken_one_stops_no_other(tmp_path):
 
 
 def test_a_file_with_its_module_beside_it_counts_in_a_folder_while_that_is_in_use(own, tmp_path):
-    (
-        write(tmp_path / "mine" / "a.yaml"),
-        write(tmp_path / "mine" / "b.yaml"),
-        write(tmp_path / "mine" / "b-two.yaml"),
-    )
+    for name in ("a", "b", "b-two"):
+        write(tmp_path / "mine" / f"{name}.yaml")
     (tmp_path / "mine" / "b.py").write_text("x = 1\n")
     assert [c.name for c in spec.cells(None, tmp_path)] == ["mine/a"]
     extensions.use([tmp_path / "mine" / "b.py"])

@@ -33,9 +33,8 @@ CPU = torch.device("cpu")
 
 def go(store, folder, cells, seeds=(0,), said=None):
     plan = runs_wanted(cells, "small", list(seeds), (said or []).append)
-    return worker.carry_out(
-        plan, runs.Store(store), folder, CPU, (said if said is not None else []).append, bar=False
-    )
+    say = (said if said is not None else []).append
+    return worker.carry_out(plan, runs.Store(store), folder, CPU, say, bar=False)
 
 
 def test_runs_are_recorded_and_skipped_the_next_time(tmp_path, data_folder):
@@ -98,11 +97,8 @@ def test_a_record_tells_of_every_call_that_its_run_was_trained_in(tmp_path, data
     assert one.code["dirty"] is False and "calls" not in one.machine
     two = in_calls(tmp_path / "two", (True, "here"), (False, "here"), (False, "there"))
     assert two.code["dirty"] is True
-    assert [(c["dirty"], c["name"]) for c in two.machine["calls"]] == [
-        (True, "here"),
-        (False, "here"),
-        (False, "there"),
-    ]
+    told = [(call["dirty"], call["name"]) for call in two.machine["calls"]]
+    assert told == [(True, "here"), (False, "here"), (False, "there")]
     assert one.code["threads"] == two.code["threads"] == [1]
     three = in_calls(tmp_path / "three", (False, "here", 2), (False, "here", 1))
     assert three.code["threads"] == [1, 2] and not may_be_pooled(three, one)

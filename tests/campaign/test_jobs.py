@@ -40,14 +40,8 @@ def made(folder, train):
 def start(folder, store, *words):
     words = ("run", "--scale", "small", "--device", "cpu", "--results", str(store), *words)
     command = [sys.executable, str(SCRIPT), str(folder), *words]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        start_new_session=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes)
 
 
 def content(store):

@@ -60,9 +60,8 @@ def test_a_node_dies_and_every_run_is_made_once(tmp_path):
             now = jobs()
             states = [fields["JobState"] for fields in now.values()]
             if victim is None:
-                training = [
-                    k for k, f in now.items() if f["JobState"] == "RUNNING" and f.get("BatchHost") == "node2"
-                ]
+                running = {k: f for k, f in now.items() if f["JobState"] == "RUNNING"}
+                training = [k for k, f in running.items() if f.get("BatchHost") == "node2"]
                 if training and "[1/1]" in log(store, training[0]):
                     victim = training[0]
                     cluster.kill_node("node2")

@@ -142,10 +142,7 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
 
 # --- another package named kernels ----------------------------------------------------------------------------
 
-OTHER = {
-    "another package": "import huggingface_hub\n\ndef get_kernel(name): ...\n",
-    "a module of one's own": "x = 1\n",
-}
+OTHER = {"another package": "import huggingface_hub\n\ndef get_kernel(name): ...\n", "a module of ours": "x = 1\n"}
 
 
 @pytest.mark.parametrize("what", OTHER)

@@ -227,11 +227,8 @@ def test_svhn_test10k_is_split_by_index():
     dataset = numbered("svhn_test10k", 0, 10000)
     wanted = convnet_settings(data={"name": "svhn_test10k", "train": 7000, "valid": 1000, "test": 2000}).data
     parts = data.splits(dataset, wanted)
-    assert [(indices(parts[p])[0], indices(parts[p])[-1]) for p in parts] == [
-        (0, 6999),
-        (7000, 7999),
-        (8000, 9999),
-    ]
+    ends = [(indices(part)[0], indices(part)[-1]) for part in parts.values()]
+    assert ends == [(0, 6999), (7000, 7999), (8000, 9999)]
 
 
 def test_asking_for_more_than_there_is():

@@ -83,9 +83,7 @@ def test_ratio_of_medians_and_its_interval():
 def test_an_unsteady_candidate_is_warned_about():
     times = {"A": np.array([1.0, 1.01, 1.02]), "B": np.array([1.0, 1.5, 2.0])}
     rows = [timing.row("a product", name, times, 100) for name in times]
-    assert timing.warnings(rows) == [
-        "a product, B: unsteady, 10th to 90th percentile 53 % of the median",
-    ]
+    assert timing.warnings(rows) == ["a product, B: unsteady, 10th to 90th percentile 53 % of the median"]
     assert rows[0]["operations_per_second"] == pytest.approx(100 / 1.01)
     assert rows[1]["times_faster_than"]["A"]["ratio"] == pytest.approx(1.01 / 1.5)
 

@@ -76,9 +76,8 @@ def test_every_prediction_is_held_against_the_float32_nets_and_kept(tmp_path, da
     state["blocks.2.norm.bias"][4] += 1e3
     weights.save(tmp_path / "other.safetensors", state)
     done = run(*words, tmp_path / "other.safetensors")
-    assert (
-        done.exit_code == 2 and "other.safetensors: not the weights that this net was packed from" in done.stderr
-    )
+    said = "other.safetensors: not the weights that this net was packed from"
+    assert done.exit_code == 2 and said in done.stderr
     forget_where_from(path)
     done = run(*words, tmp_path / "other.safetensors")
     assert "another class on 200 of" not in done.output and ", not 4, by " in done.output

@@ -34,10 +34,8 @@ def test_every_bit_score_and_class_is_the_hosts(cuda_name, cp, kind, norm, shift
 
 def test_two_pooled_blocks_and_images_that_are_there_already(cp):
     wanted = of_kind("convnet", channels=[5, 20], dense=[40, 16])
-    net, images = (
-        freeze_net(wanted, random_state(wanted, 2), (1 / 128, np.float32(-1).reshape(()))),
-        images_for(wanted, 2),
-    )
+    net = freeze_net(wanted, random_state(wanted, 2), (1 / 128, np.float32(-1).reshape(())))
+    images = images_for(wanted, 2)
     there = cp.asarray(images)
     assert np.array_equal(net.scores(there), net.scores(images, "cpu"))
     assert np.array_equal(net.predict(there), net.predict(images, "cpu"))

@@ -70,10 +70,8 @@ def test_the_claim_takes_the_records_and_fails_where_a_prediction_differs(tmp_pa
     assert (line["cell"], line["scale"], line["images"], line["differing"]) == ("table1/made", "paper", 200, 0)
     assert line["records"].startswith("public/nets/table1-made-paper-seed0-")
     backend = found.nets[0].backend
-    assert lost(found) == (
-        f"0 of 200 predictions of 1 packed net (paper scale; {backend}) differ from the float32 net's",
-        "holds",
-    )
+    said = f"0 of 200 predictions of 1 packed net (paper scale; {backend}) differ from the float32 net's"
+    assert lost(found) == (said, "holds")
     small = packed(differing=[{"image": 1}], wrong=1)
     put(tmp_path / "public" / "kernels", "net-1.json", small)  # counts only where there is no other
     assert lost(report.gather(tmp_path / "public", [CELL])) == lost(found)

@@ -28,9 +28,8 @@ def test_ratios_to_libraries_are_said_for_each_precision():
     frame = FIGURES["times"]()
     assert title(drawn("times", frame)[0]) == ("XNOR kernels beat float32 libraries by 21 times, int8 by 4.8")
     frame.loc[0, "value"], frame.loc[1, "kind"] = 0.5, "TF32"
-    assert findings.times(frame) == (
-        "XNOR kernels beat float32 libraries by 0.5 to 21 times, TF32 by 4.8, int8 by 4.8"
-    )
+    said = "XNOR kernels beat float32 libraries by 0.5 to 21 times, TF32 by 4.8, int8 by 4.8"
+    assert findings.times(frame) == said
 
 
 @pytest.mark.parametrize(
@@ -124,10 +123,8 @@ def test_each_panel_of_figure_3_says_its_ratios():
 
 def test_energy_says_how_much_less_the_binary_nets_take():
     frame = FIGURES["energy"]()
-    assert (
-        title(drawn("energy", frame)[2])
-        == "Bytes of the weights: 100 times less in fully binary nets than in float"
-    )
+    said = "Bytes of the weights: 100 times less in fully binary nets than in float"
+    assert title(drawn("energy", frame)[2]) == said
     frame.loc[frame["variant"] == "binary", "memory_uj"] = [200.0, 20.0]
     memory, weights = (title(figure) for figure in drawn("energy", frame)[1:])
     assert ": 10 to 200 times less in" in memory and ": 100 times less in" in weights

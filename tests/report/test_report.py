@@ -17,9 +17,8 @@ from reproduce.report.sections import table1
 
 def cell_with_paper():
     cell = made_cell()
-    experiment = cell.experiment.model_copy(
-        update={"published": spec.Published(value=0.96, source="Table 1"), "margin": 0.19}
-    )
+    told = {"published": spec.Published(value=0.96, source="Table 1"), "margin": 0.19}
+    experiment = cell.experiment.model_copy(update=told)
     return cell.model_copy(update={"experiment": experiment})
 
 
@@ -30,9 +29,8 @@ def records(scale, errors, **rest):
 def test_columns_and_the_lines_of_a_cell():
     cell = cell_with_paper()
     frame = table1.frame(records("paper", [0.95, 0.97, 0.96]) + records("small", [3.0]), [cell], quoted=False)
-    assert list(frame.columns[:10]) == [
-        *("row", "dataset", "paper", "scale", "seeds", "mean", "low", "high", "verdict", "machine")
-    ]
+    names = "row dataset paper scale seeds mean low high verdict machine"
+    assert list(frame.columns[:10]) == names.split()
     paper, small = (line for _, line in frame.iterrows())
     summary = verdict.summarize([0.95, 0.97, 0.96], 10_000)
     assert (paper["scale"], paper["seeds"], paper["verdict"]) == ("paper", 3, "reproduced")
@@ -191,9 +189,8 @@ def test_report_twice_is_equal_byte_for_byte_and_names_no_machine_folder(tmp_pat
 def short_cell():
     cell = cell_with_paper()
     experiment = cell.experiment.model_copy(update={"scale": "short"})
-    return cell.model_copy(
-        update={"name": "short/made", "experiment": experiment, "scales": {"short": cell.scales["paper"]}}
-    )
+    settings = {"short": cell.scales["paper"]}
+    return cell.model_copy(update={"name": "short/made", "experiment": experiment, "scales": settings})
 
 
 def test_a_short_schedule_is_a_table_of_its_own_and_never_the_papers_cell():
@@ -228,9 +225,8 @@ def test_latex_is_compiled_whatever_the_names(tmp_path):
     cell = cell.model_copy(update={"experiment": cell.experiment.model_copy(update={"row": row})})
     table = exports.latex(table1.frame(found, [cell]))
     assert r"\%" in table and r"\&" in table
-    whole = "\n".join(
-        [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", table, r"\end{document}"]
-    )
+    begin = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    whole = f"{begin}\n{table}\n" + r"\end{document}"
     (tmp_path / "table.tex").write_text(whole, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=60)

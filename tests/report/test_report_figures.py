@@ -50,9 +50,7 @@ def test_curves_are_every_epoch_of_every_run():
     cost = frame[(frame["quantity"] == "training cost") & (frame["scale"] == "paper")]
     assert list(cost["value"]) == pytest.approx([1, 1 / 2, 1 / 3] * 2)
     ends = curves.summary(evidence_of(records, report.cells())).set_index("scale")
-    assert (
-        ends.loc["paper", "last"] == 12.5 and ends.loc["paper", "seeds"] == 2 and ends.loc["short", "last"] == 2.5
-    )
+    assert list(ends.loc["paper", ["last", "seeds"]]) == [12.5, 2] and ends.loc["short", "last"] == 2.5
 
 
 def test_papers_points_are_the_middle_of_the_range_and_none_above_the_axis():
@@ -199,11 +197,8 @@ def test_what_a_record_says_of_its_times_stands_beside_them(tmp_path):
     notes = ["naive float32, products alone: timed once, on 1000 images, scaled to 10000", "quiet machine"]
     notes += ["MNIST MLP: random weights, the first 10000 test images"]
     warnings = ["product of 8192×8192 matrices, xnor, kernel alone: unsteady, 25 % of the median"]
-    put(
-        tmp_path / "kernels",
-        "a.json",
-        bench(rows=[bench()["rows"][0] | r for r in rows], notes=notes) | {"warnings": warnings},
-    )
+    record = bench(rows=[bench()["rows"][0] | r for r in rows], notes=notes, warnings=warnings)
+    put(tmp_path / "kernels", "a.json", record)
     found = report.gather(tmp_path, report.cells())
     section = speed.section(found)
     figure, times, said = section.parts
@@ -221,10 +216,8 @@ def test_what_a_record_says_of_its_times_stands_beside_them(tmp_path):
 
 
 def test_a_time_of_all_the_images_is_not_called_scaled():
-    row = bench()["rows"][0] | {
-        "candidate": "naive float32 (cuda-naive), end to end",
-        "what": "CIFAR-10 ConvNet, one",
-    }
+    row = bench()["rows"][0] | {"candidate": "naive float32 (cuda-naive), end to end"}
+    row["what"] = "CIFAR-10 ConvNet, one"
     record = bench(kind="gpu", rows=[row | {"images": n} for n in (10_000, 1)])
     record["notes"] = ["CIFAR-10 ConvNet, naive float32 (cuda-naive), end to end: timed on 1000 images, times 10"]
     found = Bench.model_validate(record)
@@ -258,9 +251,8 @@ def test_the_models_layers_are_the_nets(name):
     (cell,) = spec.cells([name])
     settings = cell.scales["paper"]
     net, taken = settings.net, {}
-    smaller = net.model_copy(
-        update={"hidden": [64, 32]} if net.kind == "mlp" else {"channels": [4, 8], "dense": [16]}
-    )
+    few = {"hidden": [64, 32]} if net.kind == "mlp" else {"channels": [4, 8], "dense": [16]}
+    smaller = net.model_copy(update=few)
     settings = settings.model_copy(update={"net": smaller})
     made = nets.build(settings).eval()
 
@@ -345,9 +337,8 @@ def test_on_a_gpu_the_papers_kind_of_kernel_is_judged_and_a_faster_one_named(tmp
     frame = claims.frame(timed(tmp_path, *rows, machine="a GPU", kind="gpu"))
     (line,) = frame[frame["id"] == "xnor against cublas"].to_dict("records")
     assert line["verdict"].startswith("does not hold here, on another GPU")  # 2.9 to 3.1 of 3.4
-    assert line["measured"].startswith(
-        "3.0 times (2.9 to 3.1): xnor cuda-xnor, with packing against torch float32"
-    )
+    said = "3.0 times (2.9 to 3.1): xnor cuda-xnor, with packing against torch float32"
+    assert line["measured"].startswith(said)
     assert line["measured"].endswith("; faster here: xnor cuda-wgmma, with packing, 21.0 times")
     assert line["brief"] == "2.9 to 3.1 times, a GPU (cuda-xnor)"
 
@@ -366,16 +357,12 @@ def test_a_net_run_by_several_kernels_is_one_file_with_the_predictions_of_each(t
         wrong = [{"image": 1}] * (kernel != "cuda-wgmma")
         put(tmp_path / "kernels", f"{number}.json", packed(backend=f"{kernel} (sm_90)", differing=wrong))
     found = report.gather(tmp_path, report.cells())
-    assert list(energy.files(found)["backend"]) == [
-        "cuda-naive (sm_90)",
-        "cuda-wgmma (sm_90)",
-        "cuda-xnor (sm_90)",
-    ]
+    backends = [f"cuda-{kernel} (sm_90)" for kernel in ("naive", "wgmma", "xnor")]
+    assert list(energy.files(found)["backend"]) == backends
     frame = claims.frame(found).set_index("id")
-    assert frame.loc["error lost", "measured"].startswith("1 of 200 predictions of 1 packed net (")
-    assert (
-        "cuda-xnor" in frame.loc["error lost", "measured"] and "naive" not in frame.loc["error lost", "measured"]
-    )
+    lost = frame.loc["error lost", "measured"]
+    assert lost.startswith("1 of 200 predictions of 1 packed net (")
+    assert "cuda-xnor" in lost and "naive" not in lost
     assert "1 real file," in frame.loc["weight memory", "measured"]
 
 
@@ -399,9 +386,8 @@ def judged(scale, *shares, rest=None):
     record = cifar_record(0, [10], scale, counts.model_copy(update={"layers": every}))
     found = evidence_of([record, cifar_record(1, [10], scale)], report.cells())
     frame = claims.frame(found)
-    assert set(frame.loc[frame["where"].str.startswith(BNN), "where"]) == {
-        f"{BNN}, {scale} scale, counted in 1 of 2 seeds"
-    }
+    where = set(frame.loc[frame["where"].str.startswith(BNN), "where"])
+    assert where == {f"{BNN}, {scale} scale, counted in 1 of 2 seeds"}
     return [verdicts(found, claim)[0] for claim in ("unique 2D filters", "saved by repeated", "time complexity")]
 
 
@@ -415,9 +401,8 @@ def test_so_much_or_more_holds_if_any_count_reaches_it():
 
 
 def test_the_count_without_the_first_layer_is_tried_too():
-    assert (
-        judged("paper", 0.7, 0.9, rest=0.45)[0] == "holds by 512 classes, without the first layer (2 of 6 counts)"
-    )
+    said = "holds by 512 classes, without the first layer (2 of 6 counts)"
+    assert judged("paper", 0.7, 0.9, rest=0.45)[0] == said
 
 
 def of_cell(cell, *errors):
@@ -569,11 +554,8 @@ def test_speeds_of_two_stores_are_compared(tmp_path, low, high, words):
     mine = row | faster(9.0, 10.0, 11.0) | {"candidate": "xnor, with packing"}
     other = {"candidate": "torch float32", "times_faster_than": {mine["candidate"]: {"ratio": 0.1}}}
     put(tmp_path / "a" / "kernels", "a.json", bench("one", rows=[mine, row | other]))
-    put(
-        tmp_path / "b" / "kernels",
-        "b.json",
-        bench("two", rows=[mine | {"times_faster_than": {"torch float32": ratio}}]),
-    )
+    theirs = mine | {"times_faster_than": {"torch float32": ratio}}
+    put(tmp_path / "b" / "kernels", "b.json", bench("two", rows=[theirs]))
     put(tmp_path / "b" / "kernels", "gpu.json", bench("three", kind="gpu", rows=[mine]))
     stores = [report.gather(tmp_path / name, report.cells()) for name in "ab"]
     (line,) = compare.speeds(stores).to_dict("records")

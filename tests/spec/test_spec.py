@@ -22,9 +22,8 @@ def test_committed_file_loads_and_builds_at_every_scale(path):
 
 def test_table1_has_the_twelve_cells_with_the_papers_values():
     paper = yaml.safe_load((spec.EXPERIMENTS / "paper.yaml").read_text())
-    printed = {
-        (line["row"], dataset): cell for line in paper["table1"]["rows"] for dataset, cell in line["error"].items()
-    }
+    rows = paper["table1"]["rows"]
+    printed = {(row["row"], dataset): cell for row in rows for dataset, cell in row["error"].items()}
     cells = spec.cells(["table1"])
     assert len(cells) == 12
     for cell in cells:
@@ -141,9 +140,8 @@ def test_bad_yaml_is_one_line(tmp_path, text, words):
 def test_digest_depends_on_every_setting_and_not_on_prose():
     cell = spec.load(THEANO)
     digest = cell.scales["paper"].digest()
-    other = cell.scales["paper"].model_copy(
-        update={"train": cell.scales["paper"].train.model_copy(update={"epochs": 999})}
-    )
+    train = cell.scales["paper"].train.model_copy(update={"epochs": 999})
+    other = cell.scales["paper"].model_copy(update={"train": train})
     assert other.digest() != digest
     assert cell.scales["small"].digest() != digest
 

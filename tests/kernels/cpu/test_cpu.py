@@ -115,9 +115,8 @@ def test_other_flags_make_another_library(tmp_path, quick, monkeypatch):
 
 def changed(content):
     """One bit changed, in the middle of the code."""
-    return (
-        content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 16]) + content[len(content) // 2 + 1 :]
-    )
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :]
 
 
 @pytest.mark.parametrize("damage", [lambda c: c[: len(c) // 2], lambda c: c[:5000], changed, lambda c: b""])
