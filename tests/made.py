@@ -42,6 +42,15 @@ def change(monkeypatch, name, **fields):
     monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], **fields))
 
 
+def raising(error):
+    """A function that raises `error`, whatever it is called with."""
+
+    def fails(*_, **__):
+        raise error
+
+    return fails
+
+
 def by_sgd(s):
     """The settings `s` with plain SGD as their optimizer."""
     return s.model_copy(update={"train": s.train.model_copy(update={"optimizer": spec.SGDRule(kind="sgd")})})

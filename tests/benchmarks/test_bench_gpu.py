@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from made import raising
 from typer.testing import CliRunner
 
 import kernels
@@ -327,11 +328,7 @@ def test_the_drivers_clocks_are_read_where_it_tells(cp, monkeypatch):
     assert clock.readings() == {
         "clocks.sm": 1755, "clocks.max.sm": 1980, "temperature.gpu": 41, "power.draw": 310.25
     }  # fmt: skip
-
-    def none(*_, **__):
-        raise FileNotFoundError("nvidia-smi")
-
-    monkeypatch.setattr(subprocess, "run", none)
+    monkeypatch.setattr(subprocess, "run", raising(FileNotFoundError("nvidia-smi")))
     assert clock.readings() is None
 
 

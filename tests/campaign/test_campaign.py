@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from filelock import FileLock
-from made import change, made_cell, made_record, settings
+from made import change, made_cell, made_record, raising, settings
 
 from kernels import reals
 from kernels.cpu import build, runtime
@@ -152,10 +152,7 @@ def test_what_the_end_needs_is_looked_at_before_anything_is_trained(tmp_path, da
 
 
 def test_missing_data_is_one_line_a_data_set_and_the_rest_runs(tmp_path, data_folder, monkeypatch):
-    def unreachable(scratch):
-        raise OSError("unreachable")
-
-    change(monkeypatch, "cifar10", sources=[unreachable])
+    change(monkeypatch, "cifar10", sources=[raising(OSError("unreachable"))])
     from made import convnet_settings
 
     content = convnet_settings(train={"epochs": 1})
@@ -212,11 +209,8 @@ def test_memory_that_torch_cannot_have_is_told_from_other_errors(tmp_path, data_
 
 
 def test_the_run_command_tells_of_memory_in_a_line_and_ends_with_1(tmp_path, data_folder, monkeypatch, capsys):
-    def none(*_, **__):
-        raise MemoryError
-
     experiments(tmp_path / "experiments")
-    monkeypatch.setattr(train, "fit", none)
+    monkeypatch.setattr(train, "fit", raising(MemoryError()))
     words = ["run", "--scale", "small", "--results", str(tmp_path / "mine"), "--data", str(data_folder)]
     assert command(monkeypatch, tmp_path, *words) == 1
     assert "seed 0: not enough memory: MemoryError; the same command tries again" in capsys.readouterr().out
@@ -224,12 +218,8 @@ def test_the_run_command_tells_of_memory_in_a_line_and_ends_with_1(tmp_path, dat
 
 def test_a_diverged_run_is_recorded_as_failed_and_tried_again(tmp_path, data_folder, monkeypatch):
     cell = made_cell(train={"epochs": 1})
-
-    def diverge(*_, **__):
-        raise train.Diverged(1, "the training loss")
-
     with monkeypatch.context() as patch:
-        patch.setattr(train, "fit", diverge)
+        patch.setattr(train, "fit", raising(train.Diverged(1, "the training loss")))
         summary = go(tmp_path, data_folder, [cell])
     assert summary.records == [] and summary.failed[0].failure == "the training loss is not finite after epoch 1"
     (written,), problems = read_records(tmp_path / "runs")
@@ -451,10 +441,7 @@ def test_names_are_shown_as_they_are_and_dirty_runs_are_marked(tmp_path, data_fo
 
 def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(tmp_path, data_folder, monkeypatch, capsys):
     experiments(tmp_path / "experiments")
-
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
+    interrupted = raising(KeyboardInterrupt())
     monkeypatch.setattr(train, "fit", interrupted)
     words = ["run", "--scale", "small", "--results", str(tmp_path / "r"), "--data", str(data_folder)]
     assert command(monkeypatch, tmp_path, *words) == 130
@@ -541,12 +528,8 @@ def test_a_checkpoint_that_memory_is_too_short_for_or_the_disk_fails_to_read_sta
     path = tmp_path / "a.ckpt"
     torch.save({"run": {}}, path)
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), OSError(5, "EIO")):
-
-        def fails(*_, error=error, **__):
-            raise error
-
         with monkeypatch.context() as patch:
-            patch.setattr(torch, "load", fails)
+            patch.setattr(torch, "load", raising(error))
             with pytest.raises(type(error)):
                 checkpoint_file.sound(path, {}, print)
         assert path.exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from made import made_cell, made_record, settings
+from made import made_cell, made_record, raising, settings
 
 from reproduce import spec
 from reproduce.campaign import estimate, jobs, probe, worker
@@ -208,10 +208,7 @@ def test_plan_times_several_at_once(tmp_path, data_folder, monkeypatch, capsys):
 
 
 def test_plan_says_where_so_many_do_not_run(monkeypatch, capsys):
-    def gone(*_):
-        raise EOFError
-
-    monkeypatch.setattr(estimate.jobs, "beside", gone)
+    monkeypatch.setattr(estimate.jobs, "beside", raising(EOFError()))
     told = []
     cell = made_cell()
     assert estimate._at_once(cell.scales["small"], torch.device("cpu"), 3, 1, told.append) is None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from made import raising
 from test_campaign import command, experiments
 from test_report_cli import records
 from test_report_evidence import store_of
@@ -178,10 +179,7 @@ def test_our_own_kernels_are_known():
 
 
 def test_what_data_needs_is_an_error_of_one_line(tmp_path, monkeypatch, capsys):
-    def nothing(*_):
-        raise data.DataError("no data folder")
-
     experiments(tmp_path / "experiments")
-    monkeypatch.setattr(fetch, "folder", nothing)
+    monkeypatch.setattr(fetch, "folder", raising(data.DataError("no data folder")))
     assert command(monkeypatch, tmp_path, "submit", "--scale", "small") == 3
     assert capsys.readouterr().err == "reproduce: no data folder\n"

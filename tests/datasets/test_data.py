@@ -13,24 +13,17 @@ import zipfile
 
 import numpy as np
 import pytest
-from made import change, convnet_settings, made_images, settings
+from made import change, convnet_settings, made_images, raising, settings
 
 from reproduce import spec
 from reproduce.datasets import DATASETS, data, fetch, mnist
 from reproduce.datasets.description import Source
 
 
-def nowhere(*_):
-    raise OSError("no network in tests")
-
-
 @pytest.fixture
 def offline(monkeypatch):
-    def mirror(scratch):
-        nowhere()
-
     for name in DATASETS:
-        change(monkeypatch, name, sources=[mirror])
+        change(monkeypatch, name, sources=[raising(OSError("no network in tests"))])
 
 
 def test_digest_does_not_depend_on_the_order_but_on_every_pixel_and_label():
@@ -261,12 +254,9 @@ def test_the_sizes_that_experiment_files_are_held_against_are_those_of_the_split
     ],
 )
 def test_a_cache_that_the_machine_cannot_read_stays(data_folder, monkeypatch, error, words):
-    def fails(*_, **__):
-        raise error
-
     for name in ("load", "concatenate"):  # as it is read, as its content is looked at
         with monkeypatch.context() as patch:
-            patch.setattr(fetch.np, name, fails)
+            patch.setattr(fetch.np, name, raising(error))
             with pytest.raises(data.DataError, match=words):
                 fetch.load("mnist", data_folder)
         assert [p.name for p in data_folder.iterdir()] == ["mnist.npz"]

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 import torch
-from made import change, convnet_settings, made_cell, settings
+from made import change, convnet_settings, made_cell, raising, settings
 from test_campaign import go
 from test_packed import random_state
 from typer.testing import CliRunner
@@ -170,10 +170,7 @@ def test_what_cannot_be_packed_is_one_line(tmp_path, data_folder):
 
 
 def test_an_unknown_backend_and_missing_data_are_one_line(tmp_path, data_folder, monkeypatch):
-    def unreachable(scratch):
-        raise OSError("unreachable")
-
-    change(monkeypatch, "cifar10", sources=[unreachable])
+    change(monkeypatch, "cifar10", sources=[raising(OSError("unreachable"))])
     wanted = convnet_settings()
     file = tmp_path / "net.bnn"
     freeze_net(wanted, random_state(wanted), None).save(file)

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from made import convnet_settings, made_splits, settings
+from made import convnet_settings, made_splits, raising, settings
 
 import kernels
 from kernels import cpu, pixels
@@ -387,11 +387,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "net.bnn"
     small_net().save(path)
     before = path.read_bytes()
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raising(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
         small_net(np.float32(0.5).reshape(())).save(path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

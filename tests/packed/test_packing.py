@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from made import made_cell, made_splits
+from made import made_cell, made_splits, raising
 from test_report_evidence import packed, put
 from test_running import go
 
@@ -120,11 +120,7 @@ def test_a_net_without_its_weights_or_data_or_too_large_is_told(tmp_path, monkey
     store, target = runs.Store(tmp_path / "store"), tmp_path / "nets"
     go(store, cell=CELL, scale="paper")
     with monkeypatch.context() as patch:
-
-        def none(*_):
-            raise data.DataError("mnist cannot be had")
-
-        patch.setattr(fetch, "load", none)
+        patch.setattr(fetch, "load", raising(data.DataError("mnist cannot be had")))
         done, said = publish(store, target)
         assert done == 0 and said[0].endswith(": mnist cannot be had") and not target.exists()
     with monkeypatch.context() as patch:
