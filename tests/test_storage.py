@@ -5,7 +5,6 @@ Each is a line and exit code 1 and leaves nothing half-written; the same command
 
 import contextlib
 import errno
-import json
 import os
 import pickle
 import random
@@ -17,7 +16,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from made import change, made_splits, settings
+from made import change, made_splits, settings, without_times
 from mutants import FRACTIONS, count, tell
 from sample import sample
 from test_campaign import command, experiments
@@ -29,7 +28,6 @@ from reproduce.training import checkpoint as checkpoint_file
 from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
-TIMES = ("started", "seconds", "sha256", "machine")
 
 
 @pytest.fixture
@@ -60,10 +58,7 @@ def undisturbed(tmp_path, call):
 
 def record_of(store):
     (path,) = (store / "runs").glob("*.json")
-    content = json.loads(path.read_text())
-    for row in content["curve"]:
-        del row["seconds"]
-    return {key: value for key, value in content.items() if key not in TIMES}
+    return without_times(path)
 
 
 def whole(store):

@@ -298,7 +298,7 @@ def test_cost_grows_with_epochs_images_and_net():
 
 def experiments(folder, epochs=1, group="table1", **over):
     path = folder / group / "made.yaml"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a test", "scale": "small"}
     content |= settings(**yamlfile.merged({"train": {"epochs": epochs}}, over)).model_dump(mode="json")
     path.write_text(json.dumps(content))

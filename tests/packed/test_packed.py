@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from made import convnet_settings, made_splits, raising, settings
+from twin import ap2
 
 import kernels
 from kernels import cpu, pixels
@@ -71,12 +72,6 @@ def random_state(wanted, seed=0, wild=True):
     return state
 
 
-def power_of_2(x):
-    """AP2 by its definition."""
-    with np.errstate(divide="ignore"):
-        return np.where(x == 0, 0, np.sign(x) * 2.0 ** np.round(np.log2(np.abs(x))))
-
-
 def evaluate(wanted, state, x):
     """Hidden ±1 of every block and the scores, in float64; x (N, 784) or (N, H, W, C) as preprocessed."""
     hidden, h = [], x.astype(np.float64)
@@ -101,7 +96,7 @@ def evaluate(wanted, state, x):
             s = h @ w.T + p["layer.bias"]
         norm = wanted.net.output_norm if i == blocks - 1 else wanted.net.norm
         if norm.kind == "shift":
-            y = (s - p["norm.mean"]) * power_of_2(p["norm.inv_std"]) * power_of_2(p["norm.weight"])
+            y = (s - p["norm.mean"]) * ap2(p["norm.inv_std"]) * ap2(p["norm.weight"])
         elif norm.kind == "std":
             y = (s - p["norm.mean"]) * (p["norm.weight"] / (p["norm.std"] + norm.eps))
         else:

@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 import torch
 from emulator import installed
+from twin import ap2
 
 from kernels import Rule, reals, updates
 from kernels.cuda import launch, tiles
 from kernels.cuda import updates as cuda_updates
 
 RATE, BETA1, BETA2, EPS = 0.03, 0.9, 0.999, {"adam": 1e-8, "shift_adamax": 2.0**-27}
-
-
-def ap2(x):
-    with np.errstate(divide="ignore"):
-        return np.where(x == 0, 0.0, 2.0 ** np.rint(np.log2(x)))
 
 
 def in_float64(rule, w, m, v, g, bound, rate=RATE):
