@@ -51,22 +51,6 @@ def test_cached_file_is_used(data_folder, offline):
     assert found.arrays["x_train"].shape == (60000, 28, 28)
 
 
-@pytest.mark.parametrize("damage", ["byte", "cut", "empty", "text"])
-def test_damaged_cache_is_refused_with_the_reason_and_set_aside(data_folder, offline, damage):
-    path = data_folder / "mnist.npz"
-    raw = bytearray(path.read_bytes())
-    if damage == "byte":
-        raw[12345678] ^= 4
-    content = {"byte": bytes(raw), "cut": bytes(raw[:5_000_000]), "empty": b"", "text": b"hello"}[damage]
-    path.write_bytes(content)
-    said = []
-    with pytest.raises(data.DataError, match="mnist is missing") as error:
-        fetch.load("mnist", data_folder, said.append)
-    assert "\n" not in str(error.value)
-    assert said and "set aside" in said[0]
-    assert (data_folder / "mnist.npz.damaged").exists() and not path.exists()
-
-
 def test_what_a_killed_fetch_left_is_removed_by_the_next(data_folder, monkeypatch):
     good = fetch.load("mnist", data_folder)
     (data_folder / "mnist.npz").unlink()
