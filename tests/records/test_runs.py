@@ -166,22 +166,6 @@ def test_a_published_record_is_only_replaced_where_a_broken_run_has_finished_sin
     assert runs.publish(store, target, lambda _: None) == 0
 
 
-def test_publish_tells_of_a_damaged_published_record_and_of_a_false_name(tmp_path):
-    store = runs.Store(tmp_path / "local")
-    store.prepare()
-    target = tmp_path / "public"
-    path = target / store.write(made_record()).name
-    target.mkdir()
-    path.write_text("{}")
-    false = store.runs / "another-name.json"
-    false.write_bytes((store.runs / path.name).read_bytes())
-    said = []
-    assert runs.publish(store, target, said.append) == 0
-    assert [p.name for p in target.iterdir()] == [path.name] and path.read_text() == "{}"
-    assert said[0] == f"left out: another-name.json: not its own name, it holds {path.stem}"
-    assert "is damaged" in said[1] and path.name in said[1] and len(said) == 2
-
-
 def test_code_in_another_repository_is_not_called_clean(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "ROOT", yamlfile.ROOT / "reproduce")  # a folder inside a repository
     machine._revision.cache_clear()
