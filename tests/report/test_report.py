@@ -65,13 +65,6 @@ def test_records_of_other_settings_failures_and_mutants_do_not_count():
     ]
 
 
-def test_of_two_records_of_one_seed_the_later_counts():
-    early = made_record(made_run(scale="paper"), error=5.0)
-    late = made_record(made_run(scale="paper"), error=1.0, started="2026-02-01T00:00:00+00:00")
-    (kept,) = evidence.usable([late, early], [cell_with_paper()])
-    assert kept.result.test_error == 1.0
-
-
 @pytest.mark.parametrize(
     ("dirty", "digest", "words"),
     [
