@@ -65,6 +65,7 @@ def test_a_compiler_that_fails_is_told_of_once_and_numpy_takes_over(tmp_path, fa
         ("/dev", "/dev: Permission denied"),
         ("hangs", "was not done after 1 seconds"),
         ("babbles", "boom \ufffd\ufffd"),
+        ("/nonexistent/cc", "no C compiler answers"),
     ],
 )
 def test_a_compiler_that_cannot_be_used_is_a_line_and_numpy_takes_over(tmp_path, fake_compiler, compiler, words):
@@ -82,11 +83,6 @@ def test_a_compiler_whose_version_is_not_utf_8_is_used(tmp_path, quick):
     script.write_text(script.read_text().replace("echo fake", "printf 'fake \\377'"))
     out, err = run("check(1); print(cpu.isas())", CC=quick, KERNELS_CACHE=str(tmp_path / "cache"))
     assert "portable" in out and "Warning" not in err
-
-
-def test_no_compiler_at_all(tmp_path):
-    out, err = run("check(1); print(cpu.isas())", CC="/nonexistent/cc", KERNELS_CACHE=str(tmp_path))
-    assert "('numpy',)" in out and err.count("RuntimeWarning") == 1 and "no C compiler answers" in err
 
 
 def test_a_forced_instruction_set_is_not_silently_replaced(monkeypatch):
@@ -170,18 +166,17 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path, quick, monkeypatch):
     assert library.kernels_level() >= 0
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_a_full_or_read_only_cache_folder(tmp_path, quick, monkeypatch, code):
+def test_a_full_cache_folder(tmp_path, quick, monkeypatch):
     cache = tmp_path / "cache"
     cache.mkdir()
     monkeypatch.setenv("KERNELS_CACHE", str(cache))
     monkeypatch.setenv("CC", quick)
 
     def refuse(*_):
-        raise OSError(code, os.strerror(code))
+        raise OSError(errno.ENOSPC, "no room")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.warns(RuntimeWarning, match=os.strerror(code)):
+    with pytest.warns(RuntimeWarning, match="no room"):
         library = build.load()
     assert library.kernels_level() >= 0
     assert list(cache.iterdir()) == []  # no half-written file is left
