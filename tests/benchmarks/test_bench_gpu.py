@@ -49,12 +49,6 @@ def host(cp, monkeypatch):
     return cp
 
 
-def spoilt(backend, monkeypatch, **change):
-    """The backend with functions put in the place of its own."""
-    for name, function in change.items():
-        monkeypatch.setattr(type(backend), name, function)
-
-
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("cells", ["MNIST MLP", pytest.param("", marks=pytest.mark.slow)])
 def test_a_run_gives_one_record_that_the_report_reads(tmp_path, host, monkeypatch, cells):
@@ -124,7 +118,7 @@ def test_a_kernel_that_does_not_launch_is_named_and_the_rest_go_on(host, monkeyp
             raise RuntimeError("CUDA_ERROR_LAUNCH_FAILED: unspecified\nmore")
         return real(self, a, b, rule)
 
-    spoilt(cuda.BMMA, monkeypatch, matmul_threshold=refuse)
+    monkeypatch.setattr(cuda.CudaBackend, "matmul_threshold", refuse)
     rows, failed = only_products(monkeypatch)
     assert {(f["candidate"], f["error"]) for f in failed} == {
         ("xnor cuda-bmma, to bits by thresholds", "RuntimeError: CUDA_ERROR_LAUNCH_FAILED: unspecified")
@@ -136,24 +130,16 @@ def test_a_kernel_that_does_not_launch_is_named_and_the_rest_go_on(host, monkeyp
 
 @pytest.mark.parametrize("form", ["integers", pytest.param("bits", marks=pytest.mark.exhaustive)])
 def test_wrong_results_have_no_time(host, monkeypatch, form):
-    if form == "integers":
-        real = cuda.CudaBackend.matmul
+    name = {"integers": "matmul", "bits": "matmul_threshold"}[form]
+    real = getattr(cuda.CudaBackend, name)
 
-        def wrong(self, a, b, out):
-            found = real(self, a, b, out)
-            found[3, 5] += 2 * (self.name == "cuda-bmma")
-            return found
+    def wrong(self, *operands):
+        found = real(self, *operands)
+        if self.name == "cuda-bmma":
+            found[0, 0] ^= found.dtype.type(4)
+        return found
 
-        spoilt(cuda.BMMA, monkeypatch, matmul=wrong)
-    else:
-        real = cuda.CudaBackend.matmul_threshold
-
-        def wrong(self, a, b, rule):
-            found = real(self, a, b, rule)
-            found[0, 0] ^= np.uint64(4 * (self.name == "cuda-bmma"))
-            return found
-
-        spoilt(cuda.BMMA, monkeypatch, matmul_threshold=wrong)
+    monkeypatch.setattr(cuda.CudaBackend, name, wrong)
     rows, failed = only_products(monkeypatch)
     said = {f["error"] for f in failed}
     assert len(said) == 2 and all(s.startswith("wrong results: 1 of ") and s.endswith(f" {form}") for s in said)
@@ -173,7 +159,7 @@ def test_wrong_predictions_have_no_time(host, monkeypatch):
             found[...] = 0
         return found
 
-    spoilt(cuda.BMMA, monkeypatch, matmul=wrong)
+    monkeypatch.setattr(cuda.CudaBackend, "matmul", wrong)
     rows, _, failed = bench_gpu._net_rows("MNIST MLP", print, None, True, {"cuda-wgmma": "hangs"})
     assert {f["candidate"] for f in failed} == {"packed cuda-bmma, end to end"}
     assert all("wrong predictions" in f["error"] for f in failed)
