@@ -204,18 +204,8 @@ def test_a_name_is_registered_once(own):
 def sized(monkeypatch, image, classes):
     """A data set of other sizes, under the name `odd`, and made images of its kind."""
     sizes = {"train": 400, "valid": 100, "test": 100}
-    odd = description.Description(
-        "odd",
-        "Odd",
-        image,
-        classes,
-        {"train": 500, "test": 100},
-        sizes,
-        description.last_validate(100),
-        None,
-        "",
-        (),
-    )
+    files, split = {"train": 500, "test": 100}, description.last_validate(100)
+    odd = description.Description("odd", "Odd", image, classes, files, sizes, split, None, "", ())
     monkeypatch.setitem(DATASETS, "odd", odd)
     splits = {}
     for part, (x, y) in made_splits((28, 28, 2), **sizes).items():

@@ -33,13 +33,9 @@ def test_a_node_dies_and_every_run_is_made_once(tmp_path):
     with slurm.cluster(tmp_path / "slurm", nodes=2) as cluster:
 
         def submit():
-            done = subprocess.run(
-                [sys.executable, "-m", "reproduce", *words],
-                env=cluster.environment | {"OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-                cwd=yamlfile.ROOT,
-            )
+            command = [sys.executable, "-m", "reproduce", *words]
+            own = cluster.environment | {"OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, env=own, capture_output=True, text=True, cwd=yamlfile.ROOT)
             assert done.returncode == 0, done.stderr
             return done.stdout
 

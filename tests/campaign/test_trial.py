@@ -101,13 +101,9 @@ def test_what_fails_is_left_out_and_nothing_is_tried_twice(nothing_left_out):
 
 
 def test_a_trial_in_a_process_of_its_own_tells_what_is_wrong(nothing_left_out):
-    found = kernel_trial.broken(
-        {
-            "bf16": ["reproduce.campaign.gpu_trial", "bf16", "cpu", "small"],
-            "graph": ["reproduce.campaign.gpu_trial", "graph", "nowhere", "small"],
-        },
-        300,
-    )
+    devices = {"bf16": "cpu", "graph": "nowhere"}
+    commands = {part: ["reproduce.campaign.gpu_trial", part, where, "small"] for part, where in devices.items()}
+    found = kernel_trial.broken(commands, 300)
     assert list(found) == ["graph"] and "nowhere" in found["graph"]
 
 

@@ -27,10 +27,9 @@ def made(request, tmp_path):
 
 
 def lines(names, scores):
-    return [
-        f"{name}: class {each.argmax()}; scores {' '.join(f'{score:.2f}' for score in each)}"
-        for name, each in zip(names, scores, strict=True)
-    ]
+    shown = (" ".join(f"{score:.2f}" for score in each) for each in scores)
+    each = zip(names, scores.argmax(1), shown, strict=True)
+    return [f"{name}: class {found}; scores {words}" for name, found, words in each]
 
 
 def test_a_png_a_folder_of_them_and_an_array_give_the_same(made, tmp_path):

@@ -16,14 +16,9 @@ from reproduce.report import rows
 
 def test_key_holds_settings_seed_scale_data_code_device_and_mode(monkeypatch):
     base = made_run()
-    others = [
-        made_run(seed=1),
-        made_run(digest="e" * 64),
-        made_run(order="p" * 64),
-        made_run(scale="paper"),
-        made_run(train={"epochs": 4}),
-        dataclasses.replace(base, device="cuda"),
-    ]
+    epochs = {"train": {"epochs": 4}}
+    changes = ({"seed": 1}, {"digest": "e" * 64}, {"order": "p" * 64}, {"scale": "paper"}, epochs)
+    others = [*(made_run(**change) for change in changes), dataclasses.replace(base, device="cuda")]
     assert len({base.key, *(run.key for run in others)}) == 7
     assert base.stem != others[-1].stem
     key = base.key

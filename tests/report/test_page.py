@@ -47,12 +47,8 @@ class Parsed(HTMLParser):
         return [a for t, a in self.tags if t == tag and all(a.get(k) == v for k, v in wanted.items())]
 
 
-COLUMNS = (
-    Column("row", "row"),
-    Column("error", "ours", 2, "%", "what it says"),
-    Column("verdict", "verdict"),
-    Column("machine", "machine"),
-)
+ROW, VERDICT, MACHINE = (Column(name, name) for name in ("row", "verdict", "machine"))
+COLUMNS = (ROW, Column("error", "ours", 2, "%", "what it says"), VERDICT, MACHINE)
 
 
 def made_table(name="table", **over):
@@ -170,13 +166,8 @@ def test_literature_and_dirty_code_are_marked():
 
 
 def test_everything_from_outside_is_escaped():
-    table = made_table(
-        row=[HOSTILE] * 3,
-        verdict=[HOSTILE] * 3,
-        machine=[HOSTILE] * 3,
-        records=[f"results/runs/{HOSTILE}.json; javascript:alert(1)"] * 3,
-        again=[HOSTILE] * 3,
-    )
+    records = [f"results/runs/{HOSTILE}.json; javascript:alert(1)"] * 3
+    table = made_table(**dict.fromkeys(("row", "verdict", "machine", "again"), [HOSTILE] * 3), records=records)
     frame = FIGURES["figure3"]().assign(machine=HOSTILE, candidate=HOSTILE)
     figure = Figure("figure3", HOSTILE, HOSTILE, frame, charts.figure3)
     sections = [Section("first", HOSTILE, (HOSTILE,), (table, figure))]

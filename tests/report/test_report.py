@@ -102,10 +102,8 @@ def on(record, name="one", **machine):
     ],
 )
 def test_threads_are_said_where_some_run_did_not_use_all_cores(threads, words):
-    found = [
-        on(r, cores=2, threads=of_torch, kernel_threads=of_kernels)
-        for r, (of_torch, of_kernels) in zip(records("paper", [1.0] * len(threads)), threads, strict=True)
-    ]
+    both = zip(records("paper", [1.0] * len(threads)), threads, strict=True)
+    found = [on(r, cores=2, threads=torchs, kernel_threads=kernels) for r, (torchs, kernels) in both]
     assert table1.machines(found) == words
     assert table1.machines([on(r, cores=2, threads=1, gpu="a GPU") for r in found]) == "one"
 

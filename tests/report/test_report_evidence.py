@@ -1,4 +1,4 @@
-"""Reading a store: what cannot be used is named and left out, what broke off is shown, thousands are no trouble."""
+"""Reading a store: what cannot be used is named and left out, what broke off is shown, thousands do no harm."""
 
 import json
 import subprocess
@@ -93,13 +93,8 @@ def test_records_of_other_cells_are_counted_aloud(tmp_path):
 
 
 def broken(seed=3):
-    return made_record(
-        made_run(seed=seed),
-        status="failed",
-        result=None,
-        curve=[],
-        failure="the training loss is not finite after epoch 7",
-    )
+    why = "the training loss is not finite after epoch 7"
+    return made_record(made_run(seed=seed), status="failed", result=None, curve=[], failure=why)
 
 
 def test_runs_that_broke_off_are_shown_with_seed_epoch_and_reason(tmp_path):
@@ -188,13 +183,8 @@ print(len(found.runs), time.process_time(), int(peak[1]) / 2**20)
 @pytest.mark.parametrize("count", [1000, pytest.param(10000, marks=pytest.mark.slow)])
 def test_thousands_of_records_are_reported_within_seconds_and_a_gibibyte(tmp_path, count):
     many(count, tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", REPORT, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=yamlfile.ROOT,
-        timeout=120,
-    )
+    command = [sys.executable, "-c", REPORT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=yamlfile.ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     used, seconds, gibibytes = done.stdout.split()
     assert int(used) == count

@@ -27,10 +27,8 @@ def evidence_of(records=(), cells=(), **over):
 
 def cifar_record(seed, errors, scale="paper", filters=None):
     """A record of the BNN (Theano) CIFAR-10 cell with these wrong validation images (of 200) an epoch."""
-    rows = [
-        EpochRow(epoch=e, rate=1e-3, train_loss=1 / e, valid_wrong=w, valid_loss=0.2, seconds=1.0)
-        for e, w in enumerate(errors, 1)
-    ]
+    row = {"rate": 1e-3, "valid_loss": 0.2, "seconds": 1.0}
+    rows = [EpochRow(epoch=e, train_loss=1 / e, valid_wrong=w, **row) for e, w in enumerate(errors, 1)]
     record = made_record(made_run(seed=seed, scale=scale))
     return record.model_copy(update={"cell": BNN, "curve": rows, "filters": filters})
 
@@ -66,10 +64,8 @@ def test_papers_points_are_the_middle_of_the_range_and_none_above_the_axis():
 
 
 def made_filters(first="01" * 13 + "0"):
-    layers = [
-        {"maps_in": 3, "maps_out": 2, "kernel": 3, "distinct": 1.0, "distinct_up_to_sign": 0.5},
-        {"maps_in": 2, "maps_out": 2, "kernel": 3, "distinct": 0.5, "distinct_up_to_sign": 0.5},
-    ]
+    of = {"maps_out": 2, "kernel": 3, "distinct_up_to_sign": 0.5}
+    layers = [of | {"maps_in": 3, "distinct": 1.0}, of | {"maps_in": 2, "distinct": 0.5}]
     return Filters.model_validate({"layers": layers, "first": [first, "1" * 27]})
 
 
@@ -154,12 +150,8 @@ def test_figure_3_has_the_papers_bars_first_and_ours_beside(tmp_path):
     assert list(paper["seconds"]) == [6.79, 0.99, 0.29, 4.65, 1.11, 0.68]
     assert paper["times"].iloc[2] == pytest.approx(6.79 / 0.29)
     ours = frame[frame["source"] == "ours"]
-    assert list(ours["what"]) == [
-        "product of two 8192×8192 matrices",
-        "MNIST MLP on the 10,000 test images",
-        "product of two 4096×4096 matrices",
-        "product of two 4096×4096 matrices",
-    ]
+    large, small = (f"product of two {size}×{size} matrices" for size in (8192, 4096))
+    assert list(ours["what"]) == [large, "MNIST MLP on the 10,000 test images", small, small]
     assert list(ours["family"]) == ["xnor", "xnor", "xnor", "naive"]
     assert ours["library_times"].iloc[0] == 10.0 and ours["times"].iloc[2] == 100.0
 
