@@ -1,7 +1,6 @@
 """Update rules against plain NumPy in float64, written from the paper's algorithms and the code's details."""
 
 import math
-import shutil
 
 import emulator
 import numpy as np
@@ -300,8 +299,6 @@ def test_binaryconnect_mnist_trains_as_the_articles_script():
 )
 def test_one_launch_for_all_parameters_is_the_float32_step(emulated, monkeypatch, kind, rates):
     """Over steps at two rates, with a checkpoint between them; a parameter that lies otherwise goes by itself."""
-    if shutil.which("g++") is None:
-        pytest.skip("the emulator needs g++")
     monkeypatch.setenv("KERNELS_ISA", "numpy")
     launches = []
 
