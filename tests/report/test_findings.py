@@ -33,16 +33,9 @@ def test_ratios_to_libraries_are_said_for_each_precision():
 
 
 def test_what_a_library_computes_with():
-    libraries = {
-        "torch float32, end to end": "float32",
-        "oneDNN float32 (by torch)": "float32",
-        "torch tf32": "TF32",
-    }
-    libraries |= {
-        "torch bfloat16": "bfloat16",
-        "torch int8 (_int_mm)": "int8",
-        "onnxruntime MatMulInteger": "int8",
-    }
+    libraries = {"torch float32, end to end": "float32", "oneDNN float32 (by torch)": "float32"}
+    libraries |= {"torch tf32": "TF32", "torch bfloat16": "bfloat16"}
+    libraries |= {"torch int8 (_int_mm)": "int8", "onnxruntime MatMulInteger": "int8"}
     assert {candidate: findings.precision(candidate) for candidate in libraries} == libraries
 
 

@@ -98,15 +98,17 @@ def test_numbers_have_their_decimals_and_what_is_missing_is_empty():
 
 
 def test_values_are_shown_as_people_write_them():
-    assert [page.shown(value) for value in (1.0, 0.25, None, float("nan"), True, "x")] == [
-        "1",
-        "0.25",
-        "",
-        "",
-        "yes",
-        "x",
-    ]
-    assert [page.shown(*number) for number in ((3, 0), (12.345, 1))] == ["3", "12.3"]
+    given = (
+        (1.0, None),
+        (0.25, None),
+        (3, 0),
+        (12.345, 1),
+        (None, 2),
+        (float("nan"), None),
+        (True, None),
+        ("x", 1),
+    )
+    assert [page.shown(*each) for each in given] == ["1", "0.25", "3", "12.3", "", "", "yes", "x"]
 
 
 TONES = {
