@@ -29,13 +29,8 @@ runpy.run_module("reproduce", run_name="__main__", alter_sys=True)
 def reproduce(*words, without=(), program=("-m", "reproduce"), cwd=yamlfile.ROOT, **environment):
     """The command in a process of its own: exit code and what it said."""
     kept = {k: v for k, v in os.environ.items() if k not in without}
-    done = subprocess.run(
-        [sys.executable, *program, *map(str, words)],
-        capture_output=True,
-        cwd=cwd,
-        env={**kept, **environment},
-        timeout=200,
-    )
+    command = [sys.executable, *program, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, cwd=cwd, env={**kept, **environment}, timeout=200)
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
 

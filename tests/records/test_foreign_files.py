@@ -37,14 +37,9 @@ def test_endless_and_huge_files_are_not_read(tmp_path):
             with pytest.raises(kind, match=words) as error:
                 read(path)
             assert path.name in str(error.value) and "\n" not in str(error.value)
-    done = subprocess.run(
-        [sys.executable, "-m", "reproduce", "predict", str(endless)],
-        capture_output=True,
-        text=True,
-        cwd=yamlfile.ROOT,
-        timeout=100,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)),
-    )
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)), "timeout": 100}
+    command = [sys.executable, "-m", "reproduce", "predict", str(endless)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=yamlfile.ROOT, **limited)
     assert (done.returncode, done.stderr) == (2, "reproduce: endless: not a regular file\n")
 
 

@@ -20,19 +20,8 @@ from reproduce import report
 from reproduce.records import runs
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
+OFF = ("gpu", "dev-shm-usage", "quic", "background-networking", "component-update", "sync")
+FLAGS = ("--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in OFF))
 pytestmark = pytest.mark.exhaustive
 
 

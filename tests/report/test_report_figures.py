@@ -404,35 +404,25 @@ def of_cell(cell, *errors):
     ]
 
 
-@pytest.mark.parametrize(
-    ("cells", "words"),
-    [
-        ({"bnn-theano-mnist": (0.95, 0.96, 0.97)}, "holds on 1 of 3 data sets"),
-        ({"bnn-theano-mnist": (1.35, 1.36, 1.37)}, "holds on 1 of 3 data sets"),  # within 0.19 of the printed 1.3
-        ({"bnn-theano-mnist": (0.95, 0.96)}, "cannot be told on 1 of 3 data sets"),
-        ({"bnn-theano-mnist": (1.2, 1.5, 1.8)}, "cannot be told on 1 of 3 data sets"),
-        ({"bnn-theano-mnist": (2.0, 2.1, 2.2)}, "does not hold on 1 of 3 data sets"),
-        (
-            {"bnn-theano-mnist": (2.0, 2.1, 2.2), "bnn-torch7-mnist": (1.3, 1.31, 1.32)},
-            "holds on 1 of 3 data sets",
-        ),
-        (
-            {"bnn-theano-mnist": (0.95, 0.96, 0.97), "bnn-theano-svhn": (5.0, 5.1, 5.2)},
-            "does not hold on 1 of 3 data sets, holds on 1",
-        ),
-        (  # our own float net does better than the paper's
-            {"bnn-theano-mnist": (1.35, 1.36, 1.37), "float-mnist": (0.9, 0.91, 0.92)},
-            "does not hold on 1 of 3 data sets",
-        ),
-        (
-            {"bnn-theano-mnist": (1.35, 1.36, 1.37), "float-mnist": (0.9, 0.91)},
-            "holds on 1 of 3 data sets",
-        ),
-    ],
-)
-def test_nearly_state_of_the_art_is_held_against_the_nets_without_binarization(cells, words):
+THEANO, TORCH7, SVHN, FLOAT = "bnn-theano-mnist", "bnn-torch7-mnist", "bnn-theano-svhn", "float-mnist"
+NEAR = [
+    ("holds", {THEANO: (0.95, 0.96, 0.97)}),
+    ("holds", {THEANO: (1.35, 1.36, 1.37)}),  # within 0.19 of the printed 1.3
+    ("cannot be told", {THEANO: (0.95, 0.96)}),
+    ("cannot be told", {THEANO: (1.2, 1.5, 1.8)}),
+    ("does not hold", {THEANO: (2.0, 2.1, 2.2)}),
+    ("holds", {THEANO: (2.0, 2.1, 2.2), TORCH7: (1.3, 1.31, 1.32)}),
+    ("does not hold", {THEANO: (1.35, 1.36, 1.37), FLOAT: (0.9, 0.91, 0.92)}),  # our own float net does better
+    ("holds", {THEANO: (1.35, 1.36, 1.37), FLOAT: (0.9, 0.91)}),
+    ("both", {THEANO: (0.95, 0.96, 0.97), SVHN: (5.0, 5.1, 5.2)}),
+]
+
+
+@pytest.mark.parametrize(("word", "cells"), NEAR)
+def test_nearly_state_of_the_art_is_held_against_the_nets_without_binarization(word, cells):
     records = [r for cell, errors in cells.items() for r in of_cell(cell, *errors)]
-    assert verdicts(evidence_of(records, report.cells()), "classification errors") == [words]
+    said = "does not hold on 1 of 3 data sets, holds on 1" if word == "both" else f"{word} on 1 of 3 data sets"
+    assert verdicts(evidence_of(records, report.cells()), "classification errors") == [said]
 
 
 def test_nearly_state_of_the_art_says_what_it_was_held_against():

@@ -49,9 +49,6 @@ def broken(tmp_path, change):
     return lines[0].split("cell.yaml: ", 1)[1]
 
 
-RANGE = [{"step": "range", "low": 0, "high": 1}]
-
-
 def put(*keys):
     def change(content):
         *path, last, value = keys
@@ -60,6 +57,14 @@ def put(*keys):
         content[last] = value
 
     return change
+
+
+def second(step, **rest):
+    """This step after one that brings the pixels to 0 to 1."""
+    return put("data", "preprocess", [{"step": "range", "low": 0, "high": 1}, {"step": step} | rest])
+
+
+LCN = {"kernel": 3, "threshold": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -73,10 +78,7 @@ def put(*keys):
         (put("net", "hidden", []), ["net.hidden"]),
         (put("net", "norm", 3), ["net.norm"]),
         (put("train", "optimizer", "kind", "sgd"), ["train.optimizer.beta1", "unknown key"]),
-        (
-            put("data", "preprocess", [*RANGE, {"step": "lcn", "kernel": 7, "threshold": 0.1}]),
-            ["data.preprocess.1.as_in", "missing"],
-        ),
+        (second("lcn", **LCN), ["data.preprocess.1.as_in", "missing"]),
         (put("net", "channels", [64]), ["net.channels", "unknown key"]),
         (put("train", "batch", 2.5), ["train.batch", "2.5"]),
         (put("train", "batch", True), ["train.batch"]),
@@ -90,18 +92,9 @@ def put(*keys):
         (put("data", "preprocess", [{"step": "rnage"}]), ["data.preprocess.0", "'range'"]),
         (put("data", "train", 60000), ["data.train", "mnist has 50000 such images, not 60000"]),
         (put("small", {"data": {"valid": 10001}}), ["small.data.valid", "10000"]),
-        (
-            put("data", "preprocess", [*RANGE, {"step": "lcn", "as_in": "dp", "kernel": 4, "threshold": 0.1}]),
-            ["data.preprocess.1.kernel", "even"],
-        ),
-        (
-            put("data", "preprocess", [*RANGE, {"step": "lcn", "as_in": "dp", "kernel": 3, "threshold": 0.1}]),
-            ["data.preprocess", "several channels"],
-        ),
-        (
-            put("data", "preprocess", [*RANGE, {"step": "gcn", "scale": 1e30, "use_std": True, "sqrt_bias": 0}]),
-            ["data.preprocess.1.scale", "1e+30"],
-        ),
+        (second("lcn", **LCN | {"as_in": "dp", "kernel": 4}), ["data.preprocess.1.kernel", "even"]),
+        (second("lcn", **LCN, as_in="dp"), ["data.preprocess", "several channels"]),
+        (second("gcn", scale=1e30, use_std=True, sqrt_bias=0), ["data.preprocess.1.scale", "1e+30"]),
         (put("small", {"trian": {"epochs": 3}}), ["small.trian", "unknown key", "'train'"]),
         (put("small", {"net": {"hidden": [0]}}), ["small.net.hidden.0"]),
         (lambda c: c.pop("row"), ["row", "missing"]),

@@ -33,14 +33,9 @@ def check(seed):
 
 
 def start(script, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-W", "always", "-c", CHECK + textwrap.dedent(script)],
-        env={**os.environ, **environment},
-        cwd=build.SOURCES.parents[2],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-W", "always", "-c", CHECK + textwrap.dedent(script)]
+    where = {"env": {**os.environ, **environment}, "cwd": build.SOURCES.parents[2]}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **where)
 
 
 def run(script, **environment):
