@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -315,50 +316,31 @@ def test_the_drivers_clocks_are_read_where_it_tells(cp, monkeypatch):
     assert clock.readings() is None
 
 
-class FakeEvents:
-    """torch.cuda's events and sleep with a clock of their own: a queue that a GPU works off."""
-
-    def __init__(self):
-        self.slept, self.calls = [], 0
-
-    def Event(self, enable_timing):
-        outer = self
-
-        class Event:
-            def record(self):
-                self.at = outer.calls
-
-            def synchronize(self):
-                pass
-
-            def elapsed_time(self, other):
-                return (other.at - self.at) * 2.0  # milliseconds a call
-
-        return Event()
-
-    def _sleep(self, cycles):
-        self.slept.append(cycles)
-
-
 def test_events_hold_the_gpu_until_all_is_queued(monkeypatch):
-    fake = FakeEvents()
-    monkeypatch.setattr(torch.cuda, "Event", fake.Event)
-    monkeypatch.setattr(torch.cuda, "_sleep", fake._sleep)
-    events = clock.Events()
+    """torch.cuda's events and sleep with a clock of their own: a queue that a GPU works off."""
+    calls, slept = [], []
 
-    def call():
-        fake.calls += 1
+    class Event:
+        def __init__(self, enable_timing): ...
 
-    assert events(call, 10) == pytest.approx(0.002) and len(fake.slept) == 1
+        def record(self):
+            self.at = len(calls)
+
+        def synchronize(self): ...
+
+        def elapsed_time(self, other):
+            return (other.at - self.at) * 2.0  # milliseconds a call
 
     def slow():
-        import time
-
-        fake.calls += 1
+        calls.append(1)
         time.sleep(0.0005)
 
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", slept.append)
+    events = clock.Events()
+    assert events(lambda: calls.append(1), 10) == pytest.approx(0.002) and len(slept) == 1
     assert events(slow, 4) == pytest.approx(0.002)
-    assert len(fake.slept) > 2 and fake.slept[-1] > fake.slept[0] * 4 / 11
+    assert len(slept) > 2 and slept[-1] > slept[0] * 4 / 11
     assert events.hold >= 0.0005
 
 

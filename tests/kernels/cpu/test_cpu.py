@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import raising
 
 from kernels import Thresholds, cache, cpu, pack, xnor_matmul, xnor_matmul_threshold
 from kernels.bench import on_cpu, timing
@@ -166,11 +167,7 @@ def test_a_full_cache_folder(tmp_path, quick, monkeypatch):
     cache.mkdir()
     monkeypatch.setenv("KERNELS_CACHE", str(cache))
     monkeypatch.setenv("CC", quick)
-
-    def refuse(*_):
-        raise OSError(errno.ENOSPC, "no room")
-
-    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOSPC, "no room")))
     with pytest.warns(RuntimeWarning, match="no room"):
         library = build.load()
     assert library.kernels_level() >= 0

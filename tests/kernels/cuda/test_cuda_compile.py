@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from made import raising
 from sample import sample
 
 from kernels.bench import cublas
@@ -91,11 +92,8 @@ def test_cubins_are_kept_by_content(tmp_path, monkeypatch):
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError("read-only")
-
     monkeypatch.setenv("KERNELS_CACHE", str(tmp_path))
-    monkeypatch.setattr(nvrtc, "keep", refuse)
+    monkeypatch.setattr(nvrtc, "keep", raising(OSError("read-only")))
     path = nvrtc.cubin_path(tiles.NAIVE.source, "naive", "89")
     assert path.read_bytes()[:4] == b"\x7fELF" and not os.listdir(tmp_path)
 
