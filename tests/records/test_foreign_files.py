@@ -13,7 +13,6 @@ import sys
 
 import numpy as np
 import pytest
-from made import made_record
 from mutants import FRACTIONS, count, tell
 from test_packed import small_net
 
@@ -232,12 +231,3 @@ def test_no_changed_record_is_accepted(tmp_path, fraction):
     tell("damaged records", tried=n, refused=refused, say_what_they_said=same)
     assert refused > 0.9 * n and same + refused == n
     processed(kept, tmp_path, "json", "from reproduce.records import read_record as read")
-
-
-def test_a_record_without_its_checksum_is_refused(tmp_path):
-    path = runs.Store(tmp_path).write(made_record())
-    content = json.loads(path.read_text())
-    for lost in ({}, {"checksum": content.pop("sha256")}):
-        path.write_text(json.dumps(content | lost))
-        with pytest.raises(ValueError, match="no checksum"):
-            read_record(path)
