@@ -74,9 +74,10 @@ def test_what_has_no_checksum_is_left_out_and_unknown_data_are_marked(tmp_path):
     for name, content in (("cpu-1.json", bench()), ("net-1.json", packed())):
         put(tmp_path / "kernels", name, content)
         put(tmp_path / "kernels", f"un{name}", json.dumps(content))
+    put(tmp_path / "runs", "run.json", json.dumps(made_record().model_dump(mode="json", exclude_none=True)))
     found = report.gather(tmp_path, [made_cell()])
     assert [len(found.benches), len(found.nets)] == [1, 1] and evidence.notes(found.benches[0]) == []
-    assert found.problems == ("uncpu-1.json: no checksum", "unnet-1.json: no checksum")
+    assert found.problems == ("run.json: no checksum", "uncpu-1.json: no checksum", "unnet-1.json: no checksum")
     foreign = made_record().model_copy(update={"data": DataHash(name="mnist2", digest="0", order="0")})
     assert "data of a name that is not known" in evidence.notes(foreign)
 
