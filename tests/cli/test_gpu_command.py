@@ -22,11 +22,8 @@ def nothing_left_out(monkeypatch):
 
 
 def files_in(folder):
-    return (
-        json.loads((folder / "broken.json").read_text()),
-        (folder / "backends.txt").read_text().split(),
-        (folder / "without.txt").read_text().split(),
-    )
+    broken = json.loads((folder / "broken.json").read_text())
+    return broken, *((folder / name).read_text().split() for name in ("backends.txt", "without.txt"))
 
 
 def test_trials_say_that_nothing_passed_until_they_are_over(tmp_path, nothing_left_out):

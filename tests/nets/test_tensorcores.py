@@ -1,7 +1,5 @@
 """The GPU's products, their arithmetic on the CPU: exact or as precise as it is said, and signs that are kept."""
 
-import shutil
-
 import emulator
 import numpy as np
 import pytest
@@ -155,8 +153,6 @@ def test_signs_are_taken_anew_unless_an_update_keeps_them():
 
 def test_the_update_kernel_keeps_the_signs_that_products_take(here, emulated):
     """Steps whose update is the CUDA kernel on the host: after each, signs are right, and are not taken anew."""
-    if shutil.which("g++") is None:
-        pytest.skip("the emulator needs g++")
     with emulator.installed(emulated, here):
         here.setattr(optim, "on_gpu", lambda p: True)
         trajectory, taken = Trajectory("torch", CASES["mlp"]), []

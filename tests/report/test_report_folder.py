@@ -61,13 +61,6 @@ def test_a_report_is_made_again_over_itself_and_over_what_run_left(store):
     assert listed == there - {folder.LIST} and {"index.html", "table1.md", "figure1.svg"} <= listed
 
 
-def test_run_and_then_report_need_no_force(tmp_path, data_folder, monkeypatch):
-    experiments(tmp_path / "experiments")
-    store = ["--results", str(tmp_path / "r")]
-    assert command(monkeypatch, tmp_path, "run", "--scale", "small", "--data", str(data_folder), *store) == 0
-    assert (tmp_path / "r" / "report" / folder.LIST).read_text() == "table1.csv\ntable1.md\ntable1.tex\n"
-
-
 def test_a_run_leaves_a_table_of_somebody_else_as_it_is_and_says_so(tmp_path, data_folder, monkeypatch, capsys):
     experiments(tmp_path / "experiments")
     theirs = tmp_path / "r" / "report" / "table1.md"
