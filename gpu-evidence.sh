@@ -72,12 +72,15 @@ once() {
   return "$code"
 }
 
+# scale_of CELL: short schedules have a scale of their own
+scale_of() { [[ $1 == short/* ]] && echo short || echo "$scale"; }
+
 # files FOLDER SUFFIX: print the files of the chosen runs in a folder of the store
 files() {
   local run cell
   for run in "${runs[@]}"; do
     cell=${run%:*}
-    compgen -G "$store/$1/${cell/\//-}-$scale-seed${run##*:}-*$2"
+    compgen -G "$store/$1/${cell/\//-}-$(scale_of "$cell")-seed${run##*:}-*$2"
   done
 }
 
@@ -115,8 +118,8 @@ training() {
       late="$late $name" trained=75
       continue
     fi
-    step "$name" "$(left)" "$python" -m reproduce run "${run%:*}" --device $device --scale $scale --first-seed "${run##*:}" \
-      --seeds 1 --results "$store" --time-limit $(($(left) - 30))s --checkpoint-every 1h
+    step "$name" "$(left)" "$python" -m reproduce run "${run%:*}" --device $device --scale "$(scale_of "$run")" \
+      --first-seed "${run##*:}" --seeds 1 --results "$store" --time-limit $(($(left) - 30))s --checkpoint-every 1h
     case $? in
       0) touch "$work/$name.done" ;;
       75) trained=75 ;;

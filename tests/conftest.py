@@ -108,8 +108,6 @@ def cp(request, emulated, monkeypatch):
         if reason := launch.no_gpu():
             pytest.skip(reason)
         yield pytest.importorskip("cupy")
-    elif shutil.which("g++") is None:
-        pytest.skip("the emulator needs g++")
     else:
         with emulator.installed(emulated, monkeypatch) as cupy:
             yield cupy

@@ -1,6 +1,7 @@
 """Settings, images, cells, runs and records made for tests."""
 
 import dataclasses
+import json
 
 import numpy as np
 
@@ -40,6 +41,23 @@ def change(monkeypatch, name, **fields):
     if "sources" in fields:
         fields["sources"] = tuple(s if isinstance(s, Source) else Source(s) for s in fields["sources"])
     monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], **fields))
+
+
+def raising(error):
+    """A function that raises `error`, whatever it is called with."""
+
+    def fails(*_, **__):
+        raise error
+
+    return fails
+
+
+def without_times(path):
+    """What a record says, but for times, machine and checksum: what a run made again must say, too."""
+    content = json.loads(path.read_text())
+    for row in content["curve"]:
+        del row["seconds"]
+    return {key: value for key, value in content.items() if key not in ("started", "seconds", "sha256", "machine")}
 
 
 def by_sgd(s):

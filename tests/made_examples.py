@@ -10,16 +10,8 @@ from reproduce.datasets import DATASETS, data
 from reproduce.datasets.description import last_validate
 
 FOLDER = spec.EXPERIMENTS / "examples"
-REGISTRIES = (
-    spec.NETS,
-    spec.ACTIVATIONS,
-    spec.WEIGHTS,
-    spec.NORMS,
-    spec.OPTIMIZERS,
-    spec.RATES,
-    spec.LOSSES,
-    spec.PREPROCESSING,
-)
+NAMES = ("NETS", "ACTIVATIONS", "WEIGHTS", "NORMS", "OPTIMIZERS", "RATES", "LOSSES", "PREPROCESSING")
+REGISTRIES = [getattr(spec, name) for name in NAMES]
 SIZES = {"train": 1200, "valid": 200, "test": 200}
 
 

@@ -46,14 +46,8 @@ def times():
     for machine in ("A machine of ours, 2 cores", "Another"):
         for short in ("8192 × 8192 product", "MNIST MLP"):
             for kind, value, low, high in (("float32", 21.0, 19.0, 23.0), ("int8", 4.8, np.nan, np.nan)):
-                line = {
-                    "machine": machine,
-                    "what": short,
-                    "short": short,
-                    "kind": kind,
-                    "candidate": "xnor, with packing",
-                    "against": f"a {kind} library",
-                }
+                line = {"machine": machine, "what": short, "short": short, "kind": kind}
+                line |= {"candidate": "xnor, with packing", "against": f"a {kind} library"}
                 lines.append(line | {"value": value, "low": low, "high": high})
     return pd.DataFrame(lines)
 

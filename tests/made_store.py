@@ -32,36 +32,16 @@ def made_run(cell, scale, seed, error):
     settings = cell.scales[scale]
     run = runs.Run(cell, scale, seed, settings, Dataset(settings.data.name, {}, "d" * 64, "o" * 64))
     epochs = 500 if settings.data.name == "cifar10" else 2
-    curve = [
-        EpochRow(
-            epoch=e,
-            rate=1e-3,
-            train_loss=0.02 + np.exp(-e / 60),
-            valid_wrong=int(20 * error + 1500 * np.exp(-e / 60)),
-            valid_loss=0.3,
-            seconds=1.0,
-        )
-        for e in range(1, epochs + 1)
-    ]
-    result = Result(
-        best_epoch=epochs,
-        valid_error=error,
-        test_error=error,
-        last_test_error=error + 0.1,
-        valid_images=2000,
-        test_images=10_000,
-    )
-    record = run.record(
-        "2026-01-01T00:00:00+00:00",
-        60.0,
-        status="finished",
-        result=result,
-        curve=curve,
-        filters=made_filters(settings, seed),
-    )
-    return record.model_copy(
-        update={"machine": record.machine | {"name": HOSTILE}, "code": record.code | {"dirty": seed == 0}}
-    )
+    curve = []
+    for e, fall in ((e, np.exp(-e / 60)) for e in range(1, epochs + 1)):
+        found = {"train_loss": 0.02 + fall, "valid_wrong": int(20 * error + 1500 * fall), "valid_loss": 0.3}
+        curve.append(EpochRow(epoch=e, rate=1e-3, seconds=1.0, **found))
+    errors = {"valid_error": error, "test_error": error, "last_test_error": error + 0.1}
+    result = Result(best_epoch=epochs, valid_images=2000, test_images=10_000, **errors)
+    told = {"status": "finished", "result": result, "curve": curve, "filters": made_filters(settings, seed)}
+    record = run.record("2026-01-01T00:00:00+00:00", 60.0, **told)
+    of = {"machine": record.machine | {"name": HOSTILE}, "code": record.code | {"dirty": seed == 0}}
+    return record.model_copy(update=of)
 
 
 def made_filters(settings, seed):
@@ -70,8 +50,6 @@ def made_filters(settings, seed):
         return None
     widths = [3, *(w // 4 for w in settings.net.channels for _ in range(2))]
     rng = np.random.default_rng(seed)
-    state = {
-        f"{i}.layer.weight": torch.from_numpy(rng.standard_normal((out, maps, 3, 3)))
-        for i, (maps, out) in enumerate(itertools.pairwise(widths))
-    }
-    return filter_counts.of_net(state)
+    shapes = ((out, maps, 3, 3) for maps, out in itertools.pairwise(widths))
+    made = (torch.from_numpy(rng.standard_normal(shape)) for shape in shapes)
+    return filter_counts.of_net({f"{i}.layer.weight": weights for i, weights in enumerate(made)})

@@ -83,11 +83,8 @@ def test_files_and_folders_anywhere_and_a_broken_one_stops_no_other(tmp_path):
 
 
 def test_a_file_with_its_own_module_is_read_only_if_the_module_is_in_use(own, tmp_path):
-    (
-        write(tmp_path / "mine" / "a.yaml"),
-        write(tmp_path / "mine" / "b.yaml"),
-        write(tmp_path / "mine" / "b-two.yaml"),
-    )
+    for name in ("a", "b", "b-two"):
+        write(tmp_path / "mine" / f"{name}.yaml")
     (tmp_path / "mine" / "b.py").write_text("x = 1\n")
     assert [c.name for c in spec.cells(None, tmp_path)] == ["mine/a"]
     extensions.use([tmp_path / "mine" / "b.py"])
@@ -207,18 +204,8 @@ def test_a_name_can_be_registered_only_once(own):
 def sized(monkeypatch, image, classes):
     """A data set of other sizes, with the name `odd`, and artificial images for it."""
     sizes = {"train": 400, "valid": 100, "test": 100}
-    odd = description.Description(
-        "odd",
-        "Odd",
-        image,
-        classes,
-        {"train": 500, "test": 100},
-        sizes,
-        description.last_validate(100),
-        None,
-        "",
-        (),
-    )
+    files, split = {"train": 500, "test": 100}, description.last_validate(100)
+    odd = description.Description("odd", "Odd", image, classes, files, sizes, split, None, "", ())
     monkeypatch.setitem(DATASETS, "odd", odd)
     splits = {}
     for part, (x, y) in made_splits((28, 28, 2), **sizes).items():

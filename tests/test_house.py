@@ -22,9 +22,8 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MF
 
 
 def dry_run(*words):
-    done = subprocess.run(
-        [MAKE, "-n", *words], capture_output=True, text=True, cwd=yamlfile.ROOT, timeout=60, env=ENVIRONMENT
-    )
+    kept = {"capture_output": True, "text": True, "cwd": yamlfile.ROOT, "timeout": 60, "env": ENVIRONMENT}
+    done = subprocess.run([MAKE, "-n", *words], **kept)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -86,16 +86,6 @@ def test_a_cycle_is_found_wherever_its_import_is(tmp_path, back):
     assert set(cycle(tmp_path)) == {"kernels.a", "kernels.b"}
 
 
-def test_an_import_of_a_module_depends_on_the_package_around_it(tmp_path):
-    (tmp_path / "kernels").mkdir()
-    (tmp_path / "reproduce").mkdir()
-    (tmp_path / "kernels" / "__init__.py").write_text("from reproduce import x\n")
-    (tmp_path / "kernels" / "a.py").write_text("")
-    (tmp_path / "reproduce" / "__init__.py").write_text("")
-    (tmp_path / "reproduce" / "x.py").write_text("from kernels import a\n")
-    assert set(cycle(tmp_path)) == {"kernels", "reproduce.x"}
-
-
 def test_no_folder_has_too_many_files_and_no_two_files_of_reproduce_share_a_name():
     """A command's file is named as the command."""
     sources = [p for package in PACKAGES for p in (yamlfile.ROOT / package).rglob("*") if p.suffix in SUFFIXES]

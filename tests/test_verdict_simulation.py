@@ -46,11 +46,8 @@ def test_the_simulated_rule_is_the_verdicts_and_the_older_one_uses_seeds_alone()
     for n in simulation.SEEDS:
         for shift in (-1.5, 0, 2):
             for name, counted in ((simulation.NOW, True), ("images not known", False)):
-                found = np.select(
-                    simulation.judged(simulation.RULES[name], CASE, drawn, n, shift),
-                    VERDICTS[:3],
-                    VERDICTS[3],
-                )
+                tried = simulation.judged(simulation.RULES[name], CASE, drawn, n, shift)
+                found = np.select(tried, VERDICTS[:3], VERDICTS[3])
                 for i in rng.choice(200, 60, replace=False):
                     errors = drawn.errors[i, :n]
                     paper = drawn.errors[i, -1] - shift * 1.959963984540054 * math.sqrt(5 * 95 / 2000)

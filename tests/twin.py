@@ -53,10 +53,8 @@ class Found:
 
 def ap2(x):
     """sign(x) · 2^round(log2 |x|), 0 for 0."""
-    out = np.zeros_like(x)
-    some = x != 0
-    out[some] = np.sign(x[some]) * 2.0 ** np.round(np.log2(np.abs(x[some])))
-    return out
+    with np.errstate(divide="ignore"):
+        return np.where(x == 0, 0.0, np.sign(x) * 2.0 ** np.round(np.log2(np.abs(x))))
 
 
 def windows(x):

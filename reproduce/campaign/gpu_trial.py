@@ -256,12 +256,17 @@ def _check_graph(settings: spec.Settings, device: torch.device) -> None:
         raise RuntimeError(f"{STEPS} recorded steps cost {costs[0]:.6g} each, eager ones {costs[1]:.6g}")
 
 
+def settings_of(name: str, scale: str) -> spec.Settings:
+    """The settings of a cell at a scale, of a short schedule its own. KeyError if it has neither."""
+    (cell,) = spec.cells([name])
+    return cell.scales[scale if scale in cell.scales else "short"]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """One trial: PART DEVICE SCALE [CELL]; see the module."""
     part, device, scale, *names = sys.argv[1:] if arguments is None else arguments
     try:
-        cells = [cell.at(scale) for cell in spec.cells(names or list(CELLS[scale]))]  # type: ignore[arg-type]
-        check(part, [settings for settings in cells if settings is not None], torch.device(device))
+        check(part, [settings_of(name, scale) for name in names or CELLS[scale]], torch.device(device))
     except Exception as error:  # a driver can raise any error
         print(said(error))
         return 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reproduce import files, spec
+from reproduce import files
 from reproduce.terminal import duration, say
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def preflight(
 
     place = torch.device(device)
     for name in dict.fromkeys([cell, *gpu_trial.CELLS[scale]]):
-        settings = spec.cells([name])[0].at(scale)  # type: ignore[arg-type]
-        assert settings is not None
+        settings = gpu_trial.settings_of(name, scale)
         gpu_trial.leave_out_inexact([settings], place, say)
         if settings.net.kind == "convnet":
             say(f"{name}: its forward convolutions of ±1 by ±1 are exact with the parts in use")

@@ -11,13 +11,10 @@ from reproduce import files
 from reproduce import nets as float_nets
 from reproduce.benchmarks import cells as nets
 from reproduce.benchmarks import on_cpu as cpu
-from reproduce.packed import PackedError, freeze_net
+from reproduce.packed import freeze_net
 from reproduce.records import runs
 
-WEBS = {
-    "MNIST MLP": {"hidden": [48, 32, 64]},
-    "CIFAR-10 ConvNet": {"channels": [8, 12], "dense": [16, 24]},
-}
+WEBS = {"MNIST MLP": {"hidden": [48, 32, 64]}, "CIFAR-10 ConvNet": {"channels": [8, 12], "dense": [16, 24]}}
 
 
 def packed_of(name, seed=0, wild=True):
@@ -98,26 +95,20 @@ def test_the_timed_net_is_the_newest_at_paper_scale_else_at_short_scale_else_ran
     assert nets.net_of(MLP, True)[3] == "random weights"
     _, net, _, words = nets.net_of(MLP, False)
     wanted = packed_of(MLP, 7)[2]
-    assert all(
-        np.array_equal(a.weights.words, b.weights.words) for a, b in zip(net.hidden, wanted.hidden, strict=True)
-    )
+    both = zip(net.hidden, wanted.hidden, strict=True)
+    assert all(np.array_equal(mine.weights.words, theirs.weights.words) for mine, theirs in both)
     digest = hashlib.sha256(newest.read_bytes()).hexdigest()
     assert words == f"trained weights of {newest.stem} (sha256 of the file: {digest})"
 
 
-def test_a_committed_net_of_other_layers_or_preprocessing_is_not_timed_and_a_damaged_one_is_named(published):
+def test_a_committed_net_of_other_layers_or_preprocessing_is_not_timed(published):
     wanted, state, _ = packed_of(MLP)
     steps = [wanted.data.preprocess[0].model_copy(update={"low": 0})]
     other = wanted.model_copy(update={"data": wanted.data.model_copy(update={"preprocess": steps})})
-    published(
-        "table1-bnn-theano-mnist-paper-seed0-a", packed=freeze_net(other, state, (1 / 255, np.zeros((), "f4")))
-    )
+    packed = freeze_net(other, state, (1 / 255, np.zeros((), "f4")))
+    published("table1-bnn-theano-mnist-paper-seed0-a", packed=packed)
     published("table1-bnn-theano-mnist-paper-seed0-b", packed=packed_of("CIFAR-10 ConvNet")[2])
     assert nets.trained(MLP) is None
-    path = published("table1-bnn-theano-mnist-paper-seed0-c")
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(PackedError, match=r"seed0-c\.bnn: damaged"):
-        nets.net_of(MLP, False)
 
 
 def test_the_record_of_a_benchmark_says_whose_weights_it_timed(published, monkeypatch, tmp_path):

@@ -41,11 +41,9 @@ def test_three_steps_of_the_peer_are_those_of_the_formulas_in_float64(case, layo
     norms = [m for m in loop.net if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     kinds = [type(m).__name__ for m in loop.net]
     pooled = [kinds[i + 1] == "MaxPool2d" for i, kind in enumerate(kinds) if kind in ("Linear", "Conv2d")]
-    x = (
-        torch.rand(25, 3, 32, 32, dtype=torch.float64) * 2 - 1
-        if case == "convnet"
-        else torch.rand(100, 784).double()
-    )
+    x = torch.rand(100, 784).double()
+    if case == "convnet":
+        x = torch.rand(25, 3, 32, 32, dtype=torch.float64) * 2 - 1
     labels = torch.arange(len(x)) % 10
     targets = np.where(np.eye(10)[labels] > 0, 1.0, -1.0)
     states = {}
@@ -90,9 +88,8 @@ def test_the_peer_refuses_unknown_settings():
 
 @pytest.mark.timed
 def test_a_run_gives_one_record_and_a_table(tmp_path):
-    done = CliRunner().invoke(
-        cli.app, ["bench", "--train", "--quick", "--to", str(tmp_path / "train"), "--data", str(tmp_path)]
-    )
+    words = ["bench", "--train", "--quick", "--to", str(tmp_path / "train"), "--data", str(tmp_path)]
+    done = CliRunner().invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     (path,) = (tmp_path / "train").iterdir()
     record = json.loads(path.read_text())

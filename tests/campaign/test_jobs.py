@@ -1,6 +1,5 @@
 """Runs trained in parallel by several processes: each once, as if in series; no process outlives the command."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from made import made_cell, made_record, settings
+from made import made_cell, made_record, raising, without_times
+from test_campaign import experiments
 
 from reproduce import spec
 from reproduce.campaign import estimate, jobs, probe, worker
@@ -20,45 +20,25 @@ from reproduce.datasets import fetch
 from reproduce.records import runs
 
 SCRIPT = Path(__file__).parents[1] / "side_by_side.py"
-TIMES = {"started", "seconds", "sha256", "machine"}
 
 
 @pytest.fixture
 def folder(tmp_path, data_folder):
     """Experiments and data in the layout that the script expects."""
-    made(tmp_path, {"epochs": 2})
+    experiments(tmp_path / "experiments", epochs=2)
     return tmp_path
-
-
-def made(folder, train):
-    path = folder / "experiments" / "table1" / "made.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"row": "BNN (Theano)", "dataset": "MNIST", "follows": "a test", "scale": "small"}
-    path.write_text(json.dumps(content | settings(train=train).model_dump(mode="json")))
 
 
 def start(folder, store, *words):
     words = ("run", "--scale", "small", "--device", "cpu", "--results", str(store), *words)
     command = [sys.executable, str(SCRIPT), str(folder), *words]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        start_new_session=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes)
 
 
 def content(store):
     """The content of the records, except for times."""
-    found = {}
-    for path in sorted((store / "runs").glob("*.json")):
-        record = json.loads(path.read_text())
-        for row in record["curve"]:
-            del row["seconds"]
-        found[path.name] = {k: v for k, v in record.items() if k not in TIMES}
-    return found
+    return {path.name: without_times(path) for path in (store / "runs").glob("*.json")}
 
 
 @pytest.mark.exhaustive
@@ -94,7 +74,7 @@ def alive(group):
     [signal.SIGTERM, signal.SIGINT, signal.SIGKILL],
 )
 def test_no_process_outlives_the_command(folder, number):
-    made(folder, {"epochs": 100000})
+    experiments(folder / "experiments", epochs=100000)
     process = start(folder, folder / "s", "--seeds", "4", "--jobs", "2")
     line = ""
     while "(2) [" not in line:
@@ -214,10 +194,7 @@ def test_plan_times_several_jobs_in_parallel(tmp_path, data_folder, monkeypatch,
 
 
 def test_plan_says_if_that_many_jobs_cannot_run(monkeypatch, capsys):
-    def gone(*_):
-        raise EOFError
-
-    monkeypatch.setattr(estimate.jobs, "beside", gone)
+    monkeypatch.setattr(estimate.jobs, "beside", raising(EOFError()))
     told = []
     cell = made_cell()
     assert estimate._at_once(cell.scales["small"], torch.device("cpu"), 3, 1, told.append) is None

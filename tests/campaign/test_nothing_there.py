@@ -1,6 +1,7 @@
 """Without cells, bands or runs a command does not succeed: it says what is missing, and makes no folder."""
 
 import pytest
+from made import raising
 from test_campaign import command, experiments
 
 from reproduce import yamlfile
@@ -58,10 +59,7 @@ def test_a_benchmark_outside_a_checkout_measures_nothing_before_it_knows_a_folde
 
 
 def test_a_benchmark_without_the_papers_figures_measures_nothing(installed, tmp_path, monkeypatch, capsys):
-    def none():
-        raise yamlfile.SpecError("no paper.yaml")
-
-    monkeypatch.setattr(paper, "read", none)
+    monkeypatch.setattr(paper, "read", raising(yamlfile.SpecError("no paper.yaml")))
     assert command(monkeypatch, tmp_path, "bench", "--quick", "--to", str(tmp_path / "r")) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err == "reproduce: no paper.yaml\n" and not (tmp_path / "r").exists()

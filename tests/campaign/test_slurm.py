@@ -33,13 +33,9 @@ def test_a_node_dies_and_every_run_is_made_once(tmp_path):
     with slurm.cluster(tmp_path / "slurm", nodes=2) as cluster:
 
         def submit():
-            done = subprocess.run(
-                [sys.executable, "-m", "reproduce", *words],
-                env=cluster.environment | {"OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-                cwd=yamlfile.ROOT,
-            )
+            command = [sys.executable, "-m", "reproduce", *words]
+            own = cluster.environment | {"OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, env=own, capture_output=True, text=True, cwd=yamlfile.ROOT)
             assert done.returncode == 0, done.stderr
             return done.stdout
 
@@ -60,9 +56,8 @@ def test_a_node_dies_and_every_run_is_made_once(tmp_path):
             now = jobs()
             states = [fields["JobState"] for fields in now.values()]
             if victim is None:
-                training = [
-                    k for k, f in now.items() if f["JobState"] == "RUNNING" and f.get("BatchHost") == "node2"
-                ]
+                running = {k: f for k, f in now.items() if f["JobState"] == "RUNNING"}
+                training = [k for k, f in running.items() if f.get("BatchHost") == "node2"]
                 if training and "[1/1]" in log(store, training[0]):
                     victim = training[0]
                     cluster.kill_node("node2")

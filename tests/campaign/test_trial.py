@@ -93,23 +93,17 @@ def test_failed_parts_are_left_out_and_nothing_is_tried_twice(nothing_left_out):
     said = []
     found = gpu_trial.choose_parts(said.append)
     assert found == {"updates": "RuntimeError: 3 of 9", "graph of b": "hangs"}
-    assert asked == [
-        (["bf16", "fp16", "passes", "tf32", "updates"], ""),
-        (["graph of a", "graph of b"], "updates"),
-    ]
+    parts = ["bf16", "fp16", "passes", "tf32", "updates"]
+    assert asked == [(parts, ""), (["graph of a", "graph of b"], "updates")]
     assert ways.left_out() == ("updates", "graph")
     assert said == ["left out: updates: RuntimeError: 3 of 9", "left out: graph of b: hangs"]
     assert gpu_trial.choose_parts(said.append) == {} and len(asked) == 2
 
 
 def test_a_trial_in_its_own_process_reports_the_error(nothing_left_out):
-    found = kernel_trial.broken(
-        {
-            "bf16": ["reproduce.campaign.gpu_trial", "bf16", "cpu", "small"],
-            "graph": ["reproduce.campaign.gpu_trial", "graph", "nowhere", "small"],
-        },
-        300,
-    )
+    devices = {"bf16": "cpu", "graph": "nowhere"}
+    commands = {part: ["reproduce.campaign.gpu_trial", part, where, "small"] for part, where in devices.items()}
+    found = kernel_trial.broken(commands, 300)
     assert list(found) == ["graph"] and "nowhere" in found["graph"]
 
 

@@ -33,7 +33,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from made import made_images, settings  # noqa: E402
+from made import made_images, settings, without_times  # noqa: E402
 
 from reproduce import files, report, spec  # noqa: E402, F401
 from reproduce.campaign import worker  # noqa: E402, F401
@@ -46,7 +46,6 @@ from reproduce.training import train  # noqa: E402
 torch.set_num_threads(1)
 LIMIT = 5.0  # seconds from SIGTERM or Ctrl-C to the end
 GO_ON = "the same command resumes from the last checkpoint"
-TIMES = ("started", "seconds", "sha256", "machine")
 SEEDS, EIGHT_SEEDS = 2, 6
 
 
@@ -127,13 +126,6 @@ def ended(pid: int, within: float) -> int | None:
         if time.monotonic() > end:
             return None
         time.sleep(0.002)
-
-
-def without_times(path: Path) -> dict:
-    content = json.loads(path.read_text())
-    for row in content["curve"]:
-        del row["seconds"]
-    return {key: value for key, value in content.items() if key not in TIMES}
 
 
 # --- what must hold -------------------------------------------------------------------------------------------

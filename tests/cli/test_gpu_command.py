@@ -22,11 +22,8 @@ def nothing_left_out(monkeypatch):
 
 
 def files_in(folder):
-    return (
-        json.loads((folder / "broken.json").read_text()),
-        (folder / "backends.txt").read_text().split(),
-        (folder / "without.txt").read_text().split(),
-    )
+    broken = json.loads((folder / "broken.json").read_text())
+    return broken, *((folder / name).read_text().split() for name in ("backends.txt", "without.txt"))
 
 
 def test_trials_say_that_nothing_passed_until_they_are_over(tmp_path, nothing_left_out):
@@ -55,7 +52,7 @@ def test_preflight_times_both_nets_and_says_whether_training_ends(nothing_left_o
 
     class Cell:
         def __init__(self, name):
-            self.at = lambda scale: made[name]
+            self.scales = {"small": made[name]}
 
     nothing_left_out.setattr(spec, "cells", lambda names: [Cell(names[0])])
     nothing_left_out.setattr(gpu_trial, "CELLS", {"small": ("a", "b")})

@@ -102,22 +102,17 @@ def test_named_runs_are_trained_first_each_once_and_real_activations_are_not_pac
     code, said, asked = evidence(*named)
     assert code == 0, said
     freezes = ["freeze", "predict", "predict", "freeze", "predict"]
-    assert kinds(asked)[:15] == [
-        "versions",
-        "trials",
-        *["run"] * 4,
-        "curves",
-        *freezes,
-        "preflight",
-        "bench",
-        "pytest",
-    ]
+    after = ["curves", *freezes, "preflight", "bench", "pytest"]
+    assert kinds(asked)[:15] == ["versions", "trials", *["run"] * 4, *after]
     trained = [re.search(r"run (\S+) .*--first-seed (\d+) --seeds 1 ", line).groups() for line in asked[2:6]]
     assert [":".join(each) for each in trained] == named
     assert " ".join(cells) in asked[1] and "bnn-theano" in asked[12]
     with tarfile.open(evidence.out / "records.tar.gz") as tar:
         assert sum("/runs/" in name and name.endswith(".json") for name in tar.getnames()) == 4
     assert len(list(evidence.out.glob("*.bnn"))) == 2
+    assert "--scale paper" in asked[2]
+    code, said, asked = evidence(*named, "short/float-cifar10:0")
+    assert kinds(asked)[0] == "run" and "short/float-cifar10 --device cuda --scale short" in asked[0]
     code, said, asked = evidence(*named, "table1/float-mnist:7", SLICE="50")
     assert code == 75 and kinds(asked) == ["curves"] and "left: training-float-mnist:7" in said
 
@@ -190,9 +185,8 @@ def test_wheels_from_a_folder_are_installed_without_a_network(evidence, tmp_path
         wheel.writestr("carried.py", "THERE = True\n")
         info = "carried-1.0.dist-info"
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        tags = "Generator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\n{tags}")
         wheel.writestr(f"{info}/RECORD", f"carried.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
     code, said, asked = evidence(WHEELS=wheels)
     assert code == 0, said
@@ -215,12 +209,8 @@ def test_it_names_every_file_with_tests_for_a_gpu():
 @pytest.mark.timeout(600)
 def test_the_rehearsal(tmp_path):
     """Runs every step on a CPU, within three minutes."""
-    own = {
-        "REHEARSE": "1",
-        "PYTHON": sys.executable,
-        "RESULTS": str(tmp_path / "store"),
-        "OUT": str(tmp_path / "out"),
-    }
+    folders = {"RESULTS": str(tmp_path / "store"), "OUT": str(tmp_path / "out")}
+    own = {"REHEARSE": "1", "PYTHON": sys.executable, **folders}
     done = subprocess.run([SCRIPT], capture_output=True, text=True, timeout=180, env={**os.environ, **own})
     said = done.stdout
     for name in ("versions", "trials", "preflight-mlp", "figure3"):

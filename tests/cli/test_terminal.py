@@ -18,6 +18,12 @@ AT = {
 }
 
 
+def started(*words, **environment):
+    """A Python process in nothing but this environment."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *words], cwd=yamlfile.ROOT, env=environment, **pipes)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("what", AT)
 def test_a_signal_ends_the_command_quickly_with_a_message(what, number):
@@ -30,14 +36,7 @@ with stoppable("go on so"):
     while True:
         {AT[what]}
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=yamlfile.ROOT,
-        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    ) as process:
+    with started("-c", program, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1") as process:
         assert process.stdout.readline() == "at it\n"
         time.sleep(0.5)
         process.send_signal(number)
@@ -61,14 +60,7 @@ def test_handlers_are_restored_and_an_interrupt_is_reported(capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_imports_is_reported(tmp_path, number):
     (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
-    with subprocess.Popen(
-        [sys.executable, "-m", "reproduce", "list"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=yamlfile.ROOT,
-        env={"PYTHONPATH": str(tmp_path)},
-    ) as process:
+    with started("-m", "reproduce", "list", PYTHONPATH=str(tmp_path)) as process:
         assert process.stdout.readline() == "importing\n"
         process.send_signal(number)
         said = process.communicate(timeout=30)[1]

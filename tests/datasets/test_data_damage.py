@@ -13,7 +13,6 @@ import random
 import struct
 import tarfile
 import threading
-import zipfile
 from functools import partial
 
 import numpy as np
@@ -208,15 +207,3 @@ def test_labels_and_pixels_out_of_range_are_refused_before_they_are_narrowed():
         with pytest.raises(data.DataError, match=f"{key}_train holds other numbers"):
             as_bytes(given["x"], given["y"], x, y)
     assert as_bytes(x.astype(np.float32), y.astype(np.int64), x, y)["y_train"].dtype == np.uint8
-
-
-def test_a_file_with_other_content_instead_of_arrays(tmp_path, origin, monkeypatch):
-    change(monkeypatch, "mnist", sources=[])
-    path = tmp_path / "mnist.npz"
-    huge = b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000,)}"
-    for content in (b"text", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(huge)) + huge):
-        with zipfile.ZipFile(path, "w") as file:
-            for key in ("x_train", "y_train", "x_test", "y_test"):
-                file.writestr(f"{key}.npy", content)
-        with pytest.raises(data.DataError, match="mnist"):
-            fetch.load("mnist", tmp_path)

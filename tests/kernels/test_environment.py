@@ -22,14 +22,9 @@ pwd.getpwuid = unknown
 def without_home(script, **environment):
     """A Python process whose user has no home folder and no passwd entry: its output and warnings."""
     kept = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "KERNELS_CACHE")}
-    done = subprocess.run(
-        [sys.executable, "-W", "always", "-c", NO_HOME + script],
-        env={**kept, **environment},
-        cwd=build.SOURCES.parents[2],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    command = [sys.executable, "-W", "always", "-c", NO_HOME + script]
+    where = {"env": {**kept, **environment}, "cwd": build.SOURCES.parents[2], "timeout": 100}
+    done = subprocess.run(command, capture_output=True, text=True, **where)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -34,8 +34,3 @@ TESTS = sorted((ROOT / "tests" / "kernels").rglob("*.py"))
 @pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_module_uses_private_names_of_another(path):
     assert not list(private(path.read_text()))
-
-
-def test_the_search_finds_private_names():
-    text = "import kernels\nfrom kernels import cpu\nfrom kernels.reals import _call\ncpu._threads(kernels.pack)\n"
-    assert list(private(text)) == ["kernels.reals._call", "cpu._threads"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from made import convnet_settings, settings
+from twin import ap2
 
 from reproduce import nets
 from reproduce.nets import products, tensorcores
@@ -20,11 +21,6 @@ from reproduce.nets.layers import (
 )
 
 
-def np_ap2(x):
-    with np.errstate(divide="ignore"):
-        return np.where(x == 0, 0.0, np.sign(x) * 2.0 ** np.rint(np.log2(np.abs(x))))
-
-
 def columns(x):
     """(N, C) or (N, C, H, W) -> (N·H·W, C)."""
     return np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
@@ -34,13 +30,13 @@ def np_shift_norm(x, gamma, beta, eps, g):
     """Forward and backward of shift-based BN on columns (M, C), from the algorithm and the Torch7 code's rules."""
     m = len(x)
     c = x - x.sum(0) / m
-    c2 = np_ap2(c)
+    c2 = ap2(c)
     inv = 1 / np.sqrt((c * c2).sum(0) / m + eps)
-    inv2, gamma2 = np_ap2(inv), np_ap2(gamma)
+    inv2, gamma2 = ap2(inv), ap2(gamma)
     xhat = c * inv2
     y = gamma2 * xhat + beta
     gx = (g - g.sum(0) / m - c2 * inv2**2 * ((c2 * g).sum(0) / m)) * inv2 * gamma2
-    return y, gx, (np_ap2(xhat) * g).sum(0), g.sum(0), inv
+    return y, gx, (ap2(xhat) * g).sum(0), g.sum(0), inv
 
 
 @pytest.mark.parametrize("shape", [(50, 7), (6, 5, 4, 3)])
@@ -75,7 +71,7 @@ def test_shift_batch_norm_in_evaluation_uses_ap2_of_the_moving_inverse_std():
         norm(torch.randn(64, 4) * torch.tensor([1.0, 3.0, 10.0, 0.2]) + 5)
     norm.eval()
     x = torch.randn(10, 4)
-    expected = (x.numpy() - norm.mean.numpy()) * np_ap2(norm.inv_std.numpy())
+    expected = (x.numpy() - norm.mean.numpy()) * ap2(norm.inv_std.numpy())
     np.testing.assert_allclose(norm(x).detach().numpy(), expected, rtol=1e-5)
     np.testing.assert_allclose(norm.inv_std.numpy(), [1, 1 / 3, 0.1, 5], rtol=0.15)
 

@@ -1,7 +1,5 @@
 """The GPU's products, with their arithmetic on the CPU: exactness, stated precision, and kept signs."""
 
-import shutil
-
 import emulator
 import numpy as np
 import pytest
@@ -155,8 +153,6 @@ def test_signs_are_recomputed_unless_an_update_keeps_them_current():
 
 def test_the_update_kernel_keeps_the_signs_current(here, emulated):
     """Steps with the CUDA update kernel on the host: after each, the signs are right and are not recomputed."""
-    if shutil.which("g++") is None:
-        pytest.skip("the emulator needs g++")
     with emulator.installed(emulated, here):
         here.setattr(optim, "on_gpu", lambda p: True)
         trajectory, taken = Trajectory("torch", CASES["mlp"]), []

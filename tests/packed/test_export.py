@@ -193,10 +193,6 @@ def test_a_run_is_exported_and_proven_on_its_test_set(tmp_path, data_folder, kin
     assert (found["images"], found["differing"], found["wrong"]) == (200, [], round(2 * rate))
     assert found["about"]["key"] == record.key and found["file_format"] == kind and found["file"] == file.name
     assert lacks(found, [record]) == "" and lacks(found, []) == "a published run"
-    about = {"about": found["about"] | {"weights_sha256": "0" * 64}}
-    wrong = [about, {"images": 199}, {"differing": [3]}, {"wrong": 201}, {"file_sha256": None}]
-    said = [lacks(found | change, [record]) for change in wrong]
-    assert all(said) and len(set(said)) == len(wrong)  # each message names a different problem
     assert found["file_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert record.key.encode() in (file.read_bytes() if kind != "npz" else np.load(file)["about"].item().encode())
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from made import raising
 from test_packed import SHIFT, VANILLA, images_for, of_kind, random_state, shift_of
 
 import kernels
@@ -34,10 +35,8 @@ def test_every_bit_score_and_class_equals_the_hosts(cuda_name, cp, kind, norm, s
 
 def test_two_pooled_blocks_and_images_already_on_the_gpu(cp):
     wanted = of_kind("convnet", channels=[5, 20], dense=[40, 16])
-    net, images = (
-        freeze_net(wanted, random_state(wanted, 2), (1 / 128, np.float32(-1).reshape(()))),
-        images_for(wanted, 2),
-    )
+    net = freeze_net(wanted, random_state(wanted, 2), (1 / 128, np.float32(-1).reshape(())))
+    images = images_for(wanted, 2)
     there = cp.asarray(images)
     assert np.array_equal(net.scores(there), net.scores(images, "cpu"))
     assert np.array_equal(net.predict(there), net.predict(images, "cpu"))
@@ -57,12 +56,8 @@ def test_bits_never_leave_the_gpu_between_layers(cp, monkeypatch):
     wanted = of_kind("mlp")
     net = freeze_net(wanted, random_state(wanted), (1 / 128, np.float32(-1).reshape(())))
     net.predict(images_for(wanted), "cuda-xnor")  # weights have moved
-
-    def refuse(*_):
-        raise AssertionError("a copy")
-
     for place in ("to_host", "to_gpu"):
-        monkeypatch.setattr(kernels.cuda.arrays, place, refuse)
+        monkeypatch.setattr(kernels.cuda.arrays, place, raising(AssertionError("a copy")))
     assert len(net.predict(images_for(wanted), "cuda-xnor")) == 6
 
 

@@ -30,15 +30,6 @@ def test_bits_are_restored_and_take_an_eighth_of_a_byte_for_each_image(n):
     assert [bool(raw[i // 8] >> (7 - i % 8) & 1) for i in range(n)] == wrong.tolist()
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [("AAA=", "a bit for each"), ("A", "base64"), ("é===", "base64"), ("/w==", "a bit for each")],
-)
-def test_text_of_another_number_of_images_is_refused(text, words):
-    with pytest.raises(ValueError, match=words):
-        outcomes.unpack(text, 7)
-
-
 def test_a_record_keeps_its_bits_and_older_ones_without_are_read(tmp_path):
     wrong = made_wrong(9_990)
     for name, record in (("told", made_record(wrong=wrong)), ("untold", made_record())):

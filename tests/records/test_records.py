@@ -41,13 +41,10 @@ def test_every_committed_record_is_read_and_would_be_written_as_it_is(folder):
 def test_notes_of_older_benchmarks_are_read_into_fields():
     bench = sealed.read(RESULTS / "kernels" / "cpu-20261125T144311.json")
     scaled = [row for row in bench.rows if row.scaled]
-    assert [(row.candidate, row.images, row.timed_images) for row in scaled] == [
-        ("naive float32, products alone", 10_000, 1008)
-    ]
-    assert {row.what.split(",")[0] for row in bench.rows if row.random_weights} == {
-        "MNIST MLP",
-        "CIFAR-10 ConvNet",
-    }
+    told = [(row.candidate, row.images, row.timed_images) for row in scaled]
+    assert told == [("naive float32, products alone", 10_000, 1008)]
+    random = {row.what.split(",")[0] for row in bench.rows if row.random_weights}
+    assert random == {"MNIST MLP", "CIFAR-10 ConvNet"}
     assert {row.family for row in bench.rows} == {"naive", "library", "xnor"}
 
 

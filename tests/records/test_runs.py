@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import get_args
 
-import pytest
 import torch
 from made import made_record, made_run
 from pydantic import BaseModel
@@ -18,14 +16,9 @@ from reproduce.report import rows
 
 def test_key_holds_settings_seed_scale_data_code_device_and_mode(monkeypatch):
     base = made_run()
-    others = [
-        made_run(seed=1),
-        made_run(digest="e" * 64),
-        made_run(order="p" * 64),
-        made_run(scale="paper"),
-        made_run(train={"epochs": 4}),
-        dataclasses.replace(base, device="cuda"),
-    ]
+    epochs = {"train": {"epochs": 4}}
+    changes = ({"seed": 1}, {"digest": "e" * 64}, {"order": "p" * 64}, {"scale": "paper"}, epochs)
+    others = [*(made_run(**change) for change in changes), dataclasses.replace(base, device="cuda")]
     assert len({base.key, *(run.key for run in others)}) == 7
     assert base.stem != others[-1].stem
     key = base.key
@@ -124,31 +117,9 @@ def test_a_written_record_is_read_unchanged(tmp_path):
     assert {"python", "torch", "lightning", "numpy"} <= set(record.libraries)
 
 
-def test_a_record_of_another_run_under_this_name_is_ignored(tmp_path):
-    store = runs.Store(tmp_path)
-    store.prepare()
-    run = made_run()
-    other = made_record(made_run(seed=3))
-    files.write_sealed(store.runs / f"{run.stem}.json", other.model_dump(mode="json", exclude_none=True))
-    assert store.finished(run) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda c: c.update(format=2), "record format 2"),
-        (lambda c: c.update(seed=-1), "seed"),
-        (lambda c: c.update(extra=1), "extra"),
-        (lambda c: c.pop("curve"), "curve"),
-        (lambda c: c["result"].update(test_error="2.0"), "result.test_error"),
-        (lambda c: c["result"].update(test_error=101.0), "result.test_error"),
-        (lambda c: c["curve"][0].update(train_loss=-1.0), "curve.0.train_loss"),
-    ],
-)
-def test_damaged_foreign_or_future_records_are_named(tmp_path, change, words):
+def test_damaged_foreign_or_future_records_are_named(tmp_path):
     content = made_record().model_dump(mode="json", exclude_none=True)
-    change(content)
-    files.write_sealed(tmp_path / "a.json", content)
+    files.write_sealed(tmp_path / "a.json", content | {"format": 2})
     (tmp_path / "b.json").write_text("{")
     (tmp_path / "c.json").write_bytes(b"\xff")
     good = runs.Store(tmp_path / "s")
@@ -156,7 +127,7 @@ def test_damaged_foreign_or_future_records_are_named(tmp_path, change, words):
     (tmp_path / "d.json").write_text(good.write(made_record()).read_text())
     records, problems = read_records(tmp_path)
     assert len(records) == 1 and len(problems) == 3
-    assert words in problems[0] and all("\n" not in p for p in problems)
+    assert "record format 2" in problems[0] and all("\n" not in p for p in problems)
 
 
 def test_publish_copies_each_run_once_also_failed_ones_but_no_mutants(tmp_path):
@@ -188,28 +159,6 @@ def test_a_published_record_is_replaced_only_if_its_failed_run_has_finished(tmp_
     assert read_record(path).result.test_error == 2.0
     store.write(broken)
     assert runs.publish(store, target, lambda _: None) == 0
-
-
-def test_publish_reports_a_damaged_published_record_and_a_wrong_name(tmp_path):
-    store = runs.Store(tmp_path / "local")
-    store.prepare()
-    target = tmp_path / "public"
-    path = target / store.write(made_record()).name
-    target.mkdir()
-    path.write_text("{}")
-    false = store.runs / "another-name.json"
-    false.write_bytes((store.runs / path.name).read_bytes())
-    said = []
-    assert runs.publish(store, target, said.append) == 0
-    assert [p.name for p in target.iterdir()] == [path.name] and path.read_text() == "{}"
-    assert said[0] == f"left out: another-name.json: not its own name, it holds {path.stem}"
-    assert "is damaged" in said[1] and path.name in said[1] and len(said) == 2
-
-
-def test_a_file_longer_than_its_reported_size_is_not_read_in_part():
-    """Files of /proc report a size of 0, like a file that grows while it is read."""
-    with pytest.raises(ValueError, match="changed while it was read"):
-        yamlfile.whole_file(Path("/proc/self/status"), 2**20)
 
 
 def test_code_in_another_repository_is_not_called_clean(tmp_path, monkeypatch):

@@ -200,10 +200,6 @@ def test_bars_that_look_alike_in_grey_differ_in_hatch(looks):
     assert len(set(filled)) == len(filled)
 
 
-def test_curves_differ_in_line_or_width():
-    assert len({(line, width) for _, line, width, _ in charts.LOOKS.values()}) >= len(charts.LOOKS) - 1
-
-
 def luminance(colour):
     """Relative luminance by WCAG 2.2."""
     parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))

@@ -28,24 +28,15 @@ def test_ratios_to_libraries_are_said_for_each_precision():
     frame = FIGURES["times"]()
     assert title(drawn("times", frame)[0]) == ("XNOR kernels beat float32 libraries by 21 times, int8 by 4.8")
     frame.loc[0, "value"], frame.loc[1, "kind"] = 0.5, "TF32"
-    assert findings.times(frame) == (
-        "XNOR kernels beat float32 libraries by 0.5 to 21 times, TF32 by 4.8, int8 by 4.8"
-    )
+    said = "XNOR kernels beat float32 libraries by 0.5 to 21 times, TF32 by 4.8, int8 by 4.8"
+    assert findings.times(frame) == said
 
 
-@pytest.mark.parametrize(
-    ("candidate", "precision"),
-    [
-        ("torch float32, end to end", "float32"),
-        ("oneDNN float32 (by torch)", "float32"),
-        ("torch tf32", "TF32"),
-        ("torch bfloat16", "bfloat16"),
-        ("torch int8 (_int_mm)", "int8"),
-        ("onnxruntime MatMulInteger", "int8"),
-    ],
-)
-def test_what_a_library_computes_with(candidate, precision):
-    assert findings.precision(candidate) == precision
+def test_what_a_library_computes_with():
+    libraries = {"torch float32, end to end": "float32", "oneDNN float32 (by torch)": "float32"}
+    libraries |= {"torch tf32": "TF32", "torch bfloat16": "bfloat16"}
+    libraries |= {"torch int8 (_int_mm)": "int8", "onnxruntime MatMulInteger": "int8"}
+    assert {candidate: findings.precision(candidate) for candidate in libraries} == libraries
 
 
 def test_the_title_of_curves_gives_first_and_last_error_and_unfinished_runs():
@@ -124,10 +115,8 @@ def test_each_panel_of_figure_3_says_its_ratios():
 
 def test_energy_says_how_much_less_the_binary_nets_take():
     frame = FIGURES["energy"]()
-    assert (
-        title(drawn("energy", frame)[2])
-        == "Bytes of the weights: 100 times less in fully binary nets than in float"
-    )
+    said = "Bytes of the weights: 100 times less in fully binary nets than in float"
+    assert title(drawn("energy", frame)[2]) == said
     frame.loc[frame["variant"] == "binary", "memory_uj"] = [200.0, 20.0]
     memory, weights = (title(figure) for figure in drawn("energy", frame)[1:])
     assert ": 10 to 200 times less in" in memory and ": 100 times less in" in weights

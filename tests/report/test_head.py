@@ -51,9 +51,8 @@ def test_a_cell_that_was_run_has_its_verdict_in_a_word(errors, word):
 def test_without_records_nothing_is_claimed():
     found = evidence_of(cells=report.cells())
     assert {v.word for v in head.verdicts(found)} <= {"not run", "arithmetic", "a model"}
-    assert (
-        head.sentences(found)[1] == "None of the 12 cells of Table 1 has been trained by the paper's recipe yet."
-    )
+    said = "None of the 12 cells of Table 1 has been trained by the paper's recipe yet."
+    assert head.sentences(found)[1] == said
     assert len(head.sentences(found)) == 2
 
 
@@ -88,12 +87,8 @@ def test_imagenet_and_unmeasured_claims_are_folded():
 def test_the_reason_why_a_cell_was_not_run(tmp_path):
     cells = {c.name: c for c in report.cells()}
     cell, convnet = cells[CELL], cells["table1/bnn-theano-cifar10"]
-    row = bench()["rows"][0] | {
-        "what": "MNIST MLP",
-        "candidate": "ours",
-        "seconds": 0.072,
-        "times_faster_than": {},
-    }
+    row = bench()["rows"][0] | {"what": "MNIST MLP", "candidate": "ours", "seconds": 0.072}
+    row["times_faster_than"] = {}
     put(tmp_path / "train", "a.json", bench(kind="train-cpu", machine="a CPU, 2 cores", rows=[row]))
     found = report.gather(tmp_path, report.cells())
     assert head.reason(found, cell) == "not run: about 10 hours a run on 2 cores"  # 500 steps, 1000 epochs
@@ -117,14 +112,11 @@ def test_the_forest_plot_holds_the_paper_the_mean_and_every_seed():
 def test_speed_is_against_the_fastest_library_of_each_kind(tmp_path):
     ratios = {"torch float32": 40.0, "oneDNN float32": 20.0, "torch int8 (_int_mm)": 5.0, "naive float32": 300.0}
     than = {name: {"ratio": ratio} for name, ratio in ratios.items()}
-    found = timed(
-        tmp_path, {"times_faster_than": than}, faster(1.0, 2.0, 3.0) | {"candidate": "xnor, kernel alone"}
-    )
+    alone = faster(1.0, 2.0, 3.0) | {"candidate": "xnor, kernel alone"}
+    found = timed(tmp_path, {"times_faster_than": than}, alone)
     frame = overview.times_frame(found)
-    assert dict(zip(frame["against"], frame["value"], strict=True)) == {
-        "oneDNN float32": 20.0,
-        "torch int8 (_int_mm)": 5.0,
-    }
+    beaten = dict(zip(frame["against"], frame["value"], strict=True))
+    assert beaten == {"oneDNN float32": 20.0, "torch int8 (_int_mm)": 5.0}
     said = head.sentences(found)[2]
     assert said.removeprefix("On a CPU, the XNOR kernels beat the fastest float32 libraries by ") == (
         "20 times, and 8-bit ones by 5.0 times."
@@ -184,6 +176,5 @@ def test_the_end_of_a_campaign_says_what_was_found(tmp_path):
         put(tmp_path / "runs", f"{record.stem}.json", record.model_dump(mode="json", exclude_none=True))
     evidence, cells = report.gather(tmp_path, report.cells()), spec.cells(["table1/*-mnist"])
     assert report.found(evidence, cells, "paper") == "1 of 4 cells have runs at paper scale: 1 reproduced"
-    assert report.found(evidence, cells, "small") == (
-        "0 of 4 cells have runs at small scale, which is never held against the paper"
-    )
+    said = "0 of 4 cells have runs at small scale, which is never held against the paper"
+    assert report.found(evidence, cells, "small") == said

@@ -1,5 +1,4 @@
-"""Reading a store: what cannot be used is named and left out, what broke off is shown, and thousands are no "
-"trouble."""
+"""Reading a store: what cannot be used is named and left out, what broke off is shown, thousands do no harm."""
 
 import json
 import subprocess
@@ -75,9 +74,10 @@ def test_records_without_a_checksum_are_skipped_and_unknown_data_are_marked(tmp_
     for name, content in (("cpu-1.json", bench()), ("net-1.json", packed())):
         put(tmp_path / "kernels", name, content)
         put(tmp_path / "kernels", f"un{name}", json.dumps(content))
+    put(tmp_path / "runs", "run.json", json.dumps(made_record().model_dump(mode="json", exclude_none=True)))
     found = report.gather(tmp_path, [made_cell()])
     assert [len(found.benches), len(found.nets)] == [1, 1] and evidence.notes(found.benches[0]) == []
-    assert found.problems == ("uncpu-1.json: no checksum", "unnet-1.json: no checksum")
+    assert found.problems == ("run.json: no checksum", "uncpu-1.json: no checksum", "unnet-1.json: no checksum")
     foreign = made_record().model_copy(update={"data": DataHash(name="mnist2", digest="0", order="0")})
     assert "data of a name that is not known" in evidence.notes(foreign)
 
@@ -94,13 +94,8 @@ def test_records_of_other_cells_are_counted_and_reported(tmp_path):
 
 
 def broken(seed=3):
-    return made_record(
-        made_run(seed=seed),
-        status="failed",
-        result=None,
-        curve=[],
-        failure="the training loss is not finite after epoch 7",
-    )
+    why = "the training loss is not finite after epoch 7"
+    return made_record(made_run(seed=seed), status="failed", result=None, curve=[], failure=why)
 
 
 def test_failed_runs_are_shown_with_seed_epoch_and_reason(tmp_path):
@@ -129,6 +124,24 @@ def test_older_records_of_a_seed_are_counted_and_reported(tmp_path):
     said = "1 record(s) of seeds that have a later one, made the same way"
     assert found.problems == (said,)
     assert [r.started for r in found.runs] == [later, "2026-01-01T00:00:00+00:00"]
+
+
+def test_every_committed_record_is_still_read():
+    found = report.gather(runs.PUBLISHED, report.cells())
+    kinds = ("runs", "running", "kernels", "train", "nets")
+    files = [p for p in runs.PUBLISHED.rglob("*.json") if p.parent.name in kinds]
+    files = [p for p in files if p.is_relative_to(runs.PUBLISHED / p.parent.name)]
+    used = sum(map(len, (found.runs, found.failed, found.benches, found.training, found.nets, found.running)))
+    older = len(files) - used
+    said = f"{older} record(s) of other settings than today's experiment files"
+    assert found.problems == ((said,) if older else ()) and used > 15
+
+
+def test_an_unreadable_file_is_named_without_the_folders_of_this_machine(tmp_path):
+    for folder in ("runs", "kernels", "check/mutants"):
+        (tmp_path / folder / "folder.json").mkdir(parents=True)
+    found = report.gather(tmp_path, report.cells())
+    assert found.problems == ("folder.json: not a regular file",) * 3
 
 
 def test_the_newest_record_of_each_machine_is_used(tmp_path):
@@ -171,13 +184,8 @@ print(len(found.runs), time.process_time(), int(peak[1]) / 2**20)
 @pytest.mark.parametrize("count", [1000, pytest.param(10000, marks=pytest.mark.slow)])
 def test_thousands_of_records_are_reported_within_seconds_and_a_gibibyte(tmp_path, count):
     many(count, tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", REPORT, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=yamlfile.ROOT,
-        timeout=120,
-    )
+    command = [sys.executable, "-c", REPORT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=yamlfile.ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     used, seconds, gibibytes = done.stdout.split()
     assert int(used) == count

@@ -61,13 +61,6 @@ def test_a_report_replaces_an_earlier_report_and_the_files_of_run(store):
     assert listed == there - {folder.LIST} and {"index.html", "table1.md", "figure1.svg"} <= listed
 
 
-def test_run_and_then_report_need_no_force(tmp_path, data_folder, monkeypatch):
-    experiments(tmp_path / "experiments")
-    store = ["--results", str(tmp_path / "r")]
-    assert command(monkeypatch, tmp_path, "run", "--scale", "small", "--data", str(data_folder), *store) == 0
-    assert (tmp_path / "r" / "report" / folder.LIST).read_text() == "table1.csv\ntable1.md\ntable1.tex\n"
-
-
 def test_a_run_does_not_replace_a_foreign_table_and_says_so(tmp_path, data_folder, monkeypatch, capsys):
     experiments(tmp_path / "experiments")
     theirs = tmp_path / "r" / "report" / "table1.md"

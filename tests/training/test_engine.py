@@ -34,9 +34,8 @@ CASES = {
         net=RELU | {"channels": [4, 8], "dense": [24], "weights": "float"}, train={"batch": 25}
     ),
 }
-NOISY = settings(
-    net={"hidden": [100, 70], "dropout_in": 0.2, "dropout_hidden": 0.5, "activation": "stochastic_sign"},
-)
+RATES = {"dropout_in": 0.2, "dropout_hidden": 0.5}
+NOISY = settings(net=RATES | {"hidden": [100, 70], "activation": "stochastic_sign"})
 
 
 def module_of(s, mode, monkeypatch, seed=0):

@@ -9,10 +9,7 @@ from reproduce.nets import products
 from reproduce.nets.binarize import ap2, sign
 from reproduce.training import preprocess, step, train
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 SHIFT = {
     "net": {"activation": "stochastic_sign", "norm": {"kind": "shift", "eps": 1e-5, "alpha": 0.125}},
     "train": {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from made import convnet_settings, made_splits, settings
-from test_layers import np_ap2
 from test_train import fit, ready
+from twin import ap2
 
 from reproduce import nets, spec
 from reproduce.nets.layers import BinaryConv2d
@@ -88,7 +88,7 @@ def test_shift_adamax_as_printed_decays():
         adamax.step()
         m = 0.9 * m + 0.1 * g
         v = np.maximum(0.5 * v, np.abs(g))
-        w = w - float(np_ap2(2.0**-6 / (1 - 0.9**t))) * 3 * m / (np_ap2(v) + 2.0**-27)
+        w = w - float(ap2(2.0**-6 / (1 - 0.9**t))) * 3 * m / (ap2(v) + 2.0**-27)
     np.testing.assert_allclose(p.detach().numpy(), w, rtol=1e-9)
     assert v[0, 0] < abs(grads[0, 0, 0]) / 1000  # where gradients end, v falls
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import raising
 
 from kernels import Thresholds, cache, cpu, pack, xnor_matmul, xnor_matmul_threshold
 from kernels.bench import on_cpu, timing
@@ -33,14 +34,9 @@ def check(seed):
 
 
 def start(script, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-W", "always", "-c", CHECK + textwrap.dedent(script)],
-        env={**os.environ, **environment},
-        cwd=build.SOURCES.parents[2],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-W", "always", "-c", CHECK + textwrap.dedent(script)]
+    where = {"env": {**os.environ, **environment}, "cwd": build.SOURCES.parents[2]}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **where)
 
 
 def run(script, **environment):
@@ -65,6 +61,7 @@ def test_a_failing_compiler_is_reported_once_and_numpy_is_used(tmp_path, fake_co
         ("/dev", "/dev: Permission denied"),
         ("hangs", "was not done after 1 seconds"),
         ("babbles", "boom \ufffd\ufffd"),
+        ("/nonexistent/cc", "no C compiler answers"),
     ],
 )
 def test_an_unusable_compiler_is_reported_in_one_line_and_numpy_is_used(tmp_path, fake_compiler, compiler, words):
@@ -82,11 +79,6 @@ def test_a_compiler_whose_version_is_not_utf_8_is_used(tmp_path, quick):
     script.write_text(script.read_text().replace("echo fake", "printf 'fake \\377'"))
     out, err = run("check(1); print(cpu.isas())", CC=quick, KERNELS_CACHE=str(tmp_path / "cache"))
     assert "portable" in out and "Warning" not in err
-
-
-def test_no_compiler_at_all(tmp_path):
-    out, err = run("check(1); print(cpu.isas())", CC="/nonexistent/cc", KERNELS_CACHE=str(tmp_path))
-    assert "('numpy',)" in out and err.count("RuntimeWarning") == 1 and "no C compiler answers" in err
 
 
 def test_a_forced_instruction_set_is_not_silently_replaced(monkeypatch):
@@ -115,9 +107,8 @@ def test_other_flags_make_another_library(tmp_path, quick, monkeypatch):
 
 def changed(content):
     """One bit changed, in the middle of the code."""
-    return (
-        content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 16]) + content[len(content) // 2 + 1 :]
-    )
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :]
 
 
 @pytest.mark.parametrize("damage", [lambda c: c[: len(c) // 2], lambda c: c[:5000], changed, lambda c: b""])
@@ -171,18 +162,13 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path, quick, monkeypatch):
     assert library.kernels_level() >= 0
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_a_full_or_read_only_cache_folder(tmp_path, quick, monkeypatch, code):
+def test_a_full_cache_folder(tmp_path, quick, monkeypatch):
     cache = tmp_path / "cache"
     cache.mkdir()
     monkeypatch.setenv("KERNELS_CACHE", str(cache))
     monkeypatch.setenv("CC", quick)
-
-    def refuse(*_):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.warns(RuntimeWarning, match=os.strerror(code)):
+    monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOSPC, "no room")))
+    with pytest.warns(RuntimeWarning, match="no room"):
         library = build.load()
     assert library.kernels_level() >= 0
     assert list(cache.iterdir()) == []  # no half-written file is left

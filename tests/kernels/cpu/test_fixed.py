@@ -176,9 +176,8 @@ def test_numbers_that_are_not_finite_stay_not_finite(rng, isa, bad):
     x = reals(rng, 1, 5, 5, 4)
     x[0, 0, 0, 1] = bad
     found = fixed.conv(x, taps(rng, 4, 2)[1])
-    assert (
-        np.isnan(found[0, :2, :2]).all() and np.isfinite(found[0, 2:]).all() and np.isfinite(found[0, :, 2:]).all()
-    )
+    assert np.isnan(found[0, :2, :2]).all()
+    assert np.isfinite(found[0, 2:]).all() and np.isfinite(found[0, :, 2:]).all()
     a = rng.choice(np.array([-1, 1], np.int8), (1, 5, 5, 3))
     found = fixed.conv_gradient(x, a)
     assert np.isnan(found[1]).all() and np.isfinite(found[[0, 2, 3]]).all()

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from twin import ap2
 
 from kernels import cpu
 from kernels.cpu.step import norm, ternary
@@ -13,12 +14,6 @@ SIZES = ((1, 1), (100, 70), (129, 130), (1000, 3))
 SCALE, EPS = 2.0, 1e-4
 
 pytestmark = pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here")
-
-
-def ap2(x):
-    out = np.zeros_like(x)
-    out[x != 0] = np.sign(x[x != 0]) * 2.0 ** np.round(np.log2(np.abs(x[x != 0])))
-    return out
 
 
 def uniform(key, count):

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from made import raising
 from sample import sample
 
 from kernels.bench import cublas
@@ -68,10 +69,8 @@ def test_registers_move_between_warpgroups_as_the_machine_allows():
 
 def test_tiles_cover_whole_rows_of_bits():
     """A row of bits is padded to 128; bits beyond the tiles would not be written."""
-    assert (
-        all(kernel["TILE_N"] % 128 == 0 for kernel in (tiles.XNOR, tiles.BMMA, tiles.BYTES))
-        and tiles.WGMMA_N % 128 == 0
-    )
+    assert all(kernel["TILE_N"] % 128 == 0 for kernel in (tiles.XNOR, tiles.BMMA, tiles.BYTES))
+    assert tiles.WGMMA_N % 128 == 0
 
 
 def test_a_bad_source_says_why():
@@ -93,11 +92,8 @@ def test_cubins_are_kept_by_content(tmp_path, monkeypatch):
 
 
 def test_an_unwritable_cache_does_not_prevent_compilation(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError("read-only")
-
     monkeypatch.setenv("KERNELS_CACHE", str(tmp_path))
-    monkeypatch.setattr(nvrtc, "keep", refuse)
+    monkeypatch.setattr(nvrtc, "keep", raising(OSError("read-only")))
     path = nvrtc.cubin_path(tiles.NAIVE.source, "naive", "89")
     assert path.read_bytes()[:4] == b"\x7fELF" and not os.listdir(tmp_path)
 

@@ -1,24 +1,18 @@
 """Update rules against NumPy in float64: in C, in float32, the CUDA source on the host and (-m gpu) on a GPU."""
 
-import contextlib
 import re
-import shutil
 
 import numpy as np
 import pytest
 import torch
 from emulator import installed
+from twin import ap2
 
 from kernels import Rule, reals, updates
 from kernels.cuda import launch, tiles
 from kernels.cuda import updates as cuda_updates
 
 RATE, BETA1, BETA2, EPS = 0.03, 0.9, 0.999, {"adam": 1e-8, "shift_adamax": 2.0**-27}
-
-
-def ap2(x):
-    with np.errstate(divide="ignore"):
-        return np.where(x == 0, 0.0, 2.0 ** np.rint(np.log2(x)))
 
 
 def in_float64(rule, w, m, v, g, bound, rate=RATE):
@@ -48,28 +42,9 @@ def run(request, emulated, monkeypatch):
         if reason := launch.no_gpu():
             pytest.skip(reason)
         yield launched(pytest.importorskip("cupy"))
-    elif shutil.which("g++") is None:
-        pytest.skip("the emulator needs g++")
     else:
         with installed(emulated, monkeypatch) as cupy:
             yield launched(cupy)
-
-
-@pytest.fixture
-def cp_at(emulated, monkeypatch):
-    """at(place): CuPy on a GPU, or its replacement on the host."""
-    with contextlib.ExitStack() as stack:
-
-        def at(place):
-            if place == "gpu":
-                if reason := launch.no_gpu():
-                    pytest.skip(reason)
-                return pytest.importorskip("cupy")
-            if shutil.which("g++") is None:
-                pytest.skip("the emulator needs g++")
-            return stack.enter_context(installed(emulated, monkeypatch))
-
-        yield at
 
 
 STEPS = 9.0
@@ -130,18 +105,16 @@ def test_nan_and_infinity_are_not_hidden_by_the_clipping(run, rule):
 
 @pytest.mark.parametrize(("kind", "one"), [(torch.bfloat16, 0x3F80), (torch.float16, 0x3C00)])
 @pytest.mark.parametrize("rule", ["adam", "shift_adamax"])
-@pytest.mark.parametrize("place", ["host", pytest.param("gpu", marks=pytest.mark.gpu)])
-def test_signs_of_the_new_weights_are_written_too(place, cp_at, rule, kind, one):
+def test_signs_of_the_new_weights_are_written_too(cp, rule, kind, one):
     """Signs of weights that change sign in the step, of zeros of both signs, and of NaN."""
-    cupy = cp_at(place)
     rng = np.random.default_rng(5)
     w, g = (rng.uniform(-0.02, 0.02, 1003).astype(np.float32) for _ in range(2))
     w[:2], g[:2], w[2] = (0.0, -0.0), 0.0, np.nan
-    there = [cupy.asarray(a) for a in (w, np.zeros_like(w), np.zeros_like(w), g)]
-    signs = cupy.asarray(np.zeros(1004, np.uint16))
+    there = [cp.asarray(a) for a in (w, np.zeros_like(w), np.zeros_like(w), g)]
+    signs = cp.asarray(np.zeros(1004, np.uint16))
     addresses = [a.data.ptr for a in there]
     part = cuda_updates.Part(*addresses, w.size, 10 * MULTIPLIER[rule], 1.0, signs.data.ptr, one)
-    step(cupy, rule, [part])
+    step(cp, rule, [part])
     new, found = there[0].get(), torch.from_numpy(signs.get().view(np.int16)).view(kind).float().numpy()
     assert (np.sign(new) != np.sign(w)).sum() > 10
     assert np.array_equal(found[:-1], np.where(new >= 0, 1.0, -1.0)) and found[-1] == 0
@@ -149,10 +122,8 @@ def test_signs_of_the_new_weights_are_written_too(place, cp_at, rule, kind, one)
 
 @pytest.mark.parametrize("steps", [1.0, 2.0, 1000.0])
 @pytest.mark.parametrize("rule", ["adam", "shift_adamax"])
-@pytest.mark.parametrize("place", ["host", pytest.param("gpu", marks=pytest.mark.gpu)])
-def test_many_tensors_in_one_step_each_with_its_own_rate_and_bound(place, cp_at, rule, steps):
+def test_many_tensors_in_one_step_each_with_its_own_rate_and_bound(cp, rule, steps):
     """More tensors than a launch takes, also empty ones, single elements and partial chunks; against float64."""
-    cupy = cp_at(place)
     rng = np.random.default_rng(int(steps))
     chunk, most = tiles.UPDATES["CHUNK"], tiles.UPDATES["MOST_PARTS"]
     sizes = [chunk + 1, 1, 0, chunk, 3 * chunk - 7, *([5] * most)]
@@ -161,10 +132,10 @@ def test_many_tensors_in_one_step_each_with_its_own_rate_and_bound(place, cp_at,
         w, g, m = (rng.uniform(-1, 1, size).astype(np.float32) * s for s in (0.9, 1e-3, 1e-3))
         v = np.abs(rng.uniform(-1, 1, size)).astype(np.float32) * np.float32(1e-6 if rule == "adam" else 1e-3)
         given.append((w, m, v, g))
-        there.append([cupy.asarray(array) for array in given[-1]])
+        there.append([cp.asarray(array) for array in given[-1]])
         addresses = [array.data.ptr for array in there[-1]]
         parts.append(cuda_updates.Part(*addresses, size, 1.0 + i, 0.5 if i % 2 else np.inf))
-    step(cupy, rule, parts, steps, 0.003)
+    step(cp, rule, parts, steps, 0.003)
     if rule == "adam":
         common = 0.003 * np.sqrt(1 - BETA2**steps) / (1 - BETA1**steps)
     else:
