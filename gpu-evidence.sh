@@ -72,7 +72,7 @@ once() {
   return "$code"
 }
 
-# scale_of CELL: short schedules have a scale of their own
+# scale_of CELL: print the scale of a run: short for cells of short/, else the same for all
 scale_of() { [[ $1 == short/* ]] && echo short || echo "$scale"; }
 
 # files FOLDER SUFFIX: print the files of the chosen runs in a folder of the store

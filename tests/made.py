@@ -53,7 +53,7 @@ def raising(error):
 
 
 def without_times(path):
-    """What a record says, but for times, machine and checksum: what a run made again must say, too."""
+    """A record without times, machine and checksum: a repeated run must give the same."""
     content = json.loads(path.read_text())
     for row in content["curve"]:
         del row["seconds"]

@@ -84,7 +84,7 @@ def prepare(folder: Path) -> None:
 
 
 class SlowFile(io.FileIO):
-    """A file on a slow disk: what is written arrives in pieces."""
+    """A file on a slow disk: data are written in pieces."""
 
     def write(self, content: bytes) -> int:
         for piece in range(8):
@@ -95,7 +95,7 @@ class SlowFile(io.FileIO):
 
 
 def call(folder: Path, store: Path, log: Path, seeds: int = SEEDS) -> int:
-    """Start `reproduce run` in a process of its own, its output into `log`; gives the process id."""
+    """Starts `reproduce run` in its own process, with its output in `log`; returns the process id."""
     pid = os.fork()
     if pid:
         return pid

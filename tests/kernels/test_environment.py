@@ -79,7 +79,7 @@ def test_the_users_cache_folder(monkeypatch, tmp_path):
 
 
 def cgroups(folder, own, **files):
-    """A made /proc/self/cgroup and a made /sys/fs/cgroup with these files; "__" stands for "/"."""
+    """An artificial /proc/self/cgroup and /sys/fs/cgroup with these files; "__" stands for "/"."""
     (folder / "cgroup").write_text(own)
     for name, content in files.items():
         path = folder / "mount" / name.replace("__", "/")

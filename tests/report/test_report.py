@@ -244,7 +244,7 @@ def test_committed_records_are_sound_clean_and_of_todays_settings():
     assert problems == []
     good = evidence.usable(found, spec.cells())
     used = {r.key for r in [*good, *evidence.failed(found, good, spec.cells())]}
-    # what is judged has today's settings; small runs may have older ones: the report leaves them out and says so
+    # judged runs have today's settings; small runs may have older ones, which the report skips and names
     assert all(r.key in used or r.scale == "small" for r in found)
     assert not any(r.code["dirty"] for r in found)
 

@@ -1,4 +1,4 @@
-"""Reading a store: what cannot be used is named and left out, what broke off is shown, thousands do no harm."""
+"""Reading a store: unusable files are named and skipped, failed runs are shown, thousands of them are handled."""
 
 import json
 import subprocess

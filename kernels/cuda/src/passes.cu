@@ -329,7 +329,7 @@ extern "C" __global__ void conv_forward(const __grid_constant__ Conv p) {
     }
 }
 
-// Normalized y and the gradient of what the sign is taken of, at a place
+// Normalized y and the gradient of the sign's input, at a place
 __device__ __forceinline__ float entering(const Conv& p, const Mine& m, long long row, float& x, int& which) {
     x = (pooled(p, row, m.unit, which) - p.mean[m.unit]) * p.inverse[m.unit];
     if (p.masked && fabsf(fmaf(x, p.gamma[m.unit], p.beta[m.unit])) > 1) return 0;

@@ -145,7 +145,7 @@ def asarray(x):
 
 @contextlib.contextmanager
 def installed(folder, monkeypatch, multiprocessors=3):
-    """CUDA backends that run on the host while this lasts; the test is skipped where there is no g++."""
+    """Within the block the CUDA backends run on the host; the test is skipped without g++."""
     if shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
     cupy = types.ModuleType("cupy")
