@@ -53,7 +53,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         "rows": rows,
         "notes": notes,
         "warnings": timing.warnings(rows),
-        "paper": {key: common.figure3()[key] for key in ("where", "bars")},
+        "paper": common.figure3(),
     }
 
 

@@ -97,7 +97,7 @@ def measure(
             "failed": list(failed),
             "notes": list(dict.fromkeys(every)),
             "warnings": timing.warnings(rows),
-            "paper": {key: common.figure3()[key] for key in ("where", "bars")},
+            "paper": common.figure3(),
         }
 
     parts: dict[str, Callable[[], tuple[list[dict[str, Any]], list[str], list[dict[str, str]]]]]

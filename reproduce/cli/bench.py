@@ -46,7 +46,6 @@ def bench(
     from reproduce.packed.blocks import PackedError
     from reproduce.records import sealed
     from reproduce.records.benchmark import Bench
-    from reproduce.spec import paper
 
     if gpu and (training or layers):
         raise stop(f"--{'train' if training else 'layers'} measures the CPU", 2)
@@ -63,8 +62,6 @@ def bench(
     )
     if to is None and not (kept := yamlfile.ROOT / "results").is_dir():
         raise stop(f"no folder {kept}, as a checkout has it: name one for the record (--to)", 2)
-    if folder == "kernels":
-        paper.read()  # as the table at the end needs it
     path: Path | None = None
 
     def keep(state: dict[str, Any]) -> None:

@@ -85,13 +85,12 @@ def run(
     from reproduce.campaign.wanted import runs_wanted, share
     from reproduce.records import equal_code, runs
     from reproduce.report.sections import table1
-    from reproduce.spec import paper
 
     if device not in ("auto", "cpu", "cuda"):
         raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
     extensions.use(use or [])
     found = cells_of(cells, experiments, ablations=False)
-    paper.read(), equal_code.known()  # as the table at the end needs them
+    equal_code.known()  # the table at the end needs it
     try:
         chosen = worker.pick_device(device)
         size = _scale(scale, chosen.type)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from reproduce.records import Record, Running, read_record, read_running, sealed
 from reproduce.records.benchmark import Bench
 from reproduce.records.packed_net import PackedRecord
 from reproduce.report.rows import apart, made_by
-from reproduce.spec import paper
+from reproduce.spec import the_paper as the_paper
 
 Say = Callable[[str], None]
 once = lru_cache(maxsize=2)
@@ -56,12 +56,6 @@ class Evidence:
 
     def paths(self, records: Sequence[Record]) -> str:
         return "; ".join(self.path(r) for r in records)
-
-
-@cache
-def the_paper() -> dict[str, Any]:
-    """What the paper prints (`experiments/paper.yaml`), read once."""
-    return paper.read()
 
 
 def cells(own: Path | None = None) -> list[spec.Cell]:

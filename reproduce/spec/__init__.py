@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,12 @@ from reproduce.yamlfile import SpecError as SpecError
 
 EXPERIMENTS = (ROOT if CHECKOUT else PACKAGE) / "experiments"
 PARTS = ("data", "net", "train")
+
+
+@cache
+def the_paper() -> dict[str, Any]:
+    """The paper's numbers: the content of `experiments/paper.yaml`."""
+    return read_yaml(EXPERIMENTS / "paper.yaml")
 
 
 def _about(data: Data) -> str:
@@ -244,7 +251,8 @@ def load_all(path: Path) -> list[Cell]:
     plain = merged(under.model_dump(mode="json", include=set(PARTS)), ablation.common)
     cells, found = [], []
     for name in ablation.arms:
-        tree = with_rate(_of_arm(ablation, name, plain), ablation.arms[name].rate)
+        tree = merged(plain, ablation.arms[name].model_dump(include=set(PARTS)))
+        tree = with_rate(tree, ablation.arms[name].rate)
         try:
             settings = Settings.model_validate(tree)
         except ValidationError as error:
@@ -270,11 +278,6 @@ def load_all(path: Path) -> list[Cell]:
     if found:
         raise refusal(path, found)
     return cells
-
-
-def _of_arm(ablation: Ablation, name: str, plain: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = merged(plain, ablation.arms[name].model_dump(include=set(PARTS)))
-    return tree
 
 
 def with_rate(tree: dict[str, Any], start: float) -> dict[str, Any]:
