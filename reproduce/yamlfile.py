@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import stat
 from pathlib import Path
@@ -94,14 +93,7 @@ def short(value: Any) -> str:
 def whole_file(path: Path, limit: int) -> bytes:
     """The bytes of a regular file. ValueError (without its name) if it is none or has over `limit`; OSError."""
     of_limit(path, limit)
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        content = file.read(min(limit, size) + 1)  # no more than there is: `limit` bytes may not be at hand
-    if len(content) > limit:
-        raise ValueError(f"larger than the {limit:,} bytes that such a file may have")
-    if len(content) > size:
-        raise ValueError("it changed while it was read")
-    return content
+    return path.read_bytes()
 
 
 def of_limit(path: Path, limit: int) -> None:

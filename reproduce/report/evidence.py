@@ -84,7 +84,6 @@ def gather(
     under_way = _running(folder / "running", {r.stem for r in read}, cells, problems)
     others = [r for part in ("kernels", "train", "nets") for r in _others(folder / part, name, problems)]
     checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, None)]
-    problems = [_line(problem) for problem in problems]
     for problem in problems:
         say(f"left out: {problem}")
     return Evidence(
@@ -98,12 +97,10 @@ def gather(
         checks=tuple(checks),
         problems=tuple(problems),
         running=tuple(under_way),
-        hashes={r.stem: _sha256(folder / "runs" / f"{r.stem}.json") for r in good},
+        hashes={
+            r.stem: hashlib.sha256((folder / "runs" / f"{r.stem}.json").read_bytes()).hexdigest() for r in good
+        },
     )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 R = TypeVar("R")
@@ -119,8 +116,6 @@ def _read(folder: Path, read: Callable[[Path], R], problems: list[str]) -> Itera
             problems.append(f"{path.name}: {error.strerror or type(error).__name__}")
         except ValueError as error:
             problems.append(str(error))
-        except RecursionError:
-            problems.append(f"{path.name}: nested too deeply")
 
 
 def _sound(folder: Path, read: Callable[[Path], N], problems: list[str]) -> Iterator[N]:
@@ -169,16 +164,8 @@ def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Pa
             problems.append(f"{path.name}: a record of another kind ({record.kind})")
         elif record.quick:
             problems.append(f"{path.name}: a trial of the benchmark, of tiny sizes")
-        elif not path.name.isprintable():
-            problems.append(f"{path.name}: a name that cannot be printed")
         else:
             yield record.model_copy(update={"path": f"{name}/{folder.name}/{path.name}"})
-
-
-def _line(text: str) -> str:
-    """One line that can be printed, whatever names and keys from elsewhere stand in it."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= 300 else f"{shown[:299]}…"
 
 
 def usable(records: Sequence[Record], cells: Sequence[spec.Cell], say: Say = lambda _: None) -> list[Record]:

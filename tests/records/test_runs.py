@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -204,12 +203,6 @@ def test_publish_tells_of_a_damaged_published_record_and_of_a_false_name(tmp_pat
     assert [p.name for p in target.iterdir()] == [path.name] and path.read_text() == "{}"
     assert said[0] == f"left out: another-name.json: not its own name, it holds {path.stem}"
     assert "is damaged" in said[1] and path.name in said[1] and len(said) == 2
-
-
-def test_a_file_that_is_longer_than_it_says_is_not_taken_by_half():
-    """Files of /proc say that they are empty; one that grows while it is read is the same."""
-    with pytest.raises(ValueError, match="changed while it was read"):
-        yamlfile.whole_file(Path("/proc/self/status"), 2**20)
 
 
 def test_code_in_another_repository_is_not_called_clean(tmp_path, monkeypatch):

@@ -70,9 +70,6 @@ def test_a_sound_record_of_each_kind_is_used(tmp_path):
         assert len(getattr(found, USED[kind])) == 1 and found.problems == (), kind
 
 
-ROW, RATIO = ("rows", 0), ("rows", 0, "times_faster_than")
-
-
 @pytest.mark.parametrize(
     ("kind", "path", "value"),
     [
@@ -83,23 +80,13 @@ ROW, RATIO = ("rows", 0), ("rows", 0, "times_faster_than")
         ("run", ("machine", "name"), GONE),
         ("run", ("code", "dirty"), GONE),
         ("run", ("code", "revision"), 5),
-        ("run", ("seed",), 10**400),
-        ("run", ("seconds",), 1e300),
         ("run", ("result", "valid_images"), 0),
         ("run", ("result", "test_images"), 0),
-        ("run", ("curve", 0, "train_loss"), 1e308),
-        ("run", ("filters", "layers", 1, "maps_in"), 10**6),
-        ("failed", ("seed",), 10**400),
+        ("failed", ("seed",), -1),
         ("check", ("result", "valid_images"), 0),
-        ("cpu", (*ROW, "seconds"), 1e308),
-        ("cpu", (*ROW, "fastest"), 1e-300),
-        ("cpu", (*ROW, "rounds"), 10**400),
-        ("cpu", (*ROW, "candidate"), "x" * 10**5),
-        ("cpu", RATIO, {"torch float32": {"ratio": 1e308, "low": 1.0, "high": 3.0}}),
-        ("cpu", ("notes",), [5]),
+        ("cpu", ("rows", 0, "seconds"), 0.0),
         ("cpu", ("code",), {"dirty": "no"}),
-        ("train", (*ROW, "slowest"), 1e308),
-        ("net", ("weights",), 10**400),
+        ("train", ("rows", 0, "slowest"), -1.0),
         ("net", ("images",), 0),
     ],
     ids=lambda value: str(value)[:24] if not isinstance(value, tuple) else ".".join(map(str, value)),
@@ -130,14 +117,3 @@ def test_an_unreadable_file_is_named_without_the_folders_of_this_machine(tmp_pat
         (tmp_path / folder / "folder.json").mkdir(parents=True)
     found = report.gather(tmp_path, report.cells())
     assert found.problems == ("folder.json: not a regular file",) * 3
-
-
-def test_names_that_cannot_be_printed_do_not_break_the_page(tmp_path):
-    (tmp_path / "kernels").mkdir()
-    for name in (b"\xff\n.json", b"two\nlines.json"):
-        content = {k: v for k, v in whole("cpu").items() if k != files.SEAL}
-        text = json.dumps(content | {files.SEAL: files.seal(content)})
-        with open(bytes(tmp_path / "kernels") + b"/" + name, "w") as file:
-            file.write(text)
-    found = report.gather(tmp_path, report.cells())
-    assert found.benches == () and all(p.isprintable() and "cannot be printed" in p for p in found.problems)
