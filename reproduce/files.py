@@ -61,8 +61,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         content = json.loads(raw.decode(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: also of a UnicodeDecodeError or a number too long
         raise ValueError(f"{path.name}: not valid JSON ({type(error).__name__})") from None
-    given = content.pop(SEAL, None) if isinstance(content, dict) else None
-    if given is None:
+    if not isinstance(content, dict) or (given := content.pop(SEAL, None)) is None:
         raise ValueError(f"{path.name}: no checksum")
     try:
         fits = given == seal(content)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from reproduce.identity import Device
@@ -89,7 +90,11 @@ def show(record: dict[str, Any]) -> None:
         last = row["what"]
     out = console(150)
     out.print(table)
-    for line in record["notes"]:
-        out.print(f"note: {line}")
-    for line in record["warnings"]:
-        out.print(f"warning: {line}")
+    show_notes(out, record)
+
+
+def show_notes(out: Console, record: dict[str, Any]) -> None:
+    """The notes and warnings of a record, a line each."""
+    for kind in ("note", "warning"):
+        for line in record[f"{kind}s"]:
+            out.print(f"{kind}: {line}")

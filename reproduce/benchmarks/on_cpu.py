@@ -7,7 +7,6 @@ Each is compared with the same net in plain torch float32, and in ONNX Runtime's
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,13 @@ NAIVE_IMAGES = 1008  # whole tiles
 def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str, Any]:
     """The record of one run of the benchmark on this machine's CPU. `quick`: tiny sizes, for tests."""
     started = runs.now()
-    bounds = bench.peaks()
+    bounds = {bound: bench.peak(bound) for bound in bench.BOUNDS}
     rows, notes = bench.products(say, quick)
     for name in CELLS:
         found, remarks = _net_rows(name, say, data_folder, quick)
         rows += found
         notes += remarks
-    return common.about("cpu", quick, started, _optional()) | {
+    return common.about("cpu", quick, started, machine.versions("onnxruntime", "onnx")) | {
         "backend": kernels.describe("cpu"),
         "first_layer": pixels.describe("cpu"),
         "threads": {"kernels": cpu.thread_count(), "torch": machine.machine("cpu")["threads"]},
@@ -137,13 +136,3 @@ def _naive_products(settings: spec.Settings, images: int) -> Callable[[], None]:
             bench.naive(a, b, out)
 
     return run
-
-
-def _optional() -> dict[str, str]:
-    found = {}
-    for name in ("onnxruntime", "onnx"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

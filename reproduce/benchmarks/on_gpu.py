@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from reproduce.benchmarks.cells import CELLS, RANDOM, SCALE, SHIFT, images_of, n
 from reproduce.datasets.data import DataError
 from reproduce.nets.tensorcores import full_precision
 from reproduce.packed import PackedNet
-from reproduce.records import runs
+from reproduce.records import machine, runs
 
 Say = Callable[[str], None]
 Keep = Callable[[dict[str, Any]], None]
@@ -123,12 +122,7 @@ def _product_rows(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("cupy-cuda13x", "cupy-cuda12x", "triton"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    found = machine.versions("cupy-cuda13x", "cupy-cuda12x", "triton")
     if torch.version.cuda:
         found["torch's CUDA"] = torch.version.cuda
     with suppress(nvrtc.CompileError):  # then no kernel runs, and each says so

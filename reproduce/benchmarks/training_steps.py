@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -105,15 +106,9 @@ def ours(settings: spec.Settings, data: DeviceData) -> train.Classifier:
 
 def in_float32(settings: spec.Settings, data: DeviceData) -> train.Classifier:
     """The same with $REPRODUCE_PRODUCTS=float32."""
-    before = os.environ.get("REPRODUCE_PRODUCTS")
-    os.environ["REPRODUCE_PRODUCTS"] = "float32"
-    try:
+    with patch.dict(os.environ, REPRODUCE_PRODUCTS="float32"):
         module = ours(settings, data)
-        assert module.step.engine is None
-    finally:
-        del os.environ["REPRODUCE_PRODUCTS"]
-        if before is not None:
-            os.environ["REPRODUCE_PRODUCTS"] = before
+    assert module.step.engine is None
     return module
 
 
@@ -272,7 +267,4 @@ def show(record: dict[str, Any]) -> None:
     for row in record["rows"]:
         if row["void"] and row["candidate"] == OURS:
             out.print(f"VOID: {row['what']}: {row['void']}")
-    for line in record["notes"]:
-        out.print(f"note: {line}")
-    for line in record["warnings"]:
-        out.print(f"warning: {line}")
+    common.show_notes(out, record)

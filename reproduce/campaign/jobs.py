@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -94,16 +95,13 @@ def use_threads(threads: int | None) -> None:
 @contextlib.contextmanager
 def with_threads(threads: int | None) -> Iterator[None]:
     """`use_threads` within a block."""
-    before, kernels = torch.get_num_threads(), os.environ.get("KERNELS_THREADS")
-    use_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        if kernels is None:
-            os.environ.pop("KERNELS_THREADS", None)
-        else:
-            os.environ["KERNELS_THREADS"] = kernels
+    before = torch.get_num_threads()
+    with patch.dict(os.environ):
+        use_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

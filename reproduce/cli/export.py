@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +41,7 @@ def export(
     extensions.use(use or [])
     if kind not in formats.FORMATS:
         raise stop(f"--format takes {', '.join(formats.FORMATS)}, not {kind!r}", 2)
-    if missing := formats.FORMATS[kind].missing():
+    if missing := formats.missing(kind):
         raise stop(f"{missing} not installed: pip install 'bnn-reproduce[export]'", 2)
     try:
         packed = from_run.freeze_run(run, runs.Store(results or runs.LOCAL), data, say)
@@ -77,18 +76,18 @@ def export(
 
 def record_of(target: Path, kind: str, content: bytes, net: PackedNet, proof: Proof) -> ExportRecord:
     """What `--record` keeps: the file, by its digest, and its proof."""
+    from reproduce.packed.export import formats
     from reproduce.packed.export.graph import OPSET
     from reproduce.records import machine, runs, sealed
     from reproduce.records.packed_net import ExportRecord
 
-    packages = {"onnx": ("onnx", "onnxruntime"), "qonnx": ("onnx", "onnxruntime", "qonnx"), "npz": ()}[kind]
     made = {
         "format": 1,
         "kind": "export",
         "quick": False,
         "started": runs.now(),
         "machine": machine.machine("cpu"),
-        "libraries": machine.libraries() | {name: metadata.version(name) for name in packages},
+        "libraries": machine.libraries() | machine.versions(*formats.NEEDS[kind]),
         "code": machine.code(),
         "about": net.about,
         "data": net.settings.data.name,

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -129,11 +130,14 @@ def _cpu_name() -> str:
 @cache
 def libraries() -> dict[str, str]:
     """Versions of Python and of the libraries on which the numbers depend."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "lightning", "numpy", "scipy"):
-        try:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    return found | versions("lightning", "numpy", "scipy")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    found["torch"] = torch.__version__
     return found
