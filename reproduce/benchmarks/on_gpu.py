@@ -203,18 +203,16 @@ def _candidates(
     net: PackedNet, plain: nn.Module, images: Any, batch: int, usable: list[str]
 ) -> dict[str, Callable[[], Classes]]:
     """What gives the classes of `images`, on the GPU (CuPy's) or on the host, by name."""
-    found: dict[str, Callable[[], Classes]] = {f"packed {b}, end to end": _packed(net, images, b) for b in usable}
-    found[FP32] = lambda: _torch_classes(plain, images, batch)
+    found: dict[str, Callable[[], Classes]] = {
+        f"packed {b}, end to end": partial(net.predict, images, b) for b in usable
+    }
+    found[FP32] = partial(_torch_classes, plain, images, batch)
 
     def tf32() -> Classes:
         with _tensor_cores():
             return _torch_classes(plain, images, batch)
 
     return found | {TF32: tf32}
-
-
-def _packed(net: PackedNet, images: Any, backend: str) -> Callable[[], Classes]:
-    return lambda: net.predict(images, backend)
 
 
 def _compared(calls: dict[str, Callable[[], Classes]], want: Classes, errors: dict[str, str]) -> dict[str, int]:
