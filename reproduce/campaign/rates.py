@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduce import files, spec, yamlfile
+from reproduce import spec, yamlfile
 from reproduce.records import Record, read_records
 
 SEED = 100
@@ -70,13 +70,11 @@ def main(patterns: Sequence[str]) -> int:
     ]
     count = jobs.at_once(plan, 1, "cpu")
     jobs.use_threads(1)
+    store = runs.Store(STORE)
     with jobs.beside(count - 1, jobs.train, plan, STORE, None, "cpu", 1, None, None):
-        summary = worker.carry_out(plan, runs.Store(STORE), None, torch.device("cpu"), say, bar=False)
-    COMMITTED.mkdir(parents=True, exist_ok=True)
+        summary = worker.carry_out(plan, store, None, torch.device("cpu"), say, bar=False)
     records = [*summary.records, *summary.failed]
-    for record in records:
-        name = f"{record.stem}.json"
-        files.write_whole(COMMITTED / name, (STORE / "runs" / name).read_bytes())
+    store.copy(records, COMMITTED)
     wrong = 0
     for cell in cells:
         assert cell.ablation is not None

@@ -53,13 +53,12 @@ def bench(
         raise stop("--train or --layers, not both", 2)
     if gpu and (reason := on_gpu.missing()):
         raise stop(reason, 2)
-    measure, show, folder = (
-        (of_training.measure, of_training.show, "train")
-        if training
-        else (of_layers.measure, of_layers.show, "layers")
-        if layers
-        else (cpu.measure, common.show, "kernels")
-    )
+    folder = "train" if training else "layers" if layers else "kernels"
+    measure, show = {
+        "train": (of_training.measure, of_training.show),
+        "layers": (of_layers.measure, of_layers.show),
+        "kernels": (cpu.measure, common.show),
+    }[folder]
     if to is None and not (kept := yamlfile.ROOT / "results").is_dir():
         raise stop(f"no folder {kept}, as a checkout has it: name one for the record (--to)", 2)
     path: Path | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reproduce import extensions, yamlfile
-from reproduce.cli.options import DataOption, ResultsOption, UseOption
+from reproduce.cli.options import DataOption, ResultsOption, UseOption, check_choice
 from reproduce.terminal import say, stop
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def export(
     from reproduce.records import runs, sealed
 
     extensions.use(use or [])
-    if kind not in formats.FORMATS:
-        raise stop(f"--format takes {', '.join(formats.FORMATS)}, not {kind!r}", 2)
+    check_choice("--format", kind, list(formats.FORMATS))
     if missing := formats.missing(kind):
         raise stop(f"{missing} not installed: pip install 'bnn-reproduce[export]'", 2)
     try:
@@ -61,7 +60,6 @@ def export(
             1,
         )
     target = packed.parent.parent / "exports" / f"{packed.stem}{formats.SUFFIXES[kind]}"
-    target.parent.mkdir(parents=True, exist_ok=True)
     files.write_whole(target, content)
     rate = 100 * proof.wrong / proof.images
     say(f"all {proof.images:,} test images: the packed net's class, {rate:.2f} % of them wrong")

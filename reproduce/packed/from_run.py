@@ -84,7 +84,6 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
         about["test_error"] = record.result.test_error
     net = freeze_net(settings, state, _affine(settings, data_folder, say), about)
     target = path.parent.parent / "packed" / f"{record.stem}.bnn"
-    target.parent.mkdir(parents=True, exist_ok=True)
     net.save(target)
     return target
 
