@@ -103,24 +103,22 @@ def found(evidence: Evidence, cells: Sequence[spec.Cell], scale: str) -> str:
 
 
 def compared(stores: Sequence[Evidence], target: Path, home: str, force: bool = False) -> None:
-    """A page and a CSV that hold stores against each other, into `target`; raises as `write` does."""
-    parts = compare.sections(stores)
+    """Compare stores: a page with its CSV files, into `target`; raises as `write` does."""
     names = ", ".join(store.name for store in stores)
-    said = f"Stores compared: {names}."
-    _page(parts, "Stores compared", said, target, home, force)
+    _page(compare.sections(stores), "Stores compared", names, target, home, force)
 
 
 def cells_compared(
     evidence: Evidence, both: tuple[spec.Cell, spec.Cell], target: Path, home: str, force: bool = False
 ) -> None:
-    """A page and a CSV that hold two cells of a store against each other, into `target`; errors as in `write`."""
-    parts = compare.cell_sections(evidence, *both)
-    said = f"Cells compared: {both[0].name} and {both[1].name}, in {evidence.name}."
-    _page(parts, "Cells compared", said, target, home, force)
+    """Compare two cells of a store: a page with its CSV files, into `target`; raises as `write` does."""
+    names = f"{both[0].name} and {both[1].name}, in {evidence.name}"
+    _page(compare.cell_sections(evidence, *both), "Cells compared", names, target, home, force)
 
 
-def _page(parts: Sequence[Section], title: str, said: str, target: Path, home: str, force: bool) -> None:
-    content = _data(parts) | drawings(parts) | {"index.html": page.page(title, [said], parts, home)}
+def _page(parts: Sequence[Section], title: str, names: str, target: Path, home: str, force: bool) -> None:
+    text = page.page(title, [f"{title}: {names}."], parts, home)
+    content = _data(parts) | drawings(parts) | {"index.html": text}
     folder.write(content, target, force)
 
 

@@ -17,7 +17,7 @@ from reproduce.datasets import DATASETS
 from reproduce.records import Record, Running, read_record, read_running, sealed
 from reproduce.records.benchmark import Bench
 from reproduce.records.packed_net import PackedRecord
-from reproduce.report.rows import apart, made_by
+from reproduce.report.rows import apart, grouped, made_by
 from reproduce.spec import the_paper as the_paper
 
 Say = Callable[[str], None]
@@ -210,9 +210,7 @@ def _todays(records: Sequence[Record], cells: Sequence[spec.Cell], status: str) 
 
 def by_order(records: Sequence[Record]) -> dict[tuple[str, str, str], list[list[Record]]]:
     """For each cell, scale and image order, sorted by these: the records in groups that may be pooled."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.cell, record.scale, record.data.order), []).append(record)
+    groups = grouped(records, lambda r: (r.cell, str(r.scale), r.data.order))
     return {key: apart(group) for key, group in sorted(groups.items())}
 
 

@@ -47,10 +47,7 @@ def page(
 
     The first screen: `sentences`, `pictures` and `verdicts`. A section's tables link to data/NAME.csv, its figures
     to NAME.svg too, both beside the page; the text of a section with tables or figures stands at the end.
-    ValueError if two parts of the page have one name.
     """
-    parts = [*pictures, *(part for section in sections for part in section.parts)]
-    _check_unique([s.anchor for s in sections], [f"{type(p).__name__} {p.name}" for p in parts])
     views = [
         {"anchor": s.anchor, "title": s.title, "text": s.text, "parts": [_part(part, home) for part in s.parts]}
         for s in sections
@@ -88,12 +85,6 @@ def _text(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8").strip()
 
 
-def _check_unique(*lists: Sequence[str]) -> None:
-    twice = sorted({name for names in lists for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"two parts of the page are called {', '.join(twice)}")
-
-
 def prose(text: str) -> Markup:
     """Plain text with `names of code` between backticks."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
@@ -113,9 +104,12 @@ def _part(part: Table | Figure, home: str) -> dict[str, Any]:
 
 def _table(table: Table, home: str) -> dict[str, Any]:
     frame, caption = table.frame, table.caption
-    columns = [c for c in table.columns if not _alike(c, frame)]
-    for column in (c for c in table.columns if c not in columns):
-        caption += f" {column.heading.capitalize()}: {frame[column.key].iloc[0]}."
+    columns = list(table.columns)
+    for column in table.columns:  # a machine that is the same in all rows is said once
+        values = list(frame[column.key])
+        if column.key == "machine" and len(values) > 1 and len(set(values)) == 1 and values[0] not in ("", None):
+            columns.remove(column)
+            caption += f" {column.heading.capitalize()}: {values[0]}."
     flags = {key: frame[key].fillna(False).astype(bool) for key in ("quoted", "dirty") if key in frame}
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(frame.to_dict("records")):
@@ -139,12 +133,6 @@ def _table(table: Table, home: str) -> dict[str, Any]:
         "notes": sorted({note for row in rows for note in row["note"].split("; ") if note}),
         "hints": [c for c in columns if c.hint],
     }
-
-
-def _alike(column: Column, frame: pd.DataFrame) -> bool:
-    """Whether a column is said once, in the caption: that of machines which are one machine."""
-    values = list(frame[column.key])
-    return column.key == "machine" and len(values) > 1 and len(set(values)) == 1 and values[0] not in ("", None)
 
 
 def _cell(column: Column, line: dict[Any, Any], values: pd.Series) -> dict[str, Any]:
