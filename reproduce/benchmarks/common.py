@@ -20,11 +20,10 @@ def about(
     kind: str, quick: bool, started: str, libraries: dict[str, str], device: Device = "cpu"
 ) -> dict[str, Any]:
     """The first fields of every benchmark's record; `libraries`: those that only this benchmark uses."""
-    here = machine.machine(device)
+    found = machine.head(kind, started, device, quick)
     if device == "cpu":
-        here = here | {"clocks_mhz": clocks(), "load": os.getloadavg()}
-    content = {"format": 1, "kind": kind, "quick": quick, "started": started, "machine": here}
-    return content | {"libraries": machine.libraries() | libraries, "code": machine.code(device)}
+        found["machine"] = found["machine"] | {"clocks_mhz": clocks(), "load": os.getloadavg()}
+    return found | {"libraries": found["libraries"] | libraries}
 
 
 def clocks() -> list[float] | None:

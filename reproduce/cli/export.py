@@ -79,14 +79,8 @@ def record_of(target: Path, kind: str, content: bytes, net: PackedNet, proof: Pr
     from reproduce.records import machine, runs, sealed
     from reproduce.records.packed_net import ExportRecord
 
-    made = {
-        "format": 1,
-        "kind": "export",
-        "quick": False,
-        "started": runs.now(),
-        "machine": machine.machine("cpu"),
+    made = machine.head("export", runs.now()) | {
         "libraries": machine.libraries() | machine.versions(*formats.NEEDS[kind]),
-        "code": machine.code(),
         "about": net.about,
         "data": net.settings.data.name,
         "net": net.settings.net.model_dump(mode="json"),

@@ -224,14 +224,7 @@ def record_of(file: Path, net: PackedNet, answer: Comparison, backend: str) -> P
     """The record of the packed net in `file`, for `reproduce predict --record` and `reproduce publish`."""
     content = file.read_bytes()
     device: Device = "cuda" if kernels.takes_gpu(backend) else "cpu"
-    made = {
-        "format": 1,
-        "kind": "net",
-        "quick": False,
-        "started": runs.now(),
-        "machine": machine.machine(device),
-        "libraries": machine.libraries(),
-        "code": machine.code(device),
+    made = machine.head("net", runs.now(), device) | {
         "backend": kernels.describe(backend),
         "about": net.about,
         "data": net.settings.data.name,

@@ -127,6 +127,12 @@ def _cpu_name() -> str:
     return name
 
 
+def head(kind: str, started: str, device: identity.Device = "cpu", quick: bool = False) -> dict[str, Any]:
+    """The first fields of every record that is not a run's (`fields.Sealed`)."""
+    made = {"machine": machine(device), "libraries": libraries(), "code": code(device)}
+    return {"format": 1, "kind": kind, "quick": quick, "started": started, **made}
+
+
 @cache
 def libraries() -> dict[str, str]:
     """Versions of Python and of the libraries on which the numbers depend."""

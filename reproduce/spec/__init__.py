@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -287,16 +286,10 @@ def with_rate(tree: dict[str, Any], start: float) -> dict[str, Any]:
     return {**tree, "train": {**tree["train"], "rate": {**rate, **changed}}}
 
 
-def _tell(problem: str) -> None:
-    print(f"reproduce: left out: {problem}", file=sys.stderr)
-
-
-def cells(
-    patterns: list[str] | None = None, folder: Path = EXPERIMENTS, *, tell: Callable[[str], None] = _tell
-) -> list[Cell]:
+def cells(patterns: list[str] | None = None, folder: Path = EXPERIMENTS) -> list[Cell]:
     """The cells of `folder`, in the files' order, or those that `patterns` name: files, folders, cells, groups.
 
-    A broken file is named and left out; SpecError if it was asked for by itself, or no other file is left.
+    A broken file is named on stderr and left out; SpecError if it was asked for by itself, or no other is left.
     """
     chosen: dict[str, Path] = {}
     arms: dict[str, set[str | None]] = {}
@@ -323,7 +316,7 @@ def cells(
     if not loaded:
         raise SpecError("\n".join(broken))
     for problem in broken:
-        tell(problem)
+        print(f"reproduce: left out: {problem}", file=sys.stderr)
     return loaded
 
 
