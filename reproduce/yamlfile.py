@@ -126,7 +126,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def shown(path: Path) -> str:
-    """The path as a person in the checkout would write it."""
+    """The path for a message: relative to the checkout if it lies there."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 

@@ -25,7 +25,7 @@ CELLS = {"MNIST MLP": "table1/bnn-theano-mnist", "CIFAR-10 ConvNet": "table1/bnn
 
 
 def net_of(name: str, quick: bool) -> tuple[spec.Settings, PackedNet, nn.Module, str]:
-    """Settings of a net to be timed, the net packed and in torch float32, and words on whose weights it has.
+    """A net to be timed: its settings, packed, in torch float32, and a note on where its weights are from.
 
     A tiny one (`quick`) is random. ValueError if a packed net in `results/nets` is damaged.
     """

@@ -19,7 +19,7 @@ from reproduce.terminal import console
 def about(
     kind: str, quick: bool, started: str, libraries: dict[str, str], device: Device = "cpu"
 ) -> dict[str, Any]:
-    """The first fields of every benchmark's record; `libraries`: those that only this benchmark uses."""
+    """The first fields of a benchmark's record; `libraries`: versions of those that only this benchmark uses."""
     found = machine.head(kind, started, device, quick)
     if device == "cpu":
         found["machine"] = found["machine"] | {"clocks_mhz": clocks(), "load": os.getloadavg()}

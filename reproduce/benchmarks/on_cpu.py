@@ -97,7 +97,7 @@ def _net_rows(
 def _candidates(
     net: PackedNet, plain: nn.Module, steps: list[NDArray[np.uint8]], notes: list[str]
 ) -> dict[str, Callable[[], list[NDArray[Any]]]]:
-    """What goes through all batches of images in `steps`, one after another."""
+    """The candidates; each classifies all batches of images in `steps`, one after another."""
     first = [net.first(step, "cpu") for step in steps]
     found: dict[str, Callable[[], list[NDArray[Any]]]] = {
         BITS_ALONE: lambda: [net.from_bits(h, "cpu") for h in first],

@@ -47,7 +47,7 @@ FP32, TF32, NAIVE = "torch float32, end to end", "torch tf32, end to end", "naiv
 
 
 def missing() -> str | None:
-    """Why nothing can be measured here, in one line, or None."""
+    """Why nothing can be measured here, in one line; None if it can."""
     if not torch.cuda.is_available():
         return "no CUDA device here"
     reason = launch.no_gpu()
@@ -187,7 +187,7 @@ def _net_rows(
 
 
 def _wanted(net: PackedNet, images: Any, there: Any, usable: list[str]) -> tuple[Classes, str]:
-    """The classes all must give, and whose they are: the host's, on every image if it has a compiler."""
+    """The right classes, and what computed them: the host, on every image if it has a compiler."""
     if has_compiler():
         return net.predict(images), "the host's on every image"
     few = net.predict(images[:HOST_IMAGES])
@@ -202,7 +202,7 @@ def _wanted(net: PackedNet, images: Any, there: Any, usable: list[str]) -> tuple
 def _candidates(
     net: PackedNet, plain: nn.Module, images: Any, batch: int, usable: list[str]
 ) -> dict[str, Callable[[], Classes]]:
-    """What gives the classes of `images`, on the GPU (CuPy's) or on the host, by name."""
+    """The candidates by name; each classifies `images`, which are on the GPU (CuPy's) or on the host."""
     found: dict[str, Callable[[], Classes]] = {
         f"packed {b}, end to end": partial(net.predict, images, b) for b in usable
     }
@@ -216,7 +216,7 @@ def _candidates(
 
 
 def _compared(calls: dict[str, Callable[[], Classes]], want: Classes, errors: dict[str, str]) -> dict[str, int]:
-    """On how many images each differs from `want`; what fails, and a packed net that differs, go to `errors`."""
+    """On how many images each candidate differs from `want`. A failure, or a packed net that differs, is an error."""
     differing = {}
     for key in list(calls):
         try:
@@ -260,7 +260,7 @@ def _tensor_cores() -> Iterator[None]:
 
 
 class NaiveProducts(TorchFunctionMode):
-    """While it lasts, torch's linear maps and 3×3 convolutions (padding 1) are products by the naive kernel.
+    """Within this mode torch's linear maps and 3×3 convolutions (padding 1) use the naive kernel.
 
     Weights are brought to its layout once. Convolutions are products of unfolded windows.
     """

@@ -176,7 +176,7 @@ def train(
     deadline: float | None,
     checkpoint_seconds: float | None,
 ) -> None:
-    """The work of a further process of `reproduce run --jobs`: it carries out the same plan on the same store."""
+    """What each extra process of `reproduce run --jobs` does: it carries out the same plan on the same store."""
     use_threads(threads)
     tell = functools.partial(_tell, number)
     store = runs.Store(root)
@@ -192,7 +192,7 @@ def _tell(number: int, text: str) -> None:
 
 
 def load(pipe: Connection, number: int, settings: spec.Settings, device: str, threads: int | None) -> None:
-    """The work of a further process of `--plan`: steps on random images until it is ended; sends "ready"."""
+    """What each extra process of `--plan` does: send "ready", then make steps on random images until ended."""
     use_threads(threads)
     turn = Probe(settings, torch.device(device)).turn
     turn(1)

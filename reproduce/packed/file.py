@@ -100,7 +100,7 @@ def load(path: Path | str) -> Layers:
 
 
 def parse(content: bytes) -> Layers:
-    """The net in a file's bytes. PackedError if they are not exactly what `save` writes."""
+    """The net in a file's bytes. PackedError if a byte differs from what `save` wrote."""
     if not content.startswith(MAGIC):
         raise PackedError("not a packed net")
     if len(content) < _START.size + _DIGEST:

@@ -66,7 +66,7 @@ def _data(parts: Sequence[Section], first: Sequence[Figure] = ()) -> dict[str, s
 
 
 def drawings(parts: Sequence[Section], first: Sequence[Figure] = ()) -> dict[str, str]:
-    """The figures by themselves; those of the first screen also in colours of their own, for README.
+    """The figures as SVG files; those of the first screen also in light and dark colours, for README.
 
     Their bytes depend on the versions of the drawing libraries, as the page's do.
     """
@@ -80,7 +80,7 @@ def drawings(parts: Sequence[Section], first: Sequence[Figure] = ()) -> dict[str
 
 
 def write(evidence: Evidence, target: Path, home: str | None = None, force: bool = False) -> None:
-    """The report of a store into `target`; `home` is that folder as seen from the one that holds the store.
+    """Write the report of a store into `target`; `home` is the path of `target` from the folder of the store.
 
     Raises files.Foreign where `target` holds what no report wrote, unless `force`.
     """
@@ -93,7 +93,7 @@ def write(evidence: Evidence, target: Path, home: str | None = None, force: bool
 
 
 def found(evidence: Evidence, cells: Sequence[spec.Cell], scale: str) -> str:
-    """What a store's runs of these cells at one scale came to, in a sentence without its full stop."""
+    """A summary of a store's runs of these cells at one scale: a sentence without its full stop."""
     frame = table1.frame(evidence.runs, cells, quoted=False, groups=None)
     frame = frame[(frame["scale"] == scale) & (frame["seeds"] > 0)]
     said = f"{frame['cell'].nunique()} of {len(cells)} cells have runs at {scale} scale"

@@ -59,9 +59,9 @@ class Evidence:
 
 
 def cells(own: Path | None = None) -> list[spec.Cell]:
-    """The cells the report knows: the project's, but for the checks', and those of the folder `own`.
+    """The cells of a report: the project's without those of the check, and those of the folder `own`.
 
-    Of two of one name that of `own` counts.
+    If both have a cell of one name, the one in `own` counts.
     """
     every = [*spec.cells(), *(spec.cells(None, own) if own is not None else [])]
     return list({c.name: c for c in every if c.experiment.check is None}.values())
@@ -70,7 +70,7 @@ def cells(own: Path | None = None) -> list[spec.Cell]:
 def gather(
     folder: Path, cells: Sequence[spec.Cell], say: Say = lambda _: None, name: str | None = None
 ) -> Evidence:
-    """Read a store. Files that are damaged, foreign or of another format are told and left out.
+    """Read a store. Files that are damaged, foreign or of another format are reported by `say` and left out.
 
     Record paths begin with `name`, the folder's own if none is given.
     """
@@ -108,7 +108,7 @@ N = TypeVar("N", Record, Running)
 
 
 def _read(folder: Path, read: Callable[[Path], R], problems: list[str]) -> Iterator[tuple[Path, R]]:
-    """The records of a folder that can be read; of the others, why not, without the folders of this machine."""
+    """The records of a folder that can be read; each other file adds a line to `problems`, without its folder."""
     for path in sorted(folder.glob("*.json")):
         try:
             yield path, read(path)
@@ -119,7 +119,7 @@ def _read(folder: Path, read: Callable[[Path], R], problems: list[str]) -> Itera
 
 
 def _sound(folder: Path, read: Callable[[Path], N], problems: list[str]) -> Iterator[N]:
-    """The records of a folder that lie under their own names."""
+    """The records of a folder whose files have the right names."""
     for path, record in _read(folder, read, problems):
         if record.stem == path.stem:
             yield record
@@ -128,7 +128,7 @@ def _sound(folder: Path, read: Callable[[Path], N], problems: list[str]) -> Iter
 
 
 def _runs(folder: Path, problems: list[str], curves: set[str] | None) -> Iterator[Record]:
-    """The sound records without the parts that nothing here reads: thousands must fit.
+    """The sound records without the parts that no report reads, so that thousands fit into memory.
 
     `curves`: the cells whose curves are read at small scale, too; None: all.
     """
@@ -229,7 +229,7 @@ def newest(records: Sequence[T], key: Callable[[T], tuple[str, ...]]) -> list[T]
 
 
 def notes(record: Record | Running | Bench | PackedRecord) -> list[str]:
-    """What must be said wherever a figure rests on this record."""
+    """The warnings that go with every figure computed from this record."""
     if isinstance(record, Bench | PackedRecord):
         return _of_code(record.code.dirty)
     found = _of_code(record.code["dirty"])
@@ -242,7 +242,7 @@ def notes(record: Record | Running | Bench | PackedRecord) -> list[str]:
 
 
 def marks(*records: Record | Running | Bench | PackedRecord) -> dict[str, Any]:
-    """The columns of a row that rests on these records: `note`, all their notes, and `dirty`, if there is one."""
+    """The columns `note` (all notes of these records) and `dirty` (whether there is one) of a table's row."""
     found = sorted({note for record in records for note in notes(record)})
     return {"dirty": bool(found), "note": "; ".join(found)}
 

@@ -42,7 +42,7 @@ def made_by(record: Record) -> MadeBy:
 
 
 def _by_kernels_alone(record: Record) -> bool:
-    """Whether torch computes nothing of a run: fixed-point steps of an MLP of signs on bytes of pixels.
+    """Whether a run uses no arithmetic of torch: fixed-point steps of a binary MLP on 8-bit pixels.
 
     The kernels' bits are the same for every number of threads (tests/test_repeat.py trains such nets with 1 to 3).
     """
@@ -82,7 +82,7 @@ def same(record: Record, group: Sequence[Record]) -> bool:
 
 
 def main(records: Iterable[Record]) -> list[Record]:
-    """Of the groups the one with the most runs, of these the newest: what stands for a cell where one must."""
+    """The group with the most runs, the newest of equal ones: used where a cell must have one group only."""
     return max(apart(records), key=len, default=[])
 
 

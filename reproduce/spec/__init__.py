@@ -202,7 +202,7 @@ def load(path: Path) -> Cell:
         return None
 
     def overridden(override: Any, over: dict[str, Any], prefix: str) -> tuple[dict[str, Any], Settings | None]:
-        """`over` with an override laid over it, and the settings that this makes."""
+        """`over` merged with an override, and the resulting settings; None if they are not valid."""
         for key in override if isinstance(override, dict) else []:
             if key not in PARTS:
                 near = difflib.get_close_matches(key, PARTS, n=1)
@@ -321,7 +321,7 @@ def cells(patterns: list[str] | None = None, folder: Path = EXPERIMENTS) -> list
 
 
 def _named(cells: list[Cell], arms: set[str | None]) -> list[Cell]:
-    """Of a file's cells the arms that were asked for; all if None is among them. SpecError for an unknown arm."""
+    """The cells of a file with these arms; all cells if None is among them. SpecError for an unknown arm."""
     if None in arms:
         return cells
     there = {cell.arm: cell for cell in cells}

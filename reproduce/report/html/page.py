@@ -151,7 +151,7 @@ def _cell(column: Column, line: dict[Any, Any], values: pd.Series) -> dict[str, 
 
 
 def _numeric(column: Column, values: pd.Series) -> bool:
-    """Is this a column of numbers: does it sort as such, and stand at the right?"""
+    """Whether a column is numeric: sorted as numbers and aligned to the right."""
     found = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     return found or column.digits is not None
 

@@ -36,7 +36,7 @@ def printed() -> list[dict[str, Any]]:
 
 
 def measured(evidence: Evidence) -> Iterator[tuple[str, str, list[Record]]]:
-    """Net, scale and runs that have curves, in Table 1's order; of several codes one's."""
+    """Net, scale and runs with curves, in Table 1's order; if there are several training codes, the main one's."""
     cells = {c.name: c.experiment for c in evidence.cells}
     drawn = (r for r in evidence.runs if r.scale in SHOWN and r.curve)
     groups = grouped(drawn, lambda r: (cells[r.cell].dataset, cells[r.cell].row, r.scale))
@@ -89,7 +89,7 @@ def summary(evidence: Evidence) -> pd.DataFrame:
 
 
 def section(evidence: Evidence) -> Section:
-    """A small multiple a net, and where the curves end."""
+    """The curves, one panel for each net, and a table of where they end."""
     ends = summary(evidence)
     text = (
         "Validation error and training cost (squared hinge) against the epoch, on log axes, a line a run. The "

@@ -125,7 +125,7 @@ def _line(cell: spec.Cell, scale: spec.Scale, group: list[Record], suffix: str, 
 
 
 def judged(cell: spec.Cell, scale: str, group: Sequence[Record]) -> str:
-    """The verdict on runs of one cell at one scale; only the paper's scale is held against the paper."""
+    """The verdict on runs of one cell at one scale; only the paper's scale is compared with the paper."""
     errors = [r.result.test_error for r in group if r.result]
     experiment = cell.experiment
     if not errors:
@@ -151,7 +151,7 @@ def tested(group: Sequence[Record]) -> tuple[int, NDArray[np.bool_] | None]:
 
 
 def measured(group: Sequence[Record], store: str) -> dict[str, object]:
-    """What a table says of runs that may be pooled: seeds, mean, prediction interval, last epoch, where, marks."""
+    """The columns of runs that may be pooled: seeds, mean, prediction interval, last epoch, machines, marks."""
     errors = [r.result.test_error for r in group if r.result]
     line: dict[str, object] = marks(*group) | {
         "seeds": len(errors),
