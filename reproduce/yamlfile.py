@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -79,6 +80,12 @@ for _tag, _pattern, _first in (
     ),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def did_you_mean(given: str, names: Iterable[str], otherwise: str = "", cutoff: float = 0.6) -> str:
+    """The end of a message about an unknown name: the nearest valid one, else `otherwise`."""
+    near = difflib.get_close_matches(given, names, n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]!r}?" if near else otherwise
 
 
 def short(value: Any) -> str:
@@ -224,8 +231,7 @@ def problems(
 
 def _no_such(given: Any, expected: str) -> str:
     names = re.findall(r"'([^']+)'", expected)
-    near = difflib.get_close_matches(str(given), names, n=1)
-    return f"{short(given)} is not one of {', '.join(names)}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"{short(given)} is not one of {', '.join(names)}{did_you_mean(str(given), names)}"
 
 
 def refusal(path: Path, found: list[str]) -> SpecError:

@@ -62,17 +62,8 @@ def show(record: dict[str, Any]) -> None:
     table = Table("", "candidate", "ms", "Gop/s", "of its bound", "× torch float32", "images/s", "paper, GTX 750")
     last = None
     for row in record["rows"]:
-        against = next(
-            (
-                v
-                for k, v in row["times_faster_than"].items()
-                if k in ("torch float32", "torch float32, end to end")
-            ),
-            None,
-        )
-        times = "" if against is None else f"{against['ratio']:.2f}"
-        if against is not None and against["low"] is not None:
-            times += f" ({against['low']:.2f} to {against['high']:.2f})"
+        others = row["times_faster_than"]
+        against = others.get("torch float32") or others.get("torch float32, end to end")
         printed = paper_seconds(row["what"], row["candidate"], record["paper"]["bars"])
         share = row.get("share_of_bound")
         rate = row.get("images_per_second")
@@ -82,7 +73,7 @@ def show(record: dict[str, Any]) -> None:
             f"{1000 * row['seconds']:.4g}",
             f"{row['operations_per_second'] / 1e9:,.0f}",
             "" if share is None else f"{100 * share:.0f} %",
-            times,
+            ratio_text(against),
             "" if rate is None else f"{rate:,.0f}",
             "" if printed is None else f"{1000 * printed:,.0f} ms",
         )
@@ -90,6 +81,14 @@ def show(record: dict[str, Any]) -> None:
     out = console(150)
     out.print(table)
     show_notes(out, record)
+
+
+def ratio_text(ratio: dict[str, Any] | None) -> str:
+    """A ratio with its interval, if there is one; empty for None."""
+    if ratio is None:
+        return ""
+    interval = "" if ratio["low"] is None else f" ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    return f"{ratio['ratio']:.2f}{interval}"
 
 
 def show_notes(out: Console, record: dict[str, Any]) -> None:

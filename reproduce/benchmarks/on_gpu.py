@@ -176,10 +176,8 @@ def _net_rows(
         for key in times:
             row = timing.row(where, key, times, 2.0 * macs * len(few), batch=size, images=len(few))
             row |= {"images_per_second": len(few) / row["seconds"], "differing": differing[key]}
-            row |= {
-                "timed_images": part if whole and key == NAIVE else len(few),
-                "random_weights": whose == RANDOM,
-            }
+            row["timed_images"] = part if whole and key == NAIVE else len(few)
+            row["random_weights"] = whose == RANDOM
             rows.append(row | {"clock": "host", "readings": readings})
             if whole:
                 notes.append(f"{name}: {key} and the packed net differ on {differing[key]} images")
@@ -216,7 +214,7 @@ def _candidates(
 
 
 def _compared(calls: dict[str, Callable[[], Classes]], want: Classes, errors: dict[str, str]) -> dict[str, int]:
-    """On how many images each candidate differs from `want`. A failure, or a packed net that differs, is an error."""
+    """On how many images each candidate differs from `want`. Adds failures and differing packed nets to `errors`."""
     differing = {}
     for key in list(calls):
         try:

@@ -146,8 +146,8 @@ def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) ->
         who: partial(lambda module: module.training_step(list(itertools.islice(order, steps)), 0), module)
         for who, module in modules.items()
     }
-    turns[PEER] = partial(trial.pop(layout))
-    trial.clear()
+    turns[PEER] = trial[layout]
+    trial.clear()  # frees the net of the other layout
     budget, least = (0.05, 3) if quick else (BUDGET[name], 7)
     times = timing.interleave(turns, budget, least, most=99, floor=0.0)
     return {candidate: taken / steps for candidate, taken in times.items()}, layout
@@ -161,11 +161,8 @@ def _rows(
     rows = []
     for candidate in times:
         row = timing.row(name, candidate, times, limits["operations"], batch=batch)
-        row |= {
-            "steps_per_second": 1 / row["seconds"],
-            "images_per_second": batch / row["seconds"],
-            "void": reason,
-        }
+        row |= {"steps_per_second": 1 / row["seconds"], "images_per_second": batch / row["seconds"]}
+        row["void"] = reason
         if candidate == PEER:
             row["layout"] = layout
         rows.append(row)
@@ -234,10 +231,7 @@ def show(record: dict[str, Any]) -> None:
     table = Table("", "candidate", "ms a step", "steps/s", "images/s", "× plain loop", "of the products' bound")
     for row in record["rows"]:
         limits = record["bounds"]["nets"][row["what"]]
-        against = row["times_faster_than"].get(PEER)
-        ratio = "" if against is None else f"{against['ratio']:.2f}"
-        if against is not None and against["low"] is not None:
-            ratio += f" ({against['low']:.2f} to {against['high']:.2f})"
+        ratio = common.ratio_text(row["times_faster_than"].get(PEER))
         table.add_row(
             row["what"] if row["candidate"] == OURS else "",
             row["candidate"] + (f", {row['layout']}" if row.get("layout") == "channels-last" else ""),

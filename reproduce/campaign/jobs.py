@@ -7,7 +7,6 @@ runs that another process left unfinished. On a GPU the processes take turns unl
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import multiprocessing
 import os
@@ -178,17 +177,16 @@ def train(
 ) -> None:
     """What each extra process of `reproduce run --jobs` does: it carries out the same plan on the same store."""
     use_threads(threads)
-    tell = functools.partial(_tell, number)
     store = runs.Store(root)
+
+    def tell(text: str) -> None:
+        say(f"({number}) {text}")
+
     try:
         worker.carry_out(plan, store, data_folder, torch.device(device), tell, False, deadline, checkpoint_seconds)
     except OSError as error:  # a full disk, for example; the first process fails too and says how to resume
         tell(f"{error.filename or store.root}: {error.strerror or error}")
         sys.exit(1)
-
-
-def _tell(number: int, text: str) -> None:
-    say(f"({number}) {text}")
 
 
 def load(pipe: Connection, number: int, settings: spec.Settings, device: str, threads: int | None) -> None:

@@ -6,13 +6,13 @@ runs are kept in results/tuning. The author of the file then enters the rate wit
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from reproduce import spec, yamlfile
 from reproduce.records import Record, read_records
+from reproduce.terminal import say
 
 SEED = 100
 STORE = yamlfile.ROOT / "results" / "local" / "tuning"
@@ -63,7 +63,6 @@ def main(patterns: Sequence[str]) -> int:
     from reproduce.campaign.wanted import Wanted
     from reproduce.records import runs
 
-    say = functools.partial(print, flush=True)
     cells = [cell for cell in spec.cells(list(patterns) or ["ablations"]) if cell.ablation]
     plan = [
         Wanted(cell, "small", SEED, settings, f"rate-{rate:g}") for cell in cells for rate, settings in tried(cell)

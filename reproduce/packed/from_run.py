@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import statistics
@@ -60,8 +59,7 @@ def find(run: str, store: runs.Store) -> Path:
         return path
     path = store.runs / f"{run}.json"
     if not path.is_file():
-        near = difflib.get_close_matches(run, [p.stem for p in store.runs.glob("*.json")], n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = yamlfile.did_you_mean(run, [p.stem for p in store.runs.glob("*.json")], cutoff=0.3)
         raise ValueError(f"no run {run!r} in {yamlfile.shown(store.runs)}{hint}")
     return path
 

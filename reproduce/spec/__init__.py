@@ -7,7 +7,6 @@ for each problem: the file, the key and, for a misspelt name, the nearest valid 
 
 from __future__ import annotations
 
-import difflib
 import sys
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from reproduce import extensions
 from reproduce.datasets import DATASETS
 from reproduce.spec.settings import *  # noqa: F403  what is named `spec.…` elsewhere
 from reproduce.spec.settings import NETS, Count, Data, Net, Positive, Scale, Settings, Strict, Text, Train
-from reproduce.yamlfile import CHECKOUT, PACKAGE, ROOT, merged, problems, read_yaml, refusal, shown
+from reproduce.yamlfile import CHECKOUT, PACKAGE, ROOT, did_you_mean, merged, problems, read_yaml, refusal, shown
 from reproduce.yamlfile import SpecError as SpecError
 
 EXPERIMENTS = (ROOT if CHECKOUT else PACKAGE) / "experiments"
@@ -205,8 +204,7 @@ def load(path: Path) -> Cell:
         """`over` merged with an override, and the resulting settings; None if they are not valid."""
         for key in override if isinstance(override, dict) else []:
             if key not in PARTS:
-                near = difflib.get_close_matches(key, PARTS, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; valid names: {', '.join(PARTS)}"
+                hint = did_you_mean(key, PARTS, f"; valid names: {', '.join(PARTS)}")
                 found.append(f"{prefix}{key}: unknown key{hint}")
                 return over, None
         if (tree := merged(over, override)) == over:
@@ -350,8 +348,7 @@ def _matching(pattern: str, folder: Path) -> tuple[list[Path], str | None]:
     if not hits and Path(wanted).parts and path.is_dir():
         hits = _files(path)
     elif not hits:
-        near = difflib.get_close_matches(pattern, [*names, *{n.split("/")[0] for n in names}], n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(pattern, [*names, *{n.split("/")[0] for n in names}], cutoff=0.4)
         raise SpecError(f"no cell {pattern!r}{hint} (`reproduce list` shows them), and no such file or folder")
     return hits, None
 

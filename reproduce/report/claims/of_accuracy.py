@@ -64,19 +64,16 @@ def nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
                 errors, [r.result.test_error for r in other if r.result] or value, experiment.margin
             )
             near.setdefault(experiment.dataset, []).append(found)
-            words = {True: "near", False: "not near", None: "cannot be told"}[found]
+            near_or_not = {True: "near", False: "not near", None: "cannot be told"}[found]
             against = f"{np.mean(errors):.2f} % against {value:.2f} % ({name})"
-            measured.append(f"{experiment.row}, {experiment.dataset}: {against}, {words}")
+            measured.append(f"{experiment.row}, {experiment.dataset}: {against}, {near_or_not}")
             used += [*ours, *other]
     if not near:
         return []
     said = [True if any(v) else False if all(f is False for f in v) else None for v in near.values()]
-    counts = (
-        ("does not hold", said.count(False)),
-        ("holds", said.count(True)),
-        ("cannot be told", said.count(None)),
-    )
-    first, *rest = [f"{words} on {many}" for words, many in counts if many]
+    words = {False: "does not hold", True: "holds", None: "cannot be told"}
+    counts = [(text, said.count(result)) for result, text in words.items()]
+    first, *rest = [f"{text} on {many}" for text, many in counts if many]
     return [
         Finding(
             "; ".join(measured),
@@ -85,7 +82,7 @@ def nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             "; ".join(dict.fromkeys(evidence.path(r) for r in used)),
             "reproduce run table1 --scale paper --seeds 3",
             marks(*used)["note"],
-            "; ".join(f"{words} on {many} of 3" for words, many in counts if many),
+            "; ".join(f"{text} on {many} of 3" for text, many in counts if many),
         )
     ]
 
@@ -161,14 +158,8 @@ def ablation(name: str, holds: Sequence[str]) -> Judge:
         frame = ablations.frame(evidence)
         found = []
         for line in frame[(frame["ablation"] == name) & frame["difference"].notna()].to_dict("records"):
-            verdict = line["verdict"]
-            words = (
-                "cannot be told"
-                if verdict == "cannot be told"
-                else "holds"
-                if verdict in holds
-                else "does not hold"
-            )
+            words = "holds" if line["verdict"] in holds else "does not hold"
+            words = "cannot be told" if line["verdict"] == "cannot be told" else words
             said = f"{line['difference']:+.2f} points ({line['low']:+.2f} to {line['high']:+.2f})"
             found.append(
                 Finding(

@@ -196,12 +196,8 @@ def _measures(first: Sequence[Record], second: Sequence[Record]) -> dict[str, ob
     errors = [[r.result.test_error for r in group if r.result] for group in (first, second)]
     for group, of in ((first, "first"), (second, "second")):
         found = summarize([r.result.test_error for r in group if r.result], *tested(group))
-        line |= {
-            f"seeds_{of}": found.n,
-            f"mean_{of}": found.mean,
-            f"low_{of}": found.low,
-            f"high_{of}": found.high,
-        }
+        line |= {f"seeds_{of}": found.n, f"mean_{of}": found.mean}
+        line |= {f"low_{of}": found.low, f"high_{of}": found.high}
         line |= {f"machine_{of}": machines(group), f"threads_{of}": threads(group)}
         line |= {f"revision_{of}": revisions(group), f"code_{of}": label(group)}
     line["difference"] = float(np.mean(errors[1]) - np.mean(errors[0]))

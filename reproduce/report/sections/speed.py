@@ -56,11 +56,8 @@ def printed() -> list[dict[str, Any]]:
             continue
         for key, (kind, candidate) in BARS.items():
             line = {"what": bar["what"], "machine": PAPER_MACHINE, "candidate": candidate, "family": kind}
-            line |= {
-                "seconds": bar[key],
-                "low": bar[key] - bar["plus_minus"],
-                "high": bar[key] + bar["plus_minus"],
-            }
+            seconds, error = bar[key], bar["plus_minus"]
+            line |= {"seconds": seconds, "low": seconds - error, "high": seconds + error}
             line |= {"times": bar["baseline"] / bar[key], "library_times": bar["cublas"] / bar[key]}
             lines.append(line | {"how": "", "remark": "", "source": "paper"})
     return lines
