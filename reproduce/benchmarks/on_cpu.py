@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 import kernels
 from kernels import cpu, pixels
@@ -22,7 +22,7 @@ from kernels.bench import on_cpu as bench
 from kernels.bench import timing
 from reproduce import spec
 from reproduce.benchmarks import common, peer_onnx
-from reproduce.benchmarks.cells import CELLS, RANDOM, SCALE, SHIFT, images_of, net_of
+from reproduce.benchmarks.cells import CELLS, RANDOM, floats, images_of, net_of
 from reproduce.packed import PackedNet
 from reproduce.records import machine, runs
 
@@ -114,9 +114,7 @@ def _candidates(
 
 def _torch_classes(net: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.int64]:
     with torch.no_grad():
-        x: Tensor = torch.from_numpy(images).to(torch.float32).mul_(SCALE).add_(SHIFT)
-        x = x.flatten(1) if x.dim() == 3 else x.permute(0, 3, 1, 2)  # (N, C, H, W) as it lies: channels last
-        found: NDArray[np.int64] = net(x).argmax(1).numpy()
+        found: NDArray[np.int64] = net(floats(torch.from_numpy(images))).argmax(1).numpy()
     return found
 
 

@@ -29,7 +29,7 @@ from kernels.bench.on_cpu import has_compiler
 from kernels.cuda import arrays, launch, nvrtc, trial
 from reproduce import spec
 from reproduce.benchmarks import common
-from reproduce.benchmarks.cells import CELLS, RANDOM, SCALE, SHIFT, images_of, net_of
+from reproduce.benchmarks.cells import CELLS, RANDOM, floats, images_of, net_of
 from reproduce.datasets.data import DataError
 from reproduce.nets.tensorcores import full_precision
 from reproduce.packed import PackedNet
@@ -214,7 +214,7 @@ def _candidates(
 
 
 def _compared(calls: dict[str, Callable[[], Classes]], want: Classes, errors: dict[str, str]) -> dict[str, int]:
-    """On how many images each candidate differs from `want`. Adds failures and differing packed nets to `errors`."""
+    """On how many images each candidate differs from `want`; failures and wrong packed nets go to `errors`."""
     differing = {}
     for key in list(calls):
         try:
@@ -233,14 +233,9 @@ def _torch_classes(net: nn.Module, images: Any, batch: int) -> Classes:
     """Classes by a float net on the GPU; images uint8, CuPy's or NumPy's."""
     x = arrays.as_torch(images) if arrays.on_gpu(images) else torch.from_numpy(images).to(products.DEVICE)
     with torch.no_grad():
-        found = [net(_floats(part)).argmax(1) for part in x.split(batch)]
+        found = [net(floats(part)).argmax(1) for part in x.split(batch)]
         classes: Classes = torch.cat(found).cpu().numpy()
     return classes
-
-
-def _floats(images: Tensor) -> Tensor:
-    x = images.to(torch.float32).mul_(SCALE).add_(SHIFT)
-    return x.flatten(1) if x.dim() == 3 else x.permute(0, 3, 1, 2)  # channels last, as it lies
 
 
 @contextmanager

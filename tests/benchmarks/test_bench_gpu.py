@@ -212,7 +212,7 @@ def test_the_naive_kernel_makes_every_product_of_a_net(host):
     _, plain = nets.random_net(settings)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     mode = bench_gpu.NaiveProducts()
-    x = bench_gpu._floats(torch.from_numpy(images))
+    x = bench_gpu.floats(torch.from_numpy(images))
     with torch.no_grad():
         want = plain(x)
         with mode:

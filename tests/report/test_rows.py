@@ -192,16 +192,14 @@ def test_an_entry_without_proof_is_an_error(tmp_path):
         proof(F, 1),
     )
     bad = {
-        "no records": ([A, B], [], "equal.0.proof"),
-        "one record": ([A, B], [one], "equal.0.proof"),
+        "no records": ([A, B], [], "do not show these digests equal"),
+        "one record": ([A, B], [one], "do not show these digests equal"),
         "a record that is not there": ([A, B], [one, "runs/none.json"], "none.json: No such file"),
         "other numbers": ([A, C], [one, other_numbers], "have other numbers"),
         "other weights": ([A, D], [one, other_weights], "have other numbers"),
         "weights that are not known": ([A, E], [one, no_weights], "no finished run with a digest"),
         "runs of two seeds": ([A, F], [one, other_seed], "do not show these digests equal"),
         "a digest that no record has": ([A, B, C], [one, same], "do not show these digests equal"),
-        "one digest": ([A], [one, same], "equal.0.digests"),
-        "no digest": (["abc", B], [one, same], "equal.0.digests"),
     }
     for what, (digests, records, words) in bad.items():
         with pytest.raises(SpecError) as error:
