@@ -65,7 +65,7 @@ def bench(
 
     def keep(state: dict[str, Any]) -> None:
         nonlocal path
-        path = sealed.write_new(sealed.checked(Bench, state), to or yamlfile.ROOT / "results" / folder, path)
+        path = sealed.write_new(Bench.model_validate(state), to or yamlfile.ROOT / "results" / folder, path)
         say(f"written: {yamlfile.shown(path)}")
 
     try:

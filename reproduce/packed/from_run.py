@@ -24,7 +24,7 @@ from reproduce.identity import Device
 from reproduce.packed.freezing import freeze_net
 from reproduce.packed.net import PackedNet
 from reproduce.packed.pictures import read_named
-from reproduce.records import Record, machine, read_record, runs, sealed, weights
+from reproduce.records import Record, machine, read_record, runs, weights
 from reproduce.records.packed_net import PackedRecord
 from reproduce.training import preprocess
 from reproduce.training.preprocess import DeviceData
@@ -233,7 +233,7 @@ def record_of(file: Path, net: PackedNet, answer: Comparison, backend: str) -> P
         "times_smaller_than_float32": 4 * net.weights / len(content),
         **asdict(answer),
     }
-    return sealed.checked(PackedRecord, made)
+    return PackedRecord.model_validate(made)
 
 
 def _median(call: Callable[[], object]) -> float:

@@ -94,7 +94,7 @@ def test_a_run_gives_one_record_that_the_report_reads(tmp_path, host, monkeypatc
     record["quick"] = False
     del record["sha256"]
     store = tmp_path / "store"
-    sealed.write_new(sealed.checked(Bench, record), store / "kernels")
+    sealed.write_new(Bench.model_validate(record), store / "kernels")
     found = evidence.gather(store, spec.cells([]), name="store")
     (read,) = found.benches
     assert read.kind == "gpu" and len(read.rows) == len(record["rows"]) and not found.problems

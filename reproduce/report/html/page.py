@@ -118,9 +118,9 @@ def _table(table: Table, home: str) -> dict[str, Any]:
             {
                 "cells": cells,
                 "quoted": "quoted" in flags and flags["quoted"].iloc[number],
-                "note": _words(line["note"]) if "dirty" in flags and flags["dirty"].iloc[number] else "",
+                "note": shown(line["note"]) if "dirty" in flags and flags["dirty"].iloc[number] else "",
                 "records": _links(line.get("records"), home),
-                "again": _words(line.get("again")),
+                "again": shown(line.get("again")),
                 "what": ", ".join(c["text"] for c in cells[:2] if c["text"]),
             }
         )
@@ -156,7 +156,7 @@ def _numeric(column: Column, values: pd.Series) -> bool:
     return found or column.digits is not None
 
 
-def shown(value: object, digits: int | None) -> str:
+def shown(value: object, digits: int | None = None) -> str:
     """A value as people see it: nothing for what is missing, a number with `digits` decimals, text as it is."""
     if value is None or pd.isna(value):  # type: ignore[call-overload]
         return ""
@@ -172,12 +172,8 @@ def tone(verdict: str) -> str:
     return next((look for begin, look in TONES.items() if verdict.startswith(begin)), "plain")
 
 
-def _words(value: object) -> str:
-    return "" if value is None or pd.isna(value) else str(value)  # type: ignore[call-overload]
-
-
 def _links(records: object, home: str) -> list[tuple[str, str]]:
     """File name and relative link of each path in "a; b"; both paths start at the folder that holds the store."""
     root = "/" + "~/" * 16  # some folder deep down: paths and `home` may begin with "../"
-    paths = [path for path in _words(records).split("; ") if path]
+    paths = [path for path in shown(records).split("; ") if path]
     return [(posixpath.basename(path), quote(posixpath.relpath(root + path, root + home))) for path in paths]
