@@ -99,7 +99,7 @@ def _candidates(
             continue
         found[f"xnor {name}, kernel alone"] = partial(kernels.xnor_matmul, a, b, name, out)
         found[f"xnor {name}, to bits by thresholds"] = partial(kernels.xnor_matmul_threshold, a, b, rule, name)
-        found[f"xnor {name}, with packing"] = partial(kernels.xnor_matmul, *real, name, out)
+        found[f"xnor {name}, with packing"] = partial(kernels.xnor_matmul, real[0], real[1], name, out)
         waiting.add(f"xnor {name}, with packing")
     if "cuda-naive" not in broken:
         turned = cupy.ascontiguousarray(arrays.as_cupy(right.t().to(torch.float32))[0])

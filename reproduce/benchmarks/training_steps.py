@@ -142,7 +142,7 @@ def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) ->
     if len(layouts) > 1:
         times = timing.interleave(trial, 0.0, least=3, most=3)
         layout = min(layouts, key=lambda one: float(np.median(times[one])))
-    turns = {
+    turns: dict[str, Callable[[], object]] = {
         who: partial(lambda module: module.training_step(list(itertools.islice(order, steps)), 0), module)
         for who, module in modules.items()
     }
