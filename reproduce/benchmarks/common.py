@@ -49,10 +49,7 @@ def paper_seconds(what: str, candidate: str, bars: list[dict[str, Any]]) -> floa
     if bar is None:
         return None
     kinds = {"naive": "baseline", "torch float32": "cublas"}
-    kinds |= {
-        r"xnor\b.*, kernel alone": "xnor",
-        r"packed\b.*, end to end": "xnor",
-    }  # with or without a backend's name
+    kinds |= dict.fromkeys((r"xnor\b.*, kernel alone", r"packed\b.*, end to end"), "xnor")  # of any backend
     key = next((kind for pattern, kind in kinds.items() if re.match(pattern, candidate)), None)
     return None if key is None else float(bar[key])
 
