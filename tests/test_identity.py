@@ -77,7 +77,8 @@ def change(path, old, new):
 
 
 def names(device, root=identity.ROOT):
-    return {path.relative_to(root).as_posix() for path in identity.members(device, root)}
+    paths = [*identity._modules(device, root), *identity._sources(device, root)]
+    return {path.relative_to(root).as_posix() for path in paths}
 
 
 def test_of_this_project_it_holds_what_makes_numbers_and_not_what_shows_or_starts_them(tmp_path):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -105,15 +106,9 @@ def ours(settings: spec.Settings, data: DeviceData) -> train.Classifier:
 
 def in_float32(settings: spec.Settings, data: DeviceData) -> train.Classifier:
     """The same with $REPRODUCE_PRODUCTS=float32."""
-    before = os.environ.get("REPRODUCE_PRODUCTS")
-    os.environ["REPRODUCE_PRODUCTS"] = "float32"
-    try:
+    with patch.dict(os.environ, REPRODUCE_PRODUCTS="float32"):
         module = ours(settings, data)
-        assert module.step.engine is None
-    finally:
-        del os.environ["REPRODUCE_PRODUCTS"]
-        if before is not None:
-            os.environ["REPRODUCE_PRODUCTS"] = before
+    assert module.step.engine is None
     return module
 
 
@@ -147,12 +142,12 @@ def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) ->
     if len(layouts) > 1:
         times = timing.interleave(trial, 0.0, least=3, most=3)
         layout = min(layouts, key=lambda one: float(np.median(times[one])))
-    turns = {
+    turns: dict[str, Callable[[], object]] = {
         who: partial(lambda module: module.training_step(list(itertools.islice(order, steps)), 0), module)
         for who, module in modules.items()
     }
-    turns[PEER] = partial(trial.pop(layout))
-    trial.clear()
+    turns[PEER] = trial[layout]
+    trial.clear()  # frees the net of the other layout
     budget, least = (0.05, 3) if quick else (BUDGET[name], 7)
     times = timing.interleave(turns, budget, least, most=99, floor=0.0)
     return {candidate: taken / steps for candidate, taken in times.items()}, layout
@@ -166,11 +161,8 @@ def _rows(
     rows = []
     for candidate in times:
         row = timing.row(name, candidate, times, limits["operations"], batch=batch)
-        row |= {
-            "steps_per_second": 1 / row["seconds"],
-            "images_per_second": batch / row["seconds"],
-            "void": reason,
-        }
+        row |= {"steps_per_second": 1 / row["seconds"], "images_per_second": batch / row["seconds"]}
+        row["void"] = reason
         if candidate == PEER:
             row["layout"] = layout
         rows.append(row)
@@ -239,10 +231,7 @@ def show(record: dict[str, Any]) -> None:
     table = Table("", "candidate", "ms a step", "steps/s", "images/s", "× plain loop", "of the products' bound")
     for row in record["rows"]:
         limits = record["bounds"]["nets"][row["what"]]
-        against = row["times_faster_than"].get(PEER)
-        ratio = "" if against is None else f"{against['ratio']:.2f}"
-        if against is not None and against["low"] is not None:
-            ratio += f" ({against['low']:.2f} to {against['high']:.2f})"
+        ratio = common.ratio_text(row["times_faster_than"].get(PEER))
         table.add_row(
             row["what"] if row["candidate"] == OURS else "",
             row["candidate"] + (f", {row['layout']}" if row.get("layout") == "channels-last" else ""),
@@ -272,7 +261,4 @@ def show(record: dict[str, Any]) -> None:
     for row in record["rows"]:
         if row["void"] and row["candidate"] == OURS:
             out.print(f"VOID: {row['what']}: {row['void']}")
-    for line in record["notes"]:
-        out.print(f"note: {line}")
-    for line in record["warnings"]:
-        out.print(f"warning: {line}")
+    common.show_notes(out, record)

@@ -23,7 +23,6 @@ from reproduce.cli import run as run_command
 from reproduce.datasets import DATASETS, data, fetch
 from reproduce.records import machine, read_record, read_records, runs
 from reproduce.report import rows
-from reproduce.spec import paper
 from reproduce.terminal import duration, seconds_of
 from reproduce.training import checkpoint as checkpoint_file
 from reproduce.training import preprocess, train
@@ -141,14 +140,6 @@ def test_what_the_end_needs_is_looked_at_before_anything_is_trained(tmp_path, da
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "bad.yaml" in error and not (tmp_path / "r").exists()
     assert command(monkeypatch, tmp_path, *words, "--plan") == 0  # nobody asked for the broken file
-    capsys.readouterr()
-    bad.unlink()
-    (tmp_path / "paper.yaml").write_text("title: x")
-    monkeypatch.setattr(paper.read, "__defaults__", (tmp_path / "paper.yaml",))
-    assert command(monkeypatch, tmp_path, *words) == 2
-    error = capsys.readouterr().err
-    assert all("paper.yaml: " in line for line in error.splitlines()) and not (tmp_path / "r").exists()
-    assert "paper.yaml: arxiv: missing" in error
 
 
 def test_missing_data_is_one_line_a_data_set_and_the_rest_runs(tmp_path, data_folder, monkeypatch):
