@@ -27,7 +27,7 @@ from reproduce.benchmarks import breakdown, common
 from reproduce.benchmarks.cells import CELLS, SCALE, SHIFT, cell_settings, images_of
 from reproduce.benchmarks.peer_torch import Peer
 from reproduce.nets.products import mode
-from reproduce.records import machine, runs
+from reproduce.records import runs
 from reproduce.terminal import console
 from reproduce.training import train
 from reproduce.training.preprocess import DeviceData
@@ -37,8 +37,11 @@ OURS, OURS_FLOAT32, PEER = "ours", "ours, float32", "plain PyTorch loop"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 STEPS = {"MNIST MLP": 4, "CIFAR-10 ConvNet": 2}  # a turn
 BUDGET = {"MNIST MLP": 45.0, "CIFAR-10 ConvNet": 70.0}  # seconds of turns; all else takes as long again
-SLOWEST_PEER = {"MNIST MLP": 2.0, "CIFAR-10 ConvNet": 1.0}
-"""Steps/s that the peer is known to reach on two cores. A ratio against a slower one is void."""
+LEAST_SHARE = {"MNIST MLP": 0.3, "CIFAR-10 ConvNet": 1.0}
+"""Of the steps/s that the net's float32 products alone allow (`bound`, by torch's matmul): what the peer must reach.
+
+A ratio against a slower peer is void. On two Zen 5 cores it reached 0.49 and 2.0 (convolutions are faster than matmul).
+"""
 IMAGES = 2000
 
 
@@ -57,7 +60,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         if settings.net.kind == "convnet":
             notes.append(f"{name}: the plain loop is faster {layout}, and takes part so")
         bounds[name] = bound(settings, peak, quick)
-        rows += _rows(name, settings, times, layout, bounds[name], machine.machine("cpu")["cores"])
+        rows += _rows(name, settings, times, layout, bounds[name])
         say(f"{name}: where the time goes")
         module = ours(settings, data)
         blocks = [list(itertools.islice(batches(settings, data), 2)) for _ in range(3 if quick else 5)]
@@ -154,10 +157,10 @@ def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) ->
 
 
 def _rows(
-    name: str, settings: spec.Settings, times: timing.Times, layout: str, limits: dict[str, Any], cores: int
+    name: str, settings: spec.Settings, times: timing.Times, layout: str, limits: dict[str, Any]
 ) -> list[dict[str, Any]]:
     batch = settings.train.batch
-    reason = void(name, cores, 1 / float(np.median(times[PEER])))
+    reason = void(name, 1 / float(np.median(times[PEER])), limits["matmul_steps_per_second"])
     rows = []
     for candidate in times:
         row = timing.row(name, candidate, times, limits["operations"], batch=batch)
@@ -169,12 +172,12 @@ def _rows(
     return rows
 
 
-def void(name: str, cores: int, peer: float) -> str | None:
-    """Why a ratio against a peer that makes `peer` steps/s is void; None if it is valid."""
-    least = SLOWEST_PEER[name]
-    if cores != 2 or peer >= least:
+def void(name: str, peer: float, allowed: float) -> str | None:
+    """Why a ratio against a peer that makes `peer` steps/s is void where its products allow `allowed`; else None."""
+    least = LEAST_SHARE[name]
+    if peer >= least * allowed:
         return None
-    return f"the plain loop makes {peer:.2f} steps/s, under the {least:.1f} that two cores are known to give it"
+    return f"the plain loop makes {peer:.2f} steps/s, under {least:.1f} of the {allowed:.2f} that its products allow here"
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------
