@@ -38,9 +38,9 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channel
 STEPS = {"MNIST MLP": 4, "CIFAR-10 ConvNet": 2}  # a turn
 BUDGET = {"MNIST MLP": 45.0, "CIFAR-10 ConvNet": 70.0}  # seconds of turns; all else takes as long again
 LEAST_SHARE = {"MNIST MLP": 0.3, "CIFAR-10 ConvNet": 1.0}
-"""Of the steps/s that the net's float32 products alone allow (`bound`, by torch's matmul): what the peer must reach.
+"""What the peer must reach of the steps/s that the net's float32 products alone allow (`bound`, by torch's matmul).
 
-A ratio against a slower peer is void. On two Zen 5 cores it reached 0.49 and 2.0 (convolutions are faster than matmul).
+A ratio against a slower peer is void. On two Zen 5 cores it reached 0.49 and 2.0: its convolutions beat matmul.
 """
 IMAGES = 2000
 
@@ -173,11 +173,12 @@ def _rows(
 
 
 def void(name: str, peer: float, allowed: float) -> str | None:
-    """Why a ratio against a peer that makes `peer` steps/s is void where its products allow `allowed`; else None."""
+    """Why a ratio against a peer of `peer` steps/s is void where its products allow `allowed`; None if valid."""
     least = LEAST_SHARE[name]
     if peer >= least * allowed:
         return None
-    return f"the plain loop makes {peer:.2f} steps/s, under {least:.1f} of the {allowed:.2f} that its products allow here"
+    why = f"under {least:.1f} of the {allowed:.2f} that its products allow here"
+    return f"the plain loop makes {peer:.2f} steps/s, {why}"
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------
