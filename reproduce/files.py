@@ -23,9 +23,7 @@ class Foreign(ValueError):
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write text (UTF-8) or bytes to `path` atomically, by a temporary file in the same folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(
-        f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
-    )  # in containers all are process 1
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(scratch, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -61,16 +59,13 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: {error}") from None
     try:
         content = json.loads(raw.decode(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, a number too long
+    except (ValueError, RecursionError) as error:  # ValueError: also of a UnicodeDecodeError or a number too long
         raise ValueError(f"{path.name}: not valid JSON ({type(error).__name__})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name}: not a record")
-    given = content.pop(SEAL, None)
-    if given is None:
+    if not isinstance(content, dict) or (given := content.pop(SEAL, None)) is None:
         raise ValueError(f"{path.name}: no checksum")
     try:
         fits = given == seal(content)
-    except (UnicodeEncodeError, ValueError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError: NaN, or text that UTF-8 cannot hold
         fits = False
     if not fits:
         raise ValueError(f"{path.name}: damaged: its checksum does not fit")

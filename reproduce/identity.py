@@ -46,11 +46,6 @@ def digest(device: Device, root: Path = ROOT) -> str:
     return _sha("\n".join(sorted(contents)))
 
 
-def members(device: Device, root: Path = ROOT) -> list[Path]:
-    """The files in the digest, sorted."""
-    return sorted([*_modules(device, root), *_sources(device, root)])
-
-
 def _modules(device: Device, root: Path) -> dict[Path, _Module]:
     found: dict[Path, _Module] = {}
     todo = list((root / BEGIN).rglob("*.py"))

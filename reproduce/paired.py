@@ -69,12 +69,12 @@ def difference(arm: NDArray[np.bool_], reference: NDArray[np.bool_], effect: flo
 
 def holm(values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number by Holm's method, in the order given."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    adjusted, most = [0.0] * len(values), 0.0
-    for place, i in enumerate(order):
-        most = max(most, min(1.0, (len(values) - place) * values[i]))
-        adjusted[i] = most
-    return adjusted
+    order = np.argsort(values, kind="stable")
+    times = np.arange(len(values), 0, -1)
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(times * np.asarray(values, float)[order]))
+    found: list[float] = adjusted.tolist()
+    return found
 
 
 def verdict(found: Difference, p: float, p_loss: float) -> str:

@@ -144,7 +144,7 @@ RULES: dict[str, Rule] = {
 
 
 def judged(rule: Rule, case: Case, drawn: Drawn, n: int, shift: float) -> tuple[Any, Any, Any]:
-    """Which cells are reproduced, better, not reproduced, our true mean `shift` margins above the paper's."""
+    """Which cells the rule calls reproduced, better, not reproduced; our true mean is `shift` margins too high."""
     own = drawn.errors[:, :n]
     paper = np.maximum(drawn.errors[:, -1] - shift * _margin(case.error, case.images), 0.01)
     mean, margin = own.mean(1), _margin(paper, case.images)

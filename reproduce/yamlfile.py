@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -82,6 +82,12 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
 
 
+def did_you_mean(given: str, names: Iterable[str], otherwise: str = "", cutoff: float = 0.6) -> str:
+    """The end of a message about an unknown name: the nearest valid one, else `otherwise`."""
+    near = difflib.get_close_matches(given, names, n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]!r}?" if near else otherwise
+
+
 def short(value: Any) -> str:
     """A value for a message: its repr, all on a line and not over 60 characters."""
     try:
@@ -94,14 +100,7 @@ def short(value: Any) -> str:
 def whole_file(path: Path, limit: int) -> bytes:
     """The bytes of a regular file. ValueError (without its name) if it is none or has over `limit`; OSError."""
     of_limit(path, limit)
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        content = file.read(min(limit, size) + 1)  # no more than there is: `limit` bytes may not be at hand
-    if len(content) > limit:
-        raise ValueError(f"larger than the {limit:,} bytes that such a file may have")
-    if len(content) > size:
-        raise ValueError("it changed while it was read")
-    return content
+    return path.read_bytes()
 
 
 def of_limit(path: Path, limit: int) -> None:
@@ -134,7 +133,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def shown(path: Path) -> str:
-    """The path as a person in the checkout would write it."""
+    """The path for a message: relative to the checkout if it lies there."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
@@ -232,8 +231,7 @@ def problems(
 
 def _no_such(given: Any, expected: str) -> str:
     names = re.findall(r"'([^']+)'", expected)
-    near = difflib.get_close_matches(str(given), names, n=1)
-    return f"{short(given)} is not one of {', '.join(names)}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"{short(given)} is not one of {', '.join(names)}{did_you_mean(str(given), names)}"
 
 
 def refusal(path: Path, found: list[str]) -> SpecError:

@@ -1,7 +1,6 @@
 """Products of random ±1 matrices on the CPU, 1-bit kernels against others: the left bars of the paper's Figure 3.
 
-Every candidate uses all cores. torch (FP32 and int8 products) takes part where it is installed, ONNX Runtime
-where it and the `onnx` package are.
+Every candidate uses all cores. ONNX Runtime takes part where it and the `onnx` package are installed.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from importlib import import_module, util
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import kernels
@@ -87,11 +87,6 @@ def peak(bound: str, seconds: float = 0.2) -> float | None:
     return best
 
 
-def peaks() -> dict[str, float | None]:
-    """`peak` of each of BOUNDS."""
-    return {bound: peak(bound) for bound in BOUNDS}
-
-
 def products(say: Say, quick: bool = False, backend: str = "cpu") -> tuple[list[dict[str, Any]], list[str]]:
     """Rows for the products of each size, and notes on candidates left out. `quick`: tiny sizes, for tests.
 
@@ -119,18 +114,11 @@ def products(say: Say, quick: bool = False, backend: str = "cpu") -> tuple[list[
             times[NAIVE] = timing.once(_naive(left, right))
         operations = 2.0 * size**3
         for name in times:
-            bound = (
-                "fp32_peak"
-                if name in (FP32, FP32_ONEDNN, NAIVE)
-                else "xnor_roofline"
-                if name.startswith("xnor")
-                else None
-            )
+            bound = "fp32_peak" if name in (FP32, FP32_ONEDNN, NAIVE) else None
+            bound = "xnor_roofline" if name.startswith("xnor") else bound
             found = timing.row(what, name, times, operations, size=size)
-            limit = bounds.get(bound) if bound else None
-            share = None if limit is None else found["operations_per_second"] / limit
-            fp32 = bounds.get("fp32_peak")
-            against = None if fp32 is None else found["operations_per_second"] / fp32
+            limit, fp32 = bounds.get(bound or ""), bounds.get("fp32_peak")
+            share, against = (found["operations_per_second"] / each if each else None for each in (limit, fp32))
             rows.append(found | {"bound": bound, "peak": limit, "share_of_bound": share, "of_fp32_peak": against})
     if bounds:
         notes.append("bounds are loops in registers, timed in the same rounds as the products; medians")
@@ -159,27 +147,22 @@ def _candidates(
         FUSED: lambda: kernels.xnor_matmul_threshold(a, b, rule, backend),
     }
     others: list[Callable[[], NDArray[Any]]] = []
-    if util.find_spec("torch"):
-        import torch
-
-        with torch.no_grad():
-            x, y, z = torch.from_numpy(real[0]), torch.from_numpy(real[1]).T.contiguous(), torch.empty(size, size)
-        found[FP32] = lambda: torch.mm(x, y, out=z)
-        others.append(lambda: z.numpy())
-        if torch.backends.mkldnn.is_available():  # torch.mm uses MKL, which is slow on CPUs of other makers
-            p, q = (torch.from_numpy(each).to_mkldnn() for each in real)
-            found[FP32_ONEDNN] = lambda: torch.nn.functional.linear(p, q)
-            others.append(lambda: torch.nn.functional.linear(p, q).to_dense().numpy())
-        u, v = torch.from_numpy(left), torch.from_numpy(right).T.contiguous()
-        try:
-            whole = torch._int_mm(u, v, out=torch.empty(size, size, dtype=torch.int32))
-        except (AttributeError, RuntimeError) as error:
-            notes.append(f"{INT8} left out: {str(error).splitlines()[0]}")
-        else:
-            found[INT8] = lambda: torch._int_mm(u, v, out=whole)
-            others.append(lambda: whole.numpy())
+    with torch.no_grad():
+        x, y, z = torch.from_numpy(real[0]), torch.from_numpy(real[1]).T.contiguous(), torch.empty(size, size)
+    found[FP32] = lambda: torch.mm(x, y, out=z)
+    others.append(lambda: z.numpy())
+    if torch.backends.mkldnn.is_available():  # torch.mm uses MKL, which is slow on CPUs of other makers
+        p, q = (torch.from_numpy(each).to_mkldnn() for each in real)
+        found[FP32_ONEDNN] = lambda: torch.nn.functional.linear(p, q)
+        others.append(lambda: torch.nn.functional.linear(p, q).to_dense().numpy())
+    u, v = torch.from_numpy(left), torch.from_numpy(right).T.contiguous()
+    try:
+        whole = torch._int_mm(u, v, out=torch.empty(size, size, dtype=torch.int32))
+    except RuntimeError as error:
+        notes.append(f"{INT8} left out: {str(error).splitlines()[0]}")
     else:
-        notes.append("torch is not installed: no float32 and int8 products")
+        found[INT8] = lambda: torch._int_mm(u, v, out=whole)
+        others.append(lambda: whole.numpy())
     session = _onnx(left, right, notes)
     if session is not None:
         found[ORT_INT8] = session

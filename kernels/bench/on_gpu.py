@@ -8,6 +8,7 @@ whose integers differ from the float32 product, has no row; its error is reporte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,28 +97,16 @@ def _candidates(
         except Exception as error:
             errors[f"xnor {name}"] = timing.said(error)
             continue
-        found[f"xnor {name}, kernel alone"] = _product(a, b, name, out)
-        found[f"xnor {name}, to bits by thresholds"] = _bits(a, b, rule, name)
-        found[f"xnor {name}, with packing"] = _product(real[0], real[1], name, out)
+        found[f"xnor {name}, kernel alone"] = partial(kernels.xnor_matmul, a, b, name, out)
+        found[f"xnor {name}, to bits by thresholds"] = partial(kernels.xnor_matmul_threshold, a, b, rule, name)
+        found[f"xnor {name}, with packing"] = partial(kernels.xnor_matmul, real[0], real[1], name, out)
         waiting.add(f"xnor {name}, with packing")
     if "cuda-naive" not in broken:
         turned = cupy.ascontiguousarray(arrays.as_cupy(right.t().to(torch.float32))[0])
-        found[NAIVE] = lambda: cuda.naive_product(real[0], turned)
+        found[NAIVE] = partial(cuda.naive_product, real[0], turned)
     for name, way in LIBRARY.items():
-        found[name] = _library(*cublas.operands(left, right, way), way)
+        found[name] = partial(cublas.matmul, *cublas.operands(left, right, way), way)
     return found, waiting
-
-
-def _product(a: Any, b: Any, name: str, out: Any) -> Callable[[], Any]:
-    return lambda: kernels.xnor_matmul(a, b, name, out)
-
-
-def _bits(a: Any, b: Any, rule: Thresholds, name: str) -> Callable[[], Any]:
-    return lambda: kernels.xnor_matmul_threshold(a, b, rule, name)
-
-
-def _library(a: Tensor, b: Tensor, way: str) -> Callable[[], Any]:
-    return lambda: cublas.matmul(a, b, way)
 
 
 def _wrong(name: str, found: Any, want: Tensor, rule: Thresholds) -> str | None:
@@ -143,7 +132,7 @@ def _rows(what: str, size: int, times: timing.Times, readings: dict[str, float] 
     for name in times:
         found = timing.row(what, name, times, 2.0 * size**3, size=size)
         rate = found["operations_per_second"]
-        bound = {NAIVE: "fp32_peak", FP32: "fp32_peak"}.get(name)
+        bound = "fp32_peak" if name in (NAIVE, FP32) else None
         bound = "popcount_peak" if name.startswith("xnor cuda-xnor") else bound
         peak = bounds[bound] if bound else None
         found |= {"bound": bound, "peak": peak, "share_of_bound": None if peak is None else rate / peak}

@@ -89,11 +89,10 @@ def _integers(found: Any) -> Tensor:
     return made
 
 
-def _xnor_linear_fake(x: Tensor, weight: Tensor, k: int) -> Tensor:
-    return x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.int32)
-
-
-@_operator("xnor_linear(Tensor x, Tensor weight, SymInt k) -> Tensor", _xnor_linear_fake)
+@_operator(
+    "xnor_linear(Tensor x, Tensor weight, SymInt k) -> Tensor",
+    lambda x, weight, k: x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.int32),
+)
 def _xnor_linear(x: Tensor, weight: Tensor, k: int) -> Tensor:
     """Words (M, w) by words (N, w) of rows of k signs: int32 (M, N). ValueError where they do not fit."""
     return _integers(kernels.xnor_matmul(_packed(x, k), _weights(weight, k)))
@@ -140,11 +139,10 @@ def _images(x: Tensor, *shape: int) -> Tensor:
     return x.new_empty(shape).permute(0, 3, 1, 2)
 
 
-def _real_linear_fake(x: Tensor, weight: Tensor) -> Tensor:
-    return x.new_empty((x.shape[0], weight.shape[0]))
-
-
-@_operator("real_linear(Tensor x, Tensor weight) -> Tensor", _real_linear_fake)
+@_operator(
+    "real_linear(Tensor x, Tensor weight) -> Tensor",
+    lambda x, weight: x.new_empty((x.shape[0], weight.shape[0])),
+)
 def _real_linear(x: Tensor, weight: Tensor) -> Tensor:
     """x (M, K) · sign(weight (N, K))ᵀ: (M, N) of x's dtype; the gradient of sign(weight) is passed to weight."""
     if not by_tables(x, weight):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
                 (norm.Norm, "backward", BETWEEN_BACK),
                 (norm, "unpool", BETWEEN_BACK),
             ):
-                stack.enter_context(_replaced(owner, name, watch.around(part, getattr(owner, name))))
+                stack.enter_context(patch.object(owner, name, watch.around(part, getattr(owner, name))))
             yield watch
         return
     with contextlib.ExitStack() as stack:
@@ -129,7 +130,7 @@ def _watched(module: train.Classifier) -> Iterator[Stopwatch]:
             (module.rule, "step", OPTIMIZER),
             (module.rule, "zero_grad", OPTIMIZER),
         ):
-            stack.enter_context(_replaced(place, name, watch.around(part, getattr(place, name))))
+            stack.enter_context(patch.object(place, name, watch.around(part, getattr(place, name))))
         for part, found in (
             (ACTIVATIONS, [module.net]),
             (PRODUCTS, [m for m in module.net.modules() if isinstance(m, BinaryLinear | BinaryConv2d)]),
@@ -163,21 +164,6 @@ def _timed(watch: Stopwatch, module: nn.Module, part: str) -> Iterator[None]:
             handle.remove()
 
 
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
-    """Within the block `owner.name` is `new`."""
-    own = name in vars(owner)
-    before = getattr(owner, name)
-    setattr(owner, name, new)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(owner, name, before)
-        else:
-            delattr(owner, name)
-
-
 def of_lightning(
     settings: spec.Settings, data: preprocess.DeviceData, step_seconds: float, blocks: int, epochs: int
 ) -> dict[str, Any]:
@@ -204,10 +190,10 @@ def of_lightning(
         return timed
 
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        stack.enter_context(_replaced(train, "STEPS_PER_BLOCK", 1))
+        stack.enter_context(patch.object(train, "STEPS_PER_BLOCK", 1))
         for name in ("training_step", "validation_step"):
             call = noted(name, getattr(train.Classifier, name))
-            stack.enter_context(_replaced(train.Classifier, name, call))
+            stack.enter_context(patch.object(train.Classifier, name, call))
         parts = {"train": few, "valid": few, "test": few}
         train.fit(short, parts, 0, Path(folder) / "none.ckpt", torch.device("cpu"), checkpoint_seconds=1e9)
     steps = [end - start for kind, start, end in spans if kind == "training_step"]

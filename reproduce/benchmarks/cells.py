@@ -24,8 +24,14 @@ SCALE, SHIFT = 2 / 255, -1.0  # pixels onto -1..1, as the BNN cells of MNIST and
 CELLS = {"MNIST MLP": "table1/bnn-theano-mnist", "CIFAR-10 ConvNet": "table1/bnn-theano-cifar10"}
 
 
+def floats(images: Tensor) -> Tensor:
+    """8-bit images as a float net takes them: (N, pixels), or (N, C, H, W) channels-last in memory."""
+    x = images.to(torch.float32).mul_(SCALE).add_(SHIFT)
+    return x.flatten(1) if x.dim() == 3 else x.permute(0, 3, 1, 2)
+
+
 def net_of(name: str, quick: bool) -> tuple[spec.Settings, PackedNet, nn.Module, str]:
-    """Settings of a net to be timed, the net packed and in torch float32, and words on whose weights it has.
+    """A net to be timed: its settings, packed, in torch float32, and a note on where its weights are from.
 
     A tiny one (`quick`) is random. ValueError if a packed net in `results/nets` is damaged.
     """

@@ -7,23 +7,23 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from reproduce.identity import Device
 from reproduce.records import machine
-from reproduce.spec import paper
+from reproduce.spec import the_paper
 from reproduce.terminal import console
 
 
 def about(
     kind: str, quick: bool, started: str, libraries: dict[str, str], device: Device = "cpu"
 ) -> dict[str, Any]:
-    """The first fields of every benchmark's record; `libraries`: those that only this benchmark uses."""
-    here = machine.machine(device)
+    """The first fields of a benchmark's record; `libraries`: versions of those that only this benchmark uses."""
+    found = machine.head(kind, started, device, quick)
     if device == "cpu":
-        here = here | {"clocks_mhz": clocks(), "load": os.getloadavg()}
-    content = {"format": 1, "kind": kind, "quick": quick, "started": started, "machine": here}
-    return content | {"libraries": machine.libraries() | libraries, "code": machine.code(device)}
+        found["machine"] = found["machine"] | {"clocks_mhz": clocks(), "load": os.getloadavg()}
+    return found | {"libraries": found["libraries"] | libraries}
 
 
 def clocks() -> list[float] | None:
@@ -36,9 +36,8 @@ def clocks() -> list[float] | None:
 
 
 def figure3() -> dict[str, Any]:
-    """The paper's Figure 3, as printed."""
-    figure: dict[str, Any] = paper.read()["figure3"]
-    return figure
+    """The paper's Figure 3, for a record: where it stands, and its bars."""
+    return {key: the_paper()["figure3"][key] for key in ("where", "bars")}
 
 
 def paper_seconds(what: str, candidate: str, bars: list[dict[str, Any]]) -> float | None:
@@ -50,10 +49,7 @@ def paper_seconds(what: str, candidate: str, bars: list[dict[str, Any]]) -> floa
     if bar is None:
         return None
     kinds = {"naive": "baseline", "torch float32": "cublas"}
-    kinds |= {
-        r"xnor\b.*, kernel alone": "xnor",
-        r"packed\b.*, end to end": "xnor",
-    }  # with or without a backend's name
+    kinds |= dict.fromkeys((r"xnor\b.*, kernel alone", r"packed\b.*, end to end"), "xnor")  # of any backend
     key = next((kind for pattern, kind in kinds.items() if re.match(pattern, candidate)), None)
     return None if key is None else float(bar[key])
 
@@ -63,17 +59,8 @@ def show(record: dict[str, Any]) -> None:
     table = Table("", "candidate", "ms", "Gop/s", "of its bound", "× torch float32", "images/s", "paper, GTX 750")
     last = None
     for row in record["rows"]:
-        against = next(
-            (
-                v
-                for k, v in row["times_faster_than"].items()
-                if k in ("torch float32", "torch float32, end to end")
-            ),
-            None,
-        )
-        times = "" if against is None else f"{against['ratio']:.2f}"
-        if against is not None and against["low"] is not None:
-            times += f" ({against['low']:.2f} to {against['high']:.2f})"
+        others = row["times_faster_than"]
+        against = others.get("torch float32") or others.get("torch float32, end to end")
         printed = paper_seconds(row["what"], row["candidate"], record["paper"]["bars"])
         share = row.get("share_of_bound")
         rate = row.get("images_per_second")
@@ -83,14 +70,26 @@ def show(record: dict[str, Any]) -> None:
             f"{1000 * row['seconds']:.4g}",
             f"{row['operations_per_second'] / 1e9:,.0f}",
             "" if share is None else f"{100 * share:.0f} %",
-            times,
+            ratio_text(against),
             "" if rate is None else f"{rate:,.0f}",
             "" if printed is None else f"{1000 * printed:,.0f} ms",
         )
         last = row["what"]
     out = console(150)
     out.print(table)
-    for line in record["notes"]:
-        out.print(f"note: {line}")
-    for line in record["warnings"]:
-        out.print(f"warning: {line}")
+    show_notes(out, record)
+
+
+def ratio_text(ratio: dict[str, Any] | None) -> str:
+    """A ratio with its interval, if there is one; empty for None."""
+    if ratio is None:
+        return ""
+    interval = "" if ratio["low"] is None else f" ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    return f"{ratio['ratio']:.2f}{interval}"
+
+
+def show_notes(out: Console, record: dict[str, Any]) -> None:
+    """The notes and warnings of a record, a line each."""
+    for kind in ("note", "warning"):
+        for line in record[f"{kind}s"]:
+            out.print(f"{kind}: {line}")

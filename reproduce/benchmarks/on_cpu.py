@@ -7,7 +7,6 @@ Each is compared with the same net in plain torch float32, and in ONNX Runtime's
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 import kernels
 from kernels import cpu, pixels
@@ -23,7 +22,7 @@ from kernels.bench import on_cpu as bench
 from kernels.bench import timing
 from reproduce import spec
 from reproduce.benchmarks import common, peer_onnx
-from reproduce.benchmarks.cells import CELLS, RANDOM, SCALE, SHIFT, images_of, net_of
+from reproduce.benchmarks.cells import CELLS, RANDOM, floats, images_of, net_of
 from reproduce.packed import PackedNet
 from reproduce.records import machine, runs
 
@@ -39,13 +38,13 @@ NAIVE_IMAGES = 1008  # whole tiles
 def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str, Any]:
     """The record of one run of the benchmark on this machine's CPU. `quick`: tiny sizes, for tests."""
     started = runs.now()
-    bounds = bench.peaks()
+    bounds = {bound: bench.peak(bound) for bound in bench.BOUNDS}
     rows, notes = bench.products(say, quick)
     for name in CELLS:
         found, remarks = _net_rows(name, say, data_folder, quick)
         rows += found
         notes += remarks
-    return common.about("cpu", quick, started, _optional()) | {
+    return common.about("cpu", quick, started, machine.versions("onnxruntime", "onnx")) | {
         "backend": kernels.describe("cpu"),
         "first_layer": pixels.describe("cpu"),
         "threads": {"kernels": cpu.thread_count(), "torch": machine.machine("cpu")["threads"]},
@@ -53,7 +52,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         "rows": rows,
         "notes": notes,
         "warnings": timing.warnings(rows),
-        "paper": {key: common.figure3()[key] for key in ("where", "bars")},
+        "paper": common.figure3(),
     }
 
 
@@ -98,7 +97,7 @@ def _net_rows(
 def _candidates(
     net: PackedNet, plain: nn.Module, steps: list[NDArray[np.uint8]], notes: list[str]
 ) -> dict[str, Callable[[], list[NDArray[Any]]]]:
-    """What goes through all batches of images in `steps`, one after another."""
+    """The candidates; each classifies all batches of images in `steps`, one after another."""
     first = [net.first(step, "cpu") for step in steps]
     found: dict[str, Callable[[], list[NDArray[Any]]]] = {
         BITS_ALONE: lambda: [net.from_bits(h, "cpu") for h in first],
@@ -115,9 +114,7 @@ def _candidates(
 
 def _torch_classes(net: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.int64]:
     with torch.no_grad():
-        x: Tensor = torch.from_numpy(images).to(torch.float32).mul_(SCALE).add_(SHIFT)
-        x = x.flatten(1) if x.dim() == 3 else x.permute(0, 3, 1, 2)  # (N, C, H, W) as it lies: channels last
-        found: NDArray[np.int64] = net(x).argmax(1).numpy()
+        found: NDArray[np.int64] = net(floats(torch.from_numpy(images))).argmax(1).numpy()
     return found
 
 
@@ -137,13 +134,3 @@ def _naive_products(settings: spec.Settings, images: int) -> Callable[[], None]:
             bench.naive(a, b, out)
 
     return run
-
-
-def _optional() -> dict[str, str]:
-    found = {}
-    for name in ("onnxruntime", "onnx"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

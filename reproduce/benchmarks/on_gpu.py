@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,11 @@ from kernels.bench.on_cpu import has_compiler
 from kernels.cuda import arrays, launch, nvrtc, trial
 from reproduce import spec
 from reproduce.benchmarks import common
-from reproduce.benchmarks.cells import CELLS, RANDOM, SCALE, SHIFT, images_of, net_of
+from reproduce.benchmarks.cells import CELLS, RANDOM, floats, images_of, net_of
 from reproduce.datasets.data import DataError
 from reproduce.nets.tensorcores import full_precision
 from reproduce.packed import PackedNet
-from reproduce.records import runs
+from reproduce.records import machine, runs
 
 Say = Callable[[str], None]
 Keep = Callable[[dict[str, Any]], None]
@@ -48,7 +47,7 @@ FP32, TF32, NAIVE = "torch float32, end to end", "torch tf32, end to end", "naiv
 
 
 def missing() -> str | None:
-    """Why nothing can be measured here, in one line, or None."""
+    """Why nothing can be measured here, in one line; None if it can."""
     if not torch.cuda.is_available():
         return "no CUDA device here"
     reason = launch.no_gpu()
@@ -97,7 +96,7 @@ def measure(
             "failed": list(failed),
             "notes": list(dict.fromkeys(every)),
             "warnings": timing.warnings(rows),
-            "paper": {key: common.figure3()[key] for key in ("where", "bars")},
+            "paper": common.figure3(),
         }
 
     parts: dict[str, Callable[[], tuple[list[dict[str, Any]], list[str], list[dict[str, str]]]]]
@@ -123,12 +122,7 @@ def _product_rows(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("cupy-cuda13x", "cupy-cuda12x", "triton"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    found = machine.versions("cupy-cuda13x", "cupy-cuda12x", "triton")
     if torch.version.cuda:
         found["torch's CUDA"] = torch.version.cuda
     with suppress(nvrtc.CompileError):  # then no kernel runs, and each says so
@@ -182,10 +176,8 @@ def _net_rows(
         for key in times:
             row = timing.row(where, key, times, 2.0 * macs * len(few), batch=size, images=len(few))
             row |= {"images_per_second": len(few) / row["seconds"], "differing": differing[key]}
-            row |= {
-                "timed_images": part if whole and key == NAIVE else len(few),
-                "random_weights": whose == RANDOM,
-            }
+            row["timed_images"] = part if whole and key == NAIVE else len(few)
+            row["random_weights"] = whose == RANDOM
             rows.append(row | {"clock": "host", "readings": readings})
             if whole:
                 notes.append(f"{name}: {key} and the packed net differ on {differing[key]} images")
@@ -193,7 +185,7 @@ def _net_rows(
 
 
 def _wanted(net: PackedNet, images: Any, there: Any, usable: list[str]) -> tuple[Classes, str]:
-    """The classes all must give, and whose they are: the host's, on every image if it has a compiler."""
+    """The right classes, and what computed them: the host, on every image if it has a compiler."""
     if has_compiler():
         return net.predict(images), "the host's on every image"
     few = net.predict(images[:HOST_IMAGES])
@@ -208,9 +200,11 @@ def _wanted(net: PackedNet, images: Any, there: Any, usable: list[str]) -> tuple
 def _candidates(
     net: PackedNet, plain: nn.Module, images: Any, batch: int, usable: list[str]
 ) -> dict[str, Callable[[], Classes]]:
-    """What gives the classes of `images`, on the GPU (CuPy's) or on the host, by name."""
-    found: dict[str, Callable[[], Classes]] = {f"packed {b}, end to end": _packed(net, images, b) for b in usable}
-    found[FP32] = lambda: _torch_classes(plain, images, batch)
+    """The candidates by name; each classifies `images`, which are on the GPU (CuPy's) or on the host."""
+    found: dict[str, Callable[[], Classes]] = {
+        f"packed {b}, end to end": partial(net.predict, images, b) for b in usable
+    }
+    found[FP32] = partial(_torch_classes, plain, images, batch)
 
     def tf32() -> Classes:
         with _tensor_cores():
@@ -219,12 +213,8 @@ def _candidates(
     return found | {TF32: tf32}
 
 
-def _packed(net: PackedNet, images: Any, backend: str) -> Callable[[], Classes]:
-    return lambda: net.predict(images, backend)
-
-
 def _compared(calls: dict[str, Callable[[], Classes]], want: Classes, errors: dict[str, str]) -> dict[str, int]:
-    """On how many images each differs from `want`; what fails, and a packed net that differs, go to `errors`."""
+    """On how many images each candidate differs from `want`; failures and wrong packed nets go to `errors`."""
     differing = {}
     for key in list(calls):
         try:
@@ -243,14 +233,9 @@ def _torch_classes(net: nn.Module, images: Any, batch: int) -> Classes:
     """Classes by a float net on the GPU; images uint8, CuPy's or NumPy's."""
     x = arrays.as_torch(images) if arrays.on_gpu(images) else torch.from_numpy(images).to(products.DEVICE)
     with torch.no_grad():
-        found = [net(_floats(part)).argmax(1) for part in x.split(batch)]
+        found = [net(floats(part)).argmax(1) for part in x.split(batch)]
         classes: Classes = torch.cat(found).cpu().numpy()
     return classes
-
-
-def _floats(images: Tensor) -> Tensor:
-    x = images.to(torch.float32).mul_(SCALE).add_(SHIFT)
-    return x.flatten(1) if x.dim() == 3 else x.permute(0, 3, 1, 2)  # channels last, as it lies
 
 
 @contextmanager
@@ -268,7 +253,7 @@ def _tensor_cores() -> Iterator[None]:
 
 
 class NaiveProducts(TorchFunctionMode):
-    """While it lasts, torch's linear maps and 3×3 convolutions (padding 1) are products by the naive kernel.
+    """Within this mode torch's linear maps and 3×3 convolutions (padding 1) use the naive kernel.
 
     Weights are brought to its layout once. Convolutions are products of unfolded windows.
     """

@@ -25,7 +25,7 @@ OPSET = 17
 
 
 def missing() -> str | None:
-    """Why there is no such peer here, or None."""
+    """Why this peer cannot run here; None if it can."""
     if util.find_spec("onnxruntime") and util.find_spec("onnx"):
         return None
     return "onnxruntime and onnx are not installed"

@@ -8,15 +8,13 @@ give the same integers, but that an int8 convolution rounds its sums to 255 step
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -24,7 +22,8 @@ import kernels
 from kernels.bench import timing
 from kernels.torch import BinaryConv2d, BinaryLinear, operators, pack
 from reproduce.benchmarks import common, peer_onnx
-from reproduce.records import runs
+from reproduce.records import machine, runs
+from reproduce.terminal import console
 
 Say = Callable[[str], None]
 BITS, ALONE, FP32, INT8 = "1-bit layer", "1-bit, packed input", "torch float32", "onnxruntime int8"
@@ -50,8 +49,7 @@ def measure(say: Say, _: Path | None, quick: bool = False) -> dict[str, Any]:
         say(what)
         x = torch.randn(n, c, side, side).contiguous(memory_format=torch.channels_last)
         rows += _rows(what, BinaryConv2d(c, c, 3, padding=1), x, 18.0 * n * side * side * c * c, n, c, quick)
-    optional = {} if missing else {name: metadata.version(name) for name in ("onnxruntime", "onnx")}
-    return common.about("layers", quick, started, optional) | {
+    return common.about("layers", quick, started, machine.versions("onnxruntime", "onnx")) | {
         "backend": kernels.describe("cpu"),
         "rows": rows,
         "notes": notes,
@@ -151,7 +149,7 @@ def pays_from(rows: list[dict[str, Any]]) -> list[str]:
 
 def show(found: dict[str, Any]) -> None:
     """The record as a table, with how many times faster than float32 and int8; then where 1 bit pays."""
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    out = console(130)
     table = Table("", "candidate", "µs", "Gop/s", f"× {FP32}", f"× {INT8}")
     last = None
     for row in found["rows"]:
@@ -164,8 +162,7 @@ def show(found: dict[str, Any]) -> None:
             *("" if ratio is None else f"{ratio['ratio']:.2f}" for ratio in ratios),
         )
         last = row["what"]
-    console.print(table)
-    for line in [*pays_from(found["rows"]), *(f"note: {n}" for n in found["notes"])]:
-        console.print(line)
-    for line in found["warnings"]:
-        console.print(f"warning: {line}")
+    out.print(table)
+    for line in pays_from(found["rows"]):
+        out.print(line)
+    common.show_notes(out, found)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from reproduce.benchmarks import breakdown, common
 from reproduce.benchmarks.cells import CELLS, SCALE, SHIFT, cell_settings, images_of
 from reproduce.benchmarks.peer_torch import Peer
 from reproduce.nets.products import mode
-from reproduce.records import machine, runs
+from reproduce.records import runs
 from reproduce.terminal import console
 from reproduce.training import train
 from reproduce.training.preprocess import DeviceData
@@ -36,8 +37,11 @@ OURS, OURS_FLOAT32, PEER = "ours", "ours, float32", "plain PyTorch loop"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 STEPS = {"MNIST MLP": 4, "CIFAR-10 ConvNet": 2}  # a turn
 BUDGET = {"MNIST MLP": 45.0, "CIFAR-10 ConvNet": 70.0}  # seconds of turns; all else takes as long again
-SLOWEST_PEER = {"MNIST MLP": 2.0, "CIFAR-10 ConvNet": 1.0}
-"""Steps/s that the peer is known to reach on two cores. A ratio against a slower one is void."""
+LEAST_SHARE = {"MNIST MLP": 0.3, "CIFAR-10 ConvNet": 1.0}
+"""What the peer must reach of the steps/s that the net's float32 products alone allow (`bound`, by torch's matmul).
+
+A ratio against a slower peer is void. On two Zen 5 cores it reached 0.49 and 2.0: its convolutions beat matmul.
+"""
 IMAGES = 2000
 
 
@@ -56,7 +60,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         if settings.net.kind == "convnet":
             notes.append(f"{name}: the plain loop is faster {layout}, and takes part so")
         bounds[name] = bound(settings, peak, quick)
-        rows += _rows(name, settings, times, layout, bounds[name], machine.machine("cpu")["cores"])
+        rows += _rows(name, settings, times, layout, bounds[name])
         say(f"{name}: where the time goes")
         module = ours(settings, data)
         blocks = [list(itertools.islice(batches(settings, data), 2)) for _ in range(3 if quick else 5)]
@@ -105,15 +109,9 @@ def ours(settings: spec.Settings, data: DeviceData) -> train.Classifier:
 
 def in_float32(settings: spec.Settings, data: DeviceData) -> train.Classifier:
     """The same with $REPRODUCE_PRODUCTS=float32."""
-    before = os.environ.get("REPRODUCE_PRODUCTS")
-    os.environ["REPRODUCE_PRODUCTS"] = "float32"
-    try:
+    with patch.dict(os.environ, REPRODUCE_PRODUCTS="float32"):
         module = ours(settings, data)
-        assert module.step.engine is None
-    finally:
-        del os.environ["REPRODUCE_PRODUCTS"]
-        if before is not None:
-            os.environ["REPRODUCE_PRODUCTS"] = before
+    assert module.step.engine is None
     return module
 
 
@@ -147,42 +145,40 @@ def _turns(name: str, settings: spec.Settings, data: DeviceData, quick: bool) ->
     if len(layouts) > 1:
         times = timing.interleave(trial, 0.0, least=3, most=3)
         layout = min(layouts, key=lambda one: float(np.median(times[one])))
-    turns = {
+    turns: dict[str, Callable[[], object]] = {
         who: partial(lambda module: module.training_step(list(itertools.islice(order, steps)), 0), module)
         for who, module in modules.items()
     }
-    turns[PEER] = partial(trial.pop(layout))
-    trial.clear()
+    turns[PEER] = trial[layout]
+    trial.clear()  # frees the net of the other layout
     budget, least = (0.05, 3) if quick else (BUDGET[name], 7)
     times = timing.interleave(turns, budget, least, most=99, floor=0.0)
     return {candidate: taken / steps for candidate, taken in times.items()}, layout
 
 
 def _rows(
-    name: str, settings: spec.Settings, times: timing.Times, layout: str, limits: dict[str, Any], cores: int
+    name: str, settings: spec.Settings, times: timing.Times, layout: str, limits: dict[str, Any]
 ) -> list[dict[str, Any]]:
     batch = settings.train.batch
-    reason = void(name, cores, 1 / float(np.median(times[PEER])))
+    reason = void(name, 1 / float(np.median(times[PEER])), limits["matmul_steps_per_second"])
     rows = []
     for candidate in times:
         row = timing.row(name, candidate, times, limits["operations"], batch=batch)
-        row |= {
-            "steps_per_second": 1 / row["seconds"],
-            "images_per_second": batch / row["seconds"],
-            "void": reason,
-        }
+        row |= {"steps_per_second": 1 / row["seconds"], "images_per_second": batch / row["seconds"]}
+        row["void"] = reason
         if candidate == PEER:
             row["layout"] = layout
         rows.append(row)
     return rows
 
 
-def void(name: str, cores: int, peer: float) -> str | None:
-    """Why a ratio against a peer that makes `peer` steps/s is void; None if it is valid."""
-    least = SLOWEST_PEER[name]
-    if cores != 2 or peer >= least:
+def void(name: str, peer: float, allowed: float) -> str | None:
+    """Why a ratio against a peer of `peer` steps/s is void where its products allow `allowed`; None if valid."""
+    least = LEAST_SHARE[name]
+    if peer >= least * allowed:
         return None
-    return f"the plain loop makes {peer:.2f} steps/s, under the {least:.1f} that two cores are known to give it"
+    why = f"under {least:.1f} of the {allowed:.2f} that its products allow here"
+    return f"the plain loop makes {peer:.2f} steps/s, {why}"
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------
@@ -239,10 +235,7 @@ def show(record: dict[str, Any]) -> None:
     table = Table("", "candidate", "ms a step", "steps/s", "images/s", "× plain loop", "of the products' bound")
     for row in record["rows"]:
         limits = record["bounds"]["nets"][row["what"]]
-        against = row["times_faster_than"].get(PEER)
-        ratio = "" if against is None else f"{against['ratio']:.2f}"
-        if against is not None and against["low"] is not None:
-            ratio += f" ({against['low']:.2f} to {against['high']:.2f})"
+        ratio = common.ratio_text(row["times_faster_than"].get(PEER))
         table.add_row(
             row["what"] if row["candidate"] == OURS else "",
             row["candidate"] + (f", {row['layout']}" if row.get("layout") == "channels-last" else ""),
@@ -272,7 +265,4 @@ def show(record: dict[str, Any]) -> None:
     for row in record["rows"]:
         if row["void"] and row["candidate"] == OURS:
             out.print(f"VOID: {row['what']}: {row['void']}")
-    for line in record["notes"]:
-        out.print(f"note: {line}")
-    for line in record["warnings"]:
-        out.print(f"warning: {line}")
+    common.show_notes(out, record)

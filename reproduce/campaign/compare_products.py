@@ -43,7 +43,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, flo
 
 
 def compared(fixed: Sequence[Record], plain: Sequence[Record]) -> dict[str, Any]:
-    """What the record says of one cell: runs of both modes, in pairs by seed.
+    """The record's entry for one cell: runs of both modes, in pairs by seed.
 
     Raises ValueError where seeds, settings or data of the two do not fit.
     """
@@ -84,7 +84,7 @@ def _result(record: Record) -> Result:
 
 
 def train(mode: str, cells: Sequence[str], seeds: int, threads: int) -> list[Record]:
-    """The runs of one mode, those that are missing made in a process of its own."""
+    """The runs of one mode; missing ones are trained in another process."""
     words = ["run", *cells, "--scale", "small", "--seeds", str(seeds), "--threads", str(threads)]
     subprocess.run(
         [sys.executable, "-m", "reproduce", *words, "--results", str(STORE / mode)],

@@ -196,11 +196,14 @@ def show(found: Sequence[Estimate], device: torch.device) -> None:
         heads[3:3] = [f"{number} at once"]
     table = Table(*heads)
     for one in found:
+        at_once = "do not run"
+        if one.at_once is not None:
+            at_once = f"{1000 * one.at_once:.1f} ms each ({one.gain:.2f}× the steps)"
         table.add_row(
             one.name,
             str(one.epochs),
             f"{1000 * one.step:.1f}",
-            *([_at_once_words(one)] if number > 1 else []),
+            *([at_once] if number > 1 else []),
             duration(one.epoch) if one.epoch >= 10 else f"{one.epoch:.2g} s",
             duration(one.epoch * one.epochs),
             str(one.wanted),
@@ -217,7 +220,3 @@ def show(found: Sequence[Estimate], device: torch.device) -> None:
         f"{duration(whole)} in all, {duration(remaining)} remaining. "
         "Counted: steps, and both evaluations after every epoch; not: fetching and preprocessing the data."
     )
-
-
-def _at_once_words(one: Estimate) -> str:
-    return "do not run" if one.at_once is None else f"{1000 * one.at_once:.1f} ms each ({one.gain:.2f}× the steps)"

@@ -32,15 +32,15 @@ CLOSE = 0.05
 """Largest relative difference between the mean costs of STEPS recorded and unrecorded steps, and of gradients."""
 
 
-def choose_parts(say: Callable[[str], None], device: str = "cuda", scale: str = "paper") -> dict[str, str]:
-    """Try every part. Leave out those that fail, in this process and in those it starts; returns part -> reason.
+def choose_parts(say: Callable[[str], None]) -> dict[str, str]:
+    """Try every part on the GPU. Leave out those that fail, here and in later processes; returns part -> reason.
 
     Does nothing if $REPRODUCE_WITHOUT is set: the parts have then been chosen already.
     """
     prepare()
     if "REPRODUCE_WITHOUT" in os.environ:
         return {}
-    return try_parts(say, device, scale, {})
+    return try_parts(say, "cuda", "paper", {})
 
 
 def try_parts(
@@ -51,7 +51,7 @@ def try_parts(
     seconds: tuple[float, float] = (trial.SECONDS, trial.SECONDS),
     cells: Sequence[str] = (),
 ) -> dict[str, str]:
-    """`choose_parts`, whatever $REPRODUCE_WITHOUT says. `others`: further trials (for `trial.broken`) in parallel.
+    """As `choose_parts`, but $REPRODUCE_WITHOUT is overwritten. `others`: further trials, for `trial.broken`.
 
     `seconds`: two time limits. The first is for all parts together. The second is for recorded steps that use the
     parts that passed; time left over from the first is added to it. `cells`: recorded steps of these nets, too.

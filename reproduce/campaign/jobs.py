@@ -7,7 +7,6 @@ runs that another process left unfinished. On a GPU the processes take turns unl
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import multiprocessing
 import os
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -94,16 +94,13 @@ def use_threads(threads: int | None) -> None:
 @contextlib.contextmanager
 def with_threads(threads: int | None) -> Iterator[None]:
     """`use_threads` within a block."""
-    before, kernels = torch.get_num_threads(), os.environ.get("KERNELS_THREADS")
-    use_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        if kernels is None:
-            os.environ.pop("KERNELS_THREADS", None)
-        else:
-            os.environ["KERNELS_THREADS"] = kernels
+    before = torch.get_num_threads()
+    with patch.dict(os.environ):
+        use_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
@@ -178,10 +175,13 @@ def train(
     deadline: float | None,
     checkpoint_seconds: float | None,
 ) -> None:
-    """The work of a further process of `reproduce run --jobs`: it carries out the same plan on the same store."""
+    """What each extra process of `reproduce run --jobs` does: it carries out the same plan on the same store."""
     use_threads(threads)
-    tell = functools.partial(_tell, number)
     store = runs.Store(root)
+
+    def tell(text: str) -> None:
+        say(f"({number}) {text}")
+
     try:
         worker.carry_out(plan, store, data_folder, torch.device(device), tell, False, deadline, checkpoint_seconds)
     except OSError as error:  # a full disk, for example; the first process fails too and says how to resume
@@ -189,12 +189,8 @@ def train(
         sys.exit(1)
 
 
-def _tell(number: int, text: str) -> None:
-    say(f"({number}) {text}")
-
-
 def load(pipe: Connection, number: int, settings: spec.Settings, device: str, threads: int | None) -> None:
-    """The work of a further process of `--plan`: steps on random images until it is ended; sends "ready"."""
+    """What each extra process of `--plan` does: send "ready", then make steps on random images until ended."""
     use_threads(threads)
     turn = Probe(settings, torch.device(device)).turn
     turn(1)

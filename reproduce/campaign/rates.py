@@ -6,13 +6,13 @@ runs are kept in results/tuning. The author of the file then enters the rate wit
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduce import files, spec, yamlfile
+from reproduce import spec, yamlfile
 from reproduce.records import Record, read_records
+from reproduce.terminal import say
 
 SEED = 100
 STORE = yamlfile.ROOT / "results" / "local" / "tuning"
@@ -63,20 +63,17 @@ def main(patterns: Sequence[str]) -> int:
     from reproduce.campaign.wanted import Wanted
     from reproduce.records import runs
 
-    say = functools.partial(print, flush=True)
     cells = [cell for cell in spec.cells(list(patterns) or ["ablations"]) if cell.ablation]
     plan = [
         Wanted(cell, "small", SEED, settings, f"rate-{rate:g}") for cell in cells for rate, settings in tried(cell)
     ]
     count = jobs.at_once(plan, 1, "cpu")
     jobs.use_threads(1)
+    store = runs.Store(STORE)
     with jobs.beside(count - 1, jobs.train, plan, STORE, None, "cpu", 1, None, None):
-        summary = worker.carry_out(plan, runs.Store(STORE), None, torch.device("cpu"), say, bar=False)
-    COMMITTED.mkdir(parents=True, exist_ok=True)
+        summary = worker.carry_out(plan, store, None, torch.device("cpu"), say, bar=False)
     records = [*summary.records, *summary.failed]
-    for record in records:
-        name = f"{record.stem}.json"
-        files.write_whole(COMMITTED / name, (STORE / "runs" / name).read_bytes())
+    store.copy(records, COMMITTED)
     wrong = 0
     for cell in cells:
         assert cell.ablation is not None

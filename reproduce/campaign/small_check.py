@@ -18,7 +18,6 @@ from scipy import stats
 from reproduce import spec, yamlfile
 from reproduce.campaign import worker
 from reproduce.campaign.wanted import Wanted
-from reproduce.files import write_whole
 from reproduce.records import Record, read_records, runs
 
 COMMITTED = yamlfile.ROOT / "results" / "check"
@@ -134,7 +133,7 @@ def mutants(data: Path | None, say: Say, keep: bool) -> bool:
     for mutant, hit in caught.items():
         say(f"{mutant}: {'the check fails' if hit else 'NOT noticed'}")
     if keep:
-        _keep(list(records.values()), COMMITTED / "mutants")
+        runs.Store(OWN_STORE).copy(list(records.values()), COMMITTED / "mutants")
     say(f"{sum(caught.values())} of {len(caught)} planted errors are noticed, {MUTANTS_NOTICED} must be")
     return sum(caught.values()) >= MUTANTS_NOTICED
 
@@ -148,7 +147,7 @@ def calibrate(data: Path | None, say: Say) -> None:
         for seed in c.experiment.check.calibration
     ]
     records, missing = _trained(plan, data, say)
-    _keep(list(records.values()), COMMITTED / "calibration")
+    runs.Store(OWN_STORE).copy(list(records.values()), COMMITTED / "calibration")
     if missing:
         raise Missing("; ".join(missing.values()))
 
@@ -170,11 +169,3 @@ def _trained(plan: Sequence[Wanted], data: Path | None, say: Say) -> tuple[Train
         raise Missing(f"not enough memory for {', '.join(summary.not_made)}")
     found = {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.failed]}
     return found, summary.missing
-
-
-def _keep(records: Sequence[Record], folder: Path) -> None:
-    store = runs.Store(OWN_STORE)
-    folder.mkdir(parents=True, exist_ok=True)
-    for record in records:
-        name = f"{record.stem}.json"
-        write_whole(folder / name, (store.runs / name).read_bytes())

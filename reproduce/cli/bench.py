@@ -46,7 +46,6 @@ def bench(
     from reproduce.packed.blocks import PackedError
     from reproduce.records import sealed
     from reproduce.records.benchmark import Bench
-    from reproduce.spec import paper
 
     if gpu and (training or layers):
         raise stop(f"--{'train' if training else 'layers'} measures the CPU", 2)
@@ -54,22 +53,19 @@ def bench(
         raise stop("--train or --layers, not both", 2)
     if gpu and (reason := on_gpu.missing()):
         raise stop(reason, 2)
-    measure, show, folder = (
-        (of_training.measure, of_training.show, "train")
-        if training
-        else (of_layers.measure, of_layers.show, "layers")
-        if layers
-        else (cpu.measure, common.show, "kernels")
-    )
+    folder = "train" if training else "layers" if layers else "kernels"
+    measure, show = {
+        "train": (of_training.measure, of_training.show),
+        "layers": (of_layers.measure, of_layers.show),
+        "kernels": (cpu.measure, common.show),
+    }[folder]
     if to is None and not (kept := yamlfile.ROOT / "results").is_dir():
         raise stop(f"no folder {kept}, as a checkout has it: name one for the record (--to)", 2)
-    if folder == "kernels":
-        paper.read()  # as the table at the end needs it
     path: Path | None = None
 
     def keep(state: dict[str, Any]) -> None:
         nonlocal path
-        path = sealed.write_new(sealed.checked(Bench, state), to or yamlfile.ROOT / "results" / folder, path)
+        path = sealed.write_new(Bench.model_validate(state), to or yamlfile.ROOT / "results" / folder, path)
         say(f"written: {yamlfile.shown(path)}")
 
     try:

@@ -15,13 +15,16 @@ from reproduce.terminal import say, stop, stoppable
 @stoppable("stopped; --mutants and --calibrate resume from the last checkpoint, a check starts afresh")
 def check(
     data: DataOption = None,
-    mutants: Annotated[bool, typer.Option("--mutants", help="Train the planted errors instead.")] = False,
+    mutants: Annotated[bool, typer.Option("--mutants", help="Train nets with a planted error instead.")] = False,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Train the bands' seeds instead, and keep them.")
+        bool, typer.Option("--calibrate", help="Train the runs of the bands instead, and keep them.")
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the mutants' records in results/check.")] = False,
 ) -> None:
-    """Train small nets afresh, compare them with the committed bands. Exit code 1: outside, 3: no data, memory."""
+    """Train two small nets and compare them with the committed bands.
+
+    Exit code 1: a net leaves its band; 3: data are missing, or memory is not enough.
+    """
     from reproduce.campaign import jobs, small_check
 
     jobs.use_threads(None)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated
 
 import typer
 
-from reproduce import extensions
+from reproduce import extensions, yamlfile
 from reproduce.cli.options import DataOption, UseOption
 from reproduce.terminal import say, stop
 
@@ -28,8 +27,7 @@ def fetch(
     missing = False
     for name in names or DATASETS:
         if name not in DATASETS:
-            near = difflib.get_close_matches(name, DATASETS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(DATASETS)}"
+            hint = yamlfile.did_you_mean(name, DATASETS, f"; there are {', '.join(DATASETS)}")
             raise stop(f"no data set {name!r}{hint}", 2)
         try:
             found = load(name, data, say)

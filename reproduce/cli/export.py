@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reproduce import extensions, yamlfile
-from reproduce.cli.options import DataOption, ResultsOption, UseOption
+from reproduce.cli.options import DataOption, ResultsOption, UseOption, check_choice
 from reproduce.terminal import say, stop
 
 if TYPE_CHECKING:
@@ -40,9 +39,8 @@ def export(
     from reproduce.records import runs, sealed
 
     extensions.use(use or [])
-    if kind not in formats.FORMATS:
-        raise stop(f"--format takes {', '.join(formats.FORMATS)}, not {kind!r}", 2)
-    if missing := formats.FORMATS[kind].missing():
+    check_choice("--format", kind, list(formats.FORMATS))
+    if missing := formats.missing(kind):
         raise stop(f"{missing} not installed: pip install 'bnn-reproduce[export]'", 2)
     try:
         packed = from_run.freeze_run(run, runs.Store(results or runs.LOCAL), data, say)
@@ -62,7 +60,6 @@ def export(
             1,
         )
     target = packed.parent.parent / "exports" / f"{packed.stem}{formats.SUFFIXES[kind]}"
-    target.parent.mkdir(parents=True, exist_ok=True)
     files.write_whole(target, content)
     rate = 100 * proof.wrong / proof.images
     say(f"all {proof.images:,} test images: the packed net's class, {rate:.2f} % of them wrong")
@@ -77,19 +74,13 @@ def export(
 
 def record_of(target: Path, kind: str, content: bytes, net: PackedNet, proof: Proof) -> ExportRecord:
     """What `--record` keeps: the file, by its digest, and its proof."""
+    from reproduce.packed.export import formats
     from reproduce.packed.export.graph import OPSET
-    from reproduce.records import machine, runs, sealed
+    from reproduce.records import machine, runs
     from reproduce.records.packed_net import ExportRecord
 
-    packages = {"onnx": ("onnx", "onnxruntime"), "qonnx": ("onnx", "onnxruntime", "qonnx"), "npz": ()}[kind]
-    made = {
-        "format": 1,
-        "kind": "export",
-        "quick": False,
-        "started": runs.now(),
-        "machine": machine.machine("cpu"),
-        "libraries": machine.libraries() | {name: metadata.version(name) for name in packages},
-        "code": machine.code(),
+    made = machine.head("export", runs.now()) | {
+        "libraries": machine.libraries() | machine.versions(*formats.NEEDS[kind]),
         "about": net.about,
         "data": net.settings.data.name,
         "net": net.settings.net.model_dump(mode="json"),
@@ -101,4 +92,4 @@ def record_of(target: Path, kind: str, content: bytes, net: PackedNet, proof: Pr
         "bytes": len(content),
         **asdict(proof),
     }
-    return sealed.checked(ExportRecord, made)
+    return ExportRecord.model_validate(made)

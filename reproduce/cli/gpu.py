@@ -32,7 +32,7 @@ ScaleOption = Annotated[str, typer.Option(help="paper or small.")]
 
 @app.command()
 def versions(device: DeviceOption = "cuda") -> None:
-    """Machine, libraries and code, and what the driver says of the GPU. Exit code 2: a package is missing."""
+    """Print machine, libraries, code and the output of nvidia-smi. Exit code 2: a package is missing."""
     import kernels
     from reproduce import packed, report  # noqa: F401, what any later step imports
     from reproduce.campaign import worker  # noqa: F401, what any later step imports
@@ -91,7 +91,7 @@ def preflight(
     scale: ScaleOption = "paper",
     steps: Annotated[int, typer.Option(help="Steps of each net to time.")] = 200,
 ) -> None:
-    """Exactness of the convolutions, ms a step of both nets, a profiler table; whether training will end."""
+    """Check the convolutions, time a step, profile it, and say whether training will end in the time left."""
     import torch
 
     from reproduce.campaign import estimate, gpu_trial
@@ -137,7 +137,7 @@ def curves(
     store: Annotated[Path, typer.Argument(help="A store of runs.")],
     to: Annotated[Path, typer.Argument(help="The CSV file.")],
 ) -> None:
-    """Every run's curve, an epoch a line; of an unfinished one as far as its checkpoint goes."""
+    """Write the curves of all runs, one line for each epoch; of an unfinished run up to its checkpoint."""
     import torch
 
     from reproduce.records import read_record

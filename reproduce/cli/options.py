@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from reproduce import spec, yamlfile
 from reproduce.terminal import stop
 
-MOST_THREADS, MOST_JOBS, MOST_SEEDS, LAST_SEED = 4096, 256, 10_000, 10**9
+MOST_THREADS = 4096
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", help="Your store of runs.", show_default="results/local")
 ]
@@ -26,6 +27,11 @@ UseOption = Annotated[
     list[Path] | None,
     typer.Option("--use", help="A Python file that registers what experiment files name; as often as needed."),
 ]
+SeedsOption = Annotated[
+    int | None,
+    typer.Option("--seeds", min=1, max=10_000, help="How many seeds: 0, 1, …", show_default="as the file says"),
+]
+FirstSeedOption = Annotated[int, typer.Option("--first-seed", min=0, max=10**9, help="The first of them.")]
 Cells = Annotated[
     list[str] | None,
     typer.Argument(
@@ -43,6 +49,12 @@ def cells_of(patterns: list[str] | None, experiments: Path | None, ablations: bo
     """
     found = spec.cells(patterns) if experiments is None else spec.cells(patterns, experiments)
     return [cell for cell in found if patterns or ablations or not cell.ablation]
+
+
+def check_choice(option: str, given: str, allowed: Sequence[str]) -> None:
+    """End the command if an option's value is not one of those allowed."""
+    if given not in allowed:
+        raise stop(f"{option} takes {', '.join(allowed)}, not {given!r}", 2)
 
 
 def check_store(store: Path | None) -> None:

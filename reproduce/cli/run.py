@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from reproduce import extensions, files, spec, yamlfile
+from reproduce import extensions, files, yamlfile
 from reproduce.cli.options import (
-    LAST_SEED,
-    MOST_JOBS,
-    MOST_SEEDS,
     MOST_THREADS,
     Cells,
     DataOption,
     ExperimentsOption,
+    FirstSeedOption,
     ResultsOption,
+    SeedsOption,
     UseOption,
     cells_of,
+    check_choice,
 )
 from reproduce.terminal import console, say, seconds_of, stop, stoppable
 
@@ -33,16 +33,8 @@ def run(
     scale: Annotated[
         str, typer.Option(help="paper, short, small, or auto: paper with CUDA, else small.")
     ] = "auto",
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=MOST_SEEDS,
-            help="How many seeds: 0, 1, … one after another.",
-            show_default="as the file says",
-        ),
-    ] = None,
-    first_seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="The first of them.")] = 0,
+    seeds: SeedsOption = None,
+    first_seed: FirstSeedOption = 0,
     results: ResultsOption = None,
     data: DataOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -53,7 +45,7 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            max=MOST_JOBS,
+            max=256,
             help="Runs made at once, by as many processes.",
             show_default="on a CPU as many as there are cores and memory for",
         ),
@@ -85,19 +77,17 @@ def run(
     from reproduce.campaign.wanted import runs_wanted, share
     from reproduce.records import equal_code, runs
     from reproduce.report.sections import table1
-    from reproduce.spec import paper
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise stop(f"--device takes auto, cpu or cuda, not {device!r}", 2)
+    check_choice("--device", device, ("auto", "cpu", "cuda"))
+    check_choice("--scale", scale, ("paper", "short", "small", "auto"))
     extensions.use(use or [])
     found = cells_of(cells, experiments, ablations=False)
-    paper.read(), equal_code.known()  # as the table at the end needs them
+    equal_code.known()  # the table at the end needs it
     try:
         chosen = worker.pick_device(device)
-        size = _scale(scale, chosen.type)
+        size: Any = scale if scale != "auto" else "paper" if chosen.type == "cuda" else "small"
         asked = range(first_seed, first_seed + seeds) if seeds else None
-        plan = runs_wanted(found, size, asked, say, first_seed)
-        plan = share(plan, shard)
+        plan = share(runs_wanted(found, size, asked, say, first_seed), shard)
         deadline = None if time_limit is None else began + seconds_of(time_limit)
         every = None if checkpoint_every is None else seconds_of(checkpoint_every, "--checkpoint-every")
     except ValueError as error:
@@ -174,11 +164,3 @@ def _show(frame: pd.DataFrame, scale: str) -> None:
         out.print(f"* of at least one run: {'; '.join(remarks)}.")
     if scale == "small":
         out.print("Small nets, short training: not the paper's cells, never judged against the paper.")
-
-
-def _scale(scale: str, device: str) -> spec.Scale:
-    if scale == "auto":
-        return "paper" if device == "cuda" else "small"
-    if scale not in ("paper", "short", "small"):
-        raise stop(f"--scale takes paper, short, small or auto, not {scale!r}", 2)
-    return scale  # type: ignore[return-value]

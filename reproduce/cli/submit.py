@@ -12,14 +12,15 @@ from reproduce import extensions, yamlfile
 from reproduce.campaign import slurm
 from reproduce.campaign.wanted import describe, runs_wanted
 from reproduce.cli.options import (
-    LAST_SEED,
-    MOST_SEEDS,
     MOST_THREADS,
     DataOption,
     ExperimentsOption,
+    FirstSeedOption,
     ResultsOption,
+    SeedsOption,
     UseOption,
     cells_of,
+    check_choice,
 )
 from reproduce.terminal import say, seconds_of, stop
 
@@ -30,11 +31,8 @@ SHORTEST = 10.0
 def submit(
     cells: Annotated[list[str] | None, typer.Argument(help="As for `run`.", show_default="all")] = None,
     scale: Annotated[str, typer.Option(help="paper, short or small.")] = "paper",
-    seeds: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST_SEEDS, help="How many seeds: 0, 1, …", show_default="as the file says"),
-    ] = None,
-    first_seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="The first of them.")] = 0,
+    seeds: SeedsOption = None,
+    first_seed: FirstSeedOption = 0,
     results: ResultsOption = None,
     data: DataOption = None,
     device: Annotated[str, typer.Option(help="cuda (one GPU a run) or cpu.")] = "cuda",
@@ -59,11 +57,9 @@ def submit(
 
     if not find_spec("submitit"):
         raise stop("submit needs submitit: pip install 'submitit>=1.5.3', or this project with '.[cluster]'", 2)
-    choices = {"--scale": (scale, ("paper", "short", "small")), "--device": (device, ("cuda", "cpu"))}
-    choices["--cluster"] = (cluster, ("slurm", "local"))
-    for option, (given, allowed) in choices.items():
-        if given not in allowed:
-            raise stop(f"{option} takes {', '.join(allowed)}, not {given!r}", 2)
+    check_choice("--scale", scale, ("paper", "short", "small"))
+    check_choice("--device", device, ("cuda", "cpu"))
+    check_choice("--cluster", cluster, ("slurm", "local"))
     extensions.use(use or [])
     found = cells_of(cells, experiments, ablations=False)
     try:

@@ -54,19 +54,13 @@ def _read(name: str, path: Path) -> Dataset:
         return _parsed(name, path)
     except DataError:
         raise
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # EINVAL: an altered archive points before its own beginning
-            raise Unread(f"{name}: {path} cannot be read: {error.strerror}; it stays as it is") from None
-        reason, kind = "cannot be read", type(error).__name__
-    except MemoryError as error:
-        if _whole(path):
+    except Exception as error:  # a cut or altered archive can raise any
+        kind, number = type(error).__name__, getattr(error, "errno", None)
+        if number not in (None, errno.EINVAL):  # EINVAL: an altered archive points before its own beginning
+            raise Unread(f"{name}: {path} cannot be read: {os.strerror(number)}; it stays as it is") from None
+        if isinstance(error, MemoryError) and _whole(path):
             raise Unread(f"{name}: not enough memory to read {path}; it stays as it is") from None
-        reason, kind = "is damaged", type(error).__name__
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
-        reason, kind = "cannot be read", type(error).__name__
-    except Exception as error:  # zlib.error, struct.error and whatever else a cut or altered archive raises
-        reason, kind = "is damaged", type(error).__name__
-    raise DataError(f"{name}: {path.name} {reason} ({kind})")
+    raise DataError(f"{name}: {path.name} is damaged ({kind})")
 
 
 def _parsed(name: str, path: Path) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import statistics
@@ -25,7 +24,7 @@ from reproduce.identity import Device
 from reproduce.packed.freezing import freeze_net
 from reproduce.packed.net import PackedNet
 from reproduce.packed.pictures import read_named
-from reproduce.records import Record, machine, read_record, runs, sealed, weights
+from reproduce.records import Record, machine, read_record, runs, weights
 from reproduce.records.packed_net import PackedRecord
 from reproduce.training import preprocess
 from reproduce.training.preprocess import DeviceData
@@ -60,8 +59,7 @@ def find(run: str, store: runs.Store) -> Path:
         return path
     path = store.runs / f"{run}.json"
     if not path.is_file():
-        near = difflib.get_close_matches(run, [p.stem for p in store.runs.glob("*.json")], n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = yamlfile.did_you_mean(run, [p.stem for p in store.runs.glob("*.json")], cutoff=0.3)
         raise ValueError(f"no run {run!r} in {yamlfile.shown(store.runs)}{hint}")
     return path
 
@@ -84,7 +82,6 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
         about["test_error"] = record.result.test_error
     net = freeze_net(settings, state, _affine(settings, data_folder, say), about)
     target = path.parent.parent / "packed" / f"{record.stem}.bnn"
-    target.parent.mkdir(parents=True, exist_ok=True)
     net.save(target)
     return target
 
@@ -225,14 +222,7 @@ def record_of(file: Path, net: PackedNet, answer: Comparison, backend: str) -> P
     """The record of the packed net in `file`, for `reproduce predict --record` and `reproduce publish`."""
     content = file.read_bytes()
     device: Device = "cuda" if kernels.takes_gpu(backend) else "cpu"
-    made = {
-        "format": 1,
-        "kind": "net",
-        "quick": False,
-        "started": runs.now(),
-        "machine": machine.machine(device),
-        "libraries": machine.libraries(),
-        "code": machine.code(device),
+    made = machine.head("net", runs.now(), device) | {
         "backend": kernels.describe(backend),
         "about": net.about,
         "data": net.settings.data.name,
@@ -243,7 +233,7 @@ def record_of(file: Path, net: PackedNet, answer: Comparison, backend: str) -> P
         "times_smaller_than_float32": 4 * net.weights / len(content),
         **asdict(answer),
     }
-    return sealed.checked(PackedRecord, made)
+    return PackedRecord.model_validate(made)
 
 
 def _median(call: Callable[[], object]) -> float:

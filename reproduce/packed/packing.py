@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 
 
 def publish(store: Store, target: Path, data_folder: Path | None, say: Say) -> int:
-    """Pack and compare the nets of the store's finished BNN runs that have no record in `target`; how many.
+    """Pack and compare the nets of finished BNN runs that have no record in `target`; returns how many.
 
     A net that cannot be packed or compared (no weights, no data) is named and left out.
     """

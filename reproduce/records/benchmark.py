@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from reproduce.records.fields import MANY, Count, Measured, Name, Positive, Sealed, Text
+from reproduce.records.fields import Count, Measured, NotNegative, Positive, Sealed
 
 Family = Literal["naive", "library", "xnor"]
 UNSTEADY = 0.10
@@ -25,15 +27,15 @@ class Ratio(Measured):
 class Timing(Measured):
     """One row: seconds are medians over `rounds`, `fastest` and `slowest` their range."""
 
-    what: Name
-    candidate: Name
+    what: str
+    candidate: str
     family: Family
     """Which of Figure 3's three kinds of kernel the candidate is."""
     seconds: Positive
     fastest: Positive
     slowest: Positive
     rounds: Count
-    spread: float = Field(default=0.0, ge=0, le=MANY)
+    spread: NotNegative = 0.0
     """10th to 90th percentile of the rounds, as a share of the median."""
     images: Count | None = None
     """The images that `seconds` is for."""
@@ -41,7 +43,7 @@ class Timing(Measured):
     """The images that were timed; None: all of them."""
     random_weights: bool = False
     """Whether the net had random weights, not trained ones."""
-    times_faster_than: dict[Name, Ratio]
+    times_faster_than: dict[str, Ratio]
 
     @property
     def scaled(self) -> bool:
@@ -58,19 +60,17 @@ class Bench(Sealed):
 
     kind: Literal["cpu", "gpu", "train-cpu", "train-gpu", "layers"]
     quick: bool
-    rows: list[Timing] = Field(max_length=1000)
-    notes: list[Text] = Field(default=[], max_length=1000)
-    warnings: list[Text] = Field(default=[], max_length=1000)
+    rows: list[Timing]
+    notes: list[str] = Field(default=[])
+    warnings: list[str] = Field(default=[])
 
     @model_validator(mode="before")
     @classmethod
     def _fields_of_older_records(cls, content: Any) -> Any:
         """Older records lack these fields: their notes say which times were scaled and which weights random."""
-        rows = content.get("rows") if isinstance(content, dict) else None
-        if not isinstance(rows, list):
-            return content
-        notes = [note for note in content.get("notes", ()) if isinstance(note, str)]
-        return content | {"rows": [_completed(row, notes) if isinstance(row, dict) else row for row in rows]}
+        with suppress(KeyError):  # a field is missing: validation names it
+            content = content | {"rows": [_completed(row, content.get("notes", ())) for row in content["rows"]]}
+        return content
 
 
 def family_of(candidate: str) -> Family:
@@ -80,17 +80,14 @@ def family_of(candidate: str) -> Family:
     return "xnor" if re.match(r"xnor|packed|bmma|wgmma", candidate) else "library"
 
 
-def _completed(row: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    what, candidate, images = (row.get(key) for key in ("what", "candidate", "images"))
-    if not isinstance(what, str) or not isinstance(candidate, str):
-        return row
+def _completed(row: dict[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+    what, candidate = row["what"], row["candidate"]
     found: dict[str, Any] = {"family": family_of(candidate)}
     for head, _, body in (note.partition(": ") for note in notes):
         of_candidate = "" if head == candidate else head.removesuffix(f", {candidate}")
-        few = re.search(r"\bon (\d{1,9}) images", body)
-        if few and isinstance(images, int) and int(few[1]) < images:
-            if of_candidate != head and what.startswith(of_candidate):
-                found["timed_images"] = int(few[1])
+        few = re.search(r"\bon (\d+) images", body)
+        if few and of_candidate != head and what.startswith(of_candidate) and int(few[1]) < (row["images"] or 0):
+            found["timed_images"] = int(few[1])
         if head and "random weights" in body and what.startswith(head):
             found["random_weights"] = True
     return found | row

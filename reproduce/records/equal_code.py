@@ -15,31 +15,14 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Any
 
 from reproduce import yamlfile
-from reproduce.records import Record, explained, read_record
+from reproduce.records import Record, read_record
 from reproduce.yamlfile import SpecError
 
 FOLDER = yamlfile.ROOT / "results"
 NAME = "equal_code.yaml"
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    digests: list[Digest] = Field(min_length=2)
-    why: str = Field(min_length=1)
-    proof: list[str] = Field(min_length=2)
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    equal: list[_Entry]
 
 
 @cache
@@ -56,19 +39,16 @@ def read(folder: Path) -> dict[str, str]:
     path = folder / NAME
     if not path.exists():
         return {}
-    try:
-        entries = _File.model_validate(yamlfile.read_yaml(path)).equal
-    except ValidationError as error:
-        raise SpecError(f"{yamlfile.shown(path)}: {explained(error)}") from None
     groups: list[set[str]] = []
-    for number, entry in enumerate(entries, 1):
+    for number, entry in enumerate(yamlfile.read_yaml(path)["equal"], 1):
+        digests = set(entry["digests"])
         try:
-            shown = _classes([_record(folder / name) for name in entry.proof])
+            shown = _classes([_record(folder / name) for name in entry["proof"]])
         except ValueError as error:
             raise SpecError(f"{yamlfile.shown(path)}: entry {number}: {error}") from None
-        if not any(set(entry.digests) <= equal for equal in shown):
+        if not any(digests <= equal for equal in shown):
             raise SpecError(f"{yamlfile.shown(path)}: entry {number}: its records do not show these digests equal")
-        groups.append(set(entry.digests))
+        groups.append(digests)
     return {digest: min(equal) for equal in _joined(groups) for digest in equal}
 
 

@@ -6,18 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-# Upper bounds that no run reaches: larger numbers are not measurements, and would break sums and axes.
-MANY = 10**9
-Count = Annotated[int, Field(ge=1, le=MANY)]
-Wrong = Annotated[int, Field(ge=0, le=MANY)]
-Seconds = Annotated[float, Field(ge=0, le=MANY)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Loss = Annotated[float, Field(ge=0, le=3.5e38)]  # the largest float32
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
-Positive = Annotated[float, Field(ge=1e-12, le=1e12)]
-"""Measured seconds, rates and ratios."""
-Text = Annotated[str, Field(max_length=10_000)]  # with a maximal length, pydantic also refuses lone surrogates
-Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Frozen(BaseModel):
@@ -41,13 +34,13 @@ class Measured(BaseModel):
 class MachineName(Measured):
     """The part of `machine.machine` that tables show."""
 
-    name: Name
+    name: str
 
 
 class Revision(Measured):
     """Git revision, and whether the code differed from it."""
 
-    revision: Text | None = None
+    revision: str | None = None
     dirty: bool | None = None
 
 
@@ -56,7 +49,7 @@ class Sealed(Measured):
 
     format: Literal[1]
     kind: str
-    started: Text
+    started: str
     machine: MachineName
     code: Revision
     path: str = Field(default="", exclude=True)

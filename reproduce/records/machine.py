@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -126,14 +127,23 @@ def _cpu_name() -> str:
     return name
 
 
+def head(kind: str, started: str, device: identity.Device = "cpu", quick: bool = False) -> dict[str, Any]:
+    """The first fields of every record that is not a run's (`fields.Sealed`)."""
+    made = {"machine": machine(device), "libraries": libraries(), "code": code(device)}
+    return {"format": 1, "kind": kind, "quick": quick, "started": started, **made}
+
+
 @cache
 def libraries() -> dict[str, str]:
     """Versions of Python and of the libraries on which the numbers depend."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "lightning", "numpy", "scipy"):
-        try:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    return found | versions("lightning", "numpy", "scipy")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    found["torch"] = torch.__version__
     return found

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
-
 from reproduce import spec
-from reproduce.records.fields import Count, Measured, Name, Sealed, Seed, Text, Wrong
+from reproduce.records.fields import Count, Measured, Natural, Sealed
 
 
 class About(Measured):
     """The run whose net it is."""
 
-    cell: Name
+    cell: str
     scale: spec.Scale
-    seed: Seed
-    key: Name
+    seed: Natural
+    key: str
 
 
 class _Net(Sealed):
     about: About
-    data: Text
-    weights: int = Field(ge=1, le=2**40)
-    bytes: int = Field(ge=1, le=2**50)
+    data: str
+    weights: Count
+    bytes: Count
     """Size of the file."""
-    wrong: Wrong
+    wrong: Natural
     images: Count
 
 
@@ -34,7 +32,7 @@ class PackedRecord(_Net):
 
     kind: Literal["net"]
     quick: bool
-    backend: Text = ""
+    backend: str = ""
     """What ran it: "cpu (avx2, 2 threads)", "cuda-xnor (sm_90 on …)"."""
     differing: list[dict[str, Any]] | None = None
     """Images to which the float32 net gives another class; None if they were not compared."""
@@ -44,6 +42,6 @@ class ExportRecord(_Net):
     """What `reproduce export --record` keeps: the file, by its digest, and its proof."""
 
     kind: Literal["export"]
-    file: Name
+    file: str
     file_format: Literal["onnx", "qonnx", "npz"]
-    file_sha256: Text
+    file_sha256: str

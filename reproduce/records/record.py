@@ -15,26 +15,22 @@ from reproduce.records.fields import (
     Count,
     Frozen,
     Known,
-    Loss,
+    Natural,
+    NotNegative,
     Percent,
-    Seconds,
-    Seed,
-    Text,
-    Wrong,
     explained,
     holding,
 )
 
 FORMAT = 1  # of the records below; a record of another is named and left out
 
-Maps = Annotated[int, Field(ge=1, le=2**14)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Machine(Known):
     """Where a run was made; tables show `name`."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: str
     cores: Count
     threads: Count
     kernel_threads: Count = 1
@@ -43,12 +39,12 @@ class Machine(Known):
 class Code(Known):
     """The fields of `machine.code`; older records have no device, mode or threads."""
 
-    revision: Text | None
+    revision: str | None
     dirty: bool | None
-    source: Text
+    source: str
     device: Literal["cpu", "cuda"] | None = None
-    mode: Text | None = None
-    threads: list[Count] = Field(default=[], max_length=1000)
+    mode: str | None = None
+    threads: list[Count] = Field(default=[])
 
 
 class EpochRow(Frozen):
@@ -59,20 +55,20 @@ class EpochRow(Frozen):
     """
 
     epoch: Count
-    rate: float = Field(ge=0)
-    train_loss: Loss
-    valid_wrong: Wrong
-    valid_loss: Loss
-    test_wrong: Wrong | None = None
-    test_loss: Loss | None = None
+    rate: NotNegative
+    train_loss: NotNegative
+    valid_wrong: Natural
+    valid_loss: NotNegative
+    test_wrong: Natural | None = None
+    test_loss: NotNegative | None = None
     flipped: float | None = Field(default=None, ge=0, le=1)
-    seconds: Seconds
+    seconds: NotNegative
 
 
 class DataHash(Frozen):
-    name: Text
-    digest: Text
-    order: Text
+    name: str
+    digest: str
+    order: str
 
 
 class Result(Frozen):
@@ -84,18 +80,18 @@ class Result(Frozen):
     last_test_error: Percent
     valid_images: Count
     test_images: Count
-    wrong_best: Text | None = None
+    wrong_best: str | None = None
     """Which test images were wrong at the best validation epoch (`outcomes.pack`); None in older records."""
-    wrong_last: Text | None = None
+    wrong_last: str | None = None
     """The same at the last epoch."""
 
 
 class LayerFilters(Frozen):
     """Shares of distinct kernels in a binary convolution (`filter_counts.layer`)."""
 
-    maps_in: Maps
-    maps_out: Maps
-    kernel: int = Field(ge=1, le=31)
+    maps_in: Count
+    maps_out: Count
+    kernel: Count
     distinct: Share
     distinct_up_to_sign: Share
 
@@ -103,7 +99,7 @@ class LayerFilters(Frozen):
 class Filters(Frozen):
     """A net's binary convolutions: counts of each, and the signs of the first one's (`filter_counts.of_net`)."""
 
-    layers: list[LayerFilters] = Field(min_length=1, max_length=64)
+    layers: list[LayerFilters] = Field(min_length=1)
     first: list[Annotated[str, Field(pattern="^[01]+$")]]
 
 
@@ -111,25 +107,25 @@ class Record(Frozen):
     """One run: settings, data, code and machine; if it finished, its result."""
 
     format: Literal[1]
-    cell: Text
+    cell: str
     scale: spec.Scale
-    seed: Seed
-    variant: Text | None = None
+    seed: Natural
+    variant: str | None = None
     """Name of the mutant (`make check-small-mutants`); None for all other runs."""
-    key: Text
+    key: str
     status: Literal["finished", "failed"]
-    failure: Text | None = None
+    failure: str | None = None
     settings: dict[str, Any]
-    settings_digest: Text
+    settings_digest: str
     data: DataHash
     code: Annotated[dict[str, Any], holding(Code)]
     machine: Annotated[dict[str, Any], holding(Machine)]
     libraries: dict[str, str]
-    started: Text
-    seconds: Seconds
-    weights: int | None = Field(default=None, ge=1, le=2**40)
-    parameters: int | None = Field(default=None, ge=1, le=2**40)
-    weights_sha256: Text | None = None
+    started: str
+    seconds: NotNegative
+    weights: Count | None = None
+    parameters: Count | None = None
+    weights_sha256: str | None = None
     """Digest of the trained net (`weights.digest`); None for a failed run and in older records."""
     result: Result | None = None
     filters: Filters | None = None
@@ -144,9 +140,9 @@ class Record(Frozen):
 class Call(Known):
     """A part of a run's training: by what revision of the code, and on what machine (`machine.call`)."""
 
-    revision: Text | None
+    revision: str | None
     dirty: bool | None
-    name: str = Field(min_length=1, max_length=200)
+    name: str
     threads: Count
 
 
@@ -155,11 +151,11 @@ class Running(Frozen):
 
     format: Literal[1]
     kind: Literal["running"]
-    cell: Text
+    cell: str
     scale: spec.Scale
-    seed: Seed
-    key: Text
-    settings_digest: Text
+    seed: Natural
+    key: str
+    settings_digest: str
     data: DataHash
     code: Annotated[dict[str, Any], holding(Code)]
     """Training digest, device and mode; revision and `dirty` of the last call."""
@@ -167,7 +163,7 @@ class Running(Frozen):
     epochs_done: Count
     epochs: Count
     """Of the whole run."""
-    seconds: Seconds
+    seconds: NotNegative
     """Of the epochs that are done."""
     valid_images: Count
     curve: list[EpochRow] = Field(min_length=1)

@@ -7,6 +7,7 @@ only read by the report.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -163,14 +164,18 @@ class Store:
         write_sealed(path, record.model_dump(mode="json", exclude_none=True))
         return path
 
+    def copy(self, records: Sequence[Record], folder: Path) -> None:
+        """Copy the files of these records into `folder`."""
+        for name in (f"{record.stem}.json" for record in records):
+            write_whole(folder / name, (self.runs / name).read_bytes())
 
-def publish(source: Store, target: Path, say: Any = print) -> int:
+
+def publish(source: Store, target: Path, say: Any) -> int:
     """Copy new records, failed runs included but no mutants, into `target`; how many were copied.
 
     Published records stay as they are, except a failed run that has finished since. Damaged records on either
     side, and records under another's file name, are named and left as they are.
     """
-    target.mkdir(parents=True, exist_ok=True)
     copied = 0
     for path in sorted(source.runs.glob("*.json")):
         try:
@@ -187,7 +192,7 @@ def publish(source: Store, target: Path, say: Any = print) -> int:
         if record.variant:
             continue
         try:
-            if destination.exists() and not _finished_since(record, read_record(destination)):
+            if destination.exists() and (record.status, read_record(destination).status) != ("finished", "failed"):
                 continue
         except ValueError as error:
             say(f"left out: the published record of this name is damaged ({error}); remove it to publish yours")
@@ -199,11 +204,6 @@ def publish(source: Store, target: Path, say: Any = print) -> int:
         write_whole(destination, path.read_bytes())
         copied += 1
     return copied
-
-
-def _finished_since(record: Record, published: Record) -> bool:
-    """Whether a run failed when it was published and `record` is its finished one."""
-    return record.status == "finished" and published.status == "failed"
 
 
 def now() -> str:

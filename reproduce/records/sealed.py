@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -20,7 +19,6 @@ TYPES: dict[str, type[Bench] | type[PackedRecord] | type[ExportRecord] | type[Re
     "export": ExportRecord,
     **dict.fromkeys(("chaos", "fuzz"), Reliability),
 }
-R = TypeVar("R", bound=Sealed)
 
 
 def read(path: Path) -> Bench | PackedRecord | ExportRecord | Reliability:
@@ -33,14 +31,6 @@ def read(path: Path) -> Bench | PackedRecord | ExportRecord | Reliability:
         return TYPES[kind].model_validate(content)
     except ValidationError as error:
         raise ValueError(f"{path.name}: {explained(error)}") from None
-
-
-def checked(kind: type[R], content: dict[str, object]) -> R:
-    """A record of this type from its content. ValueError (one line) if the content does not fit the type."""
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(f"not a record: {explained(error)}") from None
 
 
 def write(record: Sealed, path: Path) -> None:

@@ -66,7 +66,7 @@ def _data(parts: Sequence[Section], first: Sequence[Figure] = ()) -> dict[str, s
 
 
 def drawings(parts: Sequence[Section], first: Sequence[Figure] = ()) -> dict[str, str]:
-    """The figures by themselves; those of the first screen also in colours of their own, for README.
+    """The figures as SVG files; those of the first screen also in light and dark colours, for README.
 
     Their bytes depend on the versions of the drawing libraries, as the page's do.
     """
@@ -80,7 +80,7 @@ def drawings(parts: Sequence[Section], first: Sequence[Figure] = ()) -> dict[str
 
 
 def write(evidence: Evidence, target: Path, home: str | None = None, force: bool = False) -> None:
-    """The report of a store into `target`; `home` is that folder as seen from the one that holds the store.
+    """Write the report of a store into `target`; `home` is the path of `target` from the folder of the store.
 
     Raises files.Foreign where `target` holds what no report wrote, unless `force`.
     """
@@ -93,7 +93,7 @@ def write(evidence: Evidence, target: Path, home: str | None = None, force: bool
 
 
 def found(evidence: Evidence, cells: Sequence[spec.Cell], scale: str) -> str:
-    """What a store's runs of these cells at one scale came to, in a sentence without its full stop."""
+    """A summary of a store's runs of these cells at one scale: a sentence without its full stop."""
     frame = table1.frame(evidence.runs, cells, quoted=False, groups=None)
     frame = frame[(frame["scale"] == scale) & (frame["seeds"] > 0)]
     said = f"{frame['cell'].nunique()} of {len(cells)} cells have runs at {scale} scale"
@@ -103,24 +103,22 @@ def found(evidence: Evidence, cells: Sequence[spec.Cell], scale: str) -> str:
 
 
 def compared(stores: Sequence[Evidence], target: Path, home: str, force: bool = False) -> None:
-    """A page and a CSV that hold stores against each other, into `target`; raises as `write` does."""
-    parts = compare.sections(stores)
+    """Compare stores: a page with its CSV files, into `target`; raises as `write` does."""
     names = ", ".join(store.name for store in stores)
-    said = f"Stores compared: {names}."
-    _page(parts, "Stores compared", said, target, home, force)
+    _page(compare.sections(stores), "Stores compared", names, target, home, force)
 
 
 def cells_compared(
     evidence: Evidence, both: tuple[spec.Cell, spec.Cell], target: Path, home: str, force: bool = False
 ) -> None:
-    """A page and a CSV that hold two cells of a store against each other, into `target`; errors as in `write`."""
-    parts = compare.cell_sections(evidence, *both)
-    said = f"Cells compared: {both[0].name} and {both[1].name}, in {evidence.name}."
-    _page(parts, "Cells compared", said, target, home, force)
+    """Compare two cells of a store: a page with its CSV files, into `target`; raises as `write` does."""
+    names = f"{both[0].name} and {both[1].name}, in {evidence.name}"
+    _page(compare.cell_sections(evidence, *both), "Cells compared", names, target, home, force)
 
 
-def _page(parts: Sequence[Section], title: str, said: str, target: Path, home: str, force: bool) -> None:
-    content = _data(parts) | drawings(parts) | {"index.html": page.page(title, [said], parts, home)}
+def _page(parts: Sequence[Section], title: str, names: str, target: Path, home: str, force: bool) -> None:
+    text = page.page(title, [f"{title}: {names}."], parts, home)
+    content = _data(parts) | drawings(parts) | {"index.html": text}
     folder.write(content, target, force)
 
 

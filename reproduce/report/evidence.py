@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +17,8 @@ from reproduce.datasets import DATASETS
 from reproduce.records import Record, Running, read_record, read_running, sealed
 from reproduce.records.benchmark import Bench
 from reproduce.records.packed_net import PackedRecord
-from reproduce.report.rows import apart, made_by
-from reproduce.spec import paper
+from reproduce.report.rows import apart, grouped, made_by
+from reproduce.spec import the_paper as the_paper
 
 Say = Callable[[str], None]
 once = lru_cache(maxsize=2)
@@ -58,16 +58,10 @@ class Evidence:
         return "; ".join(self.path(r) for r in records)
 
 
-@cache
-def the_paper() -> dict[str, Any]:
-    """What the paper prints (`experiments/paper.yaml`), read once."""
-    return paper.read()
-
-
 def cells(own: Path | None = None) -> list[spec.Cell]:
-    """The cells the report knows: the project's, but for the checks', and those of the folder `own`.
+    """The cells of a report: the project's without those of the check, and those of the folder `own`.
 
-    Of two of one name that of `own` counts.
+    If both have a cell of one name, the one in `own` counts.
     """
     every = [*spec.cells(), *(spec.cells(None, own) if own is not None else [])]
     return list({c.name: c for c in every if c.experiment.check is None}.values())
@@ -76,7 +70,7 @@ def cells(own: Path | None = None) -> list[spec.Cell]:
 def gather(
     folder: Path, cells: Sequence[spec.Cell], say: Say = lambda _: None, name: str | None = None
 ) -> Evidence:
-    """Read a store. Files that are damaged, foreign or of another format are told and left out.
+    """Read a store. Files that are damaged, foreign or of another format are reported by `say` and left out.
 
     Record paths begin with `name`, the folder's own if none is given.
     """
@@ -90,7 +84,6 @@ def gather(
     under_way = _running(folder / "running", {r.stem for r in read}, cells, problems)
     others = [r for part in ("kernels", "train", "nets") for r in _others(folder / part, name, problems)]
     checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, None)]
-    problems = [_line(problem) for problem in problems]
     for problem in problems:
         say(f"left out: {problem}")
     return Evidence(
@@ -104,12 +97,10 @@ def gather(
         checks=tuple(checks),
         problems=tuple(problems),
         running=tuple(under_way),
-        hashes={r.stem: _sha256(folder / "runs" / f"{r.stem}.json") for r in good},
+        hashes={
+            r.stem: hashlib.sha256((folder / "runs" / f"{r.stem}.json").read_bytes()).hexdigest() for r in good
+        },
     )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 R = TypeVar("R")
@@ -117,7 +108,7 @@ N = TypeVar("N", Record, Running)
 
 
 def _read(folder: Path, read: Callable[[Path], R], problems: list[str]) -> Iterator[tuple[Path, R]]:
-    """The records of a folder that can be read; of the others, why not, without the folders of this machine."""
+    """The records of a folder that can be read; each other file adds a line to `problems`, without its folder."""
     for path in sorted(folder.glob("*.json")):
         try:
             yield path, read(path)
@@ -125,12 +116,10 @@ def _read(folder: Path, read: Callable[[Path], R], problems: list[str]) -> Itera
             problems.append(f"{path.name}: {error.strerror or type(error).__name__}")
         except ValueError as error:
             problems.append(str(error))
-        except RecursionError:
-            problems.append(f"{path.name}: nested too deeply")
 
 
 def _sound(folder: Path, read: Callable[[Path], N], problems: list[str]) -> Iterator[N]:
-    """The records of a folder that lie under their own names."""
+    """The records of a folder whose files have the right names."""
     for path, record in _read(folder, read, problems):
         if record.stem == path.stem:
             yield record
@@ -139,7 +128,7 @@ def _sound(folder: Path, read: Callable[[Path], N], problems: list[str]) -> Iter
 
 
 def _runs(folder: Path, problems: list[str], curves: set[str] | None) -> Iterator[Record]:
-    """The sound records without the parts that nothing here reads: thousands must fit.
+    """The sound records without the parts that no report reads, so that thousands fit into memory.
 
     `curves`: the cells whose curves are read at small scale, too; None: all.
     """
@@ -175,16 +164,8 @@ def _others(folder: Path, name: str, problems: list[str]) -> Iterator[Bench | Pa
             problems.append(f"{path.name}: a record of another kind ({record.kind})")
         elif record.quick:
             problems.append(f"{path.name}: a trial of the benchmark, of tiny sizes")
-        elif not path.name.isprintable():
-            problems.append(f"{path.name}: a name that cannot be printed")
         else:
             yield record.model_copy(update={"path": f"{name}/{folder.name}/{path.name}"})
-
-
-def _line(text: str) -> str:
-    """One line that can be printed, whatever names and keys from elsewhere stand in it."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= 300 else f"{shown[:299]}…"
 
 
 def usable(records: Sequence[Record], cells: Sequence[spec.Cell], say: Say = lambda _: None) -> list[Record]:
@@ -229,9 +210,7 @@ def _todays(records: Sequence[Record], cells: Sequence[spec.Cell], status: str) 
 
 def by_order(records: Sequence[Record]) -> dict[tuple[str, str, str], list[list[Record]]]:
     """For each cell, scale and image order, sorted by these: the records in groups that may be pooled."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.cell, record.scale, record.data.order), []).append(record)
+    groups = grouped(records, lambda r: (r.cell, str(r.scale), r.data.order))
     return {key: apart(group) for key, group in sorted(groups.items())}
 
 
@@ -250,7 +229,7 @@ def newest(records: Sequence[T], key: Callable[[T], tuple[str, ...]]) -> list[T]
 
 
 def notes(record: Record | Running | Bench | PackedRecord) -> list[str]:
-    """What must be said wherever a figure rests on this record."""
+    """The warnings that go with every figure computed from this record."""
     if isinstance(record, Bench | PackedRecord):
         return _of_code(record.code.dirty)
     found = _of_code(record.code["dirty"])
@@ -263,7 +242,7 @@ def notes(record: Record | Running | Bench | PackedRecord) -> list[str]:
 
 
 def marks(*records: Record | Running | Bench | PackedRecord) -> dict[str, Any]:
-    """The columns of a row that rests on these records: `note`, all their notes, and `dirty`, if there is one."""
+    """The columns `note` (all notes of these records) and `dirty` (whether there is one) of a table's row."""
     found = sorted({note for record in records for note in notes(record)})
     return {"dirty": bool(found), "note": "; ".join(found)}
 

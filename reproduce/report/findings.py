@@ -18,7 +18,7 @@ def precision(candidate: str) -> str:
 
 
 def backend(candidate: str) -> str:
-    """The GPU kernel of a candidate, cuda-wgmma say; "" for a CPU's, of which there is one."""
+    """The GPU kernel in a candidate's name, for example cuda-wgmma; "" for the CPU kernel."""
     return found[0] if (found := re.search(r"cuda-\w+", candidate)) else ""
 
 
@@ -33,7 +33,7 @@ def count(number: int, what: str) -> str:
 
 
 def between(values: Iterable[float]) -> str:
-    """The smallest and the largest ratio, or the one where they look alike: 1.1 to 34, or 32."""
+    """The smallest and the largest ratio (1.1 to 34); one number if both are shown alike (32)."""
     ends = sorted(values)
     return " to ".join(dict.fromkeys(short(end) for end in (ends[0], ends[-1])))
 
@@ -54,7 +54,7 @@ def table1(frame: pd.DataFrame) -> str:
 
 
 def times(frame: pd.DataFrame) -> str:
-    """Between which ratios the kernels of `overview.times_frame` lie, for each kind of library."""
+    """The range of the kernels' ratios in `overview.times_frame`, for each kind of library."""
     kinds = [(str(kind), between(part["value"])) for kind, part in frame.groupby("kind", sort=False)]
     (kind, ratio), *rest = kinds
     return ", ".join([f"XNOR kernels beat {kind} libraries by {ratio} times", *(f"{k} by {r}" for k, r in rest)])
@@ -84,7 +84,7 @@ def kernels(distinct: int, every: int) -> str:
 
 
 def unique(frame: pd.DataFrame) -> str:
-    """How the shares of unique filters (`filters.layers`), means over the layers, lie to the paper's figure."""
+    """How the mean shares of unique filters (`filters.layers`) compare with the paper's figure."""
     means = frame.groupby(["cell", "rule"])[["fraction", "random"]].mean()
     printed, ours, random = frame["printed"].iloc[0], means["fraction"], means["random"]
     side = "Fewer" if (ours < printed).all() else "More" if (ours > printed).all() else "By some counts fewer"
@@ -95,7 +95,7 @@ def unique(frame: pd.DataFrame) -> str:
 
 
 def speed(what: str, frame: pd.DataFrame) -> str:
-    """How many times faster than float32, on each machine, the fastest XNOR kernel that packs its operands is.
+    """On each machine, how many times faster than float32 the fastest XNOR kernel is, packing included.
 
     Of lines of `speed.frame` about one thing, the paper's machine first. Without a float32 library the naive
     kernel is what it is held against; a machine without an XNOR kernel is passed over.
@@ -119,7 +119,7 @@ def speed(what: str, frame: pd.DataFrame) -> str:
 
 
 def energy(frame: pd.DataFrame, column: str, what: str) -> str:
-    """How many times less of a column of `energy.frame` the fully binary nets take than those in float."""
+    """How many times less the fully binary nets take than the float ones, in a column of `energy.frame`."""
     by_net = frame.pivot(index="net", columns="variant", values=column)
     if not {"float", "binary"} <= set(by_net):
         return what

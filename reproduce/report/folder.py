@@ -11,7 +11,7 @@ LIST = "report-files.txt"
 
 
 def write(content: Mapping[str, str], folder: Path, force: bool = False) -> None:
-    """Make `folder` hold these files (path in it -> text), without those of an earlier report that are no part.
+    """Write these files (path in `folder` -> text), and remove those of an earlier report that are not among them.
 
     Raises files.Foreign where it holds anything else. With `force` that stays, except files of the same names.
     """

@@ -5,10 +5,12 @@ Runs that differ in what changes numbers are never pooled: they have rows of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 from reproduce.records import Record, equal_code
+
+K = TypeVar("K")
 
 
 class MadeBy(NamedTuple):
@@ -40,7 +42,7 @@ def made_by(record: Record) -> MadeBy:
 
 
 def _by_kernels_alone(record: Record) -> bool:
-    """Whether torch computes nothing of a run: fixed-point steps of an MLP of signs on bytes of pixels.
+    """Whether a run uses no arithmetic of torch: fixed-point steps of a binary MLP on 8-bit pixels.
 
     The kernels' bits are the same for every number of threads (tests/test_repeat.py trains such nets with 1 to 3).
     """
@@ -55,11 +57,17 @@ def _by_kernels_alone(record: Record) -> bool:
     )
 
 
+def grouped(records: Iterable[Record], key: Callable[[Record], K]) -> dict[K, list[Record]]:
+    """The records by their keys, both in the order in which they come."""
+    found: dict[K, list[Record]] = {}
+    for record in records:
+        found.setdefault(key(record), []).append(record)
+    return found
+
+
 def apart(records: Iterable[Record]) -> list[list[Record]]:
     """The records in groups that may be pooled, the one with the newest run first."""
-    groups: dict[MadeBy, list[Record]] = {}
-    for record in records:
-        groups.setdefault(made_by(record), []).append(record)
+    groups = grouped(records, made_by)
     order = sorted(groups, key=lambda made: (max(r.started for r in groups[made]), made), reverse=True)
     return [groups[made] for made in order]
 
@@ -74,7 +82,7 @@ def same(record: Record, group: Sequence[Record]) -> bool:
 
 
 def main(records: Iterable[Record]) -> list[Record]:
-    """Of the groups the one with the most runs, of these the newest: what stands for a cell where one must."""
+    """The group with the most runs, the newest of equal ones: used where a cell must have one group only."""
     return max(apart(records), key=len, default=[])
 
 

@@ -7,9 +7,8 @@ for each problem: the file, the key and, for a misspelt name, the nearest valid 
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +18,17 @@ from reproduce import extensions
 from reproduce.datasets import DATASETS
 from reproduce.spec.settings import *  # noqa: F403  what is named `spec.…` elsewhere
 from reproduce.spec.settings import NETS, Count, Data, Net, Positive, Scale, Settings, Strict, Text, Train
-from reproduce.yamlfile import CHECKOUT, PACKAGE, ROOT, merged, problems, read_yaml, refusal, shown
+from reproduce.yamlfile import CHECKOUT, PACKAGE, ROOT, did_you_mean, merged, problems, read_yaml, refusal, shown
 from reproduce.yamlfile import SpecError as SpecError
 
 EXPERIMENTS = (ROOT if CHECKOUT else PACKAGE) / "experiments"
 PARTS = ("data", "net", "train")
+
+
+@cache
+def the_paper() -> dict[str, Any]:
+    """The paper's numbers: the content of `experiments/paper.yaml`."""
+    return read_yaml(EXPERIMENTS / "paper.yaml")
 
 
 def _about(data: Data) -> str:
@@ -33,6 +38,9 @@ def _about(data: Data) -> str:
 
 
 # --- the experiment file --------------------------------------------------------------------------------------
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 
 
 class Published(Strict):
@@ -47,16 +55,8 @@ class Check(Strict):
 
     seed: Annotated[int, Field(ge=0)]
     calibration: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=5)]
-    mutants: dict[Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")], dict[str, Any]]
+    mutants: dict[Name, dict[str, Any]]
     """Named overrides: an error planted on purpose, which `make check-small-mutants` trains."""
-
-    @model_validator(mode="after")
-    def _apart(self) -> Check:
-        if len(set(self.calibration)) != len(self.calibration):
-            raise ValueError("calibration: a seed is given twice")
-        if self.seed in self.calibration:
-            raise ValueError("seed: must not be one of the calibration's")
-        return self
 
 
 class Experiment(Strict):
@@ -87,9 +87,6 @@ class Experiment(Strict):
         if _about(self.data) != self.dataset:
             raise ValueError(f"dataset: {self.dataset} does not fit data.name {self.data.name}")
         return self
-
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 
 
 class Arm(Strict):
@@ -196,11 +193,10 @@ def load(path: Path) -> Cell:
         return None
 
     def overridden(override: Any, over: dict[str, Any], prefix: str) -> tuple[dict[str, Any], Settings | None]:
-        """`over` with an override laid over it, and the settings that this makes."""
+        """`over` merged with an override, and the resulting settings; None if they are not valid."""
         for key in override if isinstance(override, dict) else []:
             if key not in PARTS:
-                near = difflib.get_close_matches(key, PARTS, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; valid names: {', '.join(PARTS)}"
+                hint = did_you_mean(key, PARTS, f"; valid names: {', '.join(PARTS)}")
                 found.append(f"{prefix}{key}: unknown key{hint}")
                 return over, None
         if (tree := merged(over, override)) == over:
@@ -244,7 +240,8 @@ def load_all(path: Path) -> list[Cell]:
     plain = merged(under.model_dump(mode="json", include=set(PARTS)), ablation.common)
     cells, found = [], []
     for name in ablation.arms:
-        tree = with_rate(_of_arm(ablation, name, plain), ablation.arms[name].rate)
+        tree = merged(plain, ablation.arms[name].model_dump(include=set(PARTS)))
+        tree = with_rate(tree, ablation.arms[name].rate)
         try:
             settings = Settings.model_validate(tree)
         except ValidationError as error:
@@ -272,11 +269,6 @@ def load_all(path: Path) -> list[Cell]:
     return cells
 
 
-def _of_arm(ablation: Ablation, name: str, plain: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = merged(plain, ablation.arms[name].model_dump(include=set(PARTS)))
-    return tree
-
-
 def with_rate(tree: dict[str, Any], start: float) -> dict[str, Any]:
     """Settings whose rate starts at `start` and, if it has an end, ends lower by the same factor as before."""
     rate = tree["train"]["rate"]
@@ -284,16 +276,10 @@ def with_rate(tree: dict[str, Any], start: float) -> dict[str, Any]:
     return {**tree, "train": {**tree["train"], "rate": {**rate, **changed}}}
 
 
-def _tell(problem: str) -> None:
-    print(f"reproduce: left out: {problem}", file=sys.stderr)
-
-
-def cells(
-    patterns: list[str] | None = None, folder: Path = EXPERIMENTS, *, tell: Callable[[str], None] = _tell
-) -> list[Cell]:
+def cells(patterns: list[str] | None = None, folder: Path = EXPERIMENTS) -> list[Cell]:
     """The cells of `folder`, in the files' order, or those that `patterns` name: files, folders, cells, groups.
 
-    A broken file is named and left out; SpecError if it was asked for by itself, or no other file is left.
+    A broken file is named on stderr and left out; SpecError if it was asked for by itself, or no other is left.
     """
     chosen: dict[str, Path] = {}
     arms: dict[str, set[str | None]] = {}
@@ -320,12 +306,12 @@ def cells(
     if not loaded:
         raise SpecError("\n".join(broken))
     for problem in broken:
-        tell(problem)
+        print(f"reproduce: left out: {problem}", file=sys.stderr)
     return loaded
 
 
 def _named(cells: list[Cell], arms: set[str | None]) -> list[Cell]:
-    """Of a file's cells the arms that were asked for; all if None is among them. SpecError for an unknown arm."""
+    """The cells of a file with these arms; all cells if None is among them. SpecError for an unknown arm."""
     if None in arms:
         return cells
     there = {cell.arm: cell for cell in cells}
@@ -354,8 +340,7 @@ def _matching(pattern: str, folder: Path) -> tuple[list[Path], str | None]:
     if not hits and Path(wanted).parts and path.is_dir():
         hits = _files(path)
     elif not hits:
-        near = difflib.get_close_matches(pattern, [*names, *{n.split("/")[0] for n in names}], n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(pattern, [*names, *{n.split("/")[0] for n in names}], cutoff=0.4)
         raise SpecError(f"no cell {pattern!r}{hint} (`reproduce list` shows them), and no such file or folder")
     return hits, None
 

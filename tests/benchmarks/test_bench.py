@@ -59,7 +59,7 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
 
 def test_a_record_is_never_overwritten(tmp_path):
     content = {"format": 1, "kind": "cpu", "quick": False, "started": "2026-01-02T03:04:05+00:00", "rows": []}
-    record = sealed.checked(Bench, content | {"machine": {"name": "a CPU"}, "code": {}})
+    record = Bench.model_validate(content | {"machine": {"name": "a CPU"}, "code": {}})
     path = sealed.write_new(record, tmp_path)
     assert path.name == "cpu-20260102T030405.json"
     with pytest.raises(FileExistsError):

@@ -90,7 +90,7 @@ def test_a_run_gives_one_record_that_the_report_reads(tmp_path, host, monkeypatc
     record["quick"] = False
     del record["sha256"]
     store = tmp_path / "store"
-    sealed.write_new(sealed.checked(Bench, record), store / "kernels")
+    sealed.write_new(Bench.model_validate(record), store / "kernels")
     found = evidence.gather(store, spec.cells([]), name="store")
     (read,) = found.benches
     assert read.kind == "gpu" and len(read.rows) == len(record["rows"]) and not found.problems
@@ -197,7 +197,7 @@ def test_the_naive_kernel_computes_every_product_of_a_net(host):
     _, plain = nets.random_net(settings)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     mode = bench_gpu.NaiveProducts()
-    x = bench_gpu._floats(torch.from_numpy(images))
+    x = bench_gpu.floats(torch.from_numpy(images))
     with torch.no_grad():
         want = plain(x)
         with mode:

@@ -23,7 +23,6 @@ from reproduce.cli import run as run_command
 from reproduce.datasets import DATASETS, data, fetch
 from reproduce.records import machine, read_record, read_records, runs
 from reproduce.report import rows
-from reproduce.spec import paper
 from reproduce.terminal import duration, seconds_of
 from reproduce.training import checkpoint as checkpoint_file
 from reproduce.training import preprocess, train
@@ -141,14 +140,6 @@ def test_files_that_the_final_table_needs_are_read_before_training(tmp_path, dat
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "bad.yaml" in error and not (tmp_path / "r").exists()
     assert command(monkeypatch, tmp_path, *words, "--plan") == 0  # the broken file is not among those asked for
-    capsys.readouterr()
-    bad.unlink()
-    (tmp_path / "paper.yaml").write_text("title: x")
-    monkeypatch.setattr(paper.read, "__defaults__", (tmp_path / "paper.yaml",))
-    assert command(monkeypatch, tmp_path, *words) == 2
-    error = capsys.readouterr().err
-    assert all("paper.yaml: " in line for line in error.splitlines()) and not (tmp_path / "r").exists()
-    assert "paper.yaml: arxiv: missing" in error
 
 
 def test_missing_data_is_one_line_for_each_data_set_and_the_other_cells_run(tmp_path, data_folder, monkeypatch):

@@ -1,13 +1,11 @@
 """Without cells, bands or runs a command does not succeed: it says what is missing, and makes no folder."""
 
 import pytest
-from made import raising
 from test_campaign import command, experiments
 
 from reproduce import yamlfile
 from reproduce.campaign import small_check
 from reproduce.records import runs
-from reproduce.spec import paper
 
 COMMANDS = [["list"], ["run"], ["submit"], ["check"], ["check", "--mutants"], ["check", "--calibrate"], ["report"]]
 
@@ -56,13 +54,6 @@ def test_a_benchmark_outside_a_checkout_measures_nothing_before_it_knows_a_folde
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1 and "(--to)" in said.err
     assert everything(installed) == ["reproduce"]
-
-
-def test_a_benchmark_without_the_papers_figures_measures_nothing(installed, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(paper, "read", raising(yamlfile.SpecError("no paper.yaml")))
-    assert command(monkeypatch, tmp_path, "bench", "--quick", "--to", str(tmp_path / "r")) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err == "reproduce: no paper.yaml\n" and not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize("words", [["check"], ["check", "--mutants"], ["check", "--calibrate"]], ids=" ".join)

@@ -118,7 +118,7 @@ def test_the_report_shows_it_as_unfinished_and_its_tables_and_claims_do_not_chan
     done = [made_record(made_run(seed=seed, train={"epochs": 4}), error=2.0 + seed) for seed in (1, 2)]
     for record in done:
         store.write(record)
-    runs.publish(store, target / "runs")
+    runs.publish(store, target / "runs", print)
     before = report.gather(target, [CELL])
     publish(store, target)
     after = report.gather(target, [CELL])

@@ -19,7 +19,8 @@ from reproduce.packed.export import formats, npz, qonnx
 from reproduce.records import read_records, runs
 
 onnx = pytest.importorskip("onnx")
-KINDS = ["onnx", "npz", pytest.param("qonnx", marks=pytest.mark.skipif(bool(qonnx.missing()), reason="no qonnx"))]
+QONNX = pytest.mark.skipif(bool(formats.missing("qonnx")), reason="no qonnx")
+KINDS = ["onnx", "npz", pytest.param("qonnx", marks=QONNX)]
 
 
 def lacks(proof, published):
@@ -83,7 +84,7 @@ def test_a_net_of_real_inputs_takes_them(kind, net):
     held(kind, packed, x, evaluate(wanted, state, x.reshape(5, -1) if net == "mlp" else x)[1])
 
 
-@pytest.mark.skipif(bool(qonnx.missing()), reason="no qonnx")
+@QONNX
 @pytest.mark.parametrize(
     ("steps", "scale", "shift", "one_each"),
     [
@@ -103,7 +104,7 @@ def test_a_first_convolution_has_one_threshold_for_each_channel_if_possible(step
     assert len(places) == (not one_each)
 
 
-@pytest.mark.skipif(bool(qonnx.missing()), reason="no qonnx")
+@QONNX
 def test_one_threshold_is_right_for_every_sum_of_pixels_at_every_position():
     """Every sum that images can have, at each kind of position, against the rule of that position."""
     wanted = convnet_settings(net={"channels": [40]})
@@ -139,7 +140,7 @@ def test_an_onnx_file_has_plain_operators_and_says_where_it_is_from():
     assert len(values) == net.weights and set(values.tolist()) == {-1, 1}
 
 
-@pytest.mark.skipif(bool(qonnx.missing()), reason="no qonnx")
+@QONNX
 def test_a_qonnx_file_has_a_bipolar_node_for_each_weight_and_activation():
     wanted = of_kind("convnet")
     net = freeze_net(wanted, random_state(wanted), (2 / 255, np.float32(-1)), {"key": "abc"})
@@ -239,8 +240,10 @@ def test_a_net_that_cannot_be_exported_is_one_line(tmp_path, data_folder, monkey
     refused(2, "no run 'x'", "x", "--format", "npz")
     refused(2, "blocks.0.layer: float weights: only ±1", record.stem, "--format", "onnx")
     assert not (store / "exports").exists()
-    monkeypatch.setattr(qonnx, "missing", lambda: "qonnx")
-    refused(2, "qonnx not installed: pip install 'bnn-reproduce[export]'", record.stem, "--format", "qonnx")
+    monkeypatch.setitem(formats.NEEDS, "qonnx", ("onnx", "nothing-so"))
+    refused(
+        2, "no_such_package not installed: pip install 'bnn-reproduce[export]'", record.stem, "--format", "qonnx"
+    )
 
 
 def test_sums_that_float32_cannot_hold_are_refused(monkeypatch):

@@ -3,7 +3,6 @@
 `make fuzz N=2000` tests many. Some are read in a separate process with little memory.
 """
 
-import hashlib
 import json
 import random
 import resource
@@ -11,13 +10,11 @@ import struct
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from mutants import FRACTIONS, count, tell
 from test_packed import small_net
 
 from reproduce import files, yamlfile
-from reproduce.packed import PackedNet
 from reproduce.packed import file as packed_file
 from reproduce.packed.blocks import PackedError
 from reproduce.records import read_record, runs
@@ -70,30 +67,6 @@ def damaged(rng, raw):
     return bytes(raw)
 
 
-def resigned(rng, raw):
-    """A packed net with a changed header and a valid checksum."""
-    _, version, length = struct.unpack_from("<8sII", raw)
-    header = json.loads(raw[16 : 16 + length])
-    net = header["settings"]["net"]
-    rng.choice(
-        [
-            lambda: net.update(hidden=[10**7] * 16),
-            lambda: net.update(hidden=[rng.randrange(1, 10**6)] * rng.randrange(1, 9)),
-            lambda: header.update(places=rng.choice([-1, 0, 2, 3, 10**9, None, 784])),
-            lambda: header.update(about={"test_error": "x" * rng.randrange(10**5)}),
-            lambda: header["settings"]["data"].update(name=rng.choice(["cifar10", "svhn", "../x"])),
-            lambda: net.pop(rng.choice(list(net))),
-            lambda: header.update({rng.choice("abc"): 1}),
-        ]
-    )()
-    text = json.dumps(header).encode()
-    length = rng.choice([len(text), len(text), len(text), rng.choice(HUGE)])
-    body = struct.pack("<8sII", packed_file.MAGIC, version, length) + text + raw[16 + len(text) :]
-    if rng.random() < 0.3:
-        body = damaged(rng, body)
-    return body + hashlib.sha256(body).digest()
-
-
 @pytest.fixture(scope="module")
 def net_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("net") / "net.bnn"
@@ -114,16 +87,13 @@ def little_memory():
 @FRACTIONS
 @pytest.mark.timeout(3600)
 def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path, fraction):
-    whole = PackedNet(**vars(packed_file.parse(net_file)))
-    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
-    wanted = whole.scores(images, "reference")
     n, same, refused = count() // fraction, 0, 0
     kept = []
     for seed in range(n):
         rng = random.Random(seed)
         raw = damaged(rng, net_file)
         try:
-            net = PackedNet(**vars(packed_file.parse(raw)))
+            packed_file.parse(raw)
         except PackedError as error:
             refused += 1
             assert str(error).isprintable()
@@ -132,16 +102,7 @@ def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path, fr
             assert raw == net_file, f"damage {seed} was accepted"
             same += 1
     assert refused > 0.98 * n and same + refused == n
-    for seed in range(n // 4):  # with a valid checksum it is another net, which must be complete
-        raw = resigned(random.Random(seed), net_file)
-        try:
-            net = PackedNet(**vars(packed_file.parse(raw)))
-        except PackedError as error:
-            assert str(error).isprintable() and len(str(error)) < 300
-        else:
-            assert net.scores(images, "reference").shape == wanted.shape
-        kept.append(raw)
-    tell("damaged packed nets", tried=n, refused=refused, unchanged=same, more_with_a_fitting_checksum=n // 4)
+    tell("damaged packed nets", tried=n, refused=refused, unchanged=same)
     processed(kept, tmp_path, "bnn", "from reproduce import packed as p; read = p.PackedNet.load")
 
 

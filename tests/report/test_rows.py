@@ -185,7 +185,7 @@ def test_an_entry_without_proof_is_an_error(tmp_path):
     made = (proof(A), proof(B), proof(C, error=2.5), proof(D, weights="x"), proof(F, 1))
     one, same, other_numbers, other_weights, other_seed = written(tmp_path, *made)
     bad = {
-        "no records": ([A, B], [], "equal.0.proof"),
+        "no records": ([A, B], [], "do not show these digests equal"),
         "other numbers": ([A, C], [one, other_numbers], "have other numbers"),
         "other weights": ([A, D], [one, other_weights], "have other numbers"),
         "runs of two seeds": ([A, F], [one, other_seed], "do not show these digests equal"),

@@ -3,6 +3,7 @@
 import yaml
 
 from reproduce import spec
+from reproduce.report import claims
 
 PAPER = yaml.safe_load((spec.EXPERIMENTS / "paper.yaml").read_text(encoding="utf-8"))
 
@@ -35,3 +36,10 @@ def test_energy_tables_are_complete():
     assert [r["add"] for r in PAPER["table2"]["rows"]] == [0.03, 0.1, 0.4, 0.9]
     bounds = [(row["low"], row["high"]) for row in PAPER["table3"]["rows"]]
     assert bounds == [(10, 10), (20, 20), (100, 100), (1300, 2600)]
+
+
+def test_no_row_and_no_claim_stands_twice():
+    for key, of in (("row", PAPER["table1"]["rows"]), ("what", PAPER["figure3"]["bars"]), ("id", PAPER["claims"])):
+        names = [one[key] for one in of]
+        assert len(set(names)) == len(names) > 2
+    assert claims.JUDGES.keys() <= {claim["id"] for claim in PAPER["claims"]}

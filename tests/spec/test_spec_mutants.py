@@ -15,7 +15,6 @@ from mutants import FRACTIONS, SHORT, Refused, at, count, mutant, paths, stated,
 
 from reproduce import nets, spec, yamlfile
 from reproduce.cli import app as cli
-from reproduce.spec import paper
 from reproduce.training import optim, preprocess
 
 FILES = [p for p in spec._files(spec.EXPERIMENTS) if p.parent.name != "ablations"]  # ablations have their own test
@@ -172,25 +171,3 @@ def test_each_missing_or_misspelt_key_is_named(tmp_path, fraction):
                 assert place[-1] in message or ".".join(map(str, place[:-1])) + ":" in message, (place, message)
                 tried += 1
     assert tried > 300 / fraction
-
-
-@FRACTIONS
-@pytest.mark.timeout(3600)
-def test_mutants_of_the_papers_numbers(tmp_path, fraction):
-    path = tmp_path / "paper.yaml"
-    text = (spec.EXPERIMENTS / "paper.yaml").read_text(encoding="utf-8")
-    loaded = refused = 0
-    for seed in range(count() // 5 // fraction):
-        raw = mutant(seed, text)
-        path.write_bytes(raw)
-        try:
-            found = paper.read(path)
-        except spec.SpecError as error:
-            refused += 1
-            message = str(error)
-            told(message, path, f"mutant {seed}")
-            continue
-        loaded += 1
-        assert same(found, stated(raw.decode("utf-8"))), f"mutant {seed}"
-    tell("mutants of paper.yaml", tried=loaded + refused, load_as_stated=loaded, refused_in_a_line=refused)
-    assert loaded and refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import util
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,9 +16,6 @@ from reproduce.packed.export import npz, onnx, qonnx
 class Format(Protocol):
     """The functions that the module of a format must have."""
 
-    def missing(self) -> str | None:
-        """The packages that it needs and does not find, or None."""
-
     def build(self, net: PackedNet) -> bytes:
         """The file. ValueError where the net cannot be exported so."""
 
@@ -27,6 +25,13 @@ class Format(Protocol):
 
 FORMATS: dict[str, Format] = {"onnx": onnx, "qonnx": qonnx, "npz": npz}
 SUFFIXES = {"onnx": ".onnx", "qonnx": ".qonnx.onnx", "npz": ".npz"}
+NEEDS = {"onnx": ("onnx", "onnxruntime"), "qonnx": ("onnx", "onnxruntime", "qonnx"), "npz": ()}
+"""The packages that each format needs."""
+
+
+def missing(kind: str) -> str:
+    """The packages that a format needs and that are not installed, in words; empty if all are."""
+    return " and ".join(name for name in NEEDS[kind] if util.find_spec(name) is None)
 
 
 @dataclass(frozen=True)

@@ -104,11 +104,7 @@ class Graph(ABC):
         signs = (kernels.unpack(packed) * self.flip).astype(np.int8)
         if shape.padding:
             filters = self.weights(signs.transpose(0, 3, 1, 2))
-            how: dict[str, Any] = {
-                "strides": [1, 1],
-                "dilations": [1, 1],
-                "group": 1,
-            }  # some readers want them said
+            how: dict[str, Any] = {"strides": [1, 1], "dilations": [1, 1], "group": 1}  # some readers need them
             self.node("Conv", self.h, filters, pads=[shape.padding] * 4, kernel_shape=signs.shape[1:3], **how)
         else:
             if signs.ndim == 4 and shape.size > 1:  # filters as large as the image: (units, H, W, C)

@@ -21,11 +21,6 @@ README = "README.md"
 BATCH = 500
 
 
-def missing() -> str | None:
-    """What this format needs and does not find: nothing."""
-    return None
-
-
 def build(net: PackedNet) -> bytes:
     """The file: a compressed .npz with README.md as one more member."""
     arrays: dict[str, NDArray[Any]] = {}

@@ -11,7 +11,7 @@ those, as float32, and does its first layer in float64.
 
 from __future__ import annotations
 
-from importlib import import_module, util
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,6 @@ from reproduce.packed.export.graph import Graph, channels, direction
 from reproduce.packed.net import PackedNet
 
 BATCH = 1000
-
-
-def missing() -> str | None:
-    """What this format needs and does not find, or None."""
-    absent = [name for name in ("onnx", "onnxruntime") if util.find_spec(name) is None]
-    return " and ".join(absent) or None
 
 
 def build(net: PackedNet) -> bytes:

@@ -16,7 +16,7 @@ inputs (ZCA, GCN, LCN) has its first layer in float32, where the packed net has 
 
 from __future__ import annotations
 
-from importlib import import_module, util
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,6 @@ from reproduce.packed.net import PackedNet
 
 DOMAIN = "qonnx.custom_op.general"
 BATCH = 500
-
-
-def missing() -> str | None:
-    """What this format needs and does not find, or None."""
-    return None if util.find_spec("qonnx") else "qonnx"
 
 
 def build(net: PackedNet) -> bytes:

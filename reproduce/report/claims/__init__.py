@@ -6,6 +6,7 @@ be `quoted`.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -68,14 +69,7 @@ def frame(evidence: Evidence) -> pd.DataFrame:
         said = claim["unit"] if claim["value"] is None else f"{claim['value']:g} {claim['unit']}"
         for found in findings or [Finding("", "", NOT_MEASURED, again=HOW.get(claim["id"], ""))]:
             line = {"id": claim["id"], "claim": claim["claim"], "printed": said, "source": claim["where"]}
-            line |= {
-                "brief": found.brief,
-                "measured": found.measured,
-                "where": found.where,
-                "verdict": found.verdict,
-            }
-            line |= {"dirty": bool(found.note), "note": found.note}
-            lines.append(line | {"records": found.records, "again": found.again})
+            lines.append(line | asdict(found) | {"dirty": bool(found.note)})
     return pd.DataFrame(lines, columns=COLUMNS)
 
 

@@ -28,7 +28,7 @@ class Finding:
 
 
 def factor(value: float, low: float | None, high: float | None, printed: float) -> str:
-    """Words for "so many times": by the interval where there is one, else by the value, which is then said.
+    """The verdict on a timed factor: by its interval; without one by its value, which the verdict then says.
 
     holds: all of it at or above the printed factor; does not hold: all of it below; else cannot be told.
     """
@@ -40,7 +40,7 @@ def factor(value: float, low: float | None, high: float | None, printed: float) 
 
 
 def at_least(value: float, printed: float) -> str:
-    """Words for a factor that is counted, not timed: holds, nearly holds (from NEARLY of it), does not hold."""
+    """The verdict on a counted factor: holds, nearly holds (from NEARLY of the printed one), does not hold."""
     share = value / printed
     return "holds" if share >= 1 else "nearly holds" if share >= NEARLY else "does not hold"
 

@@ -22,7 +22,7 @@ FLOAT = "No regularization"  # the paper's row of its own nets without binarizat
 
 
 def same_predictions(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
-    """Nets of the paper's size; small ones only where there is no other."""
+    """Judge by nets of the paper's size, or by small nets if there are no others."""
     nets = energy.predicted(evidence)
     if nets.empty:
         return []
@@ -45,7 +45,7 @@ def same_predictions(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
 
 
 def nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
-    """BNN cells at the paper's scale against the same nets without binarization, data set by data set.
+    """Compare BNN cells at the paper's scale with the same nets without binarization, on each data set.
 
     A data set counts by its better BNN cell: the claim holds on it if one comes near, and does not if none does.
     """
@@ -64,19 +64,16 @@ def nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
                 errors, [r.result.test_error for r in other if r.result] or value, experiment.margin
             )
             near.setdefault(experiment.dataset, []).append(found)
-            words = {True: "near", False: "not near", None: "cannot be told"}[found]
+            near_or_not = {True: "near", False: "not near", None: "cannot be told"}[found]
             against = f"{np.mean(errors):.2f} % against {value:.2f} % ({name})"
-            measured.append(f"{experiment.row}, {experiment.dataset}: {against}, {words}")
+            measured.append(f"{experiment.row}, {experiment.dataset}: {against}, {near_or_not}")
             used += [*ours, *other]
     if not near:
         return []
     said = [True if any(v) else False if all(f is False for f in v) else None for v in near.values()]
-    counts = (
-        ("does not hold", said.count(False)),
-        ("holds", said.count(True)),
-        ("cannot be told", said.count(None)),
-    )
-    first, *rest = [f"{words} on {many}" for words, many in counts if many]
+    words = {False: "does not hold", True: "holds", None: "cannot be told"}
+    counts = [(text, said.count(result)) for result, text in words.items()]
+    first, *rest = [f"{text} on {many}" for text, many in counts if many]
     return [
         Finding(
             "; ".join(measured),
@@ -85,14 +82,16 @@ def nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             "; ".join(dict.fromkeys(evidence.path(r) for r in used)),
             "reproduce run table1 --scale paper --seeds 3",
             marks(*used)["note"],
-            "; ".join(f"{words} on {many} of 3" for words, many in counts if many),
+            "; ".join(f"{text} on {many} of 3" for text, many in counts if many),
         )
     ]
 
 
 def _without_binarization(evidence: Evidence, dataset: str, order: str) -> tuple[list[Record], float, str]:
-    """Our runs of the paper's float row, where there are FEWEST of the same image order, and their mean; else none
-    and the printed error. And which it is, in words."""
+    """Our runs of the paper's float row, their mean error, and a name for it.
+
+    With fewer than FEWEST runs of this image order: no runs, the printed error, and its name.
+    """
     names = {c.name for c in evidence.cells if (c.experiment.row, c.experiment.dataset) == (FLOAT, dataset)}
     group = main(
         r for r in evidence.runs if r.cell in names and (r.scale, r.data.order) == ("paper", order) and r.result
@@ -119,9 +118,9 @@ def comes_near(errors: Sequence[float], other: Sequence[float] | float, margin: 
 
 
 def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
-    """Planted error `no-mask` against the usual runs of `check-small`: Welch, one-sided, last validation error.
+    """Compare the planted error `no-mask` with the usual runs of `check-small`: validation error, Welch's test.
 
-    Both by one code: of several the one with the most runs.
+    One-sided. All runs are of one training code: the one with the most runs.
     """
     found = []
     for cell in sorted({r.cell for r in evidence.checks}):
@@ -153,20 +152,14 @@ def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
 
 
 def ablation(name: str, holds: Sequence[str]) -> Judge:
-    """Judge a claim by an ablation's comparisons: it holds where one's verdict is among `holds`."""
+    """Judge a claim by the comparisons of an ablation: it holds if the comparison's verdict is one of `holds`."""
 
     def judge(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
         frame = ablations.frame(evidence)
         found = []
         for line in frame[(frame["ablation"] == name) & frame["difference"].notna()].to_dict("records"):
-            verdict = line["verdict"]
-            words = (
-                "cannot be told"
-                if verdict == "cannot be told"
-                else "holds"
-                if verdict in holds
-                else "does not hold"
-            )
+            words = "holds" if line["verdict"] in holds else "does not hold"
+            words = "cannot be told" if line["verdict"] == "cannot be told" else words
             said = f"{line['difference']:+.2f} points ({line['low']:+.2f} to {line['high']:+.2f})"
             found.append(
                 Finding(
@@ -185,5 +178,5 @@ def ablation(name: str, holds: Sequence[str]) -> Judge:
 
 
 def mask(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
-    """The ablation where it was run, else the planted error."""
+    """Judge by the ablation if it was run, else by the planted error."""
     return ablation("mask", ("worse",))(evidence, claim) or _no_mask(evidence, claim)

@@ -59,13 +59,13 @@ NO_COUNT = "does not hold by any count tried"
 
 
 def about(of: dict[str, float], printed: float) -> str:
-    """Words for a share: within NEAR_SHARE points of the printed one, by the count nearest to it."""
+    """The verdict on a share: it holds within NEAR_SHARE points of the printed one, by the nearest count."""
     near = min(of, key=lambda count: abs(of[count] - printed))
     good = sum(abs(value - printed) <= NEAR_SHARE for value in of.values())
     return f"holds by {near} ({good} of {len(of)} counts)" if good else NO_COUNT
 
 
 def reached(of: dict[str, float], printed: float) -> str:
-    """Words for "so much or more": by the count that gives the most."""
+    """The verdict on a least value: it holds if a count reaches it; the largest count is named."""
     good = sum(value >= printed for value in of.values())
     return f"holds by {max(of, key=lambda count: of[count])} ({good} of {len(of)} counts)" if good else NO_COUNT

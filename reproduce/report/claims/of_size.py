@@ -31,7 +31,7 @@ def memory(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
 
 
 def modelled(column: str, what: str, constructed: bool = False) -> Judge:
-    """Judge the model's figures; `constructed`: they are put in, and nothing comes out that could be otherwise."""
+    """Judge the model's figures. `constructed`: the figure is an assumption of the model, so it cannot fail."""
 
     def judge(_: Evidence, claim: dict[str, Any]) -> list[Finding]:
         frame = energy.frame()

@@ -15,7 +15,7 @@ PAPERS_KIND = "cuda-xnor"  # the GPU kernel that computes as the paper's does
 
 
 def _ratios(evidence: Evidence, what: str, other: tuple[str, ...]) -> Iterator[tuple[Bench, Timing, str, Ratio]]:
-    """The XNOR row that does what the paper's did, and its ratio to the fastest `other`, at the largest size.
+    """The XNOR row that is timed as the paper's, and its ratio to the fastest `other`, at the largest size.
 
     The record, the row, the full name of the other and the ratio. Of several kernels of a GPU that of the paper's
     kind counts: XNOR and bit counts, without tensor cores.
@@ -37,7 +37,7 @@ def _ratios(evidence: Evidence, what: str, other: tuple[str, ...]) -> Iterator[t
 
 
 def _faster_kernel(bench: Bench, row: Timing, against: str) -> str:
-    """The kernel of the same record that does the same faster than `row`, if any, in words."""
+    """Text that names a kernel of the same record that is faster than `row` at the same task; empty if none is."""
     alike = [
         r
         for r in bench.rows
@@ -54,7 +54,7 @@ def _faster_kernel(bench: Bench, row: Timing, against: str) -> str:
 def faster(what: str, *other: str, claimed: str = "") -> Judge:
     """Judge how many times faster the rows are whose name begins with `what`.
 
-    `claimed`: the row that the paper's claim is about, where smaller products may be measured in its place.
+    `claimed`: what the paper's claim is about. If a smaller product was measured instead, the verdict says so.
     """
 
     def judge(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:

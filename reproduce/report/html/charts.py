@@ -20,7 +20,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from reproduce.report import findings
@@ -170,9 +169,7 @@ def figure3(frame: pd.DataFrame) -> list[Figure]:
         height = sum(1 if isinstance(entry, str) else 1 + 0.6 * entry[0].count("\n") for entry in entries)
         figure = Figure(figsize=(WIDTH, 0.8 + 0.24 * height))
         _bar_panel(figure.subplots(), entries, lines)
-        families = [f for f in FAMILIES if (lines["family"] == f).any()]
-        handles = [Patch(facecolor=FAMILIES[f][0], edgecolor=INK, hatch=FAMILIES[f][1], label=f) for f in families]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        look.legend(figure, FAMILIES, [f for f in FAMILIES if (lines["family"] == f).any()])
         figures.append(look.titled(figure, findings.speed(str(what), lines)))
     return figures
 
@@ -204,23 +201,14 @@ def _bar_panel(axes: Axes, entries: list[str | tuple[str, pd.Series]], frame: pd
         extra = 0.6 * label.count("\n")
         y += 1 + extra / 2
         colour, hatch = FAMILIES.get(line["family"], (PURPLE, ""))
-        axes.barh(
-            y,
-            line["seconds"] - left,
-            left=left,
-            height=0.62,
-            color=colour,
-            edgecolor=INK,
-            hatch=hatch,
-            linewidth=0.5,
-        )
+        axes.barh(y, line["seconds"] - left, 0.62, left, color=colour, edgecolor=INK, hatch=hatch, linewidth=0.5)
         if not (pd.isna(line["low"]) or pd.isna(line["high"])):
             axes.hlines(y, line["low"], line["high"], color=INK, linewidth=1.4)
         end = line["seconds"] if pd.isna(line["high"]) else max(line["seconds"], line["high"])
         known = line["family"] != "naive" and not pd.isna(line["times"])
         ratio = f" · {findings.short(line['times'])}×" if known else ""
         value = seconds(float(f"{line['seconds']:.3g}"))
-        axes.annotate(value + ratio, (end, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        look.beside(axes, end, y, value + ratio)
         places.append(y)
         labels.append(label)
         y += extra / 2
@@ -256,15 +244,13 @@ def _energy(frame: pd.DataFrame, column: str, title: str, unit: EngFormatter, fa
         value = line[column] * factor
         y = nets.index(line["net"]) * step + variants.index(line["variant"])
         colour, hatch = VARIANTS[line["variant"]]
-        axes.barh(y, value - left, left=left, height=0.8, color=colour, edgecolor=INK, hatch=hatch, linewidth=0.5)
-        label = unit(float(f"{value:.3g}"))
-        axes.annotate(label, (value, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.barh(y, value - left, 0.8, left, color=colour, edgecolor=INK, hatch=hatch, linewidth=0.5)
+        look.beside(axes, value, y, unit(float(f"{value:.3g}")))
     middle = [i * step + (len(variants) - 1) / 2 for i in range(len(nets))]
     axes.set_yticks(middle, ["\n".join(textwrap.wrap(str(net), 22)) for net in nets])
     axes.set_ylim(len(nets) * step - 0.8, -0.8)
     _log_bars(axes, unit, values.max())
-    handles = [Patch(facecolor=VARIANTS[v][0], edgecolor=INK, hatch=VARIANTS[v][1], label=v) for v in variants]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    look.legend(figure, VARIANTS, variants)
     return look.titled(figure, findings.energy(frame, column, title))
 
 

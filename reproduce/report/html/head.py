@@ -37,14 +37,10 @@ WORDS = {  # how a computed verdict begins -> the word or two of the head; the f
 }
 """All else was not run at the paper's scale."""
 NOT_RUN = "not run"
-WEIGHT: tuple[str, ...] = (
-    "state of the art",
-    "xnor against cublas",
-    "mlp against baseline",
-    "xnor against baseline",
-    "error lost",
+WEIGHT = (
+    *("state of the art", "xnor against cublas", "mlp against baseline", "xnor against baseline", "error lost"),
+    *("weight memory", "unique filters", "fewer operations", "less time", "no mask", "shift-based"),
 )
-WEIGHT += ("weight memory", "unique filters", "fewer operations", "less time", "no mask", "shift-based")
 FOLDS = {  # id of a claim -> the fold it stands in, if any
     **dict.fromkeys(("memory accesses", "energy", "power efficiency", "distinct filters", "swar"), "model"),
     **dict.fromkeys(("fpga slices", "bandwidth"), "model"),
@@ -64,9 +60,14 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
     return [*_cells(evidence), *_claims(evidence)]
 
 
-def _cells(evidence: Evidence) -> list[Verdict]:
+def _at_paper_scale(evidence: Evidence) -> pd.DataFrame:
+    """The lines of Table 1 at the paper's scale, without the quoted rows."""
     frame = table1.every(evidence)
-    frame = frame[(frame["scale"] == "paper") & ~frame["quoted"].astype(bool)]
+    return frame[(frame["scale"] == "paper") & ~frame["quoted"].astype(bool)]
+
+
+def _cells(evidence: Evidence) -> list[Verdict]:
+    frame = _at_paper_scale(evidence)
     found = []
     for line in frame[frame["seeds"] > 0].to_dict("records"):
         paper = "" if pd.isna(line["paper"]) else f"{line['paper']:.2f} %"
@@ -98,17 +99,15 @@ def _cells(evidence: Evidence) -> list[Verdict]:
 def _claims(evidence: Evidence) -> list[Verdict]:
     frame = claims.frame(evidence)
     rank = {name: number for number, name in enumerate(WEIGHT)}
-    lines = sorted(frame.to_dict("records"), key=lambda line: rank.get(line["id"], len(rank)))
     found = []
-    for line in lines:
+    for line in sorted(frame.to_dict("records"), key=lambda line: rank.get(line["id"], len(rank))):
         detail = f"{line['measured']}. {line['where']}. Verdict: {line['verdict']}." if line["measured"] else ""
         detail += f" The paper: {line['source']}." + (f" To measure: {line['again']}." if line["again"] else "")
         detail += f" Of at least one record: {line['note']}." if line["note"] else ""
         claim = line["claim"][0].upper() + line["claim"][1:]
-        short = word(line["verdict"])
         found.append(
             Verdict(
-                *(claim, line["printed"], line["brief"], short, detail.strip()),
+                *(claim, line["printed"], line["brief"], word(line["verdict"]), detail.strip()),
                 *(line["records"], FOLDS.get(line["id"], "")),
             )
         )
@@ -162,7 +161,7 @@ def _time(evidence: Evidence, cell: spec.Cell) -> str:
 def sentences(evidence: Evidence) -> list[str]:
     """What the paper claims, what was found: each can be quoted by itself."""
     printed = {claim["id"]: claim["value"] for claim in the_paper()["claims"]}
-    found = [
+    return [
         "The paper says that nets whose weights and activations are all +1 or −1 come near full precision on "
         f"MNIST, SVHN and CIFAR-10, and that one matrix product runs {printed['xnor against baseline']:g} times "
         f"faster than a plain kernel and {printed['xnor against cublas']:g} times faster than cuBLAS.",
@@ -170,12 +169,10 @@ def sentences(evidence: Evidence) -> list[str]:
         *_of_speed(evidence),
         *_of_files(evidence),
     ]
-    return found
 
 
 def _of_cells(evidence: Evidence) -> str:
-    frame = table1.every(evidence)
-    frame = frame[(frame["scale"] == "paper") & ~frame["quoted"].astype(bool)]
+    frame = _at_paper_scale(evidence)
     run, every = frame[frame["seeds"] > 0], frame["cell"].nunique()
     if run.empty:
         return f"None of the {every} cells of Table 1 has been trained by the paper's recipe yet."

@@ -10,10 +10,13 @@ import io
 import re
 import textwrap
 import warnings
+from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 INK = "#1b1e22"  # becomes currentColor: the page's ink, dark or light
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#b3608f", "#7f858d"
@@ -129,6 +132,17 @@ def alone(text: str, dark: bool) -> str:
     for colour, variable in VARIABLES.items():
         text = text.replace(f"var(--{variable}, {colour})", AT_NIGHT[colour] if dark else colour)
     return text.replace("currentColor", INK_AT_NIGHT if dark else INK)
+
+
+def beside(axes: Axes, x: float, y: float, text: str) -> None:
+    """Small text to the right of a point."""
+    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def legend(figure: Figure, looks: Mapping[str, tuple[str, str]], names: Sequence[str]) -> None:
+    """A legend of bars below a figure: for each name its colour and hatch from `looks`."""
+    patches = [Patch(facecolor=looks[n][0], edgecolor=INK, hatch=looks[n][1], label=n) for n in names]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
 
 
 def titled(figure: Figure, finding: str) -> Figure:

@@ -69,7 +69,7 @@ def forest_frame(evidence: Evidence, reason: Callable[[Evidence, spec.Cell], str
 
 @matplotlib.rc_context(STYLE)
 def forest(frame: pd.DataFrame) -> Figure:
-    """A line a cell on a log axis of percent, grouped by data set; beside each what is to be said of it."""
+    """One line for each cell on a log axis of percent, grouped by data set, with its result beside it."""
     values = frame["value"].dropna()
     if values.empty:
         return empty()

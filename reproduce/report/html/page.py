@@ -47,10 +47,7 @@ def page(
 
     The first screen: `sentences`, `pictures` and `verdicts`. A section's tables link to data/NAME.csv, its figures
     to NAME.svg too, both beside the page; the text of a section with tables or figures stands at the end.
-    ValueError if two parts of the page have one name.
     """
-    parts = [*pictures, *(part for section in sections for part in section.parts)]
-    _check_unique([s.anchor for s in sections], [f"{type(p).__name__} {p.name}" for p in parts])
     views = [
         {"anchor": s.anchor, "title": s.title, "text": s.text, "parts": [_part(part, home) for part in s.parts]}
         for s in sections
@@ -88,12 +85,6 @@ def _text(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8").strip()
 
 
-def _check_unique(*lists: Sequence[str]) -> None:
-    twice = sorted({name for names in lists for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"two parts of the page are called {', '.join(twice)}")
-
-
 def prose(text: str) -> Markup:
     """Plain text with `names of code` between backticks."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
@@ -113,9 +104,12 @@ def _part(part: Table | Figure, home: str) -> dict[str, Any]:
 
 def _table(table: Table, home: str) -> dict[str, Any]:
     frame, caption = table.frame, table.caption
-    columns = [c for c in table.columns if not _alike(c, frame)]
-    for column in (c for c in table.columns if c not in columns):
-        caption += f" {column.heading.capitalize()}: {frame[column.key].iloc[0]}."
+    columns = list(table.columns)
+    for column in table.columns:  # a machine that is the same in all rows is said once
+        values = list(frame[column.key])
+        if column.key == "machine" and len(values) > 1 and len(set(values)) == 1 and values[0] not in ("", None):
+            columns.remove(column)
+            caption += f" {column.heading.capitalize()}: {values[0]}."
     flags = {key: frame[key].fillna(False).astype(bool) for key in ("quoted", "dirty") if key in frame}
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(frame.to_dict("records")):
@@ -124,9 +118,9 @@ def _table(table: Table, home: str) -> dict[str, Any]:
             {
                 "cells": cells,
                 "quoted": "quoted" in flags and flags["quoted"].iloc[number],
-                "note": _words(line["note"]) if "dirty" in flags and flags["dirty"].iloc[number] else "",
+                "note": shown(line["note"]) if "dirty" in flags and flags["dirty"].iloc[number] else "",
                 "records": _links(line.get("records"), home),
-                "again": _words(line.get("again")),
+                "again": shown(line.get("again")),
                 "what": ", ".join(c["text"] for c in cells[:2] if c["text"]),
             }
         )
@@ -139,12 +133,6 @@ def _table(table: Table, home: str) -> dict[str, Any]:
         "notes": sorted({note for row in rows for note in row["note"].split("; ") if note}),
         "hints": [c for c in columns if c.hint],
     }
-
-
-def _alike(column: Column, frame: pd.DataFrame) -> bool:
-    """Whether a column is said once, in the caption: that of machines which are one machine."""
-    values = list(frame[column.key])
-    return column.key == "machine" and len(values) > 1 and len(set(values)) == 1 and values[0] not in ("", None)
 
 
 def _cell(column: Column, line: dict[Any, Any], values: pd.Series) -> dict[str, Any]:
@@ -163,12 +151,12 @@ def _cell(column: Column, line: dict[Any, Any], values: pd.Series) -> dict[str, 
 
 
 def _numeric(column: Column, values: pd.Series) -> bool:
-    """Is this a column of numbers: does it sort as such, and stand at the right?"""
+    """Whether a column is numeric: sorted as numbers and aligned to the right."""
     found = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     return found or column.digits is not None
 
 
-def shown(value: object, digits: int | None) -> str:
+def shown(value: object, digits: int | None = None) -> str:
     """A value as people see it: nothing for what is missing, a number with `digits` decimals, text as it is."""
     if value is None or pd.isna(value):  # type: ignore[call-overload]
         return ""
@@ -184,12 +172,8 @@ def tone(verdict: str) -> str:
     return next((look for begin, look in TONES.items() if verdict.startswith(begin)), "plain")
 
 
-def _words(value: object) -> str:
-    return "" if value is None or pd.isna(value) else str(value)  # type: ignore[call-overload]
-
-
 def _links(records: object, home: str) -> list[tuple[str, str]]:
     """File name and relative link of each path in "a; b"; both paths start at the folder that holds the store."""
     root = "/" + "~/" * 16  # some folder deep down: paths and `home` may begin with "../"
-    paths = [path for path in _words(records).split("; ") if path]
+    paths = [path for path in shown(records).split("; ") if path]
     return [(posixpath.basename(path), quote(posixpath.relpath(root + path, root + home))) for path in paths]

@@ -55,7 +55,7 @@ def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) 
 
 
 Sides = tuple[dict[str, object], list[Record], list[Record]]
-"""Runs held against each other: what they are (columns of the tables), and both groups of records."""
+"""A comparison: its columns in the tables, and both groups of records."""
 
 
 def of_stores(stores: Sequence[Evidence]) -> list[Sides]:
@@ -109,12 +109,12 @@ def frame(found: Sequence[Sides]) -> pd.DataFrame:
 
 
 def _shared(first: Groups, second: Groups) -> list[Key]:
-    """What both have, the paper's scale first."""
+    """The keys that both have, the paper's scale first."""
     return sorted(set(first) & set(second), key=lambda key: (SCALES.index(key[1]), key))
 
 
 def where(found: pd.DataFrame) -> pd.DataFrame:
-    """From each line of `frame` one for either store: where, how and with what code its runs were made."""
+    """Two lines from each line of `frame`, one for each store: where, how and by what code its runs were made."""
     shared = ["row", "dataset", "scale", "order", "cell"]
     names = ["seeds", "machine", "threads", "revision", "code"]
     sides = [
@@ -125,7 +125,7 @@ def where(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def left_out(stores: Sequence[Evidence]) -> list[str]:
-    """What the comparison does not hold: cells that only one of two stores has, records that could not be used."""
+    """What the comparison leaves out: cells that only one store has, and records that could not be used."""
     said = []
     first, *others = stores
     for other in others:
@@ -196,12 +196,8 @@ def _measures(first: Sequence[Record], second: Sequence[Record]) -> dict[str, ob
     errors = [[r.result.test_error for r in group if r.result] for group in (first, second)]
     for group, of in ((first, "first"), (second, "second")):
         found = summarize([r.result.test_error for r in group if r.result], *tested(group))
-        line |= {
-            f"seeds_{of}": found.n,
-            f"mean_{of}": found.mean,
-            f"low_{of}": found.low,
-            f"high_{of}": found.high,
-        }
+        line |= {f"seeds_{of}": found.n, f"mean_{of}": found.mean}
+        line |= {f"low_{of}": found.low, f"high_{of}": found.high}
         line |= {f"machine_{of}": machines(group), f"threads_{of}": threads(group)}
         line |= {f"revision_{of}": revisions(group), f"code_{of}": label(group)}
     line["difference"] = float(np.mean(errors[1]) - np.mean(errors[0]))

@@ -12,7 +12,7 @@ from reproduce.records import Record, Running
 from reproduce.report.evidence import Evidence, marks, the_paper
 from reproduce.report.html import charts
 from reproduce.report.html.parts import Column, Figure, Section, Table
-from reproduce.report.rows import label, main
+from reproduce.report.rows import grouped, label, main
 from reproduce.report.sections.table1 import CODE, DATASETS, ROWS, again, with_note
 
 SERIES = {"baseline (float)": "baseline", "BNN (Theano)": "BNN (Theano)", "BNN (Torch7)": "BNN (Torch7)"}
@@ -36,12 +36,10 @@ def printed() -> list[dict[str, Any]]:
 
 
 def measured(evidence: Evidence) -> Iterator[tuple[str, str, list[Record]]]:
-    """Net, scale and runs that have curves, in Table 1's order; of several codes one's."""
+    """Net, scale and runs with curves, in Table 1's order; if there are several training codes, the main one's."""
     cells = {c.name: c.experiment for c in evidence.cells}
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for r in evidence.runs:
-        if r.scale in SHOWN and r.curve:
-            groups.setdefault((cells[r.cell].dataset, cells[r.cell].row, r.scale), []).append(r)
+    drawn = (r for r in evidence.runs if r.scale in SHOWN and r.curve)
+    groups = grouped(drawn, lambda r: (cells[r.cell].dataset, cells[r.cell].row, r.scale))
     order = {name: number for number, name in enumerate((*DATASETS, *ROWS, *SHOWN))}
     for dataset, row, scale in sorted(groups, key=lambda key: [order.get(part, 99) for part in key]):
         yield f"{row}, {dataset}", scale, main(groups[dataset, row, scale])
@@ -91,7 +89,7 @@ def summary(evidence: Evidence) -> pd.DataFrame:
 
 
 def section(evidence: Evidence) -> Section:
-    """A small multiple a net, and where the curves end."""
+    """The curves, one panel for each net, and a table of where they end."""
     ends = summary(evidence)
     text = (
         "Validation error and training cost (squared hinge) against the epoch, on log axes, a line a run. The "

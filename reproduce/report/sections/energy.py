@@ -132,7 +132,7 @@ def files(evidence: Evidence) -> pd.DataFrame:
 
 
 def predicted(evidence: Evidence) -> pd.DataFrame:
-    """The lines of `files` where an XNOR kernel's predictions were held against the float32 net's."""
+    """The lines of `files` with an XNOR kernel's predictions compared with the float32 net's."""
     nets = files(evidence)
     return nets[nets["differing"].notna() & ~nets["backend"].str.startswith("cuda-naive")]
 

@@ -11,7 +11,7 @@ from reproduce.records import Record, filter_counts
 from reproduce.report.evidence import Evidence, marks, once, the_paper
 from reproduce.report.html import charts
 from reproduce.report.html.parts import Column, Figure, Section, Table
-from reproduce.report.rows import main
+from reproduce.report.rows import grouped, main
 from reproduce.report.sections.table1 import SCALES, again, with_note
 
 LAYERS = ["cell", "scale", "seed", "layer", "maps_in", "maps_out", "operations", "rule", "fraction", "random"]
@@ -25,7 +25,7 @@ SHOWN = 64  # filters in the picture, at most
 def counted(evidence: Evidence) -> list[Record]:
     """Runs whose records hold the counts of 3×3 filters, at the largest scale first; of each cell one code's."""
     every = [r for r in evidence.runs if r.filters and all(f.kernel == 3 for f in r.filters.layers)]
-    found = [r for group in _cells(every).values() for r in main(group)]
+    found = [r for group in grouped(every, _cell).values() for r in main(group)]
     return sorted(found, key=lambda r: (SCALES.index(r.scale), r.cell != FIRST, r.cell, r.seed))
 
 
@@ -78,7 +78,7 @@ def averages(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def summary(evidence: Evidence) -> pd.DataFrame:
     """One line per cell, scale and rule: `averages` over the layers, and their mean over the seeds, in percent."""
     lines = []
-    for (name, scale), group in _cells(counted(evidence)).items():
+    for (name, scale), group in grouped(counted(evidence), _cell).items():
         runs_apart = averages(layers(group), ["rule", "seed"])
         for rule in filter_counts.RULES:
             found = pd.DataFrame(runs_apart.loc[rule])
@@ -90,11 +90,8 @@ def summary(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*SUMMARY, "dirty", "note", "records", "again"])
 
 
-def _cells(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.cell, record.scale), []).append(record)
-    return groups
+def _cell(record: Record) -> tuple[str, str]:
+    return record.cell, record.scale
 
 
 def chance(evidence: Evidence) -> pd.DataFrame:

@@ -30,6 +30,6 @@ def sections(evidence: Evidence) -> list[Section]:
 
 
 def _anchor(group: str) -> str:
-    """The group's name as it may stand in a link and a file's name, apart from every other group's."""
+    """The group's name for links and file names, different for every group."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", group)
     return plain if plain == group else f"{plain}-{hashlib.sha256(group.encode()).hexdigest()[:6]}"

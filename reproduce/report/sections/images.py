@@ -21,7 +21,7 @@ SAME, DIFFERENT, IDENTICAL = "no difference seen", "different", "the same runs"
 
 @dataclass(frozen=True)
 class McNemar:
-    """Two runs on the same images: how many only the first, and only the second, got wrong; and the exact test."""
+    """Two runs on the same images: how many images only one of the two got wrong, and McNemar's exact test."""
 
     images: int
     only_first: int
@@ -34,7 +34,7 @@ class McNemar:
 
     @property
     def p(self) -> float:
-        """Two-sided probability of so uneven a split or more, were either run as likely to be the wrong one."""
+        """Two-sided p-value of the split, if either run were equally likely to be the wrong one."""
         of = self.only_first + self.only_second
         return float(stats.binomtest(self.only_first, of).pvalue) if of else 1.0
 
@@ -45,7 +45,7 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
 
 
 def image_by_image(first: Record, second: Record) -> McNemar | str:
-    """Two finished runs at their best validation epochs on the test images of both; or why that cannot be.
+    """Compare two finished runs at their best validation epochs on common test images; or why that cannot be.
 
     A run is tested on the first images of its data set's test split. So of two runs on the same data in the same
     order, both were tested on as many of these images as the one with fewer.

@@ -11,7 +11,7 @@ from reproduce.verdict_simulation import CASES
 
 
 def tried() -> pd.DataFrame:
-    """The worst of `simulation.TABLE` by rule and number of seeds.
+    """The worst cases in `simulation.TABLE`, for each rule and number of seeds.
 
     Columns: spread ("wide" where it is over a quarter of the error, else "usual"), rule, seeds, cases; false_not
     and false_better (the largest); of spreads up to half a margin lucky (the largest), equal and found (the

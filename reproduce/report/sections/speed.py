@@ -34,7 +34,7 @@ def named(row: Timing) -> str:
 
 
 def remarks(row: Timing) -> dict[str, str]:
-    """What has to be said of a time that was not taken as usual: in a word or two, and in full."""
+    """Remarks on a time that was not taken as usual: short form -> full form."""
     every = {
         "timed once": ("timed once", row.rounds == 1),
         "scaled": (f"on {row.timed_images} images, scaled to {row.images}", row.scaled),
@@ -44,7 +44,7 @@ def remarks(row: Timing) -> dict[str, str]:
 
 
 def labelled(frame: pd.DataFrame) -> pd.Series:
-    """The candidates' names, with how they were timed where that is not as usual."""
+    """The candidates' names, with the short remarks on their times."""
     return frame["candidate"] + frame["how"].map(lambda words: f" ({words})" if words else "")
 
 
@@ -56,11 +56,8 @@ def printed() -> list[dict[str, Any]]:
             continue
         for key, (kind, candidate) in BARS.items():
             line = {"what": bar["what"], "machine": PAPER_MACHINE, "candidate": candidate, "family": kind}
-            line |= {
-                "seconds": bar[key],
-                "low": bar[key] - bar["plus_minus"],
-                "high": bar[key] + bar["plus_minus"],
-            }
+            seconds, error = bar[key], bar["plus_minus"]
+            line |= {"seconds": seconds, "low": seconds - error, "high": seconds + error}
             line |= {"times": bar["baseline"] / bar[key], "library_times": bar["cublas"] / bar[key]}
             lines.append(line | {"how": "", "remark": "", "source": "paper"})
     return lines
@@ -111,7 +108,7 @@ def frame(evidence: Evidence) -> pd.DataFrame:
 
 
 def said(name: str, benches: Sequence[Bench]) -> list[Table]:
-    """A table of what the records themselves say of their times; none where they say nothing."""
+    """A table of the notes and warnings in the records; none if there are none."""
     lines = [
         {"machine": bench.machine.name, "about": about, "says": "; ".join(texts), "records": bench.path}
         for bench in benches

@@ -15,7 +15,7 @@ from reproduce import outcomes, spec, verdict
 from reproduce.records import Record
 from reproduce.report.evidence import Evidence, marks, once, the_paper
 from reproduce.report.html.parts import Column, Section, Table
-from reproduce.report.rows import apart, label
+from reproduce.report.rows import apart, grouped, label
 
 ROWS = ("BNN (Torch7)", "BNN (Theano)", "BinaryConnect", "No regularization")
 DATASETS = ("MNIST", "SVHN", "CIFAR-10", "SVHN-test10k")
@@ -64,9 +64,7 @@ def frame(
     Columns as in FRAME: `images` are those of training, validation and test, `last` is the mean error at the last
     epoch, `seconds` a run's mean, `code` what made the numbers (`rows.label`); errors in percent.
     """
-    made: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        made.setdefault((record.cell, record.scale), []).append(record)
+    made = grouped(records, lambda r: (r.cell, r.scale))
     lines = []
     for cell in cells:
         if groups is not None and cell.group not in groups:
@@ -99,15 +97,8 @@ def every(evidence: Evidence) -> pd.DataFrame:
 
 
 def _quoted(entry: dict[str, Any]) -> dict[str, object]:
-    return entry | {
-        "scale": "paper",
-        "seeds": 0,
-        "verdict": "quoted",
-        "machine": "",
-        "code": "",
-        "quoted": True,
-        "dirty": False,
-    }
+    marked = {"seeds": 0, "verdict": "quoted", "machine": "", "code": "", "quoted": True, "dirty": False}
+    return entry | {"scale": "paper"} | marked
 
 
 def _line(cell: spec.Cell, scale: spec.Scale, group: list[Record], suffix: str, store: str) -> dict[str, object]:
@@ -134,7 +125,7 @@ def _line(cell: spec.Cell, scale: spec.Scale, group: list[Record], suffix: str, 
 
 
 def judged(cell: spec.Cell, scale: str, group: Sequence[Record]) -> str:
-    """The verdict on runs of one cell at one scale; only the paper's scale is held against the paper."""
+    """The verdict on runs of one cell at one scale; only the paper's scale is compared with the paper."""
     errors = [r.result.test_error for r in group if r.result]
     experiment = cell.experiment
     if not errors:
@@ -160,7 +151,7 @@ def tested(group: Sequence[Record]) -> tuple[int, NDArray[np.bool_] | None]:
 
 
 def measured(group: Sequence[Record], store: str) -> dict[str, object]:
-    """What a table says of runs that may be pooled: seeds, mean, prediction interval, last epoch, where, marks."""
+    """The columns of runs that may be pooled: seeds, mean, prediction interval, last epoch, machines, marks."""
     errors = [r.result.test_error for r in group if r.result]
     line: dict[str, object] = marks(*group) | {
         "seeds": len(errors),
@@ -202,11 +193,8 @@ def _threads(record: Record) -> int:
 
 def machines(group: Sequence[Record]) -> str:
     """The machines of some runs, with the CPU threads where some run did not use all of them."""
-    found: dict[str, list[Record]] = {}
-    for record in group:
-        found.setdefault(record.machine["name"], []).append(record)
     words = []
-    for name, records in sorted(found.items()):
+    for name, records in sorted(grouped(group, lambda r: str(r.machine["name"])).items()):
         on_cpu = [r for r in records if "gpu" not in r.machine]
         fewer = any(_threads(r) != r.machine["cores"] for r in on_cpu)
         words.append(
