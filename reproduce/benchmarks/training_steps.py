@@ -38,7 +38,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channel
 STEPS = {"MNIST MLP": 4, "CIFAR-10 ConvNet": 2}  # a turn
 BUDGET = {"MNIST MLP": 45.0, "CIFAR-10 ConvNet": 70.0}  # seconds of turns; all else takes as long again
 LEAST_SHARE = {"MNIST MLP": 0.3, "CIFAR-10 ConvNet": 1.0}
-"""What the peer must reach of the steps/s that the net's float32 products alone allow (`bound`, by torch's matmul).
+"""What the peer must make of the steps/s that the net's float32 products allow (`bound`, by torch's matmul).
 
 A ratio against a slower peer is void. On two Zen 5 cores it reached 0.49 and 2.0: its convolutions beat matmul.
 """
