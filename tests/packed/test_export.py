@@ -240,7 +240,7 @@ def test_a_net_that_cannot_be_exported_is_one_line(tmp_path, data_folder, monkey
     refused(2, "no run 'x'", "x", "--format", "npz")
     refused(2, "blocks.0.layer: float weights: only ±1", record.stem, "--format", "onnx")
     assert not (store / "exports").exists()
-    monkeypatch.setitem(formats.NEEDS, "qonnx", ("onnx", "nothing-so"))
+    monkeypatch.setitem(formats.NEEDS, "qonnx", ("onnx", "no_such_package"))
     refused(
         2, "no_such_package not installed: pip install 'bnn-reproduce[export]'", record.stem, "--format", "qonnx"
     )

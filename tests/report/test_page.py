@@ -199,12 +199,6 @@ def test_long_tables_are_folded_and_empty_ones_say_so():
     assert "No record yet." in empty and "<table" not in empty
 
 
-def test_two_parts_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="table"):
-        made_page(made_table(), made_table())
-    made_page(made_figure(), made_table("figure3"))  # a figure and the table of its numbers may share a name
-
-
 def test_a_machine_that_is_the_same_in_all_rows_is_said_once_in_the_caption():
     alike = Parsed(made_page(made_table(machine=["here"] * 3)))
     assert "Machine: here." in "".join(alike.text) and not alike.all("td", **{"data-label": "machine"})
