@@ -44,7 +44,8 @@ def made_by(record: Record) -> MadeBy:
 def _by_kernels_alone(record: Record) -> bool:
     """Whether a run uses no arithmetic of torch: fixed-point steps of a binary MLP on 8-bit pixels.
 
-    The kernels' bits are the same for every number of threads (tests/training/test_repeat.py trains such nets with 1 to 3).
+    The kernels' bits are the same for every number of threads (tests/training/test_repeat.py
+    trains such nets with 1 to 3).
     """
     if record.code.get("mode") != "fixed16":
         return False
