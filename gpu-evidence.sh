@@ -4,11 +4,12 @@
 #   ./gpu-evidence.sh [CELL:SEED ...]      runs for at most SLICE seconds (590); the same call again resumes
 #
 # Without arguments: Figure 3, then one run of BNN (Theano), seed 100. With arguments, as in
-# `table1/bnn-theano-mnist:0 table1/binaryconnect-mnist:0`: these runs, one after the other, then Figure 3.
+# `table1/bnn-theano-mnist:0 table1/binaryconnect-mnist:0`: these runs, one after the other, then Figure 3. A call
+# with other cells needs another folder RESULTS, because the trials of a folder are made once.
 # After each step $OUT (results/local/gpu) holds the results so far: log.txt, records.tar.gz, curves.csv and packed
 # nets, at most eight files of at most 16 MiB each. A step that fails does not end the script. Every step but the
 # training and the curves is tried only once. Exit code 0: all steps succeeded; 1: a step failed; 2: a package is
-# missing; 75: the time limit ended the script.
+# missing, or there is no such run; 75: the time limit ended the script.
 #
 # NET=cifar10   without arguments: train the CIFAR-10 ConvNet instead of the MNIST MLP
 # PYTHON        the interpreter (.venv/bin/python)
@@ -28,14 +29,20 @@ gpu_tests="tests/benchmarks/test_bench_gpu.py tests/kernels/cuda/test_cuda.py
 store=${RESULTS:-results/local${REHEARSE:+/rehearsal}}
 work=$store/gpu-evidence
 if [ -n "${REHEARSE:-}" ]; then
-  device=cpu scale=small least=30 end=${SLICE:-176} figure=40 bench=--quick gpu_tests=tests/training/test_gpu.py
+  device=cpu scale=small least=30 end=${SLICE:-176} figure=40 gpu_tests=tests/training/test_gpu.py
   [ "${NET:-mnist}" = mnist ] && cell=check/mlp || cell=check/convnet
-  steps=50
+  steps=50 bench=(--quick)
 else
   cell=table1/bnn-theano-${NET:-mnist} steps=200
-  device=cuda scale=paper least=60 end=${SLICE:-590} figure=120 bench="--gpu --broken $work/broken.json"
+  device=cuda scale=paper least=60 end=${SLICE:-590} figure=120
+  bench=(--gpu --broken "$work/broken.json")
 fi
 [ $# -gt 0 ] && cell=${1%:*} || runs=("$cell:100")
+for run in "${runs[@]}"; do
+  [[ $run =~ ^[^:]+:[0-9]+$ && -f experiments/${run%:*}.yaml && ! (-n ${REHEARSE:-} && $run == short/*) ]] && continue
+  echo "gpu-evidence: no run '$run': CELL:SEED is wanted, as in table1/float-mnist:0; short/ is not rehearsed" >&2
+  exit 2
+done
 out=${OUT:-$store/gpu}
 mkdir -p "$out" "$work/records/kernels" "$work/records/runs"
 failed="" late=""
@@ -44,9 +51,9 @@ left() { echo $((end - 10 - SECONDS)); }
 
 # step NAME LIMIT COMMAND...: run a command for at most LIMIT seconds, log its output, then refresh $OUT
 step() {
-  local name=$1 limit=$2 begin=$SECONDS lines code
+  local name=$1 limit=$2 begin=$SECONDS lines code cut=""
   shift 2
-  [ "$(left)" -ge "$limit" ] || limit=$(left)
+  [ "$(left)" -ge "$limit" ] || limit=$(left) cut=1
   [ "$limit" -ge 5 ] || { late="$late $name" && return 75; }
   echo "== $name, at most $limit s" | tee -a "$work/log.txt"
   lines=$(wc -l <"$work/log.txt")
@@ -54,6 +61,7 @@ step() {
   code=$?
   tail -n "+$((lines + 1))" "$work/log.txt" | tail -n 40
   echo "== $name: exit code $code after $((SECONDS - begin)) s" | tee -a "$work/log.txt"
+  case $code in 124 | 137) [ -z "$cut" ] || code=75 ;; esac # it had less time than it may take
   case $code in
     0) ;;
     75) late="$late $name" ;;
@@ -87,24 +95,23 @@ files() {
 # deliver: copy the results so far to $OUT
 deliver() {
   local file
-  for file in $(files runs .json); do cp "$file" "$work/records/runs"; done
+  while IFS= read -r file; do cp "$file" "$work/records/runs"; done < <(files runs .json)
   tail -c 16000000 "$work/log.txt" >"$work/log.part" && mv "$work/log.part" "$out/log.txt"
   tar -czf "$work/records.part" -C "$work/records" . && mv "$work/records.part" "$out/records.tar.gz"
   [ ! -e "$work/curves.csv" ] || cp "$work/curves.csv" "$out"
-  for file in $(files packed .bnn); do
+  while IFS= read -r file; do
     [ "$(stat -c %s "$file")" -le 16777216 ] || continue
     [ ! -e "$out/${file##*/}" ] && [ "$(find "$out" -type f | wc -l)" -ge 8 ] || cp "$file" "$out"
-  done
+  done < <(files packed .bnn)
 }
 
 # evidence: measure the speed of a training step, and Figure 3
 evidence() {
-  local training=0
-  [ -n "$trained" ] || training=$(($(left) > figure + 30 ? $(left) - figure - 30 : 0))
-  once "preflight-${cell#*/}" 40 "$python" -m reproduce gpu preflight "$cell" $training --device $device --scale $scale \
-    --steps $steps
-  # shellcheck disable=SC2086 # $bench is several words
-  once figure3 $figure "$python" -m reproduce bench $bench --to "$work/records/kernels"
+  local training=()
+  [ -n "$trained" ] || training=(--left $(($(left) > figure + 30 ? $(left) - figure - 30 : 0)))
+  once "preflight-${cell//\//-}" 40 "$python" -m reproduce gpu preflight "$cell" --device $device --scale $scale \
+    --steps $steps "${training[@]}"
+  once figure3 $figure "$python" -m reproduce bench "${bench[@]}" --to "$work/records/kernels"
 }
 
 # training: train the runs until the time is over; $trained becomes 75 if one is unfinished
@@ -112,7 +119,7 @@ training() {
   local run name
   trained=0
   for run in "${runs[@]}"; do
-    name=training-${run#*/}
+    name=training-${run//\//-}
     [ ! -e "$work/$name.done" ] || continue
     if [ "$(left)" -le $least ]; then
       late="$late $name" trained=75
@@ -143,12 +150,14 @@ export REPRODUCE_WITHOUT
 trained=""
 [ $# -gt 0 ] || evidence
 training
-step curves 25 "$python" -m reproduce gpu curves "$store" "$work/curves.csv"
+mapfile -t records < <(files runs .json)
+mapfile -t checkpoints < <(files work .ckpt)
+step curves 25 "$python" -m reproduce gpu curves "$work/curves.csv" "${records[@]}" "${checkpoints[@]}"
 
 backends=${REHEARSE:+cpu }$(cat "$work/backends.txt" 2>/dev/null)
-for record in $(files runs .json); do
+for record in "${records[@]}"; do
   stem=$(basename "$record" .json)
-  case $stem in *float* | *binaryconnect*) continue ;; esac # nets with real-valued activations cannot be packed
+  case $stem in *float* | *binaryconnect* | *baseline*) continue ;; esac # nets with real-valued activations cannot be packed
   once "freeze-$stem" 60 "$python" -m reproduce freeze "$record"
   for backend in $backends; do
     once "predict-$stem-$backend" 60 "$python" -m reproduce predict "$store/packed/$stem.bnn" --backend "$backend" \
@@ -156,7 +165,7 @@ for record in $(files runs .json); do
   done
   backends=${backends%% *} # one backend is enough for the other nets
 done
-[ $# -eq 0 ] || evidence
+[ $# -eq 0 ] || [ $trained -eq 75 ] || evidence
 for file in $gpu_tests; do
   [ $trained -ne 75 ] || break
   once "tests-$(basename "$file" .py)" 120 env -u REPRODUCE_WITHOUT \

@@ -21,12 +21,15 @@ class Foreign(ValueError):
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write text (UTF-8) or bytes to `path` atomically, by a temporary file in the same folder."""
+    """Write text (UTF-8) or bytes to `path` atomically, by a temporary file in the same folder.
+
+    Bytes of a file's name that are no UTF-8 are written as escapes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(scratch, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
@@ -65,7 +68,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: no checksum")
     try:
         fits = given == seal(content)
-    except (ValueError, RecursionError):  # ValueError: NaN, or text that UTF-8 cannot hold
+    except (ValueError, RecursionError):  # ValueError: NaN
         fits = False
     if not fits:
         raise ValueError(f"{path.name}: damaged: its checksum does not fit")

@@ -86,7 +86,9 @@ def trials(
 @app.command()
 def preflight(
     cell: Annotated[str, typer.Argument(help="The cell that is to be trained.")],
-    left: Annotated[float, typer.Argument(help="Seconds that are left for that in this call.")],
+    left: Annotated[
+        float | None, typer.Option(help="Seconds left to train it: say whether that is enough.")
+    ] = None,
     device: DeviceOption = "cuda",
     scale: ScaleOption = "paper",
     steps: Annotated[int, typer.Option(help="Steps of each net to time.")] = 200,
@@ -109,7 +111,7 @@ def preflight(
         step = made.turn(steps)
         without = ", ".join(ways.left_out()) or "nothing"
         say(f"{name}: {1000 * step:.3f} ms a step over {steps} steps; left out: {without}")
-        if name == cell:
+        if name == cell and left is not None:
             _, epoch, _ = estimate.measured(settings, place)
             whole = epoch * settings.train.epochs
             ends = "will end in this call" if whole < left else "will not end in this call; its curve comes back"
@@ -134,16 +136,18 @@ def _profile(made: Probe, device: torch.device) -> str:
 
 @app.command()
 def curves(
-    store: Annotated[Path, typer.Argument(help="A store of runs.")],
     to: Annotated[Path, typer.Argument(help="The CSV file.")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Records, and checkpoints of unfinished runs.")
+    ] = None,
 ) -> None:
-    """Write the curves of all runs, one line for each epoch; of an unfinished run up to its checkpoint."""
+    """Write the curves of runs, one line for each epoch; of an unfinished run up to its checkpoint."""
     import torch
 
     from reproduce.records import read_record
 
     rows: list[dict[str, Any]] = []
-    for path in sorted([*store.glob("runs/*.json"), *store.glob("work/*.ckpt")]):
+    for path in paths or ():
         if path.suffix == ".json":
             found = [row.model_dump() for row in read_record(path).curve]
         else:

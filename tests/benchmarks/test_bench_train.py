@@ -129,17 +129,9 @@ def test_a_run_gives_one_record_and_a_table(tmp_path):
         assert words in done.output
 
 
-@pytest.mark.parametrize(
-    ("name", "peer", "is_void"),
-    [
-        ("MNIST MLP", 1.19, True),
-        ("MNIST MLP", 1.2, False),
-        ("CIFAR-10 ConvNet", 3.9, True),
-        ("CIFAR-10 ConvNet", 8.0, False),
-    ],
-)
-def test_the_ratio_is_void_if_the_peer_is_too_slow_for_its_products(name, peer, is_void):
-    reason = bench_train.void(name, peer, 4.0)
+@pytest.mark.parametrize(("peer", "is_void"), [(1.19, True), (1.2, False), (8.0, False)])
+def test_the_ratio_is_void_if_the_peer_is_too_slow_for_its_products(peer, is_void):
+    reason = bench_train.void(peer, 4.0)
     assert (reason is not None) == is_void
     if is_void:
         assert f"{peer:.2f} steps/s" in reason and "4.00" in reason

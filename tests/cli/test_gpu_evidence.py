@@ -25,7 +25,7 @@ case "$*" in *"${FAILS:-nothing fails}"*) echo "$PRINTS" && exit "${CODE:-1}" ;;
 case "$2 $3 $4" in
   "pip install"*) exec "$REAL" "$@" ;;
   "reproduce gpu trials") echo "fp16 graph" > "$5/without.txt"; echo "cuda-wgmma cuda-naive" > "$5/backends.txt" ;;
-  "reproduce gpu curves") echo "run,epoch" > "$6" ;;
+  "reproduce gpu curves") echo "run,epoch" > "$5" ;;
   "reproduce bench"*) echo "{}" > "${@: -1}/gpu-1.json" ;;
   "reproduce run"*) mkdir -p "$RESULTS/runs" && echo "{}" > "$RESULTS/runs/${4/\//-}-paper-seed${10}-abc.json" ;;
   "reproduce freeze"*) mkdir -p "$RESULTS/packed" && echo bits > "$RESULTS/packed/$(basename "$4" .json).bnn" ;;
@@ -68,8 +68,8 @@ def test_its_steps_in_their_order_and_within_their_limits(evidence):
     before = ["versions", "trials", "preflight", "bench", "run", "curves", "freeze", "predict", "predict"]
     assert kinds(asked)[:9] == before and all(" -m gpu " in line for line in asked[9:])
     given = limits(said)
-    assert [given[k] for k in ("trials", "preflight-bnn-theano-mnist", "figure3")] == ["60", "40", "120"]
-    assert int(given["training-bnn-theano-mnist:100"]) > 540  # no step takes time here: nearly all is left
+    assert [given[k] for k in ("trials", "preflight-table1-bnn-theano-mnist", "figure3")] == ["60", "40", "120"]
+    assert int(given["training-table1-bnn-theano-mnist:100"]) > 540  # no step takes time here: nearly all is left
     train = asked[4]
     assert "table1/bnn-theano-mnist --device cuda --scale paper --first-seed 100 --seeds 1" in train
     assert "/gpu-evidence table1/bnn-theano-mnist --device cuda" in asked[1]
@@ -88,7 +88,7 @@ def test_a_part_that_fails_its_trial_is_left_out_of_all_later_steps_except_the_t
 def test_the_second_call_goes_on_with_the_training(evidence):
     code, said, asked = evidence(FAILS="reproduce run", CODE="75")
     assert code == 75 and kinds(asked) == ["versions", "trials", "preflight", "bench", "run", "curves"]
-    assert "left: training-bnn-theano-mnist:100" in said
+    assert "left: training-table1-bnn-theano-mnist:100" in said
     code, _, asked = evidence()
     assert code == 0 and kinds(asked)[:5] == ["run", "curves", "freeze", "predict", "predict"]
     assert asked[0].split(" | ")[1] == "fp16 graph"  # or it would be another run
@@ -114,7 +114,7 @@ def test_named_runs_are_trained_first_each_once_and_real_activations_are_not_pac
     code, said, asked = evidence(*named, "short/float-cifar10:0")
     assert kinds(asked)[0] == "run" and "short/float-cifar10 --device cuda --scale short" in asked[0]
     code, said, asked = evidence(*named, "table1/float-mnist:7", SLICE="50")
-    assert code == 75 and kinds(asked) == ["curves"] and "left: training-float-mnist:7" in said
+    assert code == 75 and kinds(asked) == ["curves"] and "left: training-table1-float-mnist:7" in said
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,26 @@ def test_trials_that_never_began_leave_every_part_out(evidence):
 
 def test_a_step_that_hangs_is_cut_and_its_successors_still_deliver(evidence):
     code, said, asked = evidence(HANGS="gpu preflight", SLICE="18")
-    assert code == 1 and re.search(r"== preflight\S+ exit code 124 after \d s", said)
-    assert kinds(asked) == ["versions", "trials", "preflight"] and "left: figure3 training" in said
+    assert code == 75 and re.search(r"== preflight\S+ exit code 124 after \d s", said)
+    assert kinds(asked) == ["versions", "trials", "preflight"] and "figure3 training" in said
     assert (evidence.out / "log.txt").read_text().count("exit code 124") == 1
+    _, said, asked = evidence()  # it had less time than its limit, so it is tried again
+    assert kinds(asked)[:3] == ["preflight", "bench", "run"]
+
+
+@pytest.mark.parametrize("run", ["table1/float-mnist", "table1:0", "table1/flaot-mnist:0", "--help", "a:b:0"])
+def test_a_wrong_run_ends_it_before_anything_is_tried(evidence, run):
+    code, said, asked = evidence("table1/float-mnist:0", run)
+    assert code == 2 and f"no run '{run}'" in said and not asked and not evidence.store.exists()
+
+
+def test_cells_of_one_name_are_two_runs_and_a_folder_may_have_a_blank(evidence, tmp_path):
+    named = [f"{folder}/bnn-theano-mnist:0" for folder in ("table1", "short")]
+    code, said, asked = evidence(*named, RESULTS=tmp_path / "a store")
+    assert code == 0 and kinds(asked).count("run") == 2, said
+    assert (evidence.out / "records.tar.gz").exists() and any(str(tmp_path / "a store") in line for line in asked)
+    with tarfile.open(evidence.out / "records.tar.gz") as tar:
+        assert any("/runs/table1-bnn-theano-mnist-" in name for name in tar.getnames())
 
 
 @pytest.mark.exhaustive
@@ -213,13 +230,13 @@ def test_the_rehearsal(tmp_path):
     own = {"REHEARSE": "1", "PYTHON": sys.executable, **folders}
     done = subprocess.run([SCRIPT], capture_output=True, text=True, timeout=180, env={**os.environ, **own})
     said = done.stdout
-    for name in ("versions", "trials", "preflight-mlp", "figure3"):
+    for name in ("versions", "trials", "preflight-check-mlp", "figure3"):
         assert f"== {name}: exit code 0" in said, said
     assert "passed: bf16, fp16, tf32, graph" in said and "left out: updates: " in said
     assert said.count(" ms a step over 50 steps") == 2 and "training will " in said
     with tarfile.open(tmp_path / "out" / "records.tar.gz") as tar:
         assert any(re.search(r"kernels/\S*quick-\S+\.json$", name) for name in tar.getnames())
-    if "== training-mlp:100: exit code 3" in said:
+    if "== training-check-mlp:100: exit code 3" in said:
         pytest.skip("the rest wants MNIST")
     assert done.returncode == 0 and "on 0 of 10,000 images" in said, said
     assert len((tmp_path / "out" / "curves.csv").read_text().splitlines()) == 7
