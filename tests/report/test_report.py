@@ -249,7 +249,6 @@ def test_committed_records_are_sound_clean_and_of_todays_settings():
     assert not any(r.code["dirty"] for r in found)
 
 
-@pytest.mark.xfail(strict=True, reason="small cells got other settings; their runs are to be made again")
 def test_every_cell_has_committed_small_runs_and_bnn_cells_have_three_seeds():
     """Counted over rows, because runs by different code may have separate rows."""
     frame = committed()
