@@ -111,7 +111,7 @@ def in_float32(settings: spec.Settings, data: DeviceData) -> train.Classifier:
     """The same with $REPRODUCE_PRODUCTS=float32."""
     with patch.dict(os.environ, REPRODUCE_PRODUCTS="float32"):
         module = ours(settings, data)
-    assert module.step.engine is None
+        assert module.step.engine is None  # the step is made when it is first asked for
     return module
 
 
