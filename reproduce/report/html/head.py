@@ -178,10 +178,11 @@ def _of_cells(evidence: Evidence) -> str:
         return f"None of the {every} cells of Table 1 has been trained by the paper's recipe yet."
     said = f"Trained by the paper's recipe so far: {run['cell'].nunique()} of {every} cells of Table 1. "
     shown = [
-        f"{line['row']} on {line['dataset']} errs on {line['mean']:.2f} % of the test images"
-        + ("" if pd.isna(line["paper"]) else f" (the paper: {line['paper']:.2f} %)")
+        f"{line['row']} on {line['dataset']} {'' if k else 'errs on '}{line['mean']:.2f} %"
+        + ("" if k else " of the test images")
+        + ("" if pd.isna(line["paper"]) else f" ({'' if k else 'the paper: '}{line['paper']:.2f} %)")
         + f": {line['verdict']} after {count(line['seeds'], 'run')}"
-        for line in run.to_dict("records")
+        for k, line in enumerate(run.to_dict("records"))
     ]
     if len(shown) > 4:
         return f"{said}{verdicts_counted(run['verdict'])}."
