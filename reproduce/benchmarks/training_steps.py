@@ -58,7 +58,7 @@ def measure(say: Say, data_folder: Path | None, quick: bool = False) -> dict[str
         say(f"{name}: batches of {settings.train.batch}")
         times, layout = _turns(name, settings, data, quick)
         if settings.net.kind == "convnet":
-            notes.append(f"{name}: the plain loop is faster {layout}, and takes part so")
+            notes.append(f"{name}: the plain loop is timed with {layout} tensors, which are faster for it")
         bounds[name] = bound(settings, peak, quick)
         rows += _rows(name, settings, times, layout, bounds[name])
         say(f"{name}: where the time goes")
