@@ -15,6 +15,7 @@ from kernels.backend import GPU
 from kernels.cpu.step import ternary
 from kernels.cuda import launch
 from reproduce.datasets import data
+from reproduce.datasets.description import last_validate
 from reproduce.records import machine, runs, sealed
 from reproduce.records.reliability import Reliability
 
@@ -33,9 +34,9 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_mnist(tmp_path_factory):
-    """A file of made images in MNIST's shapes, and the digest of its content."""
-    x_train, y_train = made_images(60000, seed=1)
-    x_test, y_test = made_images(10000, seed=2)
+    """A file of made images of MNIST's shape, a tenth as many, and the digest of its content."""
+    x_train, y_train = made_images(6000, seed=1)
+    x_test, y_test = made_images(1000, seed=2)
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
     path = tmp_path_factory.mktemp("made") / "mnist.npz"
     np.savez(path, **arrays)
@@ -54,12 +55,14 @@ def own():
 
 @pytest.fixture
 def data_folder(tmp_path, monkeypatch, made_mnist):
-    """A data folder with made images under the name mnist, its digest pinned for the test."""
+    """A data folder with made images under the name mnist, whose description is theirs during the test."""
     path, digest = made_mnist
     folder = tmp_path / "data"
     folder.mkdir()
     shutil.copyfile(path, folder / "mnist.npz")
-    change(monkeypatch, "mnist", digest=digest)
+    sizes = {"train": 5000, "valid": 1000, "test": 1000}
+    files = {"train": 6000, "test": 1000}
+    change(monkeypatch, "mnist", digest=digest, files=files, splits=sizes, split=last_validate(1000))
     return folder
 
 

@@ -167,6 +167,7 @@ def test_a_backend_with_wrong_predictions_gets_no_time(host, monkeypatch):
     assert {"packed cuda-xnor, end to end", bench_gpu.NAIVE} <= {row["candidate"] for row in rows}
 
 
+@pytest.mark.exhaustive
 def test_backends_that_failed_earlier_trials_are_not_tried_again(tmp_path, host, monkeypatch):
     monkeypatch.setattr(bench_gpu, "CELLS", {})
     monkeypatch.setattr(trial, "failures", lambda names: pytest.fail("a trial"))

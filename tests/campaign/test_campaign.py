@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from filelock import FileLock
 from made import change, made_cell, made_record, raising, settings
+from sample import sample
 
 from kernels import reals
 from kernels.cpu import build, runtime
@@ -165,7 +166,7 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize("of", SHORT)
+@pytest.mark.parametrize("of", sample(SHORT))
 def test_a_run_without_enough_memory_does_not_end_the_others(tmp_path, data_folder, monkeypatch, of):
     fit, cell = train.fit, made_cell(train={"epochs": 1})
 

@@ -90,6 +90,7 @@ def test_a_checkpoint_of_other_settings_or_data_is_kept_under_a_free_name(store,
     assert told(call(**small)[0], second, "on other data (1 epochs)", f"{second}.other")
 
 
+@pytest.mark.exhaustive
 def test_a_checkpoint_of_another_device_mode_seed_or_process_is_not_touched(store, call, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(products, "mode", lambda _="cpu": "another mode")

@@ -180,6 +180,7 @@ def test_torchs_threads_are_no_more_than_a_cpu_quota_allows(monkeypatch, quota, 
         torch.set_num_threads(before)
 
 
+@pytest.mark.exhaustive
 def test_plan_times_several_jobs_in_parallel(tmp_path, data_folder, monkeypatch, capsys):
     monkeypatch.setattr(probe, "SECONDS", 0.2)
     plan = runs_wanted([made_cell(train={"epochs": 3})], "small", [0, 1], print)

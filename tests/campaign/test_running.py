@@ -92,6 +92,7 @@ def test_unfinished_runs_of_another_store_are_kept_and_failed_runs_are_not_unfin
     assert ["seed1" in name for name in names(target / "running")] == [True]
 
 
+@pytest.mark.exhaustive
 def test_checkpoints_that_cannot_be_read_or_are_of_other_cells_or_settings_are_named_and_left_out(store, tmp_path):
     (path,) = (store.root / "work").glob("*.ckpt")
     content = path.read_bytes()
@@ -138,6 +139,7 @@ def test_the_report_shows_it_as_unfinished_and_its_tables_and_claims_do_not_chan
     assert list(errors) == [row.valid_wrong / 2 for row in after.running[0].curve]  # of 200 images
 
 
+@pytest.mark.exhaustive
 def test_a_store_with_only_unfinished_runs_has_no_measurements(store, tmp_path):
     publish(store, tmp_path / "public")
     found = report.gather(tmp_path / "public", [CELL])

@@ -100,6 +100,7 @@ def test_failed_parts_are_left_out_and_nothing_is_tried_twice(nothing_left_out):
     assert gpu_trial.choose_parts(said.append) == {} and len(asked) == 2
 
 
+@pytest.mark.exhaustive
 def test_a_trial_in_its_own_process_reports_the_error(nothing_left_out):
     devices = {"bf16": "cpu", "graph": "nowhere"}
     commands = {part: ["reproduce.campaign.gpu_trial", part, where, "small"] for part, where in devices.items()}

@@ -113,15 +113,14 @@ def test_blank_variables_of_ours_count_as_unset(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"), [("KERNELS_ISA", "AVX2"), ("KERNELS_THREADS", "abc"), ("REPRODUCE_PRODUCTS", "numpy")]
 )
-def test_a_wrong_value_is_one_line_that_names_the_variable(
-    tmp_path, data_folder, monkeypatch, capsys, name, value, words
-):
+def test_a_wrong_value_is_one_line_that_names_the_variable(tmp_path, monkeypatch, capsys, name, value, words):
+    """It is refused before any data set is looked for: there is none."""
     experiments(tmp_path / "experiments")
     shutil.copytree(spec.EXPERIMENTS / "check", tmp_path / "experiments" / "check")
     monkeypatch.setattr(small_check, "OWN_STORE", tmp_path / "check-local")
     monkeypatch.setenv(name, value)
     given = [] if words == ["check"] else ["table1", "--results", str(tmp_path / "r")]
-    code = command(monkeypatch, tmp_path, *words, *given, "--data", str(data_folder))
+    code = command(monkeypatch, tmp_path, *words, *given, "--data", str(tmp_path))
     error = capsys.readouterr().err
     assert code == 2 and error.count("\n") == 1 and name in error and value in error, error
 

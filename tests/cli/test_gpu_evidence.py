@@ -128,12 +128,14 @@ def test_a_failed_step_does_not_end_the_script(evidence, fails, named):
     assert "run" in kinds(asked) and any("-m gpu" in line for line in asked)
 
 
+@pytest.mark.exhaustive
 def test_trials_that_never_began_leave_every_part_out(evidence):
     _, _, asked = evidence(FAILS="gpu trials")
     assert asked[2].split(" | ")[1] == " ".join(ways.PARTS)
     assert not any("predict" in line for line in asked)
 
 
+@pytest.mark.exhaustive
 def test_a_step_that_hangs_is_cut_and_its_successors_still_deliver(evidence):
     code, said, asked = evidence(HANGS="gpu preflight", SLICE="18")
     assert code == 75 and re.search(r"== preflight\S+ exit code 124 after \d s", said)
@@ -149,6 +151,7 @@ def test_a_wrong_run_ends_it_before_anything_is_tried(evidence, run):
     assert code == 2 and f"no run '{run}'" in said and not asked and not evidence.store.exists()
 
 
+@pytest.mark.exhaustive
 def test_cells_of_one_name_are_two_runs_and_a_folder_may_have_a_blank(evidence, tmp_path):
     named = [f"{folder}/bnn-theano-mnist:0" for folder in ("table1", "short")]
     code, said, asked = evidence(*named, RESULTS=tmp_path / "a store")
@@ -187,6 +190,7 @@ def test_out_holds_few_small_files(evidence):
     assert (evidence.out / "log.txt").read_text().rstrip().splitlines()[-1].startswith("== curves: exit code 0")
 
 
+@pytest.mark.exhaustive
 def test_a_variable_chooses_the_other_net(evidence):
     code, _, asked = evidence(NET="cifar10")
     assert code == 0

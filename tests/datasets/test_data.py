@@ -48,7 +48,7 @@ def test_digest_does_not_depend_on_the_order_but_on_every_pixel_and_label():
 
 def test_cached_file_is_used(data_folder, offline):
     found = fetch.load("mnist", data_folder)
-    assert found.arrays["x_train"].shape == (60000, 28, 28)
+    assert found.arrays["x_train"].shape == (6000, 28, 28)
 
 
 def test_files_left_by_a_killed_fetch_are_removed_by_the_next(data_folder, monkeypatch):
@@ -71,12 +71,12 @@ from reproduce.datasets import DATASETS, data, fetch
 from reproduce.datasets.description import Source
 folder = Path(sys.argv[1])
 arrays = dict(np.load(folder / "good.npz"))
-DATASETS["mnist"] = dataclasses.replace(DATASETS["mnist"], digest=data.content_digest(arrays))
 def source(scratch):
     print("fetched", flush=True)
     time.sleep(1)
     return arrays
-DATASETS["mnist"] = dataclasses.replace(DATASETS["mnist"], sources=(Source(source),))
+made = {"digest": data.content_digest(arrays), "files": {"train": 6000, "test": 1000}}
+DATASETS["mnist"] = dataclasses.replace(DATASETS["mnist"], sources=(Source(source),), **made)
 print(fetch.load("mnist", folder).digest == DATASETS["mnist"].digest, flush=True)
 """
 
@@ -98,7 +98,7 @@ def test_of_several_processes_only_one_fetches_a_data_set(data_folder):
         (lambda a: a.pop("y_test"), "no array 'y_test'"),
         (lambda a: a.update(x_train=a["x_train"][:, :27]), "not uint8"),
         (lambda a: a.update(x_train=a["x_train"].astype(np.float32)), "float32"),
-        (lambda a: a.update(y_train=np.full(60000, 10, np.uint8)), "labels over 9"),
+        (lambda a: a.update(y_train=np.full(6000, 10, np.uint8)), "labels over 9"),
         (lambda a: a.update(x_test=a["x_test"][::-1].copy()), "content is not mnist's"),
     ],
 )
@@ -246,8 +246,8 @@ def test_an_unreadable_cache_is_kept(data_folder, monkeypatch, error, words):
 def test_a_damaged_cache_that_asks_for_much_memory_is_set_aside(data_folder, offline):
     path = data_folder / "mnist.npz"
     raw = path.read_bytes()
-    assert raw.count(b"(60000, 28, 28)") == 1
-    path.write_bytes(raw.replace(b"(60000, 28, 28), } ", b"(60000, 28000000), }")[: len(raw)])
+    assert raw.count(b"(6000, 28, 28)") == 1
+    path.write_bytes(raw.replace(b"(6000, 28, 28), } ", b"(6000, 28000000), }")[: len(raw)])
     with pytest.raises(data.DataError, match="is missing"):
         fetch.load("mnist", data_folder)
     for _ in range(2):
@@ -265,7 +265,7 @@ def test_a_cache_that_is_not_a_file_or_too_large_is_not_read(data_folder, offlin
     path.unlink()
     with open(path, "wb") as file:
         file.truncate(10 * 2**40)
-    with pytest.raises(data.DataError, match=r"10,995,116,277,760 bytes, more than the \d{3},\d{3},\d{3} that"):
+    with pytest.raises(data.DataError, match=r"10,995,116,277,760 bytes, more than the [\d,]+ that"):
         fetch.load("mnist", data_folder)
     change(monkeypatch, "mnist", files={"train": 10, "test": 10})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
@@ -312,6 +312,7 @@ def test_servers_that_answer_and_proxies_are_not_called_silent(mute_server, monk
             monkeypatch.setattr(urllib.request, "getproxies", lambda proxy=proxy: {"http": proxy})
             assert fetch._silent([source, other]) == {}
         address = gone.removeprefix("http://")
+        monkeypatch.setattr(fetch, "ANSWER_SECONDS", 0.1)  # none of these answers
         for proxy in (gone, address, f"http://user:secret@{address}"):
             monkeypatch.setattr(urllib.request, "getproxies", lambda proxy=proxy: {"http": proxy})
             said = f"the proxy {address} of the environment does not answer"

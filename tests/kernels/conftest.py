@@ -17,10 +17,9 @@ Signs = Callable[..., NDArray[np.int64]]
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_cache(shared: Path) -> Iterator[None]:
-    """The kernels under test are compiled by this call of pytest, once, not found in the user's cache."""
+def compiled(shared: Path) -> Iterator[None]:
+    """One process compiles the kernels of these sources, if the cache does not hold them; the others wait."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERNELS_CACHE", str(shared / "cache"))
         patch.delenv("KERNELS_ISA", raising=False)
         patch.delenv("KERNELS_THREADS", raising=False)
         with FileLock(shared / "cache.lock"), contextlib.suppress(build.BuildError):
@@ -43,7 +42,7 @@ def fake_compiler(tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.fixture
 def quick(fake_compiler: Callable[[str], str]) -> str:
-    """A compiler that copies the library which `own_cache` has compiled."""
+    """A compiler that copies the library which `compiled` has made or found."""
     made = cache.find(build.stem(*build.find_compiler()), ".so")
     return fake_compiler(f'for target; do :; done; cp {shlex.quote(str(made))} "$target"')
 

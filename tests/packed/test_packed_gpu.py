@@ -33,6 +33,7 @@ def test_every_bit_score_and_class_equals_the_hosts(cuda_name, cp, kind, norm, s
     assert len(net.predict(images[:0], cuda_name)) == 0
 
 
+@pytest.mark.exhaustive
 def test_two_pooled_blocks_and_images_already_on_the_gpu(cp):
     wanted = of_kind("convnet", channels=[5, 20], dense=[40, 16])
     net = freeze_net(wanted, random_state(wanted, 2), (1 / 128, np.float32(-1).reshape(())))

@@ -1,6 +1,7 @@
 """A report's folder: other files stay, those of an earlier report are removed, a foreign folder is refused."""
 
 import pytest
+from sample import sample
 from test_campaign import command, experiments
 from test_report_cli import records, reproduce
 from test_report_evidence import store_of
@@ -24,7 +25,7 @@ def of_others(place):
     return made
 
 
-@pytest.mark.parametrize("stores", [1, 2])
+@pytest.mark.parametrize("stores", sample([1, 2]))
 def test_a_folder_with_other_files_is_refused_and_not_changed(store, tmp_path, stores):
     target = tmp_path / "theirs"
     made = of_others(target)

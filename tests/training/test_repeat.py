@@ -38,7 +38,7 @@ def fitted(s, flat, folder):
 
 
 @pytest.mark.parametrize("count", sample([2, 1, 3]))
-@pytest.mark.parametrize("case", sample(CASES, 2))
+@pytest.mark.parametrize("case", sample(CASES))
 def test_the_same_run_twice_gives_the_same_numbers(tmp_path, threads, case, count):
     s, flat = CASES[case]
     threads(count)
@@ -57,7 +57,7 @@ BY_KERNELS = {
 }
 
 
-@pytest.mark.parametrize("case", BY_KERNELS)
+@pytest.mark.parametrize("case", sample(BY_KERNELS))
 def test_mlps_of_signs_on_bytes_are_the_same_for_every_number_of_threads(tmp_path, threads, case):
     """The report relies on this when it pools such runs."""
     s, found = BY_KERNELS[case], []

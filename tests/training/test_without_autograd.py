@@ -6,6 +6,7 @@ import pytest
 import torch
 from emulator import installed
 from made import by_sgd, convnet_settings, made_splits, settings
+from sample import sample
 
 from kernels.cuda import launch
 from reproduce import nets
@@ -80,7 +81,7 @@ def test_gradients_of_an_mlp_are_autograds(device, monkeypatch, drop, masked):
     agree(*made(device, settings(net=over)), 100, device, monkeypatch, noises)
 
 
-@pytest.mark.parametrize(("masked", "without"), [(True, ""), (False, ""), (True, "fp16")])
+@pytest.mark.parametrize(("masked", "without"), sample([(True, ""), (False, ""), (True, "fp16")]))
 def test_gradients_of_a_convnet_are_autograds(device, monkeypatch, masked, without):
     monkeypatch.setenv("REPRODUCE_WITHOUT", without)
     torch.manual_seed(2)
