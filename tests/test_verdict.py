@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from sample import sample
 from scipy import stats
 
 from reproduce.verdict import binomial_variance, image_variance, summarize, verdict
@@ -114,7 +115,7 @@ def test_reproduced_is_two_one_sided_tests():
         assert (verdict(errors, 0.96, 0.19, wrong=wrong) == "reproduced") == (max(lower, upper) < 0.05)
 
 
-@pytest.mark.parametrize(("n", "spread"), [(3, 0.05), (5, 0.05), (5, 0.2)])
+@pytest.mark.parametrize(("n", "spread"), sample([(3, 0.05), (5, 0.05), (5, 0.2)]))
 def test_equal_errors_are_rarely_called_not_reproduced_and_three_margins_nearly_always(n, spread):
     rng = np.random.default_rng(n)
     margin, trials = 0.2, 1000

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from sample import sample
 
 from reproduce import terminal, yamlfile
 
@@ -24,7 +25,7 @@ def started(*words, **environment):
     return subprocess.Popen([sys.executable, *words], cwd=yamlfile.ROOT, env=environment, **pipes)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", sample([signal.SIGINT, signal.SIGTERM]))
 @pytest.mark.parametrize("what", AT)
 def test_a_signal_ends_the_command_quickly_with_a_message(what, number):
     program = f"""

@@ -81,6 +81,7 @@ print(fetch.load("mnist", folder).digest == DATASETS["mnist"].digest, flush=True
 """
 
 
+@pytest.mark.exhaustive
 def test_of_several_processes_only_one_fetches_a_data_set(data_folder):
     """Several processes find a damaged file: one sets it aside and fetches, and none removes the good file."""
     (data_folder / "mnist.npz").rename(data_folder / "good.npz")

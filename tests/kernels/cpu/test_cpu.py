@@ -185,6 +185,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert cache.cache_folder() == tmp_path / ".cache" / "xnor-kernels"
 
 
+@pytest.mark.exhaustive
 def test_processes_and_threads_that_build_at_once(tmp_path, quick):
     compiler = Path(quick)
     compiler.write_text(compiler.read_text().replace("for target", "sleep 1; for target"))  # so that all begin
