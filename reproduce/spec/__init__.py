@@ -177,9 +177,12 @@ def name_of(path: Path) -> str:
     return "/".join(path.resolve().with_suffix("").parts[-2:])
 
 
-def load(path: Path) -> Cell:
-    """Read and check one experiment file, at every scale. Raises SpecError with all its problems."""
-    content = read_yaml(path)
+def load(path: Path, content: dict[str, Any] | None = None) -> Cell:
+    """Read (if its content is not given) and check one experiment file, at every scale.
+
+    Raises SpecError with all its problems.
+    """
+    content = read_yaml(path) if content is None else content
     found: list[str] = []
 
     def checked(model: type[BaseModel], tree: Any, prefix: str = "", override: Any = None) -> Any:
@@ -228,7 +231,7 @@ def load_all(path: Path) -> list[Cell]:
     """The cells of a file: that of an experiment, or the arms of an ablation. Raises SpecError as `load` does."""
     content = read_yaml(path)
     if "arms" not in content:
-        return [load(path)]
+        return [load(path, content)]
     try:
         ablation = Ablation.model_validate(content)
     except ValidationError as error:
