@@ -7,7 +7,7 @@ import mutants
 import numpy as np
 import pytest
 import torch
-from made import change, made_images
+from made import FEWER, change, made_images
 from made_examples import registered
 
 from kernels import reals
@@ -15,7 +15,6 @@ from kernels.backend import GPU
 from kernels.cpu.step import ternary
 from kernels.cuda import launch
 from reproduce.datasets import data
-from reproduce.datasets.description import last_validate
 from reproduce.records import machine, runs, sealed
 from reproduce.records.reliability import Reliability
 
@@ -35,8 +34,8 @@ def shared(tmp_path_factory):
 @pytest.fixture(scope="session")
 def made_mnist(tmp_path_factory):
     """A file of made images of MNIST's shape, a tenth as many, and the digest of its content."""
-    x_train, y_train = made_images(6000, seed=1)
-    x_test, y_test = made_images(1000, seed=2)
+    x_train, y_train = made_images(FEWER["files"]["train"], seed=1)
+    x_test, y_test = made_images(FEWER["files"]["test"], seed=2)
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
     path = tmp_path_factory.mktemp("made") / "mnist.npz"
     np.savez(path, **arrays)
@@ -60,9 +59,7 @@ def data_folder(tmp_path, monkeypatch, made_mnist):
     folder = tmp_path / "data"
     folder.mkdir()
     shutil.copyfile(path, folder / "mnist.npz")
-    sizes = {"train": 5000, "valid": 1000, "test": 1000}
-    files = {"train": 6000, "test": 1000}
-    change(monkeypatch, "mnist", digest=digest, files=files, splits=sizes, split=last_validate(1000))
+    change(monkeypatch, "mnist", digest=digest, **FEWER)
     return folder
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from made import FEWER
 
 from reproduce import spec
 from reproduce.cli import app as cli
@@ -21,7 +22,7 @@ from reproduce.datasets import DATASETS, data
 folder = Path(os.environ.setdefault("SIDE_BY_SIDE", sys.argv[1]))  # started processes see another argv
 with np.load(folder / "data" / "mnist.npz") as arrays:
     digest = data.content_digest(dict(arrays))
-DATASETS["mnist"] = dataclasses.replace(DATASETS["mnist"], digest=digest)
+DATASETS["mnist"] = dataclasses.replace(DATASETS["mnist"], digest=digest, **FEWER)
 spec.cells.__defaults__ = (None, folder / "experiments")
 
 if __name__ == "__main__":
