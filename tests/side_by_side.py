@@ -2,7 +2,7 @@
 
     python tests/side_by_side.py FOLDER WORDS...
 
-FOLDER: data/mnist.npz and experiments/, as `tests/campaign/test_jobs.py` makes them.
+FOLDER: data/mnist.npz and experiments/, as `tests/campaign/test_parallel.py` makes them.
 """
 
 import dataclasses

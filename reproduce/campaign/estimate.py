@@ -16,7 +16,7 @@ import torch
 from rich.table import Table
 
 from reproduce import spec
-from reproduce.campaign import jobs, resuming
+from reproduce.campaign import parallel, resuming
 from reproduce.campaign.probe import Probe, waited
 from reproduce.campaign.wanted import Wanted
 from reproduce.datasets import data, fetch
@@ -91,10 +91,10 @@ def _at_once(
 ) -> float | None:
     """Seconds a step while number - 1 other processes make the same steps; None if they do not run."""
     try:
-        with jobs.beside(number - 1, jobs.load, settings, device.type, threads) as pipes:
+        with parallel.beside(number - 1, parallel.load, settings, device.type, threads) as pipes:
             for pipe in pipes:
                 pipe.recv()
-            with jobs.with_threads(threads):
+            with parallel.with_threads(threads):
                 taken = Probe(settings, device).step()
             for pipe in pipes:
                 pipe.close()

@@ -59,7 +59,7 @@ def main(patterns: Sequence[str]) -> int:
     """Try what has not been tried, keep the records, and say what each arm's rate should be; exit code."""
     import torch
 
-    from reproduce.campaign import jobs, worker
+    from reproduce.campaign import parallel, worker
     from reproduce.campaign.wanted import Wanted
     from reproduce.records import runs
 
@@ -67,10 +67,10 @@ def main(patterns: Sequence[str]) -> int:
     plan = [
         Wanted(cell, "small", SEED, settings, f"rate-{rate:g}") for cell in cells for rate, settings in tried(cell)
     ]
-    count = jobs.at_once(plan, 1, "cpu")
-    jobs.use_threads(1)
+    count = parallel.at_once(plan, 1, "cpu")
+    parallel.use_threads(1)
     store = runs.Store(STORE)
-    with jobs.beside(count - 1, jobs.train, plan, STORE, None, "cpu", 1, None, None):
+    with parallel.beside(count - 1, parallel.train, plan, STORE, None, "cpu", 1, None, None):
         summary = worker.carry_out(plan, store, None, torch.device("cpu"), say, bar=False)
     records = [*summary.records, *summary.failed]
     store.copy(records, COMMITTED)

@@ -25,9 +25,9 @@ def check(
 
     Exit code 1: a net leaves its band; 3: data are missing, or memory is not enough.
     """
-    from reproduce.campaign import jobs, small_check
+    from reproduce.campaign import parallel, small_check
 
-    jobs.use_threads(None)
+    parallel.use_threads(None)
     try:
         if calibrate:
             small_check.calibrate(data, say)

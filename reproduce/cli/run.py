@@ -72,8 +72,7 @@ def run(
     """
     began = time.monotonic()
     from reproduce import report
-    from reproduce.campaign import jobs as beside
-    from reproduce.campaign import worker
+    from reproduce.campaign import parallel, worker
     from reproduce.campaign.wanted import runs_wanted, share
     from reproduce.records import equal_code, runs
     from reproduce.report.sections import table1
@@ -97,19 +96,19 @@ def run(
         from reproduce.campaign import gpu_trial
 
         gpu_trial.choose_parts(say)
-    jobs = jobs or beside.at_once(plan, threads, chosen.type)
-    each = beside.threads_each(jobs, threads, chosen.type)
+    jobs = jobs or parallel.at_once(plan, threads, chosen.type)
+    each = parallel.threads_each(jobs, threads, chosen.type)
     if plan_only:
         from reproduce.campaign import estimate
 
-        beside.use_threads(threads)
+        parallel.use_threads(threads)
         estimate.show(estimate.estimates(plan, store, data, chosen, say, jobs, each), chosen)
         return
-    beside.use_threads(each)
+    parallel.use_threads(each)
     many = f", {jobs} at once" if jobs > 1 else ""
     say(f"{len(plan)} run(s) at {size} scale on {chosen.type}{many}; results in {yamlfile.shown(store.root)}")
     shared = (plan, store.root, data, chosen.type, each, deadline, every)
-    with beside.beside(jobs - 1, beside.train, *shared):
+    with parallel.beside(jobs - 1, parallel.train, *shared):
         summary = worker.carry_out(plan, store, data, chosen, say, False if jobs > 1 else None, deadline, every)
     known = {c.name: c for c in [*report.cells(), *found]}
     evidence = report.gather(store.root, list(known.values()), say)

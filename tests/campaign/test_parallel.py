@@ -14,7 +14,7 @@ from made import made_cell, made_record, raising, without_times
 from test_campaign import experiments
 
 from reproduce import spec
-from reproduce.campaign import estimate, jobs, probe, worker
+from reproduce.campaign import estimate, parallel, probe, worker
 from reproduce.campaign.wanted import runs_wanted
 from reproduce.datasets import fetch
 from reproduce.records import runs
@@ -128,8 +128,8 @@ def test_a_run_that_failed_in_another_process_is_not_trained_again(tmp_path, dat
     ],
 )
 def test_cores_are_divided_among_jobs(monkeypatch, count, threads, device, each):
-    monkeypatch.setattr(jobs, "thread_count", lambda: 8)
-    assert jobs.threads_each(count, threads, device) == each
+    monkeypatch.setattr(parallel, "thread_count", lambda: 8)
+    assert parallel.threads_each(count, threads, device) == each
 
 
 @pytest.mark.parametrize(
@@ -148,22 +148,22 @@ def test_cores_are_divided_among_jobs(monkeypatch, count, threads, device, each)
 def test_as_many_runs_at_once_as_cores_and_memory_allow(
     monkeypatch, count, cores, torchs, threads, free, device, found
 ):
-    monkeypatch.setattr(jobs, "thread_count", lambda: cores)
-    monkeypatch.setattr(jobs, "cores", lambda: cores)
+    monkeypatch.setattr(parallel, "thread_count", lambda: cores)
+    monkeypatch.setattr(parallel, "cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: torchs)
-    monkeypatch.setattr(jobs, "_free_memory", lambda: free)
+    monkeypatch.setattr(parallel, "_free_memory", lambda: free)
     plan = runs_wanted([made_cell()], "small", list(range(count)), print)
-    assert jobs.at_once(plan, threads, device) == found
+    assert parallel.at_once(plan, threads, device) == found
 
 
 def test_memory_is_estimated_by_weights_and_images(tmp_path):
-    wide = jobs._memory(spec.cells(["table1/bnn-theano-mnist"])[0].scales["paper"])
+    wide = parallel._memory(spec.cells(["table1/bnn-theano-mnist"])[0].scales["paper"])
     weights = 784 * 4096 + 2 * 4096**2 + 4096 * 10
-    assert wide == jobs.PROCESS + 20 * weights + 4 * 70_000 * 784
+    assert wide == parallel.PROCESS + 20 * weights + 4 * 70_000 * 784
     told = tmp_path / "meminfo"
     told.write_text("MemTotal:       24576000 kB\nMemAvailable:   12288000 kB\n")
-    assert jobs._free_memory(told) == 12288000 * 1024
-    assert 0 < jobs._free_memory(tmp_path / "none") < 1e15
+    assert parallel._free_memory(told) == 12288000 * 1024
+    assert 0 < parallel._free_memory(tmp_path / "none") < 1e15
 
 
 @pytest.mark.parametrize(("quota", "threads"), [(1.5, 2), (None, 3)])
@@ -174,7 +174,7 @@ def test_torchs_threads_are_no_more_than_a_cpu_quota_allows(monkeypatch, quota, 
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        jobs.use_threads(None)
+        parallel.use_threads(None)
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -195,7 +195,7 @@ def test_plan_times_several_jobs_in_parallel(tmp_path, data_folder, monkeypatch,
 
 
 def test_plan_says_if_that_many_jobs_cannot_run(monkeypatch, capsys):
-    monkeypatch.setattr(estimate.jobs, "beside", raising(EOFError()))
+    monkeypatch.setattr(estimate.parallel, "beside", raising(EOFError()))
     told = []
     cell = made_cell()
     assert estimate._at_once(cell.scales["small"], torch.device("cpu"), 3, 1, told.append) is None
@@ -207,6 +207,6 @@ def test_failing_storage_in_another_process_is_one_line(tmp_path, capsys):
     store.write_text("no folder")
     plan = runs_wanted([made_cell()], "small", [0], print)
     with pytest.raises(SystemExit) as stop:
-        jobs.train(None, 2, plan, store, None, "cpu", None, None, None)
+        parallel.train(None, 2, plan, store, None, "cpu", None, None, None)
     out = capsys.readouterr().out
     assert stop.value.code == 1 and out.startswith("(2) ") and out.count("\n") == 1 and str(store) in out
