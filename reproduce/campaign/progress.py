@@ -32,6 +32,8 @@ class Progress(Callback):
         self.started = time.monotonic()
         self.done = 0.0
         self.position = 0
+        self.begun = 0.0
+        """Share of the present run's epochs that earlier calls have trained."""
         self.title = ""
         """Cell, scale and seed of the present run."""
         self._told = self.started
@@ -40,8 +42,14 @@ class Progress(Callback):
         """Run number `position` needs no work."""
         self.costs[position] = 0.0
 
+    def resume(self, share: float) -> None:
+        """The present run begins when `share` of its epochs are done: only the others cost time in this call."""
+        self.costs[self.position] *= 1 - share
+        self.begun = share
+
     def left(self, share: float = 0.0) -> str:
-        """About how long the rest will take, when `share` of the present run is done."""
+        """About how long the rest will take, when `share` of the present run's epochs are done."""
+        share = (share - self.begun) / (1 - self.begun) if share else 0.0
         done = self.done + share * self.costs[self.position]
         spent = time.monotonic() - self.started
         if done <= 0:
@@ -58,6 +66,10 @@ class Progress(Callback):
     def seconds(self, cost: float) -> float:
         """Estimated seconds for work of this cost, from the finished runs; 0 before the first."""
         return (time.monotonic() - self.started) * cost / self.done if self.done else 0.0
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if isinstance(module, train.Classifier):
+            self.resume(len(module.curve) / module.settings.train.epochs)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if time.monotonic() - self._told < self.EVERY or not isinstance(module, train.Classifier):

@@ -281,6 +281,18 @@ def test_time_left_follows_the_costs():
     assert [duration(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 05 min"]
 
 
+def test_time_left_of_a_resumed_run_counts_the_epochs_of_this_call_only():
+    progress = Progress([100.0, 50.0], print)
+    module = train.Classifier.__new__(train.Classifier)
+    module.settings, module.curve = settings(train={"epochs": 8}), [{}] * 4  # half was trained earlier
+    progress.on_train_start(None, module)
+    progress.started -= 10
+    assert progress.left(6 / 8) == "about 10 s left of the run, 30 s left of all"
+    progress.finish()
+    progress.position = 1
+    assert progress.left() == "about 10 s left of all"
+
+
 def test_cost_grows_with_epochs_images_and_net():
     base = cost(settings())
     assert cost(settings(train={"epochs": 6})) == 2 * base
