@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from kernels.arrays import Floats, check_floats, output
 from kernels.cpu.runtime import call, fields, thread_count
-from kernels.cpu.step.ternary import COLUMNS, Panels, isa, room
+from kernels.cpu.step.ternary import Panels, isa, room
 from kernels.operands import Rule as Rule
 
+STEP = 32
+"""Columns of activations that one step of the kernels treats together."""
 BLOCK = 128
 LIMIT = 65400
 
@@ -36,7 +38,7 @@ class _Conv(ctypes.Structure):
 
 
 class _Gradient(ctypes.Structure):
-    _fields_ = [*fields("g images height width m a n out isa threads"), ("scale", ctypes.c_double)]
+    _fields_ = [*fields("g images height width m a across n out isa threads"), ("scale", ctypes.c_double)]
 
 
 class CRule(ctypes.Structure):
@@ -125,16 +127,13 @@ def conv_gradient(g: Floats, a: NDArray[np.int8], scale: float = 1.0, out: Float
     n = a.shape[3]
     out = output((m, 3, 3, n), out, np.float32)
     g, a = np.ascontiguousarray(g), np.ascontiguousarray(a)
-    if n % COLUMNS:
-        a = np.pad(a, ((0, 0), (0, 0), (0, 0), (0, -n % COLUMNS)))
-    whole = out if a.shape[3] == n else np.empty((m, 3, 3, a.shape[3]), np.float32)
+    if n % STEP:
+        a = np.pad(a, ((0, 0), (0, 0), (0, 0), (0, -n % STEP)))
     job = _Gradient(
-        g=g.ctypes.data, images=images, height=height, width=width, m=m, a=a.ctypes.data, n=a.shape[3],
-        out=whole.ctypes.data, isa=isa(), threads=thread_count(), scale=scale,
+        g=g.ctypes.data, images=images, height=height, width=width, m=m, a=a.ctypes.data, across=a.shape[3], n=n,
+        out=out.ctypes.data, isa=isa(), threads=thread_count(), scale=scale,
     )  # fmt: skip
     call("kernels_lookup_gradient", job)
-    if whole is not out:
-        out[:] = whole[..., :n]
     return out
 
 

@@ -6,7 +6,15 @@ from layouts import panels_of
 
 from kernels.cpu.step import fixed, ternary
 
-SIZES = ((1, 1, 1, 1, 1), (2, 5, 7, 130, 70), (3, 8, 8, 21, 64), (1, 12, 33, 8, 9), (2, 4, 4, 300, 129))
+SIZES = (
+    (1, 1, 1, 1, 1),
+    (2, 5, 7, 130, 70),
+    (3, 8, 8, 21, 64),
+    (1, 12, 33, 8, 9),
+    (2, 4, 4, 300, 129),
+    (2, 3, 5, 16, 16),
+    (1, 6, 9, 97, 45),
+)
 """Images, height, width, channels summed over, channels of the result."""
 
 pytestmark = pytest.mark.skipif(not ternary.available(), reason="no compiled kernels here")

@@ -20,6 +20,7 @@
 #define LIMIT 65400.0f  /* 65535 minus what rounding can add to the sum of |q|: 1/2 for each number, and the flipped bit */
 #define TINY 1e-25f     /* blocks whose sum of |x| is smaller count as zero */
 #define PANEL 64
+#define STEP 32         /* columns that an instruction set may treat together; PANEL is a multiple */
 #define TILE 4          /* rows of a tile */
 #define PREPARED 8      /* rows whose tables are made together */
 
@@ -32,11 +33,12 @@ typedef struct {
     void (*tables)(int32_t q[][PREPARED], size_t n, int16_t *tables, size_t row);
     /* signs of n numbers, bytes of a panel, to codes [group][PANEL] */
     void (*codes)(const uint8_t *panel, size_t n, uint16_t *codes);
-    /* the same from groups * group rows of PANEL +-1 */
-    void (*codes_of)(const int8_t *const *rows, size_t groups, uint16_t *codes);
-    /* sums[r * across + c], or zero if it is the `first` tile, += factor[r] * (start[r] + the entries that column c's codes [plane][group] take from row r's tables) */
+    /* the same from groups * group rows of +-1, a multiple of STEP of them, for the first `columns` */
+    void (*codes_of)(const int8_t *const *rows, size_t groups, size_t columns, uint16_t *codes);
+    /* sums[r * across + c], or zero if it is the `first` tile, += factor[r] * (start[r] + the entries that column c's codes
+     * [plane][group] take from row r's tables), for the first `columns`; up to the next multiple of STEP sums may change */
     void (*tile)(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes, size_t groups,
-                 size_t planes, int first, float *sums, size_t across);
+                 size_t planes, int first, size_t columns, float *sums, size_t across);
 } lookup_isa_t;
 
 extern const lookup_isa_t lookup_portable;

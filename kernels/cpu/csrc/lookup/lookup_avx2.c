@@ -11,7 +11,7 @@
 
 #define INLINE __attribute__((always_inline)) TARGET static inline
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
-#define COLUMNS 2 /* vectors of 16 columns that are summed together */
+#define MOST_VECTORS 2 /* of 16 columns, summed together */
 
 /* eight 32-bit numbers modulo 2^16 */
 INLINE __m128i narrow(const int32_t *q)
@@ -67,10 +67,10 @@ TARGET static void codes(const uint8_t *panel, size_t n, uint16_t *codes)
     }
 }
 
-TARGET static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *codes)
+TARGET static void codes_of(const int8_t *const *rows, size_t groups, size_t columns, uint16_t *codes)
 {
     for (size_t g = 0; g < groups; g++, rows += GROUP, codes += PANEL)
-        for (size_t c = 0; c < PANEL; c += 32) {
+        for (size_t c = 0; c < columns; c += STEP) {
             __m256i at = _mm256_set1_epi8(14); /* twice the entry; bits of -1 are set, then inverted */
             EACH(i, GROUP)
             {
@@ -85,45 +85,52 @@ TARGET static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *
         }
 }
 
-INLINE void tile_for(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
-                     size_t groups, size_t planes, const int first, float *sums, size_t across)
+/* `vectors` of 16 columns, all sums in registers */
+INLINE void strip(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes, size_t groups,
+                  size_t planes, const int first, const int vectors, float *sums, size_t across)
 {
-    for (size_t half = 0; half < PANEL; half += 16 * COLUMNS) {
-        __m256i sum[TILE][COLUMNS];
-        EACH(r, TILE) EACH(v, COLUMNS) sum[r][v] = _mm256_set1_epi16(start[r]);
-        const uint16_t *code = codes + half;
-        for (size_t plane = 0; plane < planes; plane++)
-            for (size_t g = 0; g < groups; g++, code += PANEL) {
-                __m256i at[COLUMNS];
-                EACH(v, COLUMNS) at[v] = _mm256_load_si256((const __m256i *)code + v);
-                EACH(r, TILE)
-                {
-                    const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)tables[r] + g));
-                    EACH(v, COLUMNS) sum[r][v] = _mm256_add_epi16(sum[r][v], _mm256_shuffle_epi8(table, at[v]));
-                }
-            }
-        const __m256i none = _mm256_setzero_si256();
-        EACH(r, TILE)
-        {
-            const __m256 scale = _mm256_set1_ps(factor[r] * 0x1p-16f);
-            EACH(v, COLUMNS) EACH(h, 2)
+    __m256i sum[TILE][MOST_VECTORS];
+    EACH(r, TILE) EACH(v, vectors) sum[r][v] = _mm256_set1_epi16(start[r]);
+    for (size_t plane = 0; plane < planes; plane++)
+        for (size_t g = 0; g < groups; g++, codes += PANEL) {
+            __m256i at[MOST_VECTORS];
+            EACH(v, vectors) at[v] = _mm256_load_si256((const __m256i *)codes + v);
+            EACH(r, TILE)
             {
-                const __m256i wide = h ? _mm256_unpackhi_epi16(none, sum[r][v]) : _mm256_unpacklo_epi16(none, sum[r][v]);
-                float *to = sums + (size_t)r * across + half + 16 * (size_t)v + 8 * (size_t)h; /* wide: 2^16 times the sums */
-                const __m256 before = first ? _mm256_setzero_ps() : _mm256_load_ps(to);
-                _mm256_store_ps(to, _mm256_add_ps(before, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(wide))));
+                const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)tables[r] + g));
+                EACH(v, vectors) sum[r][v] = _mm256_add_epi16(sum[r][v], _mm256_shuffle_epi8(table, at[v]));
             }
+        }
+    const __m256i none = _mm256_setzero_si256();
+    EACH(r, TILE)
+    {
+        const __m256 scale = _mm256_set1_ps(factor[r] * 0x1p-16f);
+        EACH(v, vectors) EACH(h, 2)
+        {
+            const __m256i wide = h ? _mm256_unpackhi_epi16(none, sum[r][v]) : _mm256_unpacklo_epi16(none, sum[r][v]);
+            float *to = sums + (size_t)r * across + 16 * (size_t)v + 8 * (size_t)h; /* wide: 2^16 times the sums */
+            const __m256 before = first ? _mm256_setzero_ps() : _mm256_load_ps(to);
+            _mm256_store_ps(to, _mm256_add_ps(before, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(wide))));
         }
     }
 }
 
+INLINE void tile_for(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
+                     size_t groups, size_t planes, const int first, size_t columns, float *sums, size_t across)
+{
+    size_t col = 0;
+    for (; col + 16 < columns; col += 16 * MOST_VECTORS)
+        strip(tables, start, factor, codes + col, groups, planes, first, MOST_VECTORS, sums + col, across);
+    if (col < columns) strip(tables, start, factor, codes + col, groups, planes, first, 1, sums + col, across);
+}
+
 TARGET static void tile(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes,
-                        size_t groups, size_t planes, int first, float *sums, size_t across)
+                        size_t groups, size_t planes, int first, size_t columns, float *sums, size_t across)
 {
     if (first)
-        tile_for(tables, start, factor, codes, groups, planes, 1, sums, across);
+        tile_for(tables, start, factor, codes, groups, planes, 1, columns, sums, across);
     else
-        tile_for(tables, start, factor, codes, groups, planes, 0, sums, across);
+        tile_for(tables, start, factor, codes, groups, planes, 0, columns, sums, across);
 }
 
 const lookup_isa_t lookup_avx2 = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile};

@@ -104,6 +104,7 @@ static void band_task(void *context, size_t task)
     float *out = j->out + (image * height + top) * width * n;
     for (size_t s = 0; s < p->strips; s++) {
         const uint16_t *codes = p->codes + s * TAPS * p->blocks * p->groups * PANEL;
+        const size_t columns = least(PANEL, n - s * PANEL);
         for (size_t t = 0; t < TAPS; t++)
             for (size_t b = 0; b < p->blocks; b++, codes += p->groups * PANEL) {
                 const size_t groups = lookup_groups(p->isa, least(BLOCK, (size_t)j->channels - b * BLOCK));
@@ -117,11 +118,15 @@ static void band_task(void *context, size_t task)
                         start[i] = room.start[at * p->blocks + b];
                         factor[i] = room.factor[at * p->blocks + b];
                     }
-                    p->isa->tile(from, start, factor, codes, groups, 1, t + b == 0, room.sums[r], PANEL);
+                    p->isa->tile(from, start, factor, codes, groups, 1, t + b == 0, columns, room.sums[r], PANEL);
                 }
             }
-        const size_t columns = least(PANEL, n - s * PANEL);
-        for (size_t r = 0; r < rows; r++) memcpy(out + r * n + s * PANEL, room.sums[r], columns * sizeof *out);
+        for (size_t r = 0; r < rows; r++) {
+            float *to = out + r * n + s * PANEL;
+            size_t c = 0;
+            for (; c + 4 <= columns; c += 4) memcpy(to + c, room.sums[r] + c, 16); /* a row is too short for a call */
+            for (; c < columns; c++) to[c] = room.sums[r][c];
+        }
     }
 }
 

@@ -7,15 +7,15 @@
 #include "lookup.h"
 
 #define TAPS 9
-#define ROWS 64   /* rows of a task; each task makes its own tables, as cores may share no cache */
+#define ROWS 128  /* rows of a task at most; each task makes its own tables, as cores may share no cache */
 #define AT_ONCE 4 /* blocks whose tables are made together, so that they stay in the second-level cache */
 
 /* cpu/step/fixed.py has the same fields in the same order, each 64 bits wide. */
 typedef struct {
     const float *g; /* [images][height][width][m] */
     int64_t images, height, width, m;
-    const int8_t *a; /* [images][height][width][n], n a multiple of 64 */
-    int64_t n;
+    const int8_t *a; /* [images][height][width][across], across a multiple of STEP */
+    int64_t across, n;
     float *out; /* [m][TAPS][n] */
     int64_t isa, threads;
     double scale;
@@ -25,13 +25,14 @@ typedef struct {
     const gradient_t *j;
     const lookup_isa_t *isa;
     size_t pixels, image, strips, groups, next; /* pixels of all images, of one; int16 of a row's tables for a block */
+    size_t rows;                                /* of a task */
     uint16_t *outside;                          /* [height][width], see find_borders */
     int failed;
 } plan_t;
 
 /* of a task */
 typedef struct {
-    size_t top, rows;           /* channels of the gradient; `rows` filled up to a whole number of tables */
+    size_t top, count, rows;    /* channels of the gradient; `rows` is `count` filled up to a whole number of tables */
     int16_t *tables;            /* [AT_ONCE][ROWS][groups][entries] */
     uint16_t *codes;            /* [groups][PANEL] */
     float (*sums)[ROWS][PANEL]; /* [tap][strip] */
@@ -85,12 +86,15 @@ static void prepare(const plan_t *p, room_t *room, size_t row, size_t b, size_t 
 /* tables of all rows for block b */
 static void prepare_rows(const plan_t *p, room_t *room, size_t b, size_t first)
 {
-    const size_t m = (size_t)p->j->m, n = block_size(p, first), count = least(ROWS, m - room->top);
+    const size_t m = (size_t)p->j->m, n = block_size(p, first), count = room->count;
     _Alignas(64) float copy[ROWS / PREPARED][BLOCK][PREPARED]; /* copied, as rows may all map to the same cache sets */
     memset(copy, 0, sizeof copy);
-    for (size_t k = 0; k < n; k++)
-        for (size_t r = 0; r < count; r += PREPARED)
-            memcpy(copy[r / PREPARED][k], p->j->g + (first + k) * m + room->top + r, least(PREPARED, count - r) * sizeof(float));
+    for (size_t k = 0; k < n; k++) {
+        const float *g = p->j->g + (first + k) * m + room->top;
+        size_t r = 0;
+        for (; r + PREPARED <= count; r += PREPARED) memcpy(copy[r / PREPARED][k], g + r, PREPARED * sizeof *g);
+        for (; r < count; r++) copy[r / PREPARED][k][r % PREPARED] = g[r];
+    }
     for (size_t r = 0; r < room->rows; r += PREPARED) prepare(p, room, r, b, first, n, copy[r / PREPARED]);
 }
 
@@ -98,25 +102,25 @@ static void prepare_rows(const plan_t *p, room_t *room, size_t b, size_t first)
 static void find_codes(const plan_t *p, size_t tap, size_t strip, size_t first, size_t count, uint16_t *codes)
 {
     const gradient_t *j = p->j;
-    const size_t n = (size_t)j->n, groups = lookup_groups(p->isa, count);
+    const size_t across = (size_t)j->across, groups = lookup_groups(p->isa, count);
     const ptrdiff_t aside = ((ptrdiff_t)(tap / 3) - 1) * (ptrdiff_t)j->width + (ptrdiff_t)(tap % 3) - 1;
     const int8_t *rows[BLOCK + 8];
     _Alignas(64) int8_t none[PANEL];
     memset(none, -1, sizeof none);
     for (size_t k = 0, place = first % p->image; k < count; k++) {
         const int there = !(p->outside[place] >> tap & 1);
-        rows[k] = there ? j->a + (size_t)((ptrdiff_t)(first + k) + aside) * n + strip * PANEL : none;
+        rows[k] = there ? j->a + (size_t)((ptrdiff_t)(first + k) + aside) * across + strip * PANEL : none;
         if (++place == p->image) place = 0;
     }
     for (size_t k = count; k < groups * p->isa->group; k++) rows[k] = none;
-    p->isa->codes_of(rows, groups, codes);
+    p->isa->codes_of(rows, groups, least(PANEL, across - strip * PANEL), codes);
 }
 
 /* Some rows of the result. Tables of a few blocks are made, then used for all taps and strips of columns. */
 static void rows_task(void *context, size_t task)
 {
     plan_t *p = context;
-    const size_t n = (size_t)p->j->n, m = (size_t)p->j->m, columns = TAPS * p->strips;
+    const size_t n = (size_t)p->j->n, columns = TAPS * p->strips;
     const size_t tables = lines(AT_ONCE * ROWS * p->next * sizeof(int16_t)), codes = lines(p->groups * sizeof(uint16_t[PANEL]));
     char *memory = lookup_scratch(lines(sizeof(room_t)) + tables + codes + columns * sizeof(float[ROWS][PANEL]));
     if (!memory) {
@@ -127,7 +131,8 @@ static void rows_task(void *context, size_t task)
     memory += lines(sizeof(room_t));
     room->tables = (int16_t *)memory, room->codes = (uint16_t *)(memory + tables);
     room->sums = (float(*)[ROWS][PANEL])(memory + tables + codes);
-    room->top = task * ROWS, room->rows = (least(ROWS, m - room->top) + PREPARED - 1) / PREPARED * PREPARED;
+    room->top = task * p->rows, room->count = least(p->rows, (size_t)p->j->m - room->top);
+    room->rows = (room->count + PREPARED - 1) / PREPARED * PREPARED;
     memset(room->rest, 0, sizeof room->rest);
     for (size_t from = 0; from < p->pixels; from += AT_ONCE * BLOCK) {
         const size_t blocks = least(AT_ONCE, (p->pixels - from + BLOCK - 1) / BLOCK);
@@ -135,20 +140,22 @@ static void rows_task(void *context, size_t task)
         for (size_t c = 0; c < columns; c++)
             for (size_t b = 0; b < blocks; b++) {
                 const size_t first = from + b * BLOCK, count = block_size(p, first), tap = c / p->strips;
-                find_codes(p, tap, c % p->strips, first, count, room->codes);
+                const size_t strip = c % p->strips;
+                find_codes(p, tap, strip, first, count, room->codes);
                 for (size_t r = 0; r < room->rows; r += TILE) {
                     const int16_t *at[TILE];
                     for (size_t i = 0; i < TILE; i++) at[i] = room->tables + (b * ROWS + r + i) * p->next;
                     p->isa->tile(at, room->start[b][tap] + r, room->factor[b] + r, room->codes, lookup_groups(p->isa, count), 1,
-                                 first == 0, room->sums[c][r], PANEL);
+                                 first == 0, least(PANEL, n - strip * PANEL), room->sums[c][r], PANEL);
                 }
             }
     }
-    for (size_t r = 0; r < least(ROWS, m - room->top); r++)
+    for (size_t r = 0; r < room->count; r++)
         for (size_t c = 0; c < columns; c++) {
             const float *sums = room->sums[c][r], rest = room->rest[c / p->strips][r];
-            float *out = p->j->out + ((room->top + r) * TAPS + c / p->strips) * n + c % p->strips * PANEL;
-            for (size_t i = 0; i < PANEL; i++) out[i] = sums[i] + rest;
+            const size_t col = c % p->strips * PANEL;
+            float *out = p->j->out + ((room->top + r) * TAPS + c / p->strips) * n + col;
+            for (size_t i = 0; i < least(PANEL, n - col); i++) out[i] = sums[i] + rest;
         }
 }
 
@@ -158,13 +165,16 @@ int kernels_lookup_gradient(const gradient_t *j)
     plan_t p = {.j = j, .isa = lookup_isa(j->isa)};
     p.pixels = (size_t)(j->images * j->height * j->width);
     p.image = (size_t)(j->height * j->width);
-    p.strips = (size_t)j->n / PANEL;
+    p.strips = ((size_t)j->n + PANEL - 1) / PANEL;
     p.groups = lookup_groups(p.isa, BLOCK);
     p.next = p.groups * p.isa->entries;
     p.outside = calloc(p.image, sizeof *p.outside);
     if (!p.outside) return 1;
     find_borders(j, p.outside);
-    parallel(rows_task, &p, ((size_t)j->m + ROWS - 1) / ROWS, (int)j->threads);
+    const size_t m = (size_t)j->m, threads = (size_t)j->threads, turns = (m + threads * ROWS - 1) / (threads * ROWS);
+    p.rows = (m + threads * turns - 1) / (threads * turns); /* as many tasks for each thread */
+    p.rows = (p.rows + PREPARED - 1) / PREPARED * PREPARED;
+    parallel(rows_task, &p, (m + p.rows - 1) / p.rows, (int)j->threads);
     free(p.outside);
     return p.failed;
 }

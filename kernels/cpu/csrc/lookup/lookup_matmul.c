@@ -96,8 +96,8 @@ static void sums_task(void *context, size_t task)
             const int16_t *from[TILE];
             for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (b * ROWS + r + i) * next;
             for (size_t s = 0; s < strips; s++)
-                p->isa->tile(from, p->start + b * ROWS + r, p->factor + b * ROWS + r, codes[s][0], groups, 1,
-                             b == 0, sums[s][r], PANEL);
+                p->isa->tile(from, p->start + b * ROWS + r, p->factor + b * ROWS + r, codes[s][0], groups, 1, b == 0,
+                             least(PANEL, n - (first + s) * PANEL), sums[s][r], PANEL);
         }
     }
     for (size_t s = 0; s < strips; s++) {

@@ -28,10 +28,10 @@ static void codes(const uint8_t *panel, size_t n, uint16_t *codes)
     }
 }
 
-static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *codes)
+static void codes_of(const int8_t *const *rows, size_t groups, size_t columns, uint16_t *codes)
 {
     for (size_t g = 0; g < groups; g++, rows += GROUP, codes += PANEL)
-        for (size_t c = 0; c < PANEL; c++) {
+        for (size_t c = 0; c < columns; c++) {
             unsigned at = 0;
             for (size_t i = 0; i < GROUP; i++) at |= (unsigned)(rows[i][c] > 0) << i;
             codes[c] = (uint16_t)at;
@@ -39,15 +39,15 @@ static void codes_of(const int8_t *const *rows, size_t groups, uint16_t *codes)
 }
 
 static void tile(const int16_t *const *tables, const int16_t *start, const float *factor, const uint16_t *codes, size_t groups,
-                 size_t planes, int first, float *sums, size_t across)
+                 size_t planes, int first, size_t columns, float *sums, size_t across)
 {
     for (size_t r = 0; r < TILE; r++) {
         uint16_t sum[PANEL];
-        for (size_t c = 0; c < PANEL; c++) sum[c] = (uint16_t)start[r];
+        for (size_t c = 0; c < columns; c++) sum[c] = (uint16_t)start[r];
         for (size_t g = 0; g < planes * groups; g++)
-            for (size_t c = 0; c < PANEL; c++)
+            for (size_t c = 0; c < columns; c++)
                 sum[c] = (uint16_t)(sum[c] + tables[r][g % groups * ENTRIES + codes[g * PANEL + c]]);
-        for (size_t c = 0; c < PANEL; c++) {
+        for (size_t c = 0; c < columns; c++) {
             float *to = sums + r * across + c;
             *to = (first ? 0 : *to) + factor[r] * (float)(int16_t)sum[c];
         }

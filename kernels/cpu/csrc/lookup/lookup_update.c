@@ -66,9 +66,12 @@ static void prepare(const plan_t *p, size_t top, size_t count, room_t *room)
     memset(copy, 0, sizeof copy);
     for (size_t b = 0; b < p->blocks; b++) {
         const size_t n = block_size(p, b);
-        for (size_t k = 0; k < n; k++)
-            for (size_t r = 0; r < count; r += PREPARED)
-                memcpy(copy[r / PREPARED][k], j->g + (b * BLOCK + k) * rows + top + r, least(PREPARED, count - r) * sizeof(float));
+        for (size_t k = 0; k < n; k++) {
+            const float *g = j->g + (b * BLOCK + k) * rows + top;
+            size_t r = 0;
+            for (; r + PREPARED <= count; r += PREPARED) memcpy(copy[r / PREPARED][k], g + r, PREPARED * sizeof *g);
+            for (; r < count; r++) copy[r / PREPARED][k][r % PREPARED] = g[r];
+        }
         for (size_t r = 0; r < count; r += PREPARED) {
             p->isa->quantize(copy[r / PREPARED][0], PREPARED, n, p->planes == 1 ? LIMIT : LIMIT / 2, q, step, total);
             p->isa->tables(q, n, room->tables + r * next + b * p->groups * p->isa->entries, next);
@@ -111,7 +114,8 @@ static void sum_unit(const plan_t *p, const room_t *room, unit_t *unit)
                 for (size_t i = 0; i < TILE; i++)
                     from[i] = room->tables + (top + r + i) * next + b * p->groups * p->isa->entries;
                 p->isa->tile(from, room->start + at, room->factor + at, codes_at(p, (unit->col + col) / PANEL, b),
-                             lookup_groups(p->isa, block_size(p, b)), p->planes, b == 0, unit->g[r] + col, STRIP);
+                             lookup_groups(p->isa, block_size(p, b)), p->planes, b == 0, least(PANEL, unit->columns - col),
+                             unit->g[r] + col, STRIP);
             }
         }
 }

@@ -25,7 +25,9 @@ typedef struct {
     int64_t isa, threads;
 } ternary_t;
 
-typedef void tile_fn(const ternary_t *t, const uint8_t *const *row, size_t rows, const uint8_t *panel, int16_t out[][COLS]);
+/* the first `cols` columns; others of `out` may change */
+typedef void tile_fn(const ternary_t *t, const uint8_t *const *row, size_t rows, const uint8_t *panel, size_t cols,
+                     int16_t out[][COLS]);
 
 static uint8_t table[256][16] __attribute__((aligned(64)));
 
@@ -40,7 +42,7 @@ static void make_table(void)
         }
 }
 
-static void tile_portable(const ternary_t *t, const uint8_t *const *row, size_t rows, const uint8_t *panel,
+static void tile_portable(const ternary_t *t, const uint8_t *const *row, size_t rows, const uint8_t *panel, size_t cols,
                           int16_t out[][COLS])
 {
     for (size_t r = 0; r < rows; r++) {
@@ -50,10 +52,10 @@ static void tile_portable(const ternary_t *t, const uint8_t *const *row, size_t 
             const uint8_t *code = row[r] + s * t->line;
             for (int64_t j = 0; j < t->seg; j += 2, signs += COLS) {
                 const uint8_t *low = table[code[j]], *high = table[code[j + 1]];
-                for (int c = 0; c < COLS; c++) sum[c] += (uint16_t)(low[signs[c] & 15] + high[signs[c] >> 4]);
+                for (size_t c = 0; c < cols; c++) sum[c] += (uint16_t)(low[signs[c] & 15] + high[signs[c] >> 4]);
             }
         }
-        for (int c = 0; c < COLS; c++) out[r][c] = (int16_t)(sum[c] - 4 * t->segs * t->seg);
+        for (size_t c = 0; c < cols; c++) out[r][c] = (int16_t)(sum[c] - 4 * t->segs * t->seg);
     }
 }
 
@@ -61,34 +63,36 @@ static void tile_portable(const ternary_t *t, const uint8_t *const *row, size_t 
 #include <immintrin.h>
 
 #define AVX2 __attribute__((target("avx2")))
-#define V 2 /* vectors of 32 columns */
+#define MOST_V 2 /* vectors of 32 columns */
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 
 /* a code of every row; the empty statements keep gcc from reassociating the sums, for which it has too few registers */
 #define LOOK_UP(at)                                                                                      \
     EACH(r, R) {                                                                                         \
         const __m256i sums = _mm256_broadcastsi128_si256(*(const __m128i *)table[row[r][s * t->line + j + (at)]]); \
-        acc[r][0] = _mm256_add_epi8(acc[r][0], _mm256_shuffle_epi8(sums, i0));                           \
-        acc[r][1] = _mm256_add_epi8(acc[r][1], _mm256_shuffle_epi8(sums, i1));                           \
-        __asm__("" : "+x"(acc[r][0]), "+x"(acc[r][1]));                                                  \
+        EACH(v, V) {                                                                                     \
+            acc[r][v] = _mm256_add_epi8(acc[r][v], _mm256_shuffle_epi8(sums, of[v]));                    \
+            __asm__("" : "+x"(acc[r][v]));                                                               \
+        }                                                                                                \
     }
 
 __attribute__((always_inline)) AVX2 static inline void tile_rows(const ternary_t *t, const uint8_t *const *row, const int R,
-                                                                 const uint8_t *panel, int16_t out[][COLS])
+                                                                 const int V, const uint8_t *panel, int16_t out[][COLS])
 {
     const __m256i low = _mm256_set1_epi8(15), bytes = _mm256_set1_epi16(255);
-    __m256i sum[ROWS][V][2]; /* of even and of odd columns */
+    __m256i sum[ROWS][MOST_V][2]; /* of even and of odd columns */
     EACH(r, R) EACH(v, V) sum[r][v][0] = sum[r][v][1] = _mm256_setzero_si256();
     for (int64_t s = 0; s < t->segs; s++)
         for (int64_t j = 0; j < t->seg;) {
             const int64_t end = j + 2 * FLUSH < t->seg ? j + 2 * FLUSH : t->seg;
-            __m256i acc[ROWS][V];
+            __m256i acc[ROWS][MOST_V];
             EACH(r, R) EACH(v, V) acc[r][v] = _mm256_setzero_si256();
             for (; j < end; j += 2, panel += COLS) {
-                const __m256i a0 = _mm256_load_si256((const __m256i *)panel), a1 = _mm256_load_si256((const __m256i *)panel + 1);
-                __m256i i0 = _mm256_and_si256(a0, low), i1 = _mm256_and_si256(a1, low);
+                __m256i signs[MOST_V], of[MOST_V];
+                EACH(v, V) signs[v] = _mm256_load_si256((const __m256i *)panel + v);
+                EACH(v, V) of[v] = _mm256_and_si256(signs[v], low);
                 LOOK_UP(0)
-                i0 = _mm256_and_si256(_mm256_srli_epi16(a0, 4), low), i1 = _mm256_and_si256(_mm256_srli_epi16(a1, 4), low);
+                EACH(v, V) of[v] = _mm256_and_si256(_mm256_srli_epi16(signs[v], 4), low);
                 LOOK_UP(1)
             }
             EACH(r, R) EACH(v, V) {
@@ -105,14 +109,15 @@ __attribute__((always_inline)) AVX2 static inline void tile_rows(const ternary_t
     }
 }
 
-AVX2 static void tile_avx2(const ternary_t *t, const uint8_t *const *row, size_t rows, const uint8_t *panel, int16_t out[][COLS])
+AVX2 static void tile_avx2(const ternary_t *t, const uint8_t *const *row, size_t rows, const uint8_t *panel, size_t cols,
+                           int16_t out[][COLS])
 {
+    const int wide = cols > 32;
     switch (rows) {
-        case 1: tile_rows(t, row, 1, panel, out); break;
-        case 2: tile_rows(t, row, 2, panel, out); break;
-        case 3: tile_rows(t, row, 3, panel, out); break;
-        case 4: tile_rows(t, row, 4, panel, out); break;
-        default: tile_rows(t, row, ROWS, panel, out); break;
+        case 1: wide ? tile_rows(t, row, 1, 2, panel, out) : tile_rows(t, row, 1, 1, panel, out); break;
+        case 2: wide ? tile_rows(t, row, 2, 2, panel, out) : tile_rows(t, row, 2, 1, panel, out); break;
+        case 3: wide ? tile_rows(t, row, 3, 2, panel, out) : tile_rows(t, row, 3, 1, panel, out); break;
+        default: wide ? tile_rows(t, row, ROWS, 2, panel, out) : tile_rows(t, row, ROWS, 1, panel, out); break;
     }
 }
 #endif
@@ -137,7 +142,7 @@ static void ternary_task(void *context, size_t task)
             const int64_t x = (r + i) % t->width, y = (r + i) / t->width % t->height, image = (r + i) / t->width / t->height;
             row[i] = t->codes + image * t->image + y * t->line + x * t->pixel;
         }
-        tile(t, row, (size_t)count, signs, out);
+        tile(t, row, (size_t)count, signs, (size_t)cols, out);
         for (int64_t i = 0; i < count; i++) memcpy(t->out + (r + i) * t->n + col, out[i], (size_t)cols * sizeof(int16_t));
     }
 }

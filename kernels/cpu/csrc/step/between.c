@@ -88,19 +88,50 @@ typedef struct {
     int64_t threads;
 } fours_t;
 
-/* a row of `n` channels of four pixels */
-#define LARGEST(type, name)                                                                                       \
-    static void name(const type *a, const type *b, const type *c, const type *d, int64_t n, type *out, uint8_t *which) \
-    {                                                                                                             \
-        for (int64_t i = 0; i < n; i++) {                                                                         \
-            const type top = b[i] > a[i] ? b[i] : a[i], bottom = d[i] > c[i] ? d[i] : c[i];                       \
-            const uint8_t first = b[i] > a[i], second = (uint8_t)(2 + (d[i] > c[i]));                             \
-            out[i] = bottom > top ? bottom : top;                                                                 \
-            which[i] = bottom > top ? second : first;                                                             \
-        }                                                                                                         \
+/* a row of channels of four pixels, from `i` to `n` */
+#define LARGEST(type, name)                                                                                           \
+    static void name(const type *a, const type *b, const type *c, const type *d, int64_t i, int64_t n,                \
+                     type *restrict out, uint8_t *restrict which)                                                     \
+    {                                                                                                                 \
+        for (; i < n; i++) {                                                                                          \
+            const type top = b[i] > a[i] ? b[i] : a[i], bottom = d[i] > c[i] ? d[i] : c[i];                           \
+            const uint8_t first = b[i] > a[i], second = (uint8_t)(2 + (d[i] > c[i]));                                 \
+            out[i] = bottom > top ? bottom : top;                                                                     \
+            which[i] = bottom > top ? second : first;                                                                 \
+        }                                                                                                             \
     }
 LARGEST(int16_t, largest_int16)
-LARGEST(float, largest_float)
+LARGEST(float, largest_rest)
+
+typedef float floats_t __attribute__((vector_size(16)));
+typedef int32_t ints_t __attribute__((vector_size(16)));
+typedef uint8_t bytes_t __attribute__((vector_size(4)));
+
+static inline floats_t load(const float *x)
+{
+    floats_t four;
+    memcpy(&four, x, sizeof four);
+    return four;
+}
+
+/* of each lane, yes where `some` is -1, no where it is 0 */
+static inline ints_t either(ints_t some, ints_t yes, ints_t no) { return (some & yes) | (~some & no); }
+
+/* compilers do not vectorize floats with bytes */
+static void largest_float(const float *a, const float *b, const float *c, const float *d, int64_t n, float *out, uint8_t *which)
+{
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        const floats_t w = load(a + i), x = load(b + i), y = load(c + i), z = load(d + i);
+        const ints_t right = x > w, low_right = z > y;
+        const ints_t top = either(right, (ints_t)x, (ints_t)w), bottom = either(low_right, (ints_t)z, (ints_t)y);
+        const ints_t low = (floats_t)bottom > (floats_t)top, largest = either(low, bottom, top);
+        const bytes_t at = __builtin_convertvector(either(low, 2 - low_right, -right), bytes_t);
+        memcpy(out + i, &largest, sizeof largest);
+        memcpy(which + i, &at, sizeof at);
+    }
+    largest_rest(a, b, c, d, i, n, out, which);
+}
 
 static void pool_task(void *context, size_t task)
 {
@@ -110,7 +141,7 @@ static void pool_task(void *context, size_t task)
         const int64_t a = row + 2 * x * n, c = a + j->width * n, to = ((int64_t)task * (j->width / 2) + x) * n;
         if (j->kind == 0) {
             const int16_t *from = j->x;
-            largest_int16(from + a, from + a + n, from + c, from + c + n, n, (int16_t *)j->out + to, j->which + to);
+            largest_int16(from + a, from + a + n, from + c, from + c + n, 0, n, (int16_t *)j->out + to, j->which + to);
         } else {
             const float *from = j->x;
             largest_float(from + a, from + a + n, from + c, from + c + n, n, (float *)j->out + to, j->which + to);
@@ -131,11 +162,11 @@ static void unpool_task(void *context, size_t task)
     const int64_t n = j->channels, row = (int64_t)task * 2 * j->width * n;
     for (int64_t x = 0; x < j->width / 2; x++) {
         const int64_t from = ((int64_t)task * (j->width / 2) + x) * n;
-        const float *g = (const float *)j->x + from;
+        const uint32_t *g = (const uint32_t *)j->x + from; /* bits of float, so that 0 needs no branch */
         const uint8_t *which = j->which + from;
         for (int i = 0; i < 4; i++) {
-            float *out = (float *)j->out + row + (i / 2 * j->width + 2 * x + i % 2) * n;
-            for (int64_t c = 0; c < n; c++) out[c] = which[c] == i ? g[c] : 0;
+            uint32_t *restrict out = (uint32_t *)j->out + row + (i / 2 * j->width + 2 * x + i % 2) * n;
+            for (int64_t c = 0; c < n; c++) out[c] = g[c] & -(uint32_t)(which[c] == i);
         }
     }
 }

@@ -66,7 +66,7 @@ TARGET static void NAME(forward)(const norm_t *j, int64_t from, int64_t to, int6
     const float *mean = j->mean + col, *factor = j->factor + col, *beta = j->beta + col, kept = (float)j->kept;
     const uint32_t low = (uint32_t)j->noise_key, high = (uint32_t)(j->noise_key >> 32), least = (uint32_t)j->least;
     const uint32_t drop_low = (uint32_t)j->dropout_key, drop_high = (uint32_t)(j->dropout_key >> 32);
-    float a[WIDTH];
+    float a[WIDTH], scaled[WIDTH];
     for (int64_t r = from; r < to; r++) {
         const int64_t at = r * j->cols + col;
         const uint32_t element = (uint32_t)at;
@@ -87,10 +87,11 @@ TARGET static void NAME(forward)(const norm_t *j, int64_t from, int64_t to, int6
             continue;
         }
         float *out = j->floats + at;
+        for (int64_t c = 0; c < n; c++) scaled[c] = a[c] * kept; /* by itself, as a product in a condition is not vectorized */
         if (j->activation == RELU)
-            for (int64_t c = 0; c < n; c++) out[c] = a[c] > 0 ? a[c] * kept : 0;
+            for (int64_t c = 0; c < n; c++) out[c] = a[c] > 0 ? scaled[c] : 0;
         else
-            for (int64_t c = 0; c < n; c++) out[c] = a[c] * kept;
+            memcpy(out, scaled, (size_t)n * sizeof *out);
         if (least)
             for (int64_t c = 0; c < n; c++)
                 out[c] = NAME(number)(drop_low, drop_high, element + (uint32_t)c) >= least ? out[c] : 0;
