@@ -81,8 +81,8 @@ simulate: $(ENV) ## try the rule of the verdict on simulated runs: results/verdi
 tune-ablations: $(ENV) ## try the learning rates of the ablations' arms on validation images: results/tuning (CELLS=… for some; hours; resumes)
 	$(PY) -m reproduce.campaign.rates $(CELLS)
 
-compare-products: $(ENV) ## compare errors after training with 16-bit and float32 products: three small cells, 8 seeds (hours; resumes)
-	$(PY) -c 'from reproduce.campaign import compare_products; compare_products.main()'
+compare-products: $(ENV) ## compare errors after training with 16-bit and float32 products: three small cells, 8 seeds (CELLS=… for some; hours; resumes)
+	$(PY) -m reproduce.campaign.compare_products $(CELLS)
 
 publish: $(ENV) ## copy your runs into the committed records, and refresh the report and README's table
 	$(PY) -m reproduce publish $(options)

@@ -1,4 +1,4 @@
-"""Do products of 16-bit numbers change what nets learn? (`make compare-products`)
+"""Do products of 16-bit numbers change what nets learn? (`make compare-products`; CELLS="table1/…" for some cells)
 
 Cells are trained at small scale in both modes of `nets.products`, fixed16 and float32, with the same seeds:
 weights, order of the images and data are the same at the start, so that the errors are compared in pairs. Dropout
@@ -105,7 +105,7 @@ def main(cells: Sequence[str] = CELLS, seeds: int = SEEDS, folder: Path = RECORD
     content = {
         "format": 1,
         "kind": "products",
-        "command": "make compare-products",
+        "command": "make compare-products" + ("" if tuple(cells) == CELLS else f' CELLS="{" ".join(cells)}"'),
         "made": when,
         "machine": dict(some.machine),
         "libraries": dict(some.libraries),
@@ -122,3 +122,7 @@ def main(cells: Sequence[str] = CELLS, seeds: int = SEEDS, folder: Path = RECORD
         )
     print(target)
     return target
+
+
+if __name__ == "__main__":
+    main(tuple(sys.argv[1:]) or CELLS)
