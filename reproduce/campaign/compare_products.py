@@ -19,8 +19,9 @@ from typing import Any
 
 from scipy import stats
 
-from reproduce import files, records, yamlfile
-from reproduce.records import Record, Result, runs
+from reproduce import records, yamlfile
+from reproduce.records import Record, Result, runs, sealed
+from reproduce.records.compared_products import Products
 
 CELLS = ("table1/bnn-torch7-mnist", "table1/bnn-theano-mnist", "table1/bnn-theano-cifar10")
 SEEDS = 8
@@ -101,19 +102,17 @@ def main(cells: Sequence[str] = CELLS, seeds: int = SEEDS, folder: Path = RECORD
     made = {mode: train(mode, cells, seeds, threads=1) for mode in MODES}
     lines = [compared(*([r for r in made[mode] if r.cell == cell] for mode in MODES)) for cell in cells]
     some = made[MODES[0]][0]
-    when = runs.now()
     content = {
         "format": 1,
         "kind": "products",
         "command": "make compare-products" + ("" if tuple(cells) == CELLS else f' CELLS="{" ".join(cells)}"'),
-        "made": when,
+        "started": runs.now(),
         "machine": dict(some.machine),
         "libraries": dict(some.libraries),
         "code": {name: some.code[name] for name in ("revision", "dirty")},
         "cells": lines,
     }
-    target = folder / f"{when[:19].replace('-', '').replace(':', '')}.json"
-    files.write_sealed(target, content)
+    target = sealed.write_new(Products.model_validate(content), folder)
     for line in lines:
         d = line["difference"]
         print(

@@ -1,4 +1,4 @@
-"""Files of benchmark, packed-net, export and reliability records: each kind is written and read by one type."""
+"""Files of all records but those of runs: each kind is written and read by one type."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from pydantic import ValidationError
 from reproduce import yamlfile
 from reproduce.files import read_sealed, write_sealed
 from reproduce.records.benchmark import Bench
+from reproduce.records.compared_products import Products
 from reproduce.records.fields import Sealed, explained
 from reproduce.records.packed_net import ExportRecord, PackedRecord
 from reproduce.records.reliability import Reliability
 
-TYPES: dict[str, type[Bench] | type[PackedRecord] | type[ExportRecord] | type[Reliability]] = {
+TYPES: dict[str, type[Bench] | type[PackedRecord] | type[ExportRecord] | type[Reliability] | type[Products]] = {
     **dict.fromkeys(("cpu", "gpu", "train-cpu", "train-gpu", "layers"), Bench),
     "net": PackedRecord,
     "export": ExportRecord,
     **dict.fromkeys(("chaos", "fuzz"), Reliability),
+    "products": Products,
 }
 
 
-def read(path: Path) -> Bench | PackedRecord | ExportRecord | Reliability:
+def read(path: Path) -> Bench | PackedRecord | ExportRecord | Reliability | Products:
     """A record from its file, by its `kind`. ValueError (one line) if it is no sound record; OSError."""
     content = read_sealed(path)
     kind = content.get("kind")

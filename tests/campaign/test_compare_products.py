@@ -5,8 +5,9 @@ import pytest
 from made import made_record, made_run
 from scipy import stats
 
-from reproduce import files
 from reproduce.campaign import compare_products
+from reproduce.records import sealed
+from reproduce.records.compared_products import Products
 
 
 def test_the_interval_is_that_of_a_paired_t_test():
@@ -46,6 +47,7 @@ def test_the_record_is_written_and_sealed(monkeypatch, tmp_path, capsys):
     runs_of = {"fixed16": made("fixed16", (0, 1), (2.0, 4.0)), "float32": made("torch", (0, 1), (1.0, 1.0))}
     monkeypatch.setattr(compare_products, "train", lambda mode, *_, **__: runs_of[mode])
     target = compare_products.main((runs_of["fixed16"][0].cell,), 2, tmp_path)
-    content = files.read_sealed(target)
-    assert content["cells"][0]["difference"]["mean"] == pytest.approx(2.0)
+    record = sealed.read(target)
+    assert isinstance(record, Products)
+    assert record.cells[0].difference.mean == pytest.approx(2.0)
     assert "+2.000" in capsys.readouterr().out
