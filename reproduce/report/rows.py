@@ -38,6 +38,8 @@ def made_by(record: Record) -> MadeBy:
     else:
         calls = record.machine.get("calls") or [record.machine]
         threads = tuple(sorted({call["threads"] for call in calls})) if device == "cpu" else ()
+    if set(threads) <= {1, 2} and _same_for_two_threads(record):
+        threads = ()
     return MadeBy(equal_code.known().get(source, source), device, code.get("mode") or "", threads)
 
 
@@ -55,6 +57,22 @@ def _by_kernels_alone(record: Record) -> bool:
         and net["activation"] in ("sign", "stochastic_sign")
         and all(step["step"] in ("range", "standardize", "center") for step in steps)
         and not net["dropout_in"]  # with it, pixels whose mean is not 0 become floats
+    )
+
+
+def _same_for_two_threads(record: Record) -> bool:
+    """Whether a run's numbers are the same for one and two threads: an MLP without autograd, of convenient sizes.
+
+    What torch computes there is products. Two threads share rows and columns, not sums, and shares of whole vectors
+    are computed by the same instructions. tests/training/test_repeat.py trains such nets.
+    """
+    net, data, batch = record.settings["net"], record.settings["data"], record.settings["train"]["batch"]
+    return (
+        record.code.get("mode") == "fixed16"
+        and net["kind"] == "mlp"
+        and all(width % 64 == 0 for width in net["hidden"])
+        and batch % 4 == 0
+        and data["drop_incomplete"]
     )
 
 

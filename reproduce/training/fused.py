@@ -6,7 +6,8 @@ ones. Latent weights, moments and everything else of a run's state stay in the n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,23 @@ from kernels.arrays import Floats
 from kernels.cpu.step import first_layer, fixed, ternary
 from reproduce.nets.layers import BinaryConv2d, BinaryLinear
 
+FEW = 32
+"""Fewer outputs than this: one thread computes the gradient of the weights, to the same bits for every number of
+threads. Where two threads share ten outputs, MKL takes other instructions for five, which round otherwise."""
+
 Room = Callable[[str, tuple[int, ...], type[np.generic]], NDArray[Any]]
 """Returns the array of a name, shape and dtype: the same array in every step."""
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """A block in which torch uses one CPU thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass
@@ -122,7 +138,8 @@ class Linear:
             first_layer.update(grad, x.array, x.scale, own.w, own.m, own.v, rule, self.to_out)
         else:
             to_weight = room("to_weight", own.w.shape, np.float32)
-            torch.mm(torch.from_numpy(grad).T, torch.from_numpy(x.floats()), out=torch.from_numpy(to_weight))
+            with one_thread() if self.n_out < FEW else contextlib.nullcontext():
+                torch.mm(torch.from_numpy(grad).T, torch.from_numpy(x.floats()), out=torch.from_numpy(to_weight))
             fixed.update_from(to_weight, own.w, own.m, own.v, rule)
             if self.binary:
                 fixed.signs(own.w, self.to_in)
