@@ -133,7 +133,7 @@ def _runs(folder: Path, problems: list[str], curves: set[str] | None) -> Iterato
     `curves`: the cells whose curves are read at small scale, too; None: all.
     """
     for record in _sound(folder, read_record, problems):
-        read = {part: record.settings[part] for part in ("data", "net") if part in record.settings}
+        read = {part: record.settings[part] for part in ("data", "net", "train") if part in record.settings}
         unread: dict[str, Any] = {"settings": read, "libraries": {}}
         if record.scale == "small" and curves is not None and record.cell not in curves:
             unread["curve"] = []

@@ -5,7 +5,8 @@ import torch
 from made import convnet_settings, made_record, made_run, made_splits, settings
 from sample import sample
 
-from reproduce.report.rows import made_by
+from reproduce.records.machine import machine
+from reproduce.report.rows import SHARED, made_by
 from reproduce.training import preprocess, train
 
 CPU = torch.device("cpu")
@@ -71,3 +72,48 @@ def test_mlps_of_signs_on_bytes_are_the_same_for_every_number_of_threads(tmp_pat
     code = made.code | {"mode": "fixed16", "threads": [1, 2]}
     assert made_by(made.model_copy(update={"code": code})).threads == ()
     assert made_by(made.model_copy(update={"code": code | {"mode": "torch"}})).threads == (1, 2)
+
+
+def relu_settings(weights, hidden):
+    """The MNIST nets of BinaryConnect (binary weights) and without regularization (float), of another size."""
+    binary = weights == "binary"
+    rates = {"weight_rate": "glorot_squared" if binary else "plain", "clip": "weights" if binary else "none"}
+    made = settings(
+        data={"preprocess": [{"step": "range", "low": 0, "high": 1}, {"step": "center"}]},
+        net={"weights": weights, "activation": "relu", "hidden": hidden, "dropout_in": 0.0, "dropout_hidden": 0.0},
+        train={**rates, "epochs": 2, "rate": {"kind": "exponential", "start": 1.0, "end": 0.1}},
+    ).model_dump(mode="json")
+    made["train"]["optimizer"] = {"kind": "sgd"}
+    return type(settings()).model_validate(made)
+
+
+@pytest.mark.skipif(machine("cpu")["cpu"] not in SHARED, reason="the report does not rely on it on this CPU")
+@pytest.mark.parametrize("weights", ["binary", "float"])
+@pytest.mark.parametrize("hidden", [[256, 192], [1024]])
+def test_mlps_of_relu_are_the_same_for_one_thread_and_two(tmp_path, threads, weights, hidden):
+    """The report relies on this when it pools such runs."""
+    s, found = relu_settings(weights, hidden), []
+    for count in (1, 2):
+        threads(count)
+        found.append(fitted(s, True, tmp_path))
+    (rows, net), (others, other) = found
+    assert rows == others
+    assert all(torch.equal(net[key], other[key]) for key in net)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "hidden", "used", "told_apart"),
+    [
+        (SHARED[0], [256], [1], ()),
+        (SHARED[0], [256], [1, 2], ()),
+        (SHARED[0], [256], [1, 3], (1, 3)),
+        (SHARED[0], [100], [1, 2], (1, 2)),
+        ("another CPU", [256], [1, 2], (1, 2)),
+    ],
+)
+def test_runs_of_one_thread_and_two_are_told_apart_but_where_they_are_the_same(cpu, hidden, used, told_apart):
+    made = made_record(made_run())
+    settled = relu_settings("binary", hidden).model_dump(mode="json")
+    code = made.code | {"mode": "fixed16", "threads": used}
+    changed = {"settings": settled, "code": code, "machine": made.machine | {"cpu": cpu}}
+    assert made_by(made.model_copy(update=changed)).threads == told_apart
