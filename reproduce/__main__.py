@@ -25,6 +25,9 @@ def main() -> None:
         )
         sys.exit(2)
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend may not be installed here
+    if sys.argv[1:2] != ["bench"] and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        # torch's threads sleep soon without work: by default they keep cores from the threads of `kernels`
+        os.environ["GOMP_SPINCOUNT"] = "2000"
     try:
         from reproduce.cli.app import main as command
 

@@ -167,3 +167,25 @@ def test_a_missing_data_folder_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fetch, "folder", raising(data.DataError("no data folder")))
     assert command(monkeypatch, tmp_path, "submit", "--scale", "small") == 3
     assert capsys.readouterr().err == "reproduce: no data folder\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "shown"),
+    [
+        (["list"], {}, "2000"),
+        pytest.param(["list"], {"GOMP_SPINCOUNT": "7"}, "7", marks=EXHAUSTIVE),
+        pytest.param(["list"], {"OMP_WAIT_POLICY": "PASSIVE"}, "0", marks=EXHAUSTIVE),
+        pytest.param(["bench", "--layers", "--gpu"], {}, None, marks=EXHAUSTIVE),
+    ],
+)
+def test_idle_threads_of_torch_soon_sleep_unless_the_caller_says_otherwise(words, given, shown):
+    """As torch's OpenMP library prints it. `bench` leaves the libraries it compares with as they are."""
+    tell = {"OMP_DISPLAY_ENV": "verbose", "without": ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    _, plain = reproduce(program=("-c", "import torch"), **tell, GOMP_SPINCOUNT="3")
+    if "GOMP_SPINCOUNT = '3'" not in plain:
+        pytest.skip("torch has another OpenMP library here")
+    _, output = reproduce(*words, **tell, **given)
+    if shown is None:
+        assert "GOMP_SPINCOUNT = '2000'" not in output and "GOMP_SPINCOUNT" in output
+    else:
+        assert f"GOMP_SPINCOUNT = '{shown}'" in output
