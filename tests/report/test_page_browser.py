@@ -15,6 +15,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from reproduce import report
 from reproduce.records import runs
@@ -65,6 +66,8 @@ def opened(browser, path, width=1280, scheme="light", media="screen"):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
     browser.get_log("browser"), browser.get_log("performance")
     browser.get(path.as_uri())
+    # on a busy machine `get` was seen to return before the whole page was there
+    WebDriverWait(browser, 60).until(lambda page: page.execute_script("return document.readyState") == "complete")
     return browser
 
 
