@@ -17,7 +17,8 @@ class MadeBy(NamedTuple):
     """What makes a run's numbers beside its settings, seed and data.
 
     `code`: training digest, or the one that stands for it and its equals; `mode`: how products are computed ("" in
-    records that do not say); `threads`: the CPU threads of its calls, where numbers may depend on them.
+    records that do not say); `threads`: the CPU threads of its calls, where numbers may depend on them, and 1
+    where two have the numbers of one.
     """
 
     code: str
@@ -38,8 +39,8 @@ def made_by(record: Record) -> MadeBy:
     else:
         calls = record.machine.get("calls") or [record.machine]
         threads = tuple(sorted({call["threads"] for call in calls})) if device == "cpu" else ()
-    if set(threads) <= {1, 2} and _same_for_two_threads(record):
-        threads = ()
+    if 2 in threads and set(threads) <= {1, 2} and _same_for_two_threads(record):
+        threads = (1,)
     return MadeBy(equal_code.known().get(source, source), device, code.get("mode") or "", threads)
 
 

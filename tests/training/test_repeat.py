@@ -104,11 +104,12 @@ def test_mlps_of_relu_are_the_same_for_one_thread_and_two(tmp_path, threads, wei
 @pytest.mark.parametrize(
     ("cpu", "hidden", "used", "told_apart"),
     [
-        (SHARED[0], [256], [1], ()),
-        (SHARED[0], [256], [1, 2], ()),
+        (SHARED[0], [256], [1, 2], (1,)),
+        (SHARED[0], [256], [2], (1,)),
         (SHARED[0], [256], [1, 3], (1, 3)),
         (SHARED[0], [100], [1, 2], (1, 2)),
         ("another CPU", [256], [1, 2], (1, 2)),
+        ("another CPU", [256], [1], (1,)),
     ],
 )
 def test_runs_of_one_thread_and_two_are_told_apart_but_where_they_are_the_same(cpu, hidden, used, told_apart):
