@@ -77,13 +77,20 @@ def _from_checkpoint(path: Path, cells: Sequence[spec.Cell]) -> Running:
 def publish(store: Store, target: Path, cells: Sequence[spec.Cell], say: Say) -> int:
     """Write `target`/running/STEM.json for each of the store's runs that is under way; how many there are.
 
-    Those of runs whose record is in `target`/runs are removed. Others that are not in this store stay.
+    Those of a cell, scale and seed with a record in `target`/runs are removed, unless the run is under way in this
+    store. Others stay.
     """
-    ended = {path.name for path in (target / "runs").glob("*.json")}
+    ended = {path.stem for path in (target / "runs").glob("*.json")}
+    seeds = {_without_key(stem) for stem in ended}
     for path in (target / FOLDER).glob("*.json"):
-        if path.name in ended:
+        if _without_key(path.stem) in seeds:
             path.unlink()
-    under_way = [run for run in in_store(store, cells, say) if f"{run.stem}.json" not in ended]
+    under_way = [run for run in in_store(store, cells, say) if run.stem not in ended]
     for run in under_way:
         write_sealed(target / FOLDER / f"{run.stem}.json", run.model_dump(mode="json", exclude_none=True))
     return len(under_way)
+
+
+def _without_key(stem: str) -> str:
+    """The part of a file's name that tells cell, scale and seed."""
+    return stem.rsplit("-", 1)[0]

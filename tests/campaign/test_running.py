@@ -92,6 +92,18 @@ def test_unfinished_runs_of_another_store_are_kept_and_failed_runs_are_not_unfin
     assert ["seed1" in name for name in names(target / "running")] == [True]
 
 
+def test_a_lost_run_is_no_longer_unfinished_once_another_run_of_its_seed_has_ended(store, tmp_path):
+    target, other = tmp_path / "public", runs.Store(tmp_path / "other")
+    publish(store, target)
+    go(other, 1, seed=1)
+    publish(other, target)
+    other.write(made_record(made_run(train={"epochs": 4}), key="e" * 64))  # seed 0, of other code
+    publish(other, target)
+    assert ["seed1" in name for name in names(target / "running")] == [True]
+    publish(store, target)  # where the run is still under way
+    assert len(names(target / "running")) == 2
+
+
 @pytest.mark.exhaustive
 def test_checkpoints_that_cannot_be_read_or_are_of_other_cells_or_settings_are_named_and_left_out(store, tmp_path):
     (path,) = (store.root / "work").glob("*.ckpt")
