@@ -20,7 +20,7 @@ from typing import Any
 from scipy import stats
 
 from reproduce import records, yamlfile
-from reproduce.records import Record, Result, runs, sealed
+from reproduce.records import Record, Result, machine, runs, sealed
 from reproduce.records.compared_products import Products
 
 CELLS = ("table1/bnn-torch7-mnist", "table1/bnn-theano-mnist", "table1/bnn-theano-cifar10")
@@ -94,7 +94,8 @@ def train(mode: str, cells: Sequence[str], seeds: int, threads: int) -> list[Rec
         check=True,
     )
     found, _ = records.read_records(STORE / mode / "runs")
-    return [r for r in found if r.cell in cells and r.seed < seeds]
+    code = machine.source_digest("cpu")
+    return [r for r in found if r.cell in cells and r.seed < seeds and r.code["source"] == code]
 
 
 def main(cells: Sequence[str] = CELLS, seeds: int = SEEDS, folder: Path = RECORDS) -> Path:

@@ -76,10 +76,11 @@ def estimates(
     for name, items in cells.items():
         settings = items[0].settings
         say(f"{name}: a few steps")
-        step, epoch, memory = measured(settings, device)
-        at_once = _at_once(settings, device, number, threads, say) if number > 1 else None
+        with items[0].environment():
+            step, epoch, memory = measured(settings, device)
+            at_once = _at_once(settings, device, number, threads, say) if number > 1 else None
+            made = [_epochs_made(item, store, data_folder, datasets, device.type) for item in items]
         epochs = settings.train.epochs
-        made = [_epochs_made(item, store, data_folder, datasets, device.type) for item in items]
         finished = sum(one == epochs for one in made)
         left = sum(epochs - one for one in made)
         found.append(Estimate(name, epochs, step, epoch, len(items), finished, left, memory, number, at_once))

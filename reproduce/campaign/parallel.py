@@ -44,7 +44,7 @@ def at_once(plan: Sequence[Wanted], threads: int | None, device: str) -> int:
 
     One run a core, because a second core shortens the step of a small net only a little.
     """
-    if device != "cpu":
+    if device != "cpu" or not plan:
         return 1
     most = min(thread_count(), torch.get_num_threads(), cores()) // (threads or 1)
     need = max(_memory(item.settings) for item in plan)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from unittest.mock import patch
 
 from reproduce import spec
 
@@ -20,6 +23,20 @@ class Wanted:
     seed: int
     settings: spec.Settings
     variant: str | None = None
+
+    @contextlib.contextmanager
+    def environment(self) -> Iterator[None]:
+        """A block with the products ($REPRODUCE_PRODUCTS) that all arms of the run's ablation are trained with."""
+        chosen = self.cell.ablation.products if self.cell.ablation else None
+        with patch.dict(os.environ, {"REPRODUCE_PRODUCTS": chosen} if chosen else {}):
+            yield
+
+
+def auto_scale(cells: Sequence[spec.Cell], device: str) -> spec.Scale:
+    """paper with CUDA, else small; if no cell has that, but all have the same other scale, that one."""
+    usual: spec.Scale = "paper" if device == "cuda" else "small"
+    own = {cell.experiment.scale for cell in cells}
+    return own.pop() if len(own) == 1 and not any(cell.at(usual) for cell in cells) else usual
 
 
 def runs_wanted(

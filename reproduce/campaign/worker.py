@@ -6,7 +6,7 @@ import gc
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,7 @@ def carry_out(
     prepared = _Prepared(device)
     queue = deque(enumerate(plan))
     postponed: dict[int, Record | None] = {}  # position -> the failed record it had before
-    while queue:
-        number, item = queue.popleft()
+    for number, item in _one_by_one(queue):
         progress.position, progress.title = number, describe(item)
         title = f"[{number + 1}/{len(plan)}] {describe(item)}"
         try:
@@ -180,6 +179,14 @@ def carry_out(
             else:
                 summary.records.append(record)
     return summary
+
+
+def _one_by_one(queue: deque[tuple[int, Wanted]]) -> Iterator[tuple[int, Wanted]]:
+    """Takes the runs from the queue, to which more may be added; while one is out, its environment is set."""
+    while queue:
+        number, item = queue.popleft()
+        with item.environment():
+            yield number, item
 
 
 def _shown(record: Record) -> str:

@@ -17,7 +17,8 @@ def make_report(
     results: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A store of runs; several are compared, the first with each other.", show_default="the committed"
+            help="A store of runs; of several the first is compared with the others.",
+            show_default="the committed",
         ),
     ] = None,
     cell: Annotated[

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 def run(
     cells: Cells = None,
     scale: Annotated[
-        str, typer.Option(help="paper, short, small, or auto: paper with CUDA, else small.")
+        str,
+        typer.Option(help="paper, short, small, or auto: paper with CUDA, else small, or the only one."),
     ] = "auto",
     seeds: SeedsOption = None,
     first_seed: FirstSeedOption = 0,
@@ -66,14 +67,15 @@ def run(
 ) -> None:
     """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
 
-    A cell whose data set is missing is named, with how to get it. Exit code 1: a run failed, or memory was not
-    enough for it; 2: an experiment file asks for what cannot be done; 3: no data at all;
-    75: the time limit came first, and the same command resumes, here or where the store is copied to.
+    Without names: all cells but the ablations. A cell whose data set is missing is named, with how to get it.
+    Exit code 1: a run failed, or memory was not enough for it; 2: an experiment file asks for what cannot be done;
+    3: no data at all; 75: the time limit came first, and the same command resumes, here or where the store is
+    copied to.
     """
     began = time.monotonic()
     from reproduce import report
     from reproduce.campaign import parallel, worker
-    from reproduce.campaign.wanted import runs_wanted, share
+    from reproduce.campaign.wanted import auto_scale, runs_wanted, share
     from reproduce.records import equal_code, runs
     from reproduce.report.sections import table1
 
@@ -84,7 +86,7 @@ def run(
     equal_code.known()  # the table at the end needs it
     try:
         chosen = worker.pick_device(device)
-        size: Any = scale if scale != "auto" else "paper" if chosen.type == "cuda" else "small"
+        size: Any = scale if scale != "auto" else auto_scale(found, chosen.type)
         asked = range(first_seed, first_seed + seeds) if seeds else None
         plan = share(runs_wanted(found, size, asked, say, first_seed), shard)
         deadline = None if time_limit is None else began + seconds_of(time_limit)

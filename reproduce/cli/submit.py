@@ -47,7 +47,8 @@ def submit(
 ) -> None:
     """Train cells on a SLURM cluster: an array with one task for each run that is not in your store yet.
 
-    Store, data folder and this environment must be where the nodes see them too. Needs the extra `cluster`.
+    Without names: all cells but the ablations. Store, data folder and this environment must be where the nodes see
+    them too. Needs the extra `cluster`.
     """
     from importlib.util import find_spec
 

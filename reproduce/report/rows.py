@@ -56,6 +56,7 @@ def _by_kernels_alone(record: Record) -> bool:
     return (
         (net["kind"], net["weights"]) == ("mlp", "binary")
         and net["activation"] in ("sign", "stochastic_sign")
+        and net.get("first_weights", "as_others") == "as_others"
         and all(step["step"] in ("range", "standardize", "center") for step in steps)
         and not net["dropout_in"]  # with it, pixels whose mean is not 0 become floats
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -116,7 +116,9 @@ class Ablation(Strict):
     rates: Annotated[list[Positive], Field(min_length=2)]
     """The rates at the start that are tried for each arm."""
     base: Text
-    """The cell whose settings the arms have, except for their overrides."""
+    """The cell whose settings the arms have, except for their overrides: a file two folders above this one."""
+    products: Literal["float32"] | None = None
+    """How all arms are trained on a CPU, where the engine cannot make the steps of one (`step.why_autograd`)."""
     common: dict[str, Any] = Field(default={})
     """Overrides of all arms."""
     arms: Annotated[dict[Name, Arm], Field(min_length=2)]
@@ -151,6 +153,8 @@ class Cell(Strict):
     mutants: dict[str, Settings]
     ablation: Ablation | None = None
     """The file that it is an arm of, the last part of its name."""
+    tried: dict[float, Settings] = Field(default={})
+    """An arm's settings with each of the rates that are tried for it."""
 
     @property
     def arm(self) -> str:
@@ -244,12 +248,12 @@ def load_all(path: Path) -> list[Cell]:
     cells, found = [], []
     for name in ablation.arms:
         tree = merged(plain, ablation.arms[name].model_dump(include=set(PARTS)))
-        tree = with_rate(tree, ablation.arms[name].rate)
         try:
-            settings = Settings.model_validate(tree)
+            tried = {r: Settings.model_validate(with_rate(tree, r)) for r in ablation.tried(name)}
         except ValidationError as error:
             found += problems(error, Settings, tree, f"arms.{name}.", ablation.arms[name].model_dump())
             continue
+        settings = tried[ablation.arms[name].rate]
         experiment = Experiment(
             row=f"{path.stem}: {name}",
             dataset=_about(settings.data),
@@ -265,6 +269,7 @@ def load_all(path: Path) -> list[Cell]:
             scales={"small": settings},
             mutants={},
             ablation=ablation,
+            tried=tried,
         )
         cells.append(cell)
     if found:

@@ -16,9 +16,9 @@ from sample import sample
 from kernels import reals
 from kernels.cpu import build, runtime
 from reproduce import spec, yamlfile
-from reproduce.campaign import estimate, probe, small_check, worker
+from reproduce.campaign import estimate, parallel, probe, small_check, worker
 from reproduce.campaign.progress import Progress, cost
-from reproduce.campaign.wanted import runs_wanted, share
+from reproduce.campaign.wanted import auto_scale, runs_wanted, share
 from reproduce.cli import app as cli
 from reproduce.cli import run as run_command
 from reproduce.datasets import DATASETS, data, fetch
@@ -576,3 +576,23 @@ def test_a_check_without_enough_memory_does_not_count_as_a_caught_error(monkeypa
     monkeypatch.setattr(worker, "carry_out", lambda *_, **__: summary)
     with pytest.raises(small_check.Missing, match="not enough memory for x, seed 0"):
         small_check.mutants(None, print, keep=False)
+
+
+def test_the_scale_auto_is_the_only_one_that_cells_have_if_none_has_the_usual_one():
+    named = {
+        pattern: spec.cells([pattern]) for pattern in ("short/bnn-theano-cifar10", "ablations/mask", "table1")
+    }
+    found = {
+        pattern: [auto_scale(cells, device) for device in ("cpu", "cuda")] for pattern, cells in named.items()
+    }
+    assert found == {
+        "short/bnn-theano-cifar10": ["short", "short"],
+        "ablations/mask": ["small", "small"],
+        "table1": ["small", "paper"],
+    }
+    both = [*named["short/bnn-theano-cifar10"], *named["ablations/mask"]]
+    assert [auto_scale(both, device) for device in ("cpu", "cuda")] == ["small", "paper"]
+
+
+def test_a_share_without_runs_needs_no_process():
+    assert parallel.at_once([], None, "cpu") == 1

@@ -1,6 +1,8 @@
 """Ablations: files of arms, the choice of learning rates, and the report's statements on pairs of runs."""
 
 import dataclasses
+import os
+from collections import deque
 
 import numpy as np
 import pytest
@@ -8,10 +10,11 @@ import yaml
 from made_store import made_run
 
 from reproduce import files, outcomes, paired, report, spec
-from reproduce.campaign import rates
-from reproduce.campaign.wanted import runs_wanted
+from reproduce.campaign import rates, worker
+from reproduce.campaign.wanted import Wanted, runs_wanted
 from reproduce.report import claims
 from reproduce.report.sections import ablations
+from reproduce.training import step
 
 CELLS = {cell.name: cell for cell in spec.cells(["ablations"])}
 ARMS = [cell for cell in CELLS.values() if cell.ablation.against(cell.arm)]
@@ -97,7 +100,7 @@ def test_arms_are_named_by_group_file_and_arm():
 def trials(cell, errors):
     """Artificial runs of an arm's rates; an error of None stands for a failed run."""
     found = []
-    for (rate, settings), error in zip(rates.tried(cell), errors, strict=True):
+    for (rate, settings), error in zip(cell.tried.items(), errors, strict=True):
         other = cell.model_copy(update={"scales": {"small": settings}})
         record = made_run(other, "small", rates.SEED, error or 0.0)
         broke = {"status": "failed", "failure": "not finite", "result": None}
@@ -111,6 +114,50 @@ def test_the_rate_with_the_least_validation_error_is_chosen():
     assert rates.best(cell, trials(cell, [3.0, 2.0, 2.5, None])) == grid[1]
     assert rates.best(cell, trials(cell, [2.0, 2.0, 2.5, 9.0])) == grid[0]
     assert rates.best(cell, trials(cell, [3.0, 2.0, 2.5, 1.9])[:-1]) is None
+
+
+def test_trials_are_found_again_whatever_rate_is_in_the_file(tmp_path):
+    grid = [0.001, 0.003, 0.01]
+    seen = []
+    for rate in grid:
+        arms = {"one": {"rate": rate}, "two": {"rate": rate, "net": {"ste_mask": False}}}
+        one, _ = spec.load_all(write(tmp_path, rates=grid, arms=arms))
+        seen.append({r: settings.digest() for r, settings in one.tried.items()})
+        assert one.scales["small"].digest() == seen[0][rate]
+        assert [s.train.rate.start for s in one.tried.values()] == grid
+    assert seen[0] == seen[1] == seen[2] and list(seen[0]) == grid
+
+
+def test_of_trials_made_twice_the_newest_counts():
+    cell = CELLS["ablations/mask/no-mask"]
+    old, new = trials(cell, [3.0, 2.0, 2.5, 9.0]), trials(cell, [1.0, 2.0, 2.5, 9.0])
+    old = [r.model_copy(update={"started": "2000-01-01T00:00:00+00:00"}) for r in old]
+    grid = cell.ablation.rates
+    assert rates.best(cell, [*old, *new]) == rates.best(cell, [*new, *old]) == grid[0]
+    assert (
+        rates.at_an_end(cell, grid[0]) and rates.at_an_end(cell, grid[-1]) and not rates.at_an_end(cell, grid[1])
+    )
+
+
+def test_all_arms_of_a_file_are_trained_with_the_same_kind_of_products():
+    of_file = {}
+    for cell in CELLS.values():
+        of_file.setdefault(cell.path.stem, []).append(cell)
+    for name, cells in of_file.items():
+        through_autograd = any(step.why_autograd(cell.scales["small"]) for cell in cells)
+        assert (cells[0].ablation.products == "float32") == through_autograd, name
+
+
+def test_the_products_of_an_ablation_are_set_while_its_runs_are_made(monkeypatch):
+    monkeypatch.delenv("REPRODUCE_PRODUCTS", raising=False)
+    plain, other = (
+        Wanted(CELLS[f"ablations/{name}"], "small", 0, CELLS[f"ablations/{name}"].scales["small"])
+        for name in ("mask/mask", "adamax/as-coded")
+    )
+    seen = []
+    for _, item in worker._one_by_one(deque(enumerate([other, plain]))):
+        seen.append((item, os.environ.get("REPRODUCE_PRODUCTS")))
+    assert seen == [(other, "float32"), (plain, None)] and "REPRODUCE_PRODUCTS" not in os.environ
 
 
 def test_each_arm_has_the_rate_that_its_committed_trials_chose():
@@ -159,7 +206,9 @@ def test_pairs_are_judged_and_the_verdicts_adjusted_for_the_number_of_all(tmp_pa
     alone = paired.difference(*wrong, 0.15)
     line = found.loc["no-mask"]
     assert (line["difference"], line["low"], line["high"]) == pytest.approx((alone.mean, alone.low, alone.high))
-    assert line["p_holm"] == pytest.approx(len(found) * line["p"])  # the surest of all comparisons, complete or not
+    assert line["p_holm"] == pytest.approx(
+        len(found) * line["p"]
+    )  # the surest of all comparisons, complete or not
     assert line["difference"] == pytest.approx(line["arm_error"] - line["against_error"])
 
 
@@ -191,17 +240,30 @@ def test_runs_by_different_code_are_no_pairs(tmp_path):
     assert {r.code["source"] for side in found for r in side} == {evidence.runs[0].code["source"]}
 
 
+def test_runs_in_different_modes_are_no_pairs_and_only_the_declared_number_counts(tmp_path):
+    store(tmp_path, "mask", {"mask": 1.5, "no-mask": 3.0}, seeds=10)
+    evidence = report.gather(tmp_path, report.cells())
+    arm, against = (CELLS[f"ablations/mask/{name}"] for name in ("no-mask", "mask"))
+    assert [r.seed for r in ablations.pairs(evidence, arm, against)[0]] == list(range(8))
+    other = [
+        r.model_copy(update={"code": r.code | {"mode": "torch"}}) if r.cell == arm.name and r.seed < 5 else r
+        for r in evidence.runs
+    ]
+    found = ablations.pairs(dataclasses.replace(evidence, runs=tuple(other)), arm, against)
+    assert [r.seed for r in found[0]] == [r.seed for r in found[1]] == list(range(5, 10))
+
+
 def test_ablations_judge_the_papers_claims(tmp_path):
     store(tmp_path, "mask", {"mask": 1.5, "no-mask": 3.0})
-    arms = ("vanilla-adam", "shift-norm-adam", "vanilla-adamax", "shift-norm-adamax")
+    arms = ("vanilla", "shift-norm", "shift-adamax", "both")
     store(tmp_path, "shift-based", dict(zip(arms, (1.5, 3.0, 1.5, 1.5), strict=True)))
     found = claims.frame(report.gather(tmp_path, report.cells())).set_index("id")
     assert found.loc["no mask", "verdict"] == "holds for a small net"
     told = found.loc["shift-based"]
     by_arm = {line["brief"].split("(")[1].rstrip(")"): line["verdict"] for _, line in told.iterrows()}
-    assert by_arm["shift-norm-adam"] == "does not hold for a small net"
+    assert by_arm["shift-norm"] == "does not hold for a small net"
     assert set(by_arm) == set(arms[1:])
-    assert by_arm["vanilla-adamax"] in ("holds for a small net", "cannot be told for a small net")
+    assert by_arm["shift-adamax"] in ("holds for a small net", "cannot be told for a small net")
 
 
 def test_runs_are_as_many_as_the_file_says():

@@ -62,6 +62,8 @@ def test_without_records_nothing_is_claimed():
         ("holds here, on a CPU (the paper's was a GTX 750)", "reproduced"),
         ("holds (arithmetic)", "arithmetic"),
         ("holds for a small net", "small net"),
+        ("does not hold for a small net", "small net"),
+        ("small scale: not the paper's net", "small net"),
         ("holds in the model", "a model"),
         ("true by construction of the model", "a model"),
         ("nearly holds", "nearly"),

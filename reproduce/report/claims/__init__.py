@@ -18,7 +18,6 @@ from reproduce.report.claims.of_filters import NEAR_SHARE
 from reproduce.report.claims.of_speed import PAPERS_KIND
 from reproduce.report.evidence import Evidence, once, the_paper
 from reproduce.report.html.parts import Section
-from reproduce.report.sections import speed
 
 NOT_MEASURED = "not measured"
 JUDGES: dict[str, Judge] = {
@@ -43,7 +42,7 @@ JUDGES: dict[str, Judge] = {
 }
 CONVNET = "reproduce run table1/bnn-theano-cifar10 --scale paper --seeds 3"
 HOW = {  # to measure what has no evidence yet
-    **dict.fromkeys(("xnor against baseline", "xnor against cublas", "mlp against baseline"), speed.AGAIN),
+    **dict.fromkeys(("xnor against baseline", "xnor against cublas", "mlp against baseline"), "make bench-cpu"),
     **dict.fromkeys(("unique filters", "fewer operations", "less time"), CONVNET),
     "error lost": "reproduce predict FILE --against NET --record FOLDER",
     "weight memory": "reproduce freeze RUN",
@@ -86,8 +85,8 @@ def section() -> Section:
         "paper does not say how it counted filters, so each count tried is shown (two rules; all layers, all but "
         f"the first, weighted by operations): a share holds if one is within {NEAR_SHARE:g} points, “times "
         "fewer” and “percent less” if one is as large or larger, and the verdict names it. Arithmetic is "
-        "checked as such, and what a model has put in is not called measured. The ImageNet nets, an FPGA and the "
-        "shift-based rules by themselves are not measured here.",
+        "checked as such, and a figure that follows from a model's own assumptions is marked so. The ImageNet "
+        "nets and an FPGA are not measured here.",
         "“Nearly state-of-the-art” is held against the paper's own nets without binarization (its row "
         f"“{FLOAT}”: our runs where there are {FEWEST} or more, else the printed error). A BNN cell at the "
         "paper's scale comes near if its mean error lies at most the cell's margin above that, by the upper "

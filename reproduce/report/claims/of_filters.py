@@ -46,8 +46,8 @@ def counted(
                     lines["records"].iloc[0],
                     lines["again"].iloc[0],
                     each_once(lines["note"]),
-                    f"{min(of.values()):.{digits}f} to {max(of.values()):.{digits}f}, by count "
-                    f"({str(cell).rpartition('/')[2]}, {scale} scale)",
+                    f"{min(of.values()):.{digits}f} to {max(of.values()):.{digits}f} {claim['unit'].split()[0]}, "
+                    f"depending on how filters are counted ({str(cell).rpartition('/')[2]}, {scale} scale)",
                 )
             )
         return found

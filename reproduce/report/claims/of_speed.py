@@ -84,9 +84,9 @@ def faster(what: str, *other: str, claimed: str = "") -> Judge:
                     bench.machine.name,
                     where,
                     bench.path,
-                    speed.AGAIN,
+                    speed.AGAIN[bench.kind],
                     marks(bench)["note"],
-                    (f"{ratio.ratio:.1f} times" if ratio.low is None else f"{between} times")
+                    (f"{ratio.ratio:.1f} times in a single timing" if ratio.low is None else f"{between} times")
                     + f", {bench.machine.name}"
                     + (f" ({kernel})" if kernel else ""),
                 )

@@ -34,9 +34,10 @@ WORDS = {  # how a computed verdict begins -> the word or two of the head; the f
     "not reproduced": "not reproduced",
     "reproduced": "reproduced",
     "inconclusive": "inconclusive",
+    "small scale": "small net",
 }
 """All else was not run at the paper's scale."""
-NOT_RUN = "not run"
+NOT_RUN, SMALL = "not run", "small net"
 WEIGHT = (
     *("state of the art", "xnor against cublas", "mlp against baseline", "xnor against baseline", "error lost"),
     *("weight memory", "unique filters", "fewer operations", "less time", "no mask", "shift-based"),
@@ -50,8 +51,8 @@ FOLDS = {  # id of a claim -> the fold it stands in, if any
 
 def word(verdict: str) -> str:
     """The word or two for a computed verdict."""
-    if verdict.endswith("for a small net") and verdict.startswith("holds"):
-        return "small net"
+    if verdict.endswith("for a small net") and not verdict.startswith("cannot be told"):
+        return SMALL
     return next((short for begin, short in WORDS.items() if verdict.startswith(begin)), NOT_RUN)
 
 

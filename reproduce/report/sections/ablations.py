@@ -24,7 +24,7 @@ COLOURS = {"better": BLUE, "no loss within the margin": GREEN, "worse": VERMILLI
 COLUMNS = ["ablation", "claim", "source", "arm", "against", "scale", "seeds", "wanted", "effect"]
 COLUMNS += ["arm_error", "against_error", "difference", "low", "high", "p", "p_holm", "p_loss", "p_loss_holm"]
 COLUMNS += ["found", "flipped", "against_flipped", "verdict", "code", "dirty", "note", "cell", "records", "again"]
-TRIED = ["cell", "rate", "valid_error", "chosen"]
+TRIED = ["cell", "rate", "valid_error", "chosen", "dirty", "note"]
 
 
 def questions(evidence: Evidence) -> Iterator[tuple[spec.Cell, spec.Cell]]:
@@ -36,18 +36,20 @@ def questions(evidence: Evidence) -> Iterator[tuple[spec.Cell, spec.Cell]]:
 
 
 def pairs(evidence: Evidence, arm: spec.Cell, against: spec.Cell) -> tuple[list[Record], list[Record]]:
-    """The runs of both that share a seed, in the seeds' order.
+    """The runs of both that share a seed, in the seeds' order, at most as many as were declared.
 
-    Both are by one training code, on one kind of device and one order of the images: of several the one with the
-    most pairs. The mode of products may differ, where an arm's steps go through autograd.
+    All are by one training code, in one mode, on one kind of device and one order of the images: of several the
+    one with the most pairs.
     """
-    groups: dict[tuple[str, str, str], tuple[dict[int, Record], dict[int, Record]]] = {}
+    groups: dict[tuple[str, ...], tuple[dict[int, Record], dict[int, Record]]] = {}
     for side, cell in enumerate((arm, against)):
         for record in (r for r in evidence.runs if r.cell == cell.name and r.result):
             made = made_by(record)
-            groups.setdefault((made.code, made.device, record.data.order), ({}, {}))[side][record.seed] = record
+            group = (made.code, made.device, made.mode, record.data.order)
+            groups.setdefault(group, ({}, {}))[side][record.seed] = record
     ours, theirs = max(groups.values(), key=lambda both: len(both[0].keys() & both[1].keys()), default=({}, {}))
-    seeds = sorted(ours.keys() & theirs.keys())
+    assert arm.ablation is not None
+    seeds = sorted(ours.keys() & theirs.keys())[: arm.ablation.seeds]
     return [ours[s] for s in seeds], [theirs[s] for s in seeds]
 
 
@@ -121,9 +123,10 @@ def tried(evidence: Evidence) -> pd.DataFrame:
     for cell in (c for c in evidence.cells if c.ablation):
         assert cell.ablation is not None
         for rate, record in rates.found(cell, records).items():
-            chosen = rate == cell.ablation.arms[cell.arm].rate
-            line = {"cell": cell.name, "rate": rate, "valid_error": rates.error(record)}
-            lines.append(line | {"chosen": "chosen" if chosen else ""})
+            chosen = "chosen" if rate == cell.ablation.arms[cell.arm].rate else ""
+            chosen += ", at an end of the grid" if chosen and rates.at_an_end(cell, rate) else ""
+            line = {"cell": cell.name, "rate": rate, "valid_error": rates.error(record), "chosen": chosen}
+            lines.append(line | marks(record))
     return pd.DataFrame(lines, columns=TRIED)
 
 
@@ -149,6 +152,17 @@ def forest(frame: pd.DataFrame) -> Drawing:
     return titled(drawing, findings.ablations(frame))
 
 
+def _of_rates(evidence: Evidence, chosen: pd.DataFrame) -> str:
+    """A sentence on how many arms have the learning rate that their trials chose."""
+    arms = [cell.name for cell in evidence.cells if cell.ablation]
+    done = len(set(chosen.loc[chosen["chosen"] != "", "cell"]) & set(arms))
+    said = (
+        "An arm's learning rate is the one that did best on validation images, of those that its file names, with "
+        "a seed that no compared run has"
+    )
+    return f"{said}: so far tried for {done} of {len(arms)} arms."
+
+
 def section(evidence: Evidence) -> Section:
     """The rule, the picture, the table of comparisons and that of the learning rates."""
     found, chosen = frame(evidence), tried(evidence)
@@ -156,17 +170,17 @@ def section(evidence: Evidence) -> Section:
     text = (
         "The paper says what its ingredients do, mostly without a figure. Here each is left out or exchanged in "
         f"small nets, the rest being equal: {done} of {len(found)} comparisons are complete. Arms are compared in "
-        "pairs, by seed: same images, same order, same start. Each arm has the learning rate that did best on "
-        "validation images, of those that its file names, with a seed of its own.",
+        f"pairs, by seed: same images, same order, same start. {_of_rates(evidence, chosen)}",
         "Let d be the mean difference of test error over the seeds. Its interval is that of the paired t-test, or "
         "the wider one that the disagreement on single images would make: seeds can agree by luck. p-values are "
-        "adjusted by Holm's method over all comparisons, complete or not, those for a difference and those against a "
-        "loss of the smallest effect that counts each as a family. “Better”: d is below 0 and p below .05. “No loss within "
-        "the margin”: a loss of that effect is excluded. “Worse”: d is above 0 and p below .05. All else cannot "
-        "be told. The effect and the number of seeds were declared before the runs.",
+        "adjusted by Holm's method over all comparisons, complete or not, those for a difference and those "
+        "against a loss of the smallest effect that counts each as a family. “Better”: d is below 0 and p below "
+        ".05. “No loss within the margin”: a loss of that effect is excluded. “Worse”: d is above 0 and "
+        "p below .05. All else cannot be told. The effect and the number of seeds were declared before the runs.",
     )
     columns = (
-        *(Column("ablation", "ablation"), Column("arm", "arm"), Column("against", "against")),
+        *(Column("ablation", "ablation"), Column("claim", "claim"), Column("arm", "arm")),
+        Column("against", "against"),
         *(
             Column("seeds", "seeds", 0),
             Column("against_error", "its error", 2, "%"),
@@ -175,7 +189,13 @@ def section(evidence: Evidence) -> Section:
         *(Column("difference", "difference", 3, "points"), Column("low", "from", 3), Column("high", "to", 3)),
         Column("p_holm", "p", 3, "", "that there is no difference, by Holm's method"),
         Column("effect", "effect", 2, "points", "the smallest loss that counts, declared before"),
-        Column("found", "could find", 2, "points", "what so many seeds find in 80 % of cases"),
+        Column(
+            *("found", "could find", 2, "points"),
+            "loss that so many seeds find in 80 % of cases, before p is adjusted",
+        ),
+        Column(
+            "against_flipped", "it flipped", 5, "", "share of binary weights whose sign changed in the last epoch"
+        ),
         Column("flipped", "flipped", 5, "", "share of binary weights whose sign changed in the last epoch"),
         *(Column("verdict", "verdict"), CODE),
     )
@@ -198,5 +218,6 @@ def section(evidence: Evidence) -> Section:
             *(Column("cell", "arm"), Column("rate", "rate at the start")),
             *(Column("valid_error", "validation error", 2, "%"), Column("chosen", "")),
         )
-        parts.append(Table("ablation-rates", "The learning rates tried for each arm.", chosen, told))
+        text_of = "The learning rates tried for each arm."
+        parts.append(Table("ablation-rates", text_of, chosen, with_note(chosen, *told)))
     return Section("ablations", "Ablations: does each ingredient matter?", text, tuple(parts))

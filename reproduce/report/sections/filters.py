@@ -23,8 +23,16 @@ SHOWN = 64  # filters in the picture, at most
 
 
 def counted(evidence: Evidence) -> list[Record]:
-    """Runs whose records hold the counts of 3×3 filters, at the largest scale first; of each cell one code's."""
-    every = [r for r in evidence.runs if r.filters and all(f.kernel == 3 for f in r.filters.layers)]
+    """Runs whose records hold the counts of 3×3 filters, at the largest scale first; of each cell one code's.
+
+    Arms of ablations are left out: they are variants of small nets.
+    """
+    arms = {cell.name for cell in evidence.cells if cell.ablation}
+    every = [
+        r
+        for r in evidence.runs
+        if r.cell not in arms and r.filters and all(f.kernel == 3 for f in r.filters.layers)
+    ]
     found = [r for group in grouped(every, _cell).values() for r in main(group)]
     return sorted(found, key=lambda r: (SCALES.index(r.scale), r.cell != FIRST, r.cell, r.seed))
 

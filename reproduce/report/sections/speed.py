@@ -18,7 +18,8 @@ COLUMNS = ["what", "machine", "candidate", "family", "seconds", "low", "high", "
 COLUMNS += ["library_times", "library_low", "library_high", "how", "remark", "source"]
 PAPER_MACHINE = "GTX 750"
 BARS = {"baseline": ("naive", "naive kernel"), "cublas": ("library", "cuBLAS"), "xnor": ("xnor", "XNOR kernel")}
-AGAIN = "reproduce bench"
+AGAIN = {"cpu": "make bench-cpu", "gpu": "make bench-gpu", "layers": "make bench-layers"}
+"""The command that writes a record of a kind."""
 
 
 def latest(records: Sequence[Bench]) -> list[Bench]:
@@ -71,7 +72,7 @@ def measured(evidence: Evidence) -> pd.DataFrame:
         for row in bench.rows:
             line: dict[str, Any] = {"what": named(row), "machine": bench.machine.name, "candidate": row.candidate}
             line |= {"family": row.family, "seconds": row.seconds, "source": "ours"}
-            line |= {"low": row.fastest, "high": row.slowest, "records": bench.path, "again": AGAIN}
+            line |= {"low": row.fastest, "high": row.slowest, "records": bench.path, "again": AGAIN[bench.kind]}
             line |= {"how": ", ".join(remarks(row)), "remark": ", ".join(remarks(row).values())}
             line |= {"rounds": row.rounds} | marks(bench)
             for other, key in (("naive", "times"), ("torch float32", "library_times")):
@@ -132,10 +133,10 @@ def section(evidence: Evidence) -> Section:
     )
     text = (
         "The paper times a naive kernel, cuBLAS and its XNOR kernel on a GTX 750: a product of 8192×8192 matrices "
-        "and the MNIST MLP on the 10,000 test images. Its bars are read off a bitmap, ± 0.04 s. Ratios carry over "
-        "from one machine to another least of all: they depend on how a machine's bit counting compares with its "
-        f"float units, and on how good the naive kernel and the library are there. {measured_here} Times are "
-        "medians, with the fastest and the slowest; intervals of ratios are 95 % bootstrap intervals.",
+        "and the MNIST MLP on the 10,000 test images. Its bars are read off a bitmap, ± 0.04 s. A ratio "
+        "measured on one machine does not predict that on another: it depends on how a machine's bit counting "
+        f"compares with its float units, and on how good its naive kernel and library are. {measured_here} Times "
+        "are medians, with the fastest and the slowest; intervals of ratios are 95 % bootstrap intervals.",
         "“Library” is what people would call instead (torch, ONNX Runtime), “xnor” the packed kernels: alone, "
         "with the packing of both matrices (as the paper times it), or fused with thresholds. The naive kernel is "
         "timed once at its largest size and left out beyond. A time that is “scaled” is no measurement of the "
@@ -144,8 +145,8 @@ def section(evidence: Evidence) -> Section:
     parts: list[Table | Figure] = [
         Figure(
             "figure3",
-            "Figure 3: seconds of the naive, library and XNOR kernels, the paper's bars first; × is to the naive "
-            "one, whose time may be a single or a scaled one, as its name then says.",
+            "Figure 3: seconds of the naive, library and XNOR kernels, the paper's bars first; × compares with "
+            "the naive kernel, whose label says if it was timed once or scaled up.",
             "Bars of seconds for naive, library and XNOR kernels, for the paper's GPU and each machine measured.",
             frame(evidence),
             charts.figure3,

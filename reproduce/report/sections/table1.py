@@ -251,8 +251,10 @@ _MACHINE = Column("machine", "machine")
 CODE = Column(
     "code",
     "made by",
-    hint="training code (first digits of its digest), mode, device, threads; “tensor cores without passes”: on a "
-    "GPU, with a step of many kernels in place of one between two products",
+    hint="training code (first digits of its digest), mode, device, threads; fixed16: steps without autograd, "
+    "gradients rounded to 16-bit fixed point in products; tables, torch: steps by autograd in float32, products "
+    "by our kernels or by torch; “tensor cores without passes”: on a GPU, with a step of many kernels in place of "
+    "one between two products",
 )
 _SECONDS = Column("seconds", "run takes", 0, "s", "mean seconds of one run")
 
