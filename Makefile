@@ -47,7 +47,7 @@ bench-gpu: $(ENV) ## measure Figure 3 on an NVIDIA GPU with every CUDA backend (
 test: $(ENV) ## run the test suite (MARK=… selects tests by their markers)
 	$(PY) -m pytest $(PARALLEL) $(if $(MARK),-m "$(MARK)")
 
-test-all: $(ENV) ## run all tests, also the exhaustive ones and those that measure time, as CI does
+test-all: $(ENV) ## also run the exhaustive tests and those that measure time (not those marked slow or gpu)
 	$(PY) -m pytest $(PARALLEL) -m "not timed and not slow and not gpu"
 	$(PY) -m pytest -m "timed and not slow and not gpu"
 
