@@ -166,6 +166,6 @@ def _trained(plan: Sequence[Wanted], data: Path | None, say: Say) -> tuple[Train
     store = runs.Store(OWN_STORE)
     summary = worker.carry_out(plan, store, data, torch.device("cpu"), say, bar=False)
     if summary.not_made:  # a missing record would count as a planted error that was caught
-        raise Missing(f"not enough memory for {', '.join(summary.not_made)}")
+        raise Missing("; ".join(f"{run}: {reason}" for run, reason in summary.not_made.items()))
     found = {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.failed]}
     return found, summary.missing

@@ -18,7 +18,10 @@ def fetch(
     data: DataOption = None,
     use: UseOption = None,
 ) -> None:
-    """Fetch and check data sets; say where each one is or, if it is missing, how to get it."""
+    """Fetch and check data sets; say where each one is or, if it is missing, how to get it.
+
+    Exit code 1: one is missing.
+    """
     from reproduce.datasets import DATASETS
     from reproduce.datasets import data as sets
     from reproduce.datasets.fetch import folder, load

@@ -81,9 +81,14 @@ def submit(
     elsewhere = experiments is not None or any(Path(given).exists() for given in cells or [])
     tasks = []
     for item in missing:
-        path = item.cell.path if elsewhere else None
-        named = str(path.absolute()) if path else item.cell.name
-        tasks.append(slurm.Task(("run", named, "--first-seed", str(item.seed), *common)))
+        path = item.cell.path.absolute() if elsewhere and item.cell.path else None
+        if path is None:
+            named = [item.cell.name]
+        elif item.cell.ablation:  # the file alone would stand for all its arms
+            named = [item.cell.name, "--experiments", str(path.parents[1])]
+        else:
+            named = [str(path)]
+        tasks.append(slurm.Task(("run", *named, "--first-seed", str(item.seed), *common)))
     if not tasks:
         say(f"all {len(plan)} run(s) are in {yamlfile.shown(store.root)} already")
         return

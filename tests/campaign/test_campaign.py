@@ -574,7 +574,7 @@ def test_a_check_without_enough_memory_does_not_count_as_a_caught_error(monkeypa
     summary = worker.Summary(not_made={"x, seed 0": "not enough memory"})
     monkeypatch.setattr(small_check, "OWN_STORE", tmp_path)
     monkeypatch.setattr(worker, "carry_out", lambda *_, **__: summary)
-    with pytest.raises(small_check.Missing, match="not enough memory for x, seed 0"):
+    with pytest.raises(small_check.Missing, match="x, seed 0: not enough memory"):
         small_check.mutants(None, print, keep=False)
 
 

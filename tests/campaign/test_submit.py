@@ -1,5 +1,6 @@
 """`reproduce submit`: which runs become tasks, and how a task resumes after its time limit; merging of shards."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -47,6 +48,23 @@ def test_every_run_that_is_not_in_the_store_becomes_a_task(tmp_path, data_folder
     capsys.readouterr()
     assert small(tmp_path, data_folder, monkeypatch) == 0
     assert "all 2 run(s) are in" in capsys.readouterr().out and len(handed) == 2
+
+
+def test_a_task_of_an_ablation_given_by_its_file_trains_one_arm(tmp_path, data_folder, monkeypatch):
+    pytest.importorskip("submitit")
+    experiments(tmp_path / "experiments", epochs=1)
+    arms = {"one": {"rate": 1e-3}, "two": {"rate": 1e-2}}
+    file = tmp_path / "experiments" / "own" / "question.yaml"
+    file.parent.mkdir()
+    content = {"claim": "a claim", "source": "somewhere", "effect": 0.1, "seeds": 3, "rates": [1e-3, 1e-2]}
+    file.write_text(yamlfile.yaml.safe_dump(content | {"base": "table1/made", "arms": arms}))
+    handed = []
+    monkeypatch.setattr(slurm, "hand_over", lambda tasks, *_: handed.extend(tasks) or [])
+    with contextlib.suppress(ValueError):  # no jobs for the tasks
+        small(tmp_path, data_folder, monkeypatch, str(file))
+    folder = str(tmp_path / "experiments")
+    named = {task.words[1:4] for task in handed}
+    assert named == {(f"own/question/{arm}", "--experiments", folder) for arm in arms} and len(handed) == 4
 
 
 def test_a_task_resumes_after_its_time_limit_until_it_is_done(monkeypatch):

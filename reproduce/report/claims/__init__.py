@@ -13,11 +13,12 @@ import pandas as pd
 
 from reproduce.report.claims import of_accuracy, of_filters, of_size, of_speed
 from reproduce.report.claims.finding import NEARLY, Finding, Judge
-from reproduce.report.claims.of_accuracy import FEWEST, FLOAT
+from reproduce.report.claims.of_accuracy import FLOAT
 from reproduce.report.claims.of_filters import NEAR_SHARE
 from reproduce.report.claims.of_speed import PAPERS_KIND
 from reproduce.report.evidence import Evidence, once, the_paper
 from reproduce.report.html.parts import Section
+from reproduce.verdict import FEWEST
 
 NOT_MEASURED = "not measured"
 JUDGES: dict[str, Judge] = {

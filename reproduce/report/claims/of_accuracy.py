@@ -15,9 +15,9 @@ from reproduce.report.evidence import Evidence, marks
 from reproduce.report.findings import count
 from reproduce.report.rows import main
 from reproduce.report.sections import ablations, compare, energy, table1
+from reproduce.verdict import FEWEST
 
 SIGNIFICANT = 0.05
-FEWEST = 3  # runs that can be judged
 FLOAT = "No regularization"  # the paper's row of its own nets without binarization
 
 
