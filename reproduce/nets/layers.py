@@ -215,7 +215,8 @@ class ShiftBatchNorm(Norm):
 
     C = x - mean(x); x (N, C) or (N, C, H, W). Beta is added although the printed algorithm omits it. Backward
     replaces C, 1/std and gamma by their AP2 (and the normalized x by its own in gamma's gradient), as the Torch7
-    code does; evaluation uses the moving mean and AP2 of the moving 1/std (both start from 0).
+    code does; evaluation uses the moving mean and AP2 of the moving 1/std (both start from 0; in
+    Torch7 the 1/std of a dense layer starts from 1, of which no trace is left after an epoch).
     """
 
     inv_std: Tensor
