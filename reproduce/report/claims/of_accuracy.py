@@ -172,7 +172,7 @@ def ablation(name: str, holds: Sequence[str]) -> Judge:
                     line["records"],
                     line["again"],
                     line["note"],
-                    f"{line['difference']:+.2f} points ({line['arm']})",
+                    f"{line['arm_error']:.2f} % ({line['arm']}), {line['against_error']:.2f} % ({line['against']})",
                 )
             )
         return found
