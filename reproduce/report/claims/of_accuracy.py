@@ -164,6 +164,7 @@ def ablation(name: str, holds: Sequence[str]) -> Judge:
             words = "holds" if line["verdict"] in holds else "does not hold"
             words = "cannot be told" if line["verdict"] == "cannot be told" else words
             said = f"{line['difference']:+.2f} points ({line['low']:+.2f} to {line['high']:+.2f})"
+            both = [f"{line[f'{side}_error']:.2f} % ({line[side]})" for side in ("arm", "against")]
             found.append(
                 Finding(
                     f"{said} of test error, {line['arm']} against {line['against']}, {line['seeds']} pairs",
@@ -172,7 +173,7 @@ def ablation(name: str, holds: Sequence[str]) -> Judge:
                     line["records"],
                     line["again"],
                     line["note"],
-                    f"{line['arm_error']:.2f} % ({line['arm']}), {line['against_error']:.2f} % ({line['against']})",
+                    ", ".join(both),
                 )
             )
         return found
