@@ -215,7 +215,7 @@ def test_pairs_are_judged_and_the_verdicts_adjusted_for_the_number_of_all(tmp_pa
 def test_the_section_of_an_empty_store_says_that_nothing_was_run(tmp_path):
     section = ablations.section(report.gather(tmp_path, report.cells()))
     assert "0 of" in section.text[0]
-    (table,) = section.parts
+    table = section.parts[0]  # that of the rates, which are committed, may follow
     assert set(table.frame["verdict"]) == {"not run"}
 
 
@@ -260,7 +260,7 @@ def test_ablations_judge_the_papers_claims(tmp_path):
     found = claims.frame(report.gather(tmp_path, report.cells())).set_index("id")
     assert found.loc["no mask", "verdict"] == "holds for a small net"
     told = found.loc["shift-based"]
-    by_arm = {line["brief"].split("(")[1].rstrip(")"): line["verdict"] for _, line in told.iterrows()}
+    by_arm = {line["brief"].split("(")[1].split(")")[0]: line["verdict"] for _, line in told.iterrows()}
     assert by_arm["shift-norm"] == "does not hold for a small net"
     assert set(by_arm) == set(arms[1:])
     assert by_arm["shift-adamax"] in ("holds for a small net", "cannot be told for a small net")
