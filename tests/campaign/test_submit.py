@@ -1,6 +1,5 @@
 """`reproduce submit`: which runs become tasks, and how a task resumes after its time limit; merging of shards."""
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -59,9 +58,13 @@ def test_a_task_of_an_ablation_given_by_its_file_trains_one_arm(tmp_path, data_f
     content = {"claim": "a claim", "source": "somewhere", "effect": 0.1, "seeds": 3, "rates": [1e-3, 1e-2]}
     file.write_text(yamlfile.yaml.safe_dump(content | {"base": "table1/made", "arms": arms}))
     handed = []
-    monkeypatch.setattr(slurm, "hand_over", lambda tasks, *_: handed.extend(tasks) or [])
-    with contextlib.suppress(ValueError):  # no jobs for the tasks
-        small(tmp_path, data_folder, monkeypatch, str(file))
+
+    def hand_over(tasks, *_):
+        handed.extend(tasks)
+        return [types.SimpleNamespace(job_id="7")] * len(tasks)
+
+    monkeypatch.setattr(slurm, "hand_over", hand_over)
+    assert small(tmp_path, data_folder, monkeypatch, str(file)) == 0
     folder = str(tmp_path / "experiments")
     named = {task.words[1:4] for task in handed}
     assert named == {(f"own/question/{arm}", "--experiments", folder) for arm in arms} and len(handed) == 4

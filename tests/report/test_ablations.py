@@ -134,9 +134,11 @@ def test_of_trials_made_twice_the_newest_counts():
     old = [r.model_copy(update={"started": "2000-01-01T00:00:00+00:00"}) for r in old]
     grid = cell.ablation.rates
     assert rates.best(cell, [*old, *new]) == rates.best(cell, [*new, *old]) == grid[0]
-    assert (
-        rates.at_an_end(cell, grid[0]) and rates.at_an_end(cell, grid[-1]) and not rates.at_an_end(cell, grid[1])
-    )
+
+
+def test_the_first_and_the_last_rate_are_at_an_end_of_the_grid():
+    cell = CELLS["ablations/mask/no-mask"]
+    assert [rates.at_an_end(cell, rate) for rate in cell.ablation.rates] == [True, False, False, True]
 
 
 def test_all_arms_of_a_file_are_trained_with_the_same_kind_of_products():
@@ -206,9 +208,7 @@ def test_pairs_are_judged_and_the_verdicts_adjusted_for_the_number_of_all(tmp_pa
     alone = paired.difference(*wrong, 0.15)
     line = found.loc["no-mask"]
     assert (line["difference"], line["low"], line["high"]) == pytest.approx((alone.mean, alone.low, alone.high))
-    assert line["p_holm"] == pytest.approx(
-        len(found) * line["p"]
-    )  # the surest of all comparisons, complete or not
+    assert line["p_holm"] == pytest.approx(len(found) * line["p"])  # the surest of all, complete or not
     assert line["difference"] == pytest.approx(line["arm_error"] - line["against_error"])
 
 
