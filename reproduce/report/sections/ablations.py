@@ -186,17 +186,13 @@ def section(evidence: Evidence) -> Section:
             Column("against_error", "its error", 2, "%"),
             Column("arm_error", "error", 2, "%"),
         ),
-        *(Column("difference", "difference", 3, "points"), Column("low", "from", 3), Column("high", "to", 3)),
+        *(Column("difference", "difference", 2, "points"), Column("low", "95 % interval", 2, "points", to="high")),
         Column("p_holm", "p", 3, "", "that there is no difference, by Holm's method"),
         Column("effect", "effect", 2, "points", "the smallest loss that counts, declared before"),
         Column(
             *("found", "could find", 2, "points"),
             "loss that so many seeds find in 80 % of cases, before p is adjusted",
         ),
-        Column(
-            "against_flipped", "it flipped", 5, "", "share of binary weights whose sign changed in the last epoch"
-        ),
-        Column("flipped", "flipped", 5, "", "share of binary weights whose sign changed in the last epoch"),
         *(Column("verdict", "verdict"), CODE),
     )
     picture = [
@@ -213,6 +209,14 @@ def section(evidence: Evidence) -> Section:
         *(picture if done else []),
         Table("ablations", "What each ingredient is worth in small nets.", found, with_note(found, *columns)),
     ]
+    ran = found[found["flipped"].notna()]
+    if len(ran):
+        told = (
+            *(Column("ablation", "ablation"), Column("arm", "arm"), Column("flipped", "flipped", 5)),
+            *(Column("against", "against"), Column("against_flipped", "it flipped", 5)),
+        )
+        text_of = "The share of binary weights whose sign changed in the last epoch, mean of the runs."
+        parts.append(Table("ablation-flips", text_of, ran, with_note(ran, *told)))
     if len(chosen):
         told = (
             *(Column("cell", "arm"), Column("rate", "rate at the start")),
