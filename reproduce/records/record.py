@@ -72,7 +72,7 @@ class DataHash(Frozen):
 
 
 class Result(Frozen):
-    """Errors in percent: at the best validation epoch (the paper's protocol) and at the last epoch."""
+    """Errors in percent: at the best validation epoch and at the last epoch."""
 
     best_epoch: Count
     valid_error: Percent

@@ -102,11 +102,12 @@ def test_values_are_shown_as_people_write_them():
     assert [page.shown(value, None) for value in plain] == list(plain.values())
     assert page.shown(True, None) == "yes" and page.shown(None, 2) == ""
     assert page.shown(3, 0) == "3" and page.shown(12.345, 1) == "12.3"
+    assert [page.shown(p, 3) for p in (1e-9, 0.0005, 0.0, -1e-9)] == ["< 0.001", "0.001", "0.000", "-0.000"]
 
 
 TONES = {
     "good": ("reproduced", "better than the paper", "holds here, on a CPU"),
-    "bad": ("not reproduced", "does not hold", "does not hold here, on a CPU"),
+    "bad": ("not reproduced", "does not hold here, on a CPU", "fails, small net"),
     "open": ("inconclusive", "nearly", "cannot be told"),
     "plain": ("not run", "small scale", "quoted"),
 }

@@ -158,9 +158,10 @@ def test_figure_3_shows_the_papers_bars_first_and_then_ours(tmp_path):
 
 def test_training_speed_is_steps_a_second_of_the_newest_record(tmp_path):
     row = bench()["rows"][0] | {"what": "MNIST MLP", "seconds": 0.25, "fastest": 0.2, "slowest": 0.5}
+    both = {"times_faster_than": {speed.PLAIN: {"ratio": 3.0}, "ours, float32": {"ratio": 1.2}}}
     rows = [
-        row | {"candidate": "ours"} | faster(2.5, 3.0, 3.5, "plain loop"),
-        row | {"candidate": "plain loop", "seconds": 0.75, "slowest": 1.0} | faster(0.2, 1 / 3, 0.4, "ours"),
+        row | {"candidate": "ours"} | both,
+        row | {"candidate": speed.PLAIN, "seconds": 0.75, "slowest": 1.0} | faster(0.2, 1 / 3, 0.4, "ours"),
     ]
     put(tmp_path / "train", "new.json", bench(kind="train-cpu", rows=rows, started="2026-02-01T00:00:00+00:00"))
     put(tmp_path / "train", "old.json", bench(kind="train-cpu"))
@@ -168,7 +169,11 @@ def test_training_speed_is_steps_a_second_of_the_newest_record(tmp_path):
     (table,) = speed.training(found).parts
     ours, plain = table.frame.to_dict("records")
     assert (ours["steps"], ours["slowest"], ours["fastest"], ours["times"]) == (4.0, 2.0, 5.0, 3.0)
-    assert plain["steps"] == pytest.approx(4 / 3) and plain["records"].endswith("/train/new.json")
+    assert (
+        plain["steps"] == pytest.approx(4 / 3)
+        and np.isnan(plain["times"])
+        and plain["records"].endswith("/train/new.json")
+    )
     assert found.benches == () and speed.training(evidence_of()).parts == ()
 
 
@@ -332,7 +337,7 @@ def test_on_a_gpu_the_kernel_like_the_papers_is_judged_and_a_faster_one_is_named
     said = "3.0 times (2.9 to 3.1): xnor cuda-xnor, with packing against torch float32"
     assert line["measured"].startswith(said)
     assert line["measured"].endswith("; faster here: xnor cuda-wgmma, with packing, 21.0 times")
-    assert line["brief"] == "2.9 to 3.1 times, a GPU (cuda-xnor)"
+    assert line["brief"] == "2.9 to 3.1 times (cuda-xnor against torch float32), a GPU"
 
 
 @pytest.mark.parametrize(("size", "words"), [(1000, "holds"), (1100, "nearly holds"), (1200, "does not hold")])
@@ -410,6 +415,7 @@ NEAR = [
     ("holds", {THEANO: (1.35, 1.36, 1.37)}),  # within 0.19 of the printed 1.3
     ("cannot be told", {THEANO: (0.95, 0.96)}),
     ("cannot be told", {THEANO: (1.2, 1.5, 1.8)}),
+    ("cannot be told", {THEANO: (1.5, 1.5, 1.51)}),  # seeds that agree by luck
     ("does not hold", {THEANO: (2.0, 2.1, 2.2)}),
     ("holds", {THEANO: (2.0, 2.1, 2.2), TORCH7: (1.3, 1.31, 1.32)}),
     ("does not hold", {THEANO: (1.35, 1.36, 1.37), FLOAT: (0.9, 0.91, 0.92)}),  # our own float net does better

@@ -88,10 +88,11 @@ def section() -> Section:
         "fewer” and “percent less” if one is as large or larger, and the verdict names it. Arithmetic is "
         "checked as such, and a figure that follows from a model's own assumptions is marked so. The ImageNet "
         "nets and an FPGA are not measured here.",
-        "“Nearly state-of-the-art” is held against the paper's own nets without binarization (its row "
-        f"“{FLOAT}”: our runs where there are {FEWEST} or more, else the printed error). A BNN cell at the "
-        "paper's scale comes near if its mean error lies at most the cell's margin above that, by the upper "
-        "one-sided 95 % bound of the difference; it does not if the lower bound lies further above, else it "
-        "cannot be told. A data set counts by its better BNN cell.",
+        "“Nearly state-of-the-art” is held against float nets, Table 1's row "
+        f"“{FLOAT}” (BinaryConnect's code, on MNIST with narrower layers than the BNNs'): our runs where there "
+        f"are {FEWEST} or more, else the printed error. A BNN cell at the paper's scale comes near if its mean "
+        "error lies at most the cell's margin above that, by the upper one-sided 95 % bound of the difference; it "
+        "does not if the lower bound lies further above, else it cannot be told. A data set counts by its better "
+        "BNN cell.",
     )
     return Section("claims", "Claims: the rules of their verdicts", text, ())

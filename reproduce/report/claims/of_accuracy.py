@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from reproduce import verdict
 from reproduce.records import Record
 from reproduce.report.claims.finding import Finding, Judge, each_once, machines
 from reproduce.report.evidence import Evidence, marks
 from reproduce.report.findings import count
 from reproduce.report.rows import main
-from reproduce.report.sections import ablations, compare, energy, table1
+from reproduce.report.sections import ablations, energy, table1
 from reproduce.verdict import FEWEST
 
 SIGNIFICANT = 0.05
-FLOAT = "No regularization"  # the paper's row of its own nets without binarization
+FLOAT = "No regularization"  # the row of float nets
 
 
 def same_predictions(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
@@ -39,13 +40,13 @@ def same_predictions(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             "; ".join(nets["records"]),
             "reproduce predict FILE --against NET --record FOLDER",
             each_once(nets["note"]),
-            f"{differing} of {images:,} predictions differ",
+            f"{differing} of {images:,} predictions differ ({count(nets['again'].nunique(), 'net')})",
         )
     ]
 
 
 def nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
-    """Compare BNN cells at the paper's scale with the same nets without binarization, on each data set.
+    """Compare BNN cells at the paper's scale with the paper's float nets, on each data set.
 
     A data set counts by its better BNN cell: the claim holds on it if one comes near, and does not if none does.
     The claim as a whole holds if it does on all three data sets, and does not if it does not on one.
@@ -61,9 +62,7 @@ def nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             ours = main(r for r in group if r.data.order == order)
             other, value, name = _without_binarization(evidence, experiment.dataset, order)
             errors = [r.result.test_error for r in ours if r.result]
-            found = comes_near(
-                errors, [r.result.test_error for r in other if r.result] or value, experiment.margin
-            )
+            found = comes_near(ours, other or value, experiment.margin)
             near.setdefault(experiment.dataset, []).append(found)
             near_or_not = {True: "near", False: "not near", None: "cannot be told"}[found]
             against = f"{np.mean(errors):.2f} % against {value:.2f} % ({name})"
@@ -85,7 +84,7 @@ def nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             "; ".join(dict.fromkeys(evidence.path(r) for r in used)),
             "reproduce run table1 --scale paper --seeds 3",
             marks(*used)["note"],
-            "; ".join(f"{text} on {many} of 3" for text, many in counts if many),
+            "; ".join(f"{text} on {many} of {every} data sets" for text, many in counts if many),
         )
     ]
 
@@ -105,19 +104,26 @@ def _without_binarization(evidence: Evidence, dataset: str, order: str) -> tuple
     return [], float(value), f"{FLOAT}, printed"
 
 
-def comes_near(errors: Sequence[float], other: Sequence[float] | float, margin: float) -> bool | None:
-    """Is the mean error at most `margin` points above another's (runs, or one printed figure)?
+def comes_near(ours: Sequence[Record], other: Sequence[Record] | float, margin: float) -> bool | None:
+    """Is the mean error of our runs at most `margin` points above that of others, or above a printed figure?
 
-    By one-sided 95 % bounds of the difference of means; None where they lie on both sides, or with too few runs.
+    By one-sided 95 % bounds of the difference, from the scatter that verdicts use; None where they lie on both
+    sides, or with too few runs.
     """
-    if len(errors) < FEWEST:
+    if len(ours) < FEWEST:
         return None
-    if isinstance(other, float):
-        half = float(stats.t.ppf(0.95, len(errors) - 1) * np.std(errors, ddof=1)) / math.sqrt(len(errors))
-        low, high = (float(np.mean(errors)) - other + side * half for side in (-1, 1))
-    else:
-        low, high = compare.welch(other, errors, 0.9)
+    mean, half = _mean(ours)
+    value, of_other = (other, 0.0) if isinstance(other, float) else _mean(other)
+    low, high = (mean - value + side * math.hypot(half, of_other) for side in (-1, 1))
     return True if high <= margin else False if low > margin else None
+
+
+def _mean(group: Sequence[Record]) -> tuple[float, float]:
+    """The mean error of some runs and the half-width of its one-sided 95 % bound, in percent."""
+    errors = [r.result.test_error for r in group if r.result]
+    own, of_images, counted = verdict.estimates(errors, *table1.tested(group))
+    half = verdict.scatter(own, of_images, len(errors), 0.95, counted) / math.sqrt(len(errors))
+    return float(np.mean(errors)), float(half)
 
 
 def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
@@ -173,7 +179,7 @@ def ablation(name: str, holds: Sequence[str]) -> Judge:
                     line["records"],
                     line["again"],
                     line["note"],
-                    ", ".join(both),
+                    f"{', '.join(both)}, {line['net']}",
                 )
             )
         return found

@@ -11,7 +11,10 @@ from reproduce.report.sections import energy
 
 
 def memory(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
+    """Judge by the files of nets of the paper's size, or of small nets if there are no others."""
     nets = energy.files(evidence)
+    large = nets[nets["scale"] != "small"]
+    nets = large if len(large) else nets
     nets = nets.drop_duplicates("again")  # one file, whatever kernels ran it
     if nets.empty:
         return []

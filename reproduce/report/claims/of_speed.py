@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from reproduce.records.benchmark import Bench, Ratio, Timing
+from reproduce.records.benchmark import Bench, Ratio, Timing, family_of
 from reproduce.report import findings
 from reproduce.report.claims.finding import Finding, Judge, factor
 from reproduce.report.evidence import Evidence, marks
 from reproduce.report.sections import speed
 
 PAPERS_KIND = "cuda-xnor"  # the GPU kernel that computes as the paper's does
+FIRST_LAYER = (
+    "; here the first layer has a kernel of its own and weights are packed beforehand, in the paper the first "
+    "layer is the baseline's and weights are packed at each call"
+)
 
 
 def _ratios(evidence: Evidence, what: str, other: tuple[str, ...]) -> Iterator[tuple[Bench, Timing, str, Ratio]]:
@@ -51,6 +56,16 @@ def _faster_kernel(bench: Bench, row: Timing, against: str) -> str:
     return f"; faster here: {best.candidate}, {best.times_faster_than[against].ratio:.1f} times"
 
 
+def _faster_libraries(row: Timing) -> str:
+    """Text that names the libraries that are faster than `row`, with how many times as fast it is; or empty."""
+    found = [
+        f"{name}, {ratio.ratio:.2f} times"
+        for name, ratio in row.times_faster_than.items()
+        if family_of(name) == "library" and ratio.ratio < 1
+    ]
+    return f"; slower than {'; '.join(found)}" if found else ""
+
+
 def faster(what: str, *other: str, claimed: str = "") -> Judge:
     """Judge how many times faster the rows are whose name begins with `what`.
 
@@ -63,6 +78,7 @@ def faster(what: str, *other: str, claimed: str = "") -> Judge:
             between = "no interval" if ratio.low is None else f"{ratio.low:.1f} to {ratio.high:.1f}"
             kind = "a CPU" if bench.kind == "cpu" else "another GPU"
             words = factor(ratio.ratio, ratio.low, ratio.high, claim["value"])
+            short = f"{ratio.ratio:.1f} times in a single timing" if ratio.low is None else f"{between} times"
             timed = {r.candidate: r for r in bench.rows if r.what == row.what}
             said = [
                 f"; {key}: {', '.join(remarks.values())}"
@@ -70,10 +86,12 @@ def faster(what: str, *other: str, claimed: str = "") -> Judge:
                 if key in timed and (remarks := speed.remarks(timed[key]))
             ]
             said += ["; random weights"] if row.random_weights else []
-            said += [_faster_kernel(bench, row, name)]
+            said += [_faster_kernel(bench, row, name), _faster_libraries(row)]
+            said += [FIRST_LAYER] if "MLP" in row.what else []
             kernel = findings.backend(row.candidate)
             if name in timed and timed[name].scaled:
                 words += ", scaled up from fewer images,"
+                short += ", scaled up"
             where = f"{words} here, on {kind} (the paper's was a {speed.PAPER_MACHINE})"
             if claimed and speed.named(row) != claimed:
                 where += f", for a {speed.named(row)}: no larger one was timed against {name}"
@@ -86,9 +104,8 @@ def faster(what: str, *other: str, claimed: str = "") -> Judge:
                     bench.path,
                     speed.AGAIN[bench.kind],
                     marks(bench)["note"],
-                    (f"{ratio.ratio:.1f} times in a single timing" if ratio.low is None else f"{between} times")
-                    + f", {bench.machine.name}"
-                    + (f" ({kernel})" if kernel else ""),
+                    f"{short} ({kernel}{' ' * bool(kernel)}against {re.split(r'[,(]', name)[0].strip()}), "
+                    f"{bench.machine.name}",
                 )
             )
         return found

@@ -29,6 +29,7 @@ TONES = {  # how a verdict begins -> how it looks
     "better": "good",
     "not reproduced": "bad",
     "does not hold": "bad",
+    "fails": "bad",
     "inconclusive": "open",
     "nearly": "open",
     "cannot be told": "open",
@@ -157,12 +158,17 @@ def _numeric(column: Column, values: pd.Series) -> bool:
 
 
 def shown(value: object, digits: int | None = None) -> str:
-    """A value as people see it: nothing for what is missing, a number with `digits` decimals, text as it is."""
+    """A value as people see it: nothing for what is missing, a number with `digits` decimals, text as it is.
+
+    A number that would be shown as 0 without being 0: "< 0.001".
+    """
     if value is None or pd.isna(value):  # type: ignore[call-overload]
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if digits is not None:
+        if isinstance(value, float) and 0 < value < 0.5 * 10**-digits:
+            return f"< {10**-digits:.{digits}f}"
         return str(value) if isinstance(value, int) and not digits else f"{value:.{digits}f}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -21,7 +21,7 @@ from reproduce.report.rows import label, made_by
 from reproduce.report.sections.table1 import CODE, with_note
 
 COLOURS = {"better": BLUE, "no loss within the margin": GREEN, "worse": VERMILLION, "cannot be told": GREY}
-COLUMNS = ["ablation", "claim", "source", "arm", "against", "scale", "seeds", "wanted", "effect"]
+COLUMNS = ["ablation", "net", "claim", "source", "arm", "against", "scale", "seeds", "wanted", "effect"]
 COLUMNS += ["arm_error", "against_error", "difference", "low", "high", "p", "p_holm", "p_loss", "p_loss_holm"]
 COLUMNS += ["found", "flipped", "against_flipped", "verdict", "code", "dirty", "note", "cell", "records", "again"]
 TRIED = ["cell", "rate", "valid_error", "chosen", "dirty", "note"]
@@ -62,6 +62,7 @@ def frame(evidence: Evidence) -> pd.DataFrame:
         arm, against = pairs(evidence, cell, other)
         line: dict[str, Any] = {
             "ablation": cell.name.split("/")[-2],
+            "net": _net(cell),
             "claim": cell.ablation.claim,
             "source": cell.ablation.source,
             "arm": cell.arm,
@@ -94,6 +95,13 @@ def frame(evidence: Evidence) -> pd.DataFrame:
     for line in judged:
         line["verdict"] = paired.verdict(line.pop("made"), line["p_holm"], line["p_loss_holm"])
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _net(cell: spec.Cell) -> str:
+    """Data set, net and epochs of an arm, in words."""
+    settings = cell.scales["small"]
+    sizes = "-".join(str(layer.outputs) for layer in settings.layers()[:-1])
+    return f"{cell.experiment.dataset}, {settings.net.kind} {sizes}, {settings.train.epochs} epochs"
 
 
 def _wrong(records: Sequence[Record]) -> Any:
@@ -175,16 +183,16 @@ def section(evidence: Evidence) -> Section:
         "the wider one that the disagreement on single images would make: seeds can agree by luck. p-values are "
         "adjusted by Holm's method over all comparisons, complete or not, those for a difference and those "
         "against a loss of the smallest effect that counts each as a family. “Better”: d is below 0 and p below "
-        ".05. “No loss within the margin”: a loss of that effect is excluded. “Worse”: d is above 0 and "
-        "p below .05. All else cannot be told. The effect and the number of seeds were declared before the runs.",
+        ".05. “No loss within the margin”: a loss of that effect is excluded. “Worse”: not so, d is above 0 and p "
+        "below .05. All else cannot be told. The effect and the number of seeds were declared before the runs.",
     )
     columns = (
         *(Column("ablation", "ablation"), Column("claim", "claim"), Column("arm", "arm")),
         Column("against", "against"),
         *(
             Column("seeds", "seeds", 0),
-            Column("against_error", "its error", 2, "%"),
-            Column("arm_error", "error", 2, "%"),
+            Column("arm_error", "arm's error", 2, "%"),
+            Column("against_error", "against's error", 2, "%"),
         ),
         *(Column("difference", "difference", 2, "points"), Column("low", "95 % interval", 2, "points", to="high")),
         Column("p_holm", "p", 3, "", "that there is no difference, by Holm's method"),
@@ -211,12 +219,12 @@ def section(evidence: Evidence) -> Section:
     ]
     ran = found[found["flipped"].notna()]
     if len(ran):
-        told = (
-            *(Column("ablation", "ablation"), Column("arm", "arm"), Column("flipped", "flipped", 5)),
-            *(Column("against", "against"), Column("against_flipped", "it flipped", 5)),
+        flips = (
+            *(Column("ablation", "ablation"), Column("arm", "arm"), Column("flipped", "of the arm", 5)),
+            *(Column("against", "against"), Column("against_flipped", "of the other", 5)),
         )
         text_of = "The share of binary weights whose sign changed in the last epoch, mean of the runs."
-        parts.append(Table("ablation-flips", text_of, ran, with_note(ran, *told)))
+        parts.append(Table("ablation-flips", text_of, ran, with_note(ran, *flips)))
     if len(chosen):
         told = (
             *(Column("cell", "arm"), Column("rate", "rate at the start")),

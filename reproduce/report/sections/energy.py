@@ -199,6 +199,7 @@ def section(evidence: Evidence) -> Section:
             *(Column("weights", "weights", 0), Column("float32", "in float32", 0, "bytes")),
             *(Column("bytes", "file", 0, "bytes"), Column("times", "times smaller", 1)),
             Column("differing", "other predictions", 0, "", "images that the float32 net puts into another class"),
+            Column("wrong", "wrong", 0, "", "test images that the packed net puts into a wrong class"),
             *(Column("images", "images", 0), Column("backend", "run by")),
         )
         caption = "Real files: trained nets frozen to bits and thresholds, against their weights alone in float32."

@@ -46,8 +46,8 @@ def section() -> Section:
         "deviation of n runs, and v the variance that their disagreement on single images would make if images "
         "were independent: with k of n runs wrong on an image, v = Σ k (n - k) / (n (n - 1)) / N² over the N "
         "test images. A run is taken to scatter by R(p) = max(t(p, n-1) · s, t(p, n+1) · √v), where t(p, k) "
-        "is the p-quantile of Student's t with k degrees of freedom: seeds can agree by luck, but not on "
-        "thousands of images. Not at the paper's scale: not run, short schedule or small "
+        "is the p-quantile of Student's t with k degrees of freedom. Few seeds can agree by luck; thousands of "
+        "images show how far runs really differ. Not at the paper's scale: not run, short schedule or small "
         "scale. Fewer than three runs: inconclusive. |d| + R(.95)/√n < margin: reproduced (two one-sided "
         "tests). Otherwise, |d| > R(.975) · √(1 + 1/n): better than the paper (d < 0) or not reproduced (d > "
         "0). Else inconclusive. Where records do not say which images were wrong, v is the binomial variance of "
@@ -58,8 +58,9 @@ def section() -> Section:
         "more run.",
         f"The rule was tried image by image (`make simulate`; {len(CASES)} cases: {_listed(CASES, 'images')} test "
         f"images, errors of {_listed(CASES, 'error')} %, spreads of {_listed(CASES, 'spread')} points, "
-        f"{simulation.TRIALS:,} made-up cells each), against other "
-        "estimates of the scatter: the table has the worst case of each. With a spread of up to a quarter of "
+        f"independent images making {_listed(CASES, 'share')} of their variance; {simulation.TRIALS:,} made-up "
+        "cells each), against other estimates of the scatter: the table has the worst case of each. With a spread "
+        "of up to a quarter of "
         "the error, where the truth is the paper's, “not reproduced” comes in at most "
         f"{usual['false_not'].max():.1f} % and “better” in at most {usual['false_better'].max():.1f} %; where "
         f"the spread is half of the error, in {wide['false_not'].max():.1f} and {wide['false_better'].max():.1f} "
@@ -82,7 +83,10 @@ def section() -> Section:
         ),
         Column("equal", "equal, “reproduced”", 1, percent, "the fewest, of spreads up to half a margin"),
         Column("found", "found", 1, percent, "three margins off, the fewest, of spreads up to half a margin"),
-        Column("lost", "power lost", 1, "points", "the most, against the seeds alone"),
+        Column(
+            *("lost", "power lost", 1, "points"),
+            f"the most, against the seeds alone, from {simulation.POWER_FROM} points of spread on",
+        ),
     )
     table = Table("rules", "The rule and other estimates of the scatter, image by image.", worst, columns)
     return Section("verdicts", "Verdicts: the rule, and how often it errs", text, (table,))
