@@ -157,6 +157,8 @@ def choose_host(name: str) -> HostBackend:
         raise TypeError(f"backend {name!r} takes arrays on a GPU, not on the host")
     if name not in HOST:
         raise ValueError(_unknown(name))
+    if reason := HOST[name].unavailable():
+        raise RuntimeError(f"backend {name!r} is unavailable: {reason}")
     return HOST[name]
 
 

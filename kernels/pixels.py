@@ -62,12 +62,15 @@ def _checked(x: Any, w: Packed, padding: int) -> tuple[NDArray[np.uint8], int, t
     check_plain(x)
     x = gpu.as_cupy(x)[0] if gpu.on_gpu(x) else x
     if not (isinstance(x, np.ndarray) or gpu.on_gpu(x)) or x.dtype != np.uint8:
-        raise TypeError(f"pixels are a uint8 array, not {getattr(x, 'dtype', type(x).__name__)}")
+        kind = f"{type(x).__name__} of {x.dtype}" if hasattr(x, "dtype") else type(x).__name__
+        raise TypeError(f"pixels are a NumPy array of uint8, or on a GPU a CuPy array or torch tensor, not {kind}")
+    if isinstance(w, GpuPacked) and not gpu.on_gpu(x):
+        raise TypeError("the pixels are on the host and the filters on a GPU: move them with to_host")
     if x.ndim != 4 or len(w.shape) != 4 or x.shape[3] != w.k:
         raise ValueError(f"pixels (N, H, W, C) and filters (Cout, kh, kw, C) do not fit: {x.shape}, {w.shape}")
     shape = conv2d_shape(x, w, padding)
     if padding < 0 or min(shape[1:3]) < 1:
         raise ValueError(f"{w.shape[1]}x{w.shape[2]} taps do not fit {x.shape[1:3]} with padding {padding}")
     if not 1 <= w.shape[1] * w.shape[2] * w.k <= MAX_WINDOW:
-        raise ValueError(f"a filter of shape {w.shape[1:]} has more than {MAX_WINDOW} elements")
+        raise ValueError(f"a filter has 1 to {MAX_WINDOW} elements, not {w.shape[1:]}")
     return x, padding, shape

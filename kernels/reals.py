@@ -6,6 +6,8 @@ computes the products. Sums of integers are exact below 2^24; other sums depend 
 
 from __future__ import annotations
 
+import numpy as np
+
 from kernels import cpu
 from kernels.arrays import Floats as Floats
 from kernels.arrays import check_floats, whole_number
@@ -37,8 +39,10 @@ def signs(x: Floats, transposed: bool = False, strict: bool = False, backend: st
 def ternary(x: Floats, backend: str = "auto") -> tuple[float, bool] | None:
     """(s, whether any element is 0) where every element of x is s, -s or 0 and 0 < s < inf; else None.
 
-    None for arrays that are empty or not C-contiguous: they are not searched.
+    None for arrays that are empty or not C-contiguous: they are not searched. TypeError if x is not a float32
+    array.
     """
+    check_floats("x", x, (np.ndim(x),))
     return choose_host(backend).ternary(x) if x.flags.c_contiguous and x.size else None
 
 
@@ -78,7 +82,7 @@ def real_conv2d(
     padding = whole_number("padding", padding)
     _, height, width, k = x.shape
     kh, kw = taps
-    fits = padding >= 0 and height + 2 * padding >= kh and width + 2 * padding >= kw
+    fits = min(padding, kh - 1, kw - 1) >= 0 and height + 2 * padding >= kh and width + 2 * padding >= kw
     if len(w.words) != kh * kw or w.k != k or not fits:
         raise ValueError(f"x {x.shape} and taps {taps} of signs ({len(w.words)}, {w.k}, {w.n}) do not fit")
     return choose_host(backend).real_conv2d(x, w, taps, padding, out)

@@ -57,8 +57,9 @@ def xnor_matmul_threshold(
 ) -> Packed:
     """The product of `xnor_matmul` against an integer threshold for each row of b: packed (M, N), N >= 1.
 
-    Element (m, n) is +1 where the product meets unit n's rule, else -1. Raises as `xnor_matmul` does, and
-    ValueError if the rule is for another number of units.
+    Element (m, n) is +1 where the product meets unit n's rule, else -1. Backends keep what they derive from b for
+    each rule: make a rule once, as b. Raises as `xnor_matmul` does, and ValueError if the rule is for another
+    number of units, or on a GPU for K of 2^30 or more (backend "cuda-naive": 2^24).
     """
     left, right = _matmul_operands(a, b, backend)
     _check_units(rule, right.shape[0])
@@ -109,8 +110,11 @@ def maxpool2x2(x: Packed, falling: Packed, backend: str = "auto") -> Packed:
 
     x: packed (N, H, W, C) -> packed (N, H // 2, W // 2, C), odd rows and columns left out as torch does. The
     largest of four integers is >= t where one of them is (OR), and <= t where all are (AND): `falling`, packed
-    (C,) in host memory, is +1 for units of the second kind. Raises ValueError where the shapes do not fit.
+    (C,), is +1 for units of the second kind; it may stay in host memory where x is on a GPU. Raises ValueError
+    where the shapes do not fit, TypeError if only `falling` is on a GPU.
     """
+    if isinstance(falling, GpuPacked) and not isinstance(x, GpuPacked):
+        raise TypeError("x is on the host and falling on a GPU: move it with to_host")
     if len(x.shape) != 4 or falling.shape != x.shape[3:]:
         raise ValueError(f"x (N, H, W, C) and falling (C,) do not fit: {x.shape}, {falling.shape}")
     words = choose(backend, isinstance(x, GpuPacked)).maxpool2x2(x, falling)

@@ -72,12 +72,16 @@ def compiled() -> tuple[ctypes.CDLL, int] | None:
     return None if chosen == "numpy" or isinstance(found, build.BuildError) else (found, ISAS.index(chosen))
 
 
+MOST_THREADS = 256
+"""The most threads of a call: those of the pool (csrc/pool.c) and the caller."""
+
+
 def thread_count() -> int:
-    """Threads of a call: $KERNELS_THREADS, else one for each core that this process may use."""
+    """Threads of a call: $KERNELS_THREADS, else one for each core of this process; up to MOST_THREADS."""
     given = variable("KERNELS_THREADS")
-    if given and not re.fullmatch(r"[1-9][0-9]{0,3}", given):
-        raise VariableError(f"KERNELS_THREADS takes a number of threads from 1 to 9999, not {given!r}")
-    return int(given or cores())
+    if (given and not re.fullmatch(r"[1-9][0-9]{0,2}", given)) or int(given or 0) > MOST_THREADS:
+        raise VariableError(f"KERNELS_THREADS takes a number of threads from 1 to {MOST_THREADS}, not {given!r}")
+    return int(given) if given else min(cores(), MOST_THREADS)
 
 
 def fields(names: str) -> list[tuple[str, Any]]:

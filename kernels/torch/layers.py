@@ -42,7 +42,8 @@ class _Binary(nn.Module):
     real_inputs: bool
 
     def _begin(self, real_inputs: bool) -> None:
-        self.real_inputs, self._version = real_inputs, -1
+        self.real_inputs = real_inputs
+        self._packed_from: tuple[Tensor | None, int] = None, -1  # the weights that were packed, and their version
         self.register_buffer("packed", None, persistent=False)
         self.register_load_state_dict_post_hook(_pack_again)  # type: ignore[no-untyped-call]
 
@@ -51,12 +52,21 @@ class _Binary(nn.Module):
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Any:
-        """As for any module; `eval()` packs the current weights."""
+        """As for any module; `eval()` packs the current weights.
+
+        Later changes are noticed and packed again, except those written through `weight.data` or another view of
+        its memory that PyTorch does not count: call `eval()` again after them.
+        """
         super().train(mode)
         self.packed = None
         if not mode and not self.real_inputs:
-            self.packed, self._version = pack(self._latent().detach()), self._latent()._version
+            self.packed, self._packed_from = pack(self._latent().detach()), self._now()
         return self
+
+    def _now(self) -> tuple[Tensor, int]:
+        """The weights, and the number of changes to them that PyTorch counts."""
+        weight: Tensor = self.weight  # type: ignore[assignment]
+        return weight, -1 if weight.is_inference() else weight._version
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -66,8 +76,10 @@ class _Binary(nn.Module):
         """The packed weights if this call uses them, else None."""
         if self.packed is None or torch.is_grad_enabled():
             return None
-        if not torch.compiler.is_compiling() and self._version != self._latent()._version:
-            self.train(False)
+        if not torch.compiler.is_compiling():
+            (packed, version), (weight, count) = self._packed_from, self._now()
+            if packed is not weight or version != count or count < 0:  # below 0: changes are not counted
+                self.train(False)
         return self.packed
 
     def _given(self, x: Tensor) -> Tensor:
@@ -162,11 +174,16 @@ def make_binary(model: nn.Module, real_inputs: Collection[str]) -> nn.Module:
     `real_inputs`: names (as of `named_modules`) of the layers whose inputs stay real, as a first layer's should.
     ValueError for other names, and for convolutions that BinaryConv2d refuses.
     """
-    found = {name: layer for name, layer in model.named_modules() if type(layer) in (nn.Linear, nn.Conv2d)}
+    every = model.named_modules(remove_duplicate=False)
+    found = {name: layer for name, layer in every if type(layer) in (nn.Linear, nn.Conv2d)}
     if wrong := sorted(set(real_inputs) - set(found)):
         raise ValueError(f"no Linear or Conv2d of the name {wrong[0]!r}: there are {', '.join(found)}")
+    made: dict[nn.Module, nn.Module] = {}  # a layer that stands in several places stays one
     for name, layer in found.items():
-        model.set_submodule(name, _binary_of(name, layer, name in real_inputs))
+        if layer not in made:
+            alike = {other for other, one in found.items() if one is layer}
+            made[layer] = _binary_of(name, layer, not alike.isdisjoint(real_inputs))
+        model.set_submodule(name, made[layer])
     return model
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 import kernels
 from kernels import GpuPacked, LocalThresholds, Packed, Thresholds, maxpool2x2
 from kernels.cuda import arrays, between
+from kernels.operands import MAX_WINDOW
 from kernels.pixels import pixel_conv2d_threshold
 from reproduce import spec
 
@@ -131,6 +132,8 @@ def pixel_layer(shape: Shape, weights: Packed, norm: Norm, scale: float, shift: 
     the thresholds by the weights inside times it, place by place. Raises PackedError.
     """
     size, inputs = shape.size, weights.k
+    if (window := int(np.prod(weights.shape[1:]))) > MAX_WINDOW:
+        raise PackedError(f"a unit of the first layer takes at most {MAX_WINDOW} pixels, not {window}")
     if not (0 < scale < np.inf and np.isfinite(shift).all()):
         raise PackedError("the images' scale must be positive, scale and shift finite")
     if shift.size not in (1, size * size * inputs):
@@ -141,7 +144,7 @@ def pixel_layer(shape: Shape, weights: Packed, norm: Norm, scale: float, shift: 
     classes = size
     if shift.size == 1 and size > 3:  # then what lies outside decides alone
         classes, offset = 3, offset[[0, 1, -1]][:, [0, 1, -1]]
-    reach = 255 * int(np.prod(weights.shape[1:]))
+    reach = 255 * window
     level, below = thresholds(norm, reach, scale, offset)
     where = places(size, classes)
     return PixelLayer(shape, weights, LocalThresholds(level, below, where, where))

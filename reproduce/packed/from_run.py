@@ -68,7 +68,7 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
     """Pack the trained net of a run; gives the file, `<store>/packed/<stem>.bnn`.
 
     ValueError (one line) if the run or its weights cannot be used or the net cannot be packed; DataError if the
-    pixels' scale and shift depend on a data set that is missing.
+    net takes pixels as bytes and the data set, which gives their scale and shift, is missing.
     """
     path = find(run, store)
     record = read_record(path)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 def read_images(path: Path | str, image: tuple[int, ...]) -> NDArray[Any]:
     """The images in `path`: uint8 (N, *image), or what an .npy file holds (N, *image); `image` is a net's `image`.
 
-    A PNG must be 8-bit grayscale for (28, 28), RGB for (32, 32, 3). Raises ValueError (one line).
+    A PNG must be 8-bit grayscale for an image (H, W), RGB for (H, W, 3). Raises ValueError (one line).
     """
     return read_named(path, image)[1]
 

@@ -44,7 +44,9 @@ def test_blank_variables_count_as_unset(monkeypatch, value):
     assert pack(np.ones((1, 3))).shape == (1, 3)
 
 
-@pytest.mark.parametrize(("name", "value"), [("KERNELS_ISA", "AVX2"), ("KERNELS_THREADS", "two")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("KERNELS_ISA", "AVX2"), ("KERNELS_THREADS", "two"), ("KERNELS_THREADS", "257")]
+)
 def test_a_wrong_value_is_one_line_that_names_the_variable(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(VariableError) as error:

@@ -177,8 +177,12 @@ def test_operands_that_do_not_fit_are_refused(rng):
         reals.real_matmul(x, b, out=np.empty((4, 3), np.float32))
     with pytest.raises(ValueError, match="at least one row"):
         reals.signs(np.empty((0, 3), np.float32))
+    with pytest.raises(TypeError, match="float32"):
+        reals.ternary(np.ones(4))
     with pytest.raises(ValueError, match="do not fit"):
         reals.real_conv2d(normal(rng, 1, 2, 2, 8), b)
+    with pytest.raises(ValueError, match="do not fit"):
+        reals.real_conv2d(normal(rng, 1, 4, 4, 8), reals.signs(normal(rng, 9, 8, 3)), (-3, -3))
     with pytest.raises(ValueError, match="do not fit"):
         reals.conv_gradient(normal(rng, 1, 2, 33, 8), reals.signs(normal(rng, 2, 33, 8)))  # two words a row
 

@@ -276,7 +276,18 @@ def test_bits_follow_the_weights(make):
     right(layer)
     layer.load_state_dict(other.state_dict())
     right(layer)
+    before = layer.weight
     layer.weight = nn.Parameter(-layer.weight.detach())
+    right(layer)
+    layer.weight = nn.Parameter(before.detach().clone())  # as new as the one before
+    right(layer)
+    for state in (other.state_dict(), {**other.state_dict(), "weight": -before.detach()}):
+        with torch.no_grad():
+            found = torch.func.functional_call(layer, state, (x,))
+        other.load_state_dict(state)
+        with torch.no_grad():
+            close(found, by_definition(other, x))
+    layer.weight.data.neg_()  # not counted by PyTorch
     layer.eval()
     right(layer)
     right(copy.deepcopy(layer))
@@ -286,6 +297,15 @@ def test_bits_follow_the_weights(make):
     layer.double()
     with torch.no_grad():
         assert torch.equal(layer(x.double()), by_definition(layer, x))
+
+
+@torch.inference_mode()
+def test_bits_follow_weights_whose_changes_are_not_counted():
+    torch.manual_seed(0)
+    layer, x = BinaryLinear(70, 33).eval(), normal(5, 70)
+    close(layer(x), by_definition(layer, x))
+    layer.weight.neg_()
+    close(layer(x), by_definition(layer, x))
 
 
 def test_layers_under_autocast():
@@ -323,6 +343,13 @@ def test_a_model_is_made_binary_over_its_own_parameters():
         model[5].weight.mul_(100)
         clip_weights(model)
         assert model[5].weight.abs().max() == 1 and model[1].weight.eq(1).all()
+
+
+def test_a_layer_in_several_places_stays_one():
+    shared = nn.Linear(8, 8)
+    model = make_binary(nn.ModuleDict({"a": shared, "b": nn.Linear(8, 8), "c": shared}), {"c"})
+    assert model["a"] is model["c"] and isinstance(model["a"], BinaryLinear) and model["a"].real_inputs
+    assert isinstance(model["b"], BinaryLinear) and not model["b"].real_inputs
 
 
 @pytest.mark.parametrize(

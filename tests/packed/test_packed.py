@@ -202,6 +202,12 @@ def test_parameters_that_are_not_finite_are_refused():
             freeze_net(wanted, state, None)
 
 
+def test_a_first_layer_that_no_kernel_runs_is_refused():
+    weights = kernels.pack(np.ones((2, 1, 1, 32769)))
+    with pytest.raises(PackedError, match="at most 32768 pixels, not 32769"):
+        layers.pixel_layer(layers.Shape(weights.shape), weights, None, 1.0, np.zeros(()))
+
+
 def test_taps_outside_the_image_count_0_in_the_first_convolution():
     """With a shift, a tap outside the image counts 0, while a black pixel counts as the shift."""
     wanted = of_kind("convnet")

@@ -38,8 +38,9 @@ def update(
 ) -> None:
     """Updates weights w (out, in) and moments m and v, in place, for the gradient scale · gᵀ · x.
 
-    g (batch, out) is the gradient of the output, x (batch, in) has magnitudes up to LARGEST. Signs of the new
-    weights are written to to_out (in, out). Raises TypeError or ValueError where shapes or dtypes do not fit.
+    g (batch, out) is the gradient of the output. x (batch, in) has magnitudes up to LARGEST, which is not checked:
+    sums of larger ones overflow. Signs of the new weights are written to to_out (in, out). Raises TypeError or
+    ValueError where shapes or dtypes do not fit.
     """
     check_floats("g", g, (2,))
     batch, rows = g.shape

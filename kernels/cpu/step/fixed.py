@@ -208,7 +208,7 @@ def conv_signs(w: Floats, forwards: Panels, backwards: Panels) -> None:
     cout, cin = w.shape[0], w.shape[3]
     if (forwards.k, forwards.n, backwards.k, backwards.n) != (9 * filled(cin), cout, 9 * filled(cout), cin):
         raise ValueError(f"panels do not fit taps {w.shape}")
-    check_same((cout, 3, 3, cin), w=w)
+    check_same((cout, 3, 3, cin), taps=w)
     _signs(w, 9, (cin, 1, 9 * cin), (cin, cout), forwards)
     _signs(w[:, 2, 2], 9, (-cin, 9 * cin, 1), (cout, cin), backwards)
 

@@ -64,7 +64,6 @@ class Norm:
             slope=self.slope.ctypes.data, sums=self._parts.ctypes.data, least=round(drop * 2**32),
             kept=1 / (1 - drop), isa=isa(), threads=thread_count(),
         )  # fmt: skip
-        self._held: tuple[Any, ...] = ()
 
     def statistics(self, y: NDArray[Any], scale: float) -> NDArray[np.float64]:
         """Sets `mean` (cols,) to the mean of the values; returns their biased variance, float64 (cols,).

@@ -20,7 +20,7 @@ class Format(Protocol):
         """The file. ValueError where the net cannot be exported so."""
 
     def run(self, content: bytes, images: NDArray[Any]) -> NDArray[np.float64]:
-        """Scores (N, 10) by a program that is not this one, of images as the packed net takes them."""
+        """Scores (N, classes) by a program that is not this one, of images as the packed net takes them."""
 
 
 FORMATS: dict[str, Format] = {"onnx": onnx, "qonnx": qonnx, "npz": npz}
@@ -40,7 +40,7 @@ class Proof:
 
     images: int
     wrong: int
-    """Images that both put into a wrong class."""
+    """Images that the packed net puts into a wrong class."""
     differing: list[int]
     """Indices of the images that the file puts into another class."""
     largest_difference: float
@@ -48,9 +48,9 @@ class Proof:
 
 
 def prove(content: bytes, kind: str, net: PackedNet, images: NDArray[Any], labels: NDArray[Any]) -> Proof:
-    """Run a file of the format `kind` on images as `net` takes them, beside the packed net."""
+    """Run a file of the format `kind` on images, one or more, as `net` takes them, beside the packed net."""
     mine, found = net.scores(images), FORMATS[kind].run(content, images)
     classes = mine.argmax(1)
     differing = (classes != found.argmax(1)).nonzero()[0].tolist()
-    largest = float(np.abs(mine - found).max()) if len(images) else 0.0
-    return Proof(len(images), int((classes != labels).sum()), differing, largest)
+    wrong = int((classes != labels).sum())
+    return Proof(len(images), wrong, differing, float(np.abs(mine - found).max()))

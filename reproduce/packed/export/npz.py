@@ -45,7 +45,7 @@ def build(net: PackedNet) -> bytes:
 
 
 def run(content: bytes, images: NDArray[Any]) -> NDArray[np.float64]:
-    """Scores (N, 10) of images as the packed net takes them, by the README's code."""
+    """Scores (N, classes) of images as the packed net takes them, by the README's code."""
     with np.load(io.BytesIO(content)) as file:
         net = {name: file[name] for name in file.files if name != README}
     parts = [scores(net, images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
@@ -53,7 +53,7 @@ def run(content: bytes, images: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def scores(net: dict[str, NDArray[Any]], images: NDArray[Any]) -> NDArray[np.float64]:
-    """What the net of an .npz file says of images: float64 (N, 10). The class is the first of the highest."""
+    """What the net of an .npz file says of images: float64 (N, classes). The class is the first of the highest."""
     h = images.astype(np.float64 if "norm_0" in net else np.float32)  # sums of pixels are exact in float32
     last = len(net["shapes"]) - 1
     for i, (size, padding, pool) in enumerate(net["shapes"]):

@@ -1,9 +1,10 @@
 """A packed net as an ONNX graph of plain operators, for ONNX Runtime and whatever reads ONNX.
 
-Images go in as they are: uint8 (N, 28, 28) or (N, 32, 32, 3). Weights are stored as int8 and become float32 when
-the graph is loaded. A sign is a comparison with the unit's integer threshold, so that a tie gives +1; products are
-sums of ±1 or of pixels, exact in float32. The output layer's batch norm is in float64, as the packed net has it.
-Outputs: `scores` float64 (N, 10) and `classes` int64 (N,), the first of the highest scores.
+Images go in as they are: uint8 (N, *image), for MNIST (N, 28, 28). Weights are stored as int8 and become float32
+when the graph is loaded. A sign is a comparison with the unit's integer threshold, so that a tie gives +1;
+products are sums of ±1 or of pixels, exact in float32. The output layer's batch norm is in float64, as the packed
+net has it.
+Outputs: `scores` float64 (N, classes) and `classes` int64 (N,), the first of the highest scores.
 
 Where the net was trained on numbers that are not pixels up to a scale and a shift (ZCA, GCN, LCN), the graph takes
 those, as float32, and does its first layer in float64.
@@ -32,7 +33,7 @@ def build(net: PackedNet) -> bytes:
 
 
 def run(content: bytes, images: NDArray[Any]) -> NDArray[np.float64]:
-    """Scores (N, 10) of images, by ONNX Runtime on the CPU; its `classes` are checked to be their maxima."""
+    """Scores (N, classes) of images, by ONNX Runtime on the CPU; its `classes` are checked to be their maxima."""
     runtime = import_module("onnxruntime")
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = []

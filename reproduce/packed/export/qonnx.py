@@ -6,7 +6,7 @@ matters. A unit that is +1 *below* its threshold gives the opposite, and the nex
 there: hardware tools want thresholds of one direction.
 
 All tensors are float32, as QONNX has them. The input is `images` (N, 784) or (N, 3, 32, 32), pixels 0 to 255; the
-output is `scores` (N, 10). N is 1 in the file, as these tools want it fixed.
+output is `scores` (N, classes). N is 1 in the file, as these tools want it fixed.
 
 The first convolution sees a border of zeros *after* preprocessing. Where that is a range (-1 to 1, say), the pixel
 that becomes 0 is taken off first, in whole numbers, and one threshold a channel does. Elsewhere (standardize) the
@@ -41,7 +41,7 @@ def build(net: PackedNet) -> bytes:
 
 
 def run(content: bytes, images: NDArray[Any]) -> NDArray[np.float64]:
-    """Scores (N, 10) of images as the packed net takes them, by the QONNX executor."""
+    """Scores (N, classes) of images as the packed net takes them, by the QONNX executor."""
     wrapper = import_module("qonnx.core.modelwrapper").ModelWrapper
     shapes = import_module("qonnx.transformation.infer_shapes")
     batches = import_module("qonnx.transformation.change_batchsize")

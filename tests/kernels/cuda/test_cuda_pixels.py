@@ -83,6 +83,8 @@ def test_pixels_that_are_no_bytes_are_refused(cp):
         pixels.pixel_conv2d(cp.asarray(x[..., :2]), pack(w))
     with pytest.raises(TypeError, match="'cpu' takes arrays on the host"):
         pixels.pixel_conv2d(cp.asarray(x), pack(w), backend="cpu")
+    with pytest.raises(TypeError, match="filters on a GPU"):
+        pixels.pixel_conv2d(x, to_gpu(pack(w)))
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 4, 70), (2, 5, 7, 128), (1, 2, 2, 1), (2, 1, 4, 9)])
@@ -93,6 +95,8 @@ def test_pooling_is_that_of_the_host(cp, signs, shape):
         found = maxpool2x2(to_gpu(x), mask)
         assert isinstance(found, GpuPacked) and found.shape == want.shape
         assert np.array_equal(to_host(found).words, want.words)
+    with pytest.raises(TypeError, match="falling on a GPU"):
+        maxpool2x2(x, to_gpu(falling))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 700])

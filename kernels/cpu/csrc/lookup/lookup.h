@@ -26,7 +26,7 @@
 
 typedef struct {
     size_t group;   /* numbers */
-    size_t entries; /* int16 of a table; its rows of tables are aligned to 32 bytes */
+    size_t entries; /* int16 of a table; its rows of tables are aligned to 16 bytes */
     /* n numbers of PREPARED rows, number k of row r at x[k * stride + r], to q[k][r]; step and total: a value a row */
     void (*quantize)(const float *x, size_t stride, size_t n, float limit, int32_t q[][PREPARED], float *step, int32_t *total);
     /* to tables of each row, `row` int16 apart */

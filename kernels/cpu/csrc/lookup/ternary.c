@@ -89,7 +89,7 @@ __attribute__((always_inline)) AVX2 static inline void tile_rows(const ternary_t
             EACH(r, R) EACH(v, V) acc[r][v] = _mm256_setzero_si256();
             for (; j < end; j += 2, panel += COLS) {
                 __m256i signs[MOST_V], of[MOST_V];
-                EACH(v, V) signs[v] = _mm256_load_si256((const __m256i *)panel + v);
+                EACH(v, V) signs[v] = _mm256_loadu_si256((const __m256i *)panel + v);
                 EACH(v, V) of[v] = _mm256_and_si256(signs[v], low);
                 LOOK_UP(0)
                 EACH(v, V) of[v] = _mm256_and_si256(_mm256_srli_epi16(signs[v], 4), low);
