@@ -53,7 +53,7 @@ left() { echo $((end - 10 - SECONDS)); }
 step() {
   local name=$1 limit=$2 begin=$SECONDS lines code cut=""
   shift 2
-  [ "$(left)" -ge "$limit" ] || limit=$(left) cut=1
+  [ "$(left)" -gt "$limit" ] || limit=$(left) cut=1
   [ "$limit" -ge 5 ] || { late="$late $name" && return 75; }
   echo "== $name, at most $limit s" | tee -a "$work/log.txt"
   lines=$(wc -l <"$work/log.txt")

@@ -19,7 +19,7 @@ from typing import Any
 
 from scipy import stats
 
-from reproduce import records, yamlfile
+from reproduce import records, spec, yamlfile
 from reproduce.records import Record, Result, machine, runs, sealed
 from reproduce.records.compared_products import Products
 
@@ -93,9 +93,17 @@ def train(mode: str, cells: Sequence[str], seeds: int, threads: int) -> list[Rec
         cwd=yamlfile.ROOT,
         check=True,
     )
-    found, _ = records.read_records(STORE / mode / "runs")
+    digests = {cell.name: cell.scales["small"].digest() for cell in spec.cells(list(cells))}
     code = machine.source_digest("cpu")
-    return [r for r in found if r.cell in cells and r.seed < seeds and r.code["source"] == code]
+    found = [
+        r
+        for r in records.read_records(STORE / mode / "runs")[0]
+        if (r.code["source"], r.settings_digest) == (code, digests.get(r.cell)) and r.seed < seeds
+    ]
+    for cell in cells:
+        if (have := sum(r.cell == cell for r in found)) != seeds:
+            sys.exit(f"error: {cell}: {have} of {seeds} runs in {mode}; are its data there?")
+    return found
 
 
 def main(cells: Sequence[str] = CELLS, seeds: int = SEEDS, folder: Path = RECORDS) -> Path:

@@ -158,7 +158,12 @@ def _epochs_made(
 def unfinished(plan: Sequence[Wanted], store: runs.Store, folder: Path | None, device: str) -> list[Wanted]:
     """The runs of a plan that are not in the store."""
     datasets: dict[str, data.Dataset | None] = {}
-    return [i for i in plan if _epochs_made(i, store, folder, datasets, device) < i.settings.train.epochs]
+    left = []
+    for item in plan:
+        with item.environment():
+            made = _epochs_made(item, store, folder, datasets, device)
+        left += [item] * (made < item.settings.train.epochs)
+    return left
 
 
 # --- memory ---------------------------------------------------------------------------------------------------

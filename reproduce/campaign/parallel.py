@@ -52,11 +52,16 @@ def at_once(plan: Sequence[Wanted], threads: int | None, device: str) -> int:
 
 
 def _memory(settings: spec.Settings) -> float:
-    """An upper estimate of a run's memory in bytes: five float32 numbers a weight, all images as float32."""
+    """An upper estimate of a run's memory in bytes: five float32 numbers a weight, and the images.
+
+    These are there as bytes, twice, and as float32: three times over while they are preprocessed, if bytes are not
+    enough for that.
+    """
     parts = settings.data
     images = parts.train + parts.valid + parts.test
     weights = sum(layer.weights for layer in settings.layers())
-    return PROCESS + 20 * weights + 4 * images * math.prod(settings.dataset.image)
+    floats = 1 if all(step.keeps_bytes for step in parts.preprocess) else 3
+    return PROCESS + 20 * weights + (2 + 4 * floats) * images * math.prod(settings.dataset.image)
 
 
 def _free_memory(told: Path = Path("/proc/meminfo")) -> float:

@@ -27,8 +27,8 @@ class Progress(Callback):
 
     EVERY = 15.0
 
-    def __init__(self, costs: Sequence[float], say: Say) -> None:
-        self.costs, self.say = list(costs), say
+    def __init__(self, costs: Sequence[float], say: Say, jobs: int = 1) -> None:
+        self.costs, self.say, self.jobs = list(costs), say, jobs
         self.started = time.monotonic()
         self.done = 0.0
         self.position = 0
@@ -55,12 +55,14 @@ class Progress(Callback):
         if done <= 0:
             return "time left not known yet"
         rate = spent / done
-        all_left = f"{duration(rate * (sum(self.costs) - done))} left of all"
+        all_left = f"{duration(rate * (sum(self.costs) - done) / self.jobs)} left of all"
         if not share:
             return f"about {all_left}"
         return f"about {duration(rate * (1 - share) * self.costs[self.position])} left of the run, {all_left}"
 
-    def finish(self) -> None:
+    def finish(self, share: float = 1.0) -> None:
+        """The present run has ended when `share` of its epochs were done: less than 1 if it failed."""
+        self.costs[self.position] *= (share - self.begun) / (1 - self.begun) if self.begun < 1 else 1.0
         self.done += self.costs[self.position]
 
     def seconds(self, cost: float) -> float:

@@ -58,7 +58,8 @@ def committed() -> list[Record]:
 def main(patterns: Sequence[str]) -> int:
     """Try what has not been tried, keep the records, and say what each arm's rate should be.
 
-    Exit code 1 if a file has another rate, if the best one is at an end of its grid, or if data are missing.
+    Exit code 1 if a file has another rate, if the best one is at an end of its grid, or if data are missing; 2 if
+    no ablation is named.
     """
     import torch
 
@@ -66,7 +67,14 @@ def main(patterns: Sequence[str]) -> int:
     from reproduce.campaign.wanted import Wanted
     from reproduce.records import runs
 
-    cells = [cell for cell in spec.cells(list(patterns) or ["ablations"]) if cell.ablation]
+    try:
+        cells = [cell for cell in spec.cells(list(patterns) or ["ablations"]) if cell.ablation]
+    except spec.SpecError as problem:
+        say(f"error: {problem}")
+        return 2
+    if not cells:
+        say(f"error: no ablation in {', '.join(patterns)}")
+        return 2
     plan = [
         Wanted(cell, "small", SEED, settings, f"rate-{rate:g}")
         for cell in cells

@@ -7,7 +7,7 @@ mutants have one deliberate error each. They show that a wrong training leaves t
 from __future__ import annotations
 
 import math
-import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -82,10 +82,10 @@ class Missing(Exception):
 def check(data: Path | None, say: Say) -> bool:
     """Train every check cell afresh with its own seed; whether all stay within their bands. Raises Missing."""
     cells = _cells()
-    shutil.rmtree(OWN_STORE, ignore_errors=True)
     plan = [Wanted(c, "small", c.experiment.check.seed, c.scales["small"]) for c in cells if c.experiment.check]
     limits = {c.name: bands(c) for c in cells}
-    records, missing = _trained(plan, data, say)
+    with tempfile.TemporaryDirectory() as folder:
+        records, missing = _trained(plan, data, say, Path(folder))
     good = True
     for item in plan:
         if item.cell.name in missing:
@@ -118,7 +118,7 @@ def mutants(data: Path | None, say: Say, keep: bool) -> bool:
         for mutant, settings in c.mutants.items()
         for seed in range(MUTANT_SEEDS)
     ]
-    records, missing = _trained(plan, data, say)
+    records, missing = _trained(plan, data, say, OWN_STORE)
     if missing:
         raise Missing("; ".join(missing.values()))
     caught: dict[str, bool] = {}
@@ -146,7 +146,7 @@ def calibrate(data: Path | None, say: Say) -> None:
         if c.experiment.check
         for seed in c.experiment.check.calibration
     ]
-    records, missing = _trained(plan, data, say)
+    records, missing = _trained(plan, data, say, OWN_STORE)
     runs.Store(OWN_STORE).copy(list(records.values()), COMMITTED / "calibration")
     if missing:
         raise Missing("; ".join(missing.values()))
@@ -162,10 +162,11 @@ def _cells() -> list[spec.Cell]:
 Trained = dict[tuple[str, str | None, int], Record]
 
 
-def _trained(plan: Sequence[Wanted], data: Path | None, say: Say) -> tuple[Trained, dict[str, str]]:
-    store = runs.Store(OWN_STORE)
-    summary = worker.carry_out(plan, store, data, torch.device("cpu"), say, bar=False)
-    if summary.not_made:  # a missing record would count as a planted error that was caught
-        raise Missing("; ".join(f"{run}: {reason}" for run, reason in summary.not_made.items()))
+def _trained(plan: Sequence[Wanted], data: Path | None, say: Say, folder: Path) -> tuple[Trained, dict[str, str]]:
+    summary = worker.carry_out(plan, runs.Store(folder), data, torch.device("cpu"), say, bar=False)
+    if (
+        left := summary.not_made | summary.refused
+    ):  # a missing record would count as a planted error that was caught
+        raise Missing("; ".join(f"{run}: {reason}" for run, reason in left.items()))
     found = {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.failed]}
     return found, summary.missing

@@ -65,12 +65,14 @@ def carry_out(
     bar: bool | None = None,
     deadline: float | None = None,
     checkpoint_seconds: float | None = None,
+    jobs: int = 1,
 ) -> Summary:
     """Train what is not yet in the store, one run after another; report what is missing or failed, and continue.
 
     Several processes may share a store: a run that another process is training is postponed to the end, then
     waited for, and not repeated if it failed there.
-    `checkpoint_seconds`: how much training time may be lost; None: `train.fit`'s default.
+    `checkpoint_seconds`: seconds of training between checkpoints; None: `train.fit`'s default.
+    `jobs`: how many processes carry out the plan, for the estimate of the time left.
     `deadline` (of time.monotonic): no run or epoch is started that would end after it; `stopped` says where.
     """
     store.prepare()
@@ -82,7 +84,7 @@ def carry_out(
     machine.code(kind)  # computes the digest now: the code may change before the first record is written
     call = machine.call(kind)
     summary = Summary()
-    progress = Progress([cost(item.settings) for item in plan], say)
+    progress = Progress([cost(item.settings) for item in plan], say, jobs)
     prepared = _Prepared(device)
     queue = deque(enumerate(plan))
     postponed: dict[int, Record | None] = {}  # position -> the failed record it had before
@@ -139,8 +141,12 @@ def carry_out(
                 summary.failed.append(failed)
                 continue
             epoch = progress.seconds(progress.costs[number] / run.settings.train.epochs)
+            saved = resuming.begun(store.checkpoint(run)) if number in postponed else None
+            if saved is not None and saved.of == run.parts:  # the process that trained it has stopped
+                epoch = saved.seconds / max(saved.epochs, 1)
             if deadline is not None and epoch and time.monotonic() + epoch > deadline:
-                summary.stopped = f"{describe(item)} not begun"
+                where = f"stands at epoch {saved.epochs}" if saved is not None else "not begun"
+                summary.stopped = f"{describe(item)} {where}"
                 return summary
             if problem := store.unusable(run):
                 say(f"{title}: its record does not count and is replaced: {problem}")
@@ -171,7 +177,7 @@ def carry_out(
                 epochs = run.settings.train.epochs
                 summary.stopped = f"{describe(item)} stands at epoch {stop.epoch} of {epochs}"
                 return summary
-            progress.finish()
+            progress.finish(len(record.curve) / run.settings.train.epochs)
             summary.trained += 1
             say(f"    {_shown(record)}, {duration(record.seconds)}")
             if record.status == "failed":

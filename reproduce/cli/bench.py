@@ -80,3 +80,5 @@ def bench(
     except PackedError as error:
         raise stop(error, 2) from None
     show(found)
+    if not found["rows"]:
+        raise stop("nothing could be timed: the record says why", 1)

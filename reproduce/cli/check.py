@@ -23,7 +23,7 @@ def check(
 ) -> None:
     """Train two small nets and compare them with the committed bands.
 
-    Exit code 1: a net leaves its band; 3: data are missing, or memory is not enough.
+    Exit code 1: a net leaves its band; 3: data or calibration records are missing, or memory is not enough.
     """
     from reproduce.campaign import parallel, small_check
 

@@ -33,7 +33,7 @@ def list_cells(
     published = evidence.usable([*public.runs, *public.checks], found)
     pooled = evidence.usable([*published, *yours.runs], found)
     here = under_way.in_store(runs.Store(stores[0]), found, say)
-    ended = {r.stem for r in [*yours.runs, *public.runs]}
+    ended = {r.stem for s in (yours, public) for r in [*s.runs, *s.failed]}
     unfinished = {r.stem: r for r in [*public.running, *here] if r.stem not in ended}
     heads = ("cell", "row", "data set", "scale", "epochs", "yours", "published", "paper %", "ours %", "state")
     table = Table(*heads, "made by")

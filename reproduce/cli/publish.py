@@ -17,7 +17,7 @@ def publish(
     to: Annotated[Path | None, typer.Option(help="The committed results.", show_default="results")] = None,
     data: DataOption = None,
 ) -> None:
-    """Copy finished runs of your store into the committed evidence, and bring report and README up to date.
+    """Copy your finished and failed runs into the committed evidence, and bring report and README up to date.
 
     A run that is under way has its curve so far written, until its record is there. The nets of finished BNN runs,
     but for small-scale ones, are packed, and each prediction is compared with the float32 net's: `nets` holds the

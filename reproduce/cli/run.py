@@ -40,7 +40,8 @@ def run(
     data: DataOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="all cores")
+        int | None,
+        typer.Option(min=1, max=MOST_THREADS, help="CPU threads of each run.", show_default="all cores, shared"),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -57,7 +58,11 @@ def run(
         typer.Option(help="90s, 9m, 2h, 1h30m: stop at the end of an epoch when the next would not fit."),
     ] = None,
     checkpoint_every: Annotated[
-        str | None, typer.Option(help="As --time-limit: how much work may be lost.", show_default="1m")
+        str | None,
+        typer.Option(
+            help="As --time-limit: the time between checkpoints. A kill loses that and an epoch at most.",
+            show_default="1m",
+        ),
     ] = None,
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Only time a few steps, and say how long and how large it will be.")
@@ -68,13 +73,13 @@ def run(
     """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
 
     Without names: all cells but the ablations. A cell whose data set is missing is named, with how to get it.
-    Exit code 1: a run failed, or memory was not enough for it; 2: an experiment file asks for what cannot be done;
-    3: no data at all; 75: the time limit came first, and the same command resumes, here or where the store is
-    copied to.
+    Exit code 1: a run failed, memory was not enough for it, or a data file cannot be read; 2: an experiment file
+    asks for what cannot be done; 3: no data at all; 75: the time limit came first, and the same command resumes,
+    here or where the store is copied to.
     """
     began = time.monotonic()
     from reproduce import report
-    from reproduce.campaign import parallel, worker
+    from reproduce.campaign import estimate, parallel, worker
     from reproduce.campaign.wanted import auto_scale, runs_wanted, share
     from reproduce.records import equal_code, runs
     from reproduce.report.sections import table1
@@ -98,11 +103,9 @@ def run(
         from reproduce.campaign import gpu_trial
 
         gpu_trial.choose_parts(say)
-    jobs = jobs or parallel.at_once(plan, threads, chosen.type)
+    jobs = jobs or parallel.at_once(estimate.unfinished(plan, store, data, chosen.type), threads, chosen.type)
     each = parallel.threads_each(jobs, threads, chosen.type)
     if plan_only:
-        from reproduce.campaign import estimate
-
         parallel.use_threads(threads)
         estimate.show(estimate.estimates(plan, store, data, chosen, say, jobs, each), chosen)
         return
@@ -111,7 +114,9 @@ def run(
     say(f"{len(plan)} run(s) at {size} scale on {chosen.type}{many}; results in {yamlfile.shown(store.root)}")
     shared = (plan, store.root, data, chosen.type, each, deadline, every)
     with parallel.beside(jobs - 1, parallel.train, *shared):
-        summary = worker.carry_out(plan, store, data, chosen, say, False if jobs > 1 else None, deadline, every)
+        summary = worker.carry_out(
+            plan, store, data, chosen, say, False if jobs > 1 else None, deadline, every, jobs
+        )
     known = {c.name: c for c in [*report.cells(), *found]}
     evidence = report.gather(store.root, list(known.values()), say)
     _show(table1.frame(evidence.runs, found, quoted=False, groups=None), size)

@@ -79,15 +79,6 @@ def fallback() -> str | None:
     return f"no compiled kernels: {str(library).splitlines()[0]}"
 
 
-def threads_matter(device: str) -> bool:
-    """Whether a run's numbers depend on the number of CPU threads.
-
-    On a CPU they do in every mode: torch splits sums into one part for each thread, which changes the rounding.
-    Products by `kernels` do not depend on it.
-    """
-    return device == "cpu"
-
-
 def binary_linear(x: Tensor, weight: Tensor, bias: Tensor, signs_in: bool) -> Tensor:
     """x (N, in) · sign(weight)ᵀ + bias for a latent weight (out, in): (N, out); g_W is passed to W unmasked.
 

@@ -40,14 +40,14 @@ def code(device: identity.Device = "cpu") -> dict[str, Any]:
     """The code that makes the numbers of a run on this kind of device, for its record.
 
     revision: git's; dirty: whether the code differs from it (None: not known). source: training digest. mode: how
-    products are computed. threads: the number of CPU threads if the numbers depend on it, else [].
+    products are computed. threads: the number of CPU threads on a CPU, where numbers can depend on it, else [].
     """
     return {
         **_revision(),
         "source": source_digest(device),
         "device": device,
         "mode": products.mode(device),
-        "threads": [torch.get_num_threads()] if products.threads_matter(device) else [],
+        "threads": [torch.get_num_threads()] if device == "cpu" else [],
     }
 
 

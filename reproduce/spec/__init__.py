@@ -116,7 +116,10 @@ class Ablation(Strict):
     rates: Annotated[list[Positive], Field(min_length=2)]
     """The rates at the start that are tried for each arm."""
     base: Text
-    """The cell whose settings the arms have, except for their overrides: a file two folders above this one."""
+    """The cell whose settings the arms have, except for their overrides.
+
+    Its path from the folder that holds this file's folder.
+    """
     products: Literal["float32"] | None = None
     """How all arms are trained on a CPU, where the engine cannot make the steps of one (`step.why_autograd`)."""
     common: dict[str, Any] = Field(default={})

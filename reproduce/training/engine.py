@@ -1,8 +1,9 @@
 """A whole training step on a CPU without autograd: the paper's nets, layer by layer, in fused passes.
 
 The only state between steps is the net's parameters, its batch-norm averages and the optimizer's moments;
-`Engine.refresh` reads them. Results do not depend on the number of threads. Dropout and stochastic signs depend
-only on the epoch's seed, the step's number and the element's index.
+`Engine.refresh` reads them. The sums made here do not depend on the number of threads; products of real numbers,
+which torch makes, may. Dropout and stochastic signs depend only on the epoch's seed, the step's number and the
+element's index.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Pass:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self._rooms: dict[tuple[str, bool], NDArray[Any]] = {}
+        self._rooms: dict[str, NDArray[Any]] = {}
         self._norms: dict[bool, norm.Norm] = {}
         self.x: Values
         self.y: NDArray[Any]
@@ -96,11 +97,11 @@ class Pass:
 
     def room(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         """The array of this name, which is kept for later steps; a new one holds zeros."""
-        found = self._rooms.get((name, True))
+        found = self._rooms.get(name)
         if found is None or found.shape != shape or found.dtype != dtype:
             found = aligned(math.prod(shape), dtype)[0].reshape(shape)
             found[...] = 0
-            self._rooms[name, True] = found
+            self._rooms[name] = found
         return found
 
     def _norm(self, training: bool, shape: tuple[int, ...]) -> norm.Norm:
@@ -166,7 +167,7 @@ class Pass:
         if stage.block.pool:
             n, height, width, channels = self.y.shape
             spread = self.room("spread", (n, 2 * height, 2 * width, channels), np.float32)
-            norm.unpool(grad, self._rooms["which", True], spread)
+            norm.unpool(grad, self._rooms["which"], spread)
             grad = spread
         to_input = None if first else stage.product.to_input(grad, self.room)
         stage.product.update(grad, self.x, self.room)

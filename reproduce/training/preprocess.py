@@ -146,10 +146,13 @@ def gcn(rows: Tensor, scale: float, use_std: bool, sqrt_bias: float) -> Tensor:
     With `use_std` the variance (n - 1) takes the place of the squared norm. Divisors under 1e-8 become 1
     (pylearn2's `global_contrast_normalize`).
     """
-    centred = rows - rows.mean(1, keepdim=True)
-    power = centred.square().sum(1, keepdim=True) / (rows.shape[1] - 1 if use_std else 1)
-    divisor = (sqrt_bias + power).sqrt() / scale
-    return centred / torch.where(divisor < 1e-8, 1.0, divisor)
+    made = torch.empty_like(rows)
+    for chunk, out in zip(rows.split(10000), made.split(10000), strict=True):  # needs no third copy of all rows
+        centred = chunk - chunk.mean(1, keepdim=True)
+        power = centred.square().sum(1, keepdim=True) / (rows.shape[1] - 1 if use_std else 1)
+        divisor = (sqrt_bias + power).sqrt() / scale
+        torch.div(centred, torch.where(divisor < 1e-8, 1.0, divisor), out=out)
+    return made
 
 
 def zca(rows: Tensor, bias: float) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,22 @@ def test_a_run_that_another_process_trains_is_postponed_and_not_trained_twice(tm
     assert len(list(store.runs.glob("*.json"))) == 2
 
 
+def test_after_waiting_for_another_process_no_epoch_is_begun_beyond_the_time_limit(tmp_path, data_folder):
+    plan = runs_wanted([made_cell(train={"epochs": 2})], "small", [0], print)
+    store = runs.Store(tmp_path / "s")
+
+    def call(say):
+        return worker.carry_out(plan, store, data_folder, CPU, say, bar=False, deadline=time.monotonic())
+
+    assert call(print).stopped.endswith("seed 0 stands at epoch 1 of 2")
+    (item,) = plan
+    run = runs.Run(item.cell, item.scale, item.seed, item.settings, fetch.load("mnist", data_folder))
+    other = FileLock(store.lock(run), thread_local=False)
+    other.acquire()
+    summary = call(lambda line: other.release() if "left for later" in line else None)
+    assert summary.trained == 0 and summary.stopped.endswith("seed 0 stands at epoch 1")
+
+
 def test_a_record_names_every_call_that_trained_its_run(tmp_path, data_folder, monkeypatch):
     def in_calls(store, *calls):
         plan = runs_wanted([made_cell(train={"epochs": len(calls)})], "small", [0], print)
@@ -279,6 +295,14 @@ def test_time_left_follows_the_costs():
     assert progress.left() == "about 30 s left of all"
     assert progress.left(0.5) == "about 6 s left of the run, 6 s left of all"
     assert [duration(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 05 min"]
+
+
+def test_time_left_with_two_processes_and_a_run_that_failed():
+    progress = Progress([100.0, 300.0], print, jobs=2)
+    progress.started -= 10
+    progress.finish(0.1)
+    progress.position = 1
+    assert progress.left() == "about 2 min 30 s left of all"  # 1 s a multiply-add, shared by two
 
 
 def test_time_left_of_a_resumed_run_counts_the_epochs_of_this_call_only():
@@ -486,7 +510,6 @@ def test_a_run_that_diverges_fails_the_check_with_a_reason(monkeypatch):
     seed = cell.experiment.check.seed
     monkeypatch.setattr(small_check, "_cells", lambda: [cell])
     monkeypatch.setattr(small_check, "_trained", lambda *_: ({(cell.name, None, seed): broken}, {}))
-    monkeypatch.setattr(small_check.shutil, "rmtree", lambda *_, **__: None)
     said = []
     assert small_check.check(None, said.append) is False
     assert said == ["check/mlp: the run failed"]

@@ -159,7 +159,10 @@ def test_as_many_runs_at_once_as_cores_and_memory_allow(
 def test_memory_is_estimated_by_weights_and_images(tmp_path):
     wide = parallel._memory(spec.cells(["table1/bnn-theano-mnist"])[0].scales["paper"])
     weights = 784 * 4096 + 2 * 4096**2 + 4096 * 10
-    assert wide == parallel.PROCESS + 20 * weights + 4 * 70_000 * 784
+    assert wide == parallel.PROCESS + 20 * weights + 6 * 70_000 * 784
+    whitened = spec.cells(["table1/float-cifar10"])[0].scales["paper"]  # three copies in float32
+    net = sum(layer.weights for layer in whitened.layers())
+    assert parallel._memory(whitened) == parallel.PROCESS + 20 * net + 14 * 60_000 * 3072
     told = tmp_path / "meminfo"
     told.write_text("MemTotal:       24576000 kB\nMemAvailable:   12288000 kB\n")
     assert parallel._free_memory(told) == 12288000 * 1024

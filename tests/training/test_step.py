@@ -129,7 +129,7 @@ def seen_by_engine(module, layers, count):
     """Records what a step of the engine left in its arrays."""
     for one, layer in zip(module.step.engine._of(count), layers, strict=True):
         way = one._norms[True]
-        whole = one._rooms["y", True] if one.stage.block.pool else one.y
+        whole = one._rooms["y"] if one.stage.block.pool else one.y
         bias = one.stage.product.of_shift(one.x) + layer.bias
         layer.given = channels_first(one.x.array * one.x.scale)
         layer.product = channels_first(whole.astype(np.float64) * one.scale + bias)
