@@ -64,6 +64,23 @@ def test_holm_against_a_worked_example():
     assert paired.holm([]) == []
 
 
+@pytest.mark.parametrize(
+    ("mean", "p", "p_loss", "said"),
+    [
+        (-0.1, 0.01, 0.01, "better"),
+        (-0.1, 0.01, 0.5, "better"),
+        (-0.1, 0.2, 0.01, "no loss within the margin"),
+        (0.1, 0.01, 0.01, "no loss within the margin"),  # a loss, but less than counts
+        (0.1, 0.01, 0.5, "worse"),
+        (0.1, 0.2, 0.2, "cannot be told"),
+        (0.1, 0.05, 0.05, "cannot be told"),
+    ],
+)
+def test_the_verdicts_words(mean, p, p_loss, said):
+    found = paired.Difference(8, mean, mean - 0.1, mean + 0.1, 0.9, 0.9, 0.2)  # its own p-values do not count
+    assert paired.verdict(found, p, p_loss) == said
+
+
 def made(rng, count, n, shift, spread, images=10_000, error=1.5):
     """Differences of simulated pairs: wrong images are drawn independently, and each run's error rate scatters."""
     for _ in range(count):

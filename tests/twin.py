@@ -276,6 +276,8 @@ def multipliers(layer, train):
     """Factors of the rate for weight, bias, gamma and beta of a layer."""
     w = layer.weight
     glorot = math.sqrt((w[0].size + len(w) * w[0, 0].size) / 1.5) if w.ndim == 4 else math.sqrt(sum(w.shape) / 1.5)
-    weight = {"plain": 1.0, "glorot": glorot, "glorot_squared": glorot**2}[train.weight_rate]
+    power = 2.0 ** round(math.log2(glorot))
+    kinds = {"plain": 1.0, "glorot": glorot, "glorot_squared": glorot**2, "glorot_power_of_2": power}
+    weight = kinds[train.weight_rate]
     gamma = math.sqrt(len(w) / 1.5) if train.norm_rate == "glorot_gamma" else 1.0
     return weight, weight if train.bias_rate == "as_weight" else 1.0, gamma, 1.0

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import time
+import traceback
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sample import sample
 
 from kernels import reals
 from kernels.cpu import build, runtime
-from reproduce import spec, yamlfile
+from reproduce import outcomes, spec, yamlfile
 from reproduce.campaign import estimate, parallel, probe, small_check, worker
 from reproduce.campaign.progress import Progress, cost
 from reproduce.campaign.wanted import auto_scale, runs_wanted, share
@@ -52,6 +53,23 @@ def test_runs_are_recorded_and_skipped_the_next_time(tmp_path, data_folder):
     assert not list((store.root / "work").glob("*.ckpt"))
     net = safetensors.torch.load_file(store.net(record.stem))
     assert net["blocks.0.layer.weight"].shape == (32, 784)
+
+
+def test_a_record_holds_the_best_and_the_last_epoch(tmp_path, data_folder, monkeypatch):
+    wrong = {"valid": [20, 5, 9, 9], "test": [30, 11, 7, 12]}  # images in each epoch; the second is best
+
+    def evaluate(self, split):
+        missed = torch.zeros(self.scored(split), dtype=torch.bool)
+        missed[: wrong[split][len(self.curve)]] = True
+        return missed, 0.5
+
+    monkeypatch.setattr(train.Classifier, "evaluate", evaluate)
+    (record,) = go(tmp_path, data_folder, [made_cell(train={"epochs": 4})]).records
+    found, images = record.result, record.result.test_images
+    assert (found.best_epoch, found.valid_error) == (2, 100 * 5 / found.valid_images)
+    assert (found.test_error, found.last_test_error) == (100 * 11 / images, 100 * 12 / images)
+    for text, count in ((found.wrong_best, 11), (found.wrong_last, 12)):
+        assert np.flatnonzero(outcomes.unpack(text, images)).tolist() == list(range(count))
 
 
 def test_a_run_that_another_process_trains_is_postponed_and_not_trained_twice(tmp_path, data_folder):
@@ -589,7 +607,8 @@ def test_an_unreadable_data_set_is_retried_and_its_arrays_are_freed(tmp_path, da
         patch.setattr(fetch, "load", unread)
         with pytest.raises(fetch.Unread):
             prepared.dataset("mnist", None, print)
-    assert prepared._datasets["mnist"].__traceback__ is None or prepared._datasets["mnist"].__context__ is None
+    kept = prepared._datasets["mnist"]  # a traceback through `unread` would keep its arrays
+    assert "unread" not in [frame.name for frame in traceback.extract_tb(kept.__traceback__)]
     assert go(tmp_path, data_folder, [cell]).trained == 1
 
 

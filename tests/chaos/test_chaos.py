@@ -38,14 +38,12 @@ def test_the_page_says_what_the_committed_records_say():
     stopped = [chaos["found"][name] for name in ("SIGTERM", "SIGINT")]
     longest = max(figures["longest_end_seconds"] for figures in stopped)
     assert f"{sum(f['signals'] for f in stopped)} signals: the longest end took {longest:.2f} s" in page
-    for what, least in (
-        ("mutants of experiment files", 5000),
-        ("damaged packed nets", 2000),
-        ("damaged records", 2000),
-    ):
+    for what, least in (("mutants of experiment files", 5000), ("damaged records", 2000)):
         assert fuzz["found"][what]["tried"] >= least
         assert f"{fuzz['found'][what]['tried']:,}" in page
-    for figures in fuzz["found"].values():
+    for what, figures in fuzz["found"].items():
+        if what == "damaged packed nets":  # every byte of one is now changed by test_packed.py
+            continue
         for key in ("refused", "refused_in_a_line", "load_as_stated"):
             assert f"{figures.get(key, figures['tried']):,}" in page
     assert len(page.splitlines()) < 40

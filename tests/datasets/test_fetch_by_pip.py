@@ -82,9 +82,10 @@ def test_the_last_line_of_pips_error_is_reported(tmp_path, monkeypatch, text, to
 def test_pip_behind_a_proxy_that_does_not_answer(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    for name, value in {"CONFIG_FILE": "/dev/null", "RETRIES": "1", "NO_CACHE_DIR": "1"}.items():
+    own = {"CONFIG_FILE": "/dev/null", "RETRIES": "1", "NO_CACHE_DIR": "1", "INDEX_URL": "https://pypi.org/simple"}
+    for name, value in own.items():
         monkeypatch.setenv(f"PIP_{name}", value)
-    for name in ("PIP_FIND_LINKS", "NO_PROXY", "no_proxy"):
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_PROXY", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{port}")

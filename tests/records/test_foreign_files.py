@@ -1,7 +1,4 @@
-"""Packed nets and records from elsewhere: changed ones are refused, and none breaks the process.
-
-`make fuzz N=2000` tests many. Some are read in a separate process with little memory.
-"""
+"""Endless and huge files are not read, and changed records are refused (`make fuzz N=2000` tests many)."""
 
 import json
 import random
@@ -12,7 +9,6 @@ import sys
 
 import pytest
 from mutants import FRACTIONS, count, tell
-from test_packed import small_net
 
 from reproduce import files, yamlfile
 from reproduce.packed import file as packed_file
@@ -67,67 +63,6 @@ def damaged(rng, raw):
     return bytes(raw)
 
 
-@pytest.fixture(scope="module")
-def net_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("net") / "net.bnn"
-    small_net().save(path)
-    return path.read_bytes()
-
-
-@pytest.fixture
-def little_memory():
-    """Limits memory to 2 GiB more than the process has, so that a file that asks for more gives a MemoryError."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2 * 2**30, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-@FRACTIONS
-@pytest.mark.timeout(3600)
-def test_no_changed_packed_net_is_accepted(net_file, little_memory, tmp_path, fraction):
-    n, same, refused = count() // fraction, 0, 0
-    kept = []
-    for seed in range(n):
-        rng = random.Random(seed)
-        raw = damaged(rng, net_file)
-        try:
-            packed_file.parse(raw)
-        except PackedError as error:
-            refused += 1
-            assert str(error).isprintable()
-            kept.append(raw)
-        else:
-            assert raw == net_file, f"damage {seed} was accepted"
-            same += 1
-    assert refused > 0.98 * n and same + refused == n
-    tell("damaged packed nets", tried=n, refused=refused, unchanged=same)
-    if fraction == 1:
-        processed(kept, tmp_path, "bnn", "from reproduce import packed as p; read = p.PackedNet.load")
-
-
-def processed(files, folder, suffix, how):
-    """Reads files in a separate process, which must end without a traceback."""
-    chosen = files[:: max(1, len(files) // 50)]
-    for i, raw in enumerate(chosen):
-        (folder / f"{i}.{suffix}").write_bytes(raw)
-    program = f"""
-import sys
-from pathlib import Path
-{how}
-for path in sorted(Path(sys.argv[1]).glob("*.{suffix}")):
-    try:
-        read(path)
-    except ValueError as error:
-        assert str(error).isprintable(), error
-print("all read")
-"""
-    command = [sys.executable, "-c", program, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=yamlfile.ROOT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "all read\n", ""), done.stderr
-
-
 # --- records --------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +108,6 @@ def sealed_files():
 @pytest.mark.timeout(3600)
 def test_no_changed_record_is_accepted(tmp_path, fraction):
     n, refused, same = count() // fraction, 0, 0
-    kept = []
     path = tmp_path / "record.json"
     sources = [(p, p.read_bytes()) for p in sealed_files()]
     for seed in range(n):
@@ -186,10 +120,8 @@ def test_no_changed_record_is_accepted(tmp_path, fraction):
         except ValueError as error:
             refused += 1
             assert str(error).isprintable() and str(error).startswith("record.json: ")
-            kept.append(raw)
         else:
             assert json.dumps(found, sort_keys=True) == sorted_content(good), f"damage {seed} of {source.name}"
             same += 1
     tell("damaged records", tried=n, refused=refused, say_what_they_said=same)
     assert refused > 0.9 * n and same + refused == n
-    processed(kept, tmp_path, "json", "from reproduce.records import read_record as read")

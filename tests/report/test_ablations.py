@@ -212,6 +212,18 @@ def test_pairs_are_judged_and_the_verdicts_adjusted_for_the_number_of_all(tmp_pa
     assert line["difference"] == pytest.approx(line["arm_error"] - line["against_error"])
 
 
+def test_verdicts_are_by_the_p_values_adjusted_for_all_comparisons(tmp_path, monkeypatch):
+    store(tmp_path, "mask", {"mask": 1.5, "no-mask": 1.5})
+    sure = paired.Difference(8, mean=0.1, low=0.05, high=0.15, p=0.01, p_loss=0.011, found=0.1)
+    monkeypatch.setattr(paired, "difference", lambda *_: sure)
+    found = ablations.frame(report.gather(tmp_path, report.cells()))
+    (line,) = found[found["difference"].notna()].to_dict("records")
+    assert paired.verdict(sure, sure.p, sure.p_loss) == "no loss within the margin"  # alone
+    assert line["verdict"] == "cannot be told" and len(found) > 9
+    assert line["p_holm"] == pytest.approx(0.01 * len(found))
+    assert line["p_loss_holm"] == pytest.approx(0.011 * len(found))
+
+
 def test_the_section_of_an_empty_store_says_that_nothing_was_run(tmp_path):
     section = ablations.section(report.gather(tmp_path, report.cells()))
     assert "0 of" in section.text[0]

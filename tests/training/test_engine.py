@@ -18,6 +18,7 @@ PLAIN = {"dropout_in": 0.0, "dropout_hidden": 0.0}
 RELU = {"activation": "relu"}
 MOVED = [{"step": "range", "low": 0, "high": 1}]
 STD = {"kind": "std", "eps": 0.5, "alpha": 0.3}  # so large that it matters
+SHIFT = {"kind": "shift", "eps": 1e-4, "alpha": 0.125}
 CASES = {
     "odd sizes": settings(net=PLAIN | {"hidden": [97, 61]}, train={"batch": 37}),
     "pixels moved": settings(net=PLAIN | {"hidden": [64]}, data={"preprocess": [*MOVED, {"step": "standardize"}]}),
@@ -27,6 +28,7 @@ CASES = {
     "eps on the std": settings(net=PLAIN | RELU | {"hidden": [96, 64], "norm": STD, "output_norm": STD}),
     "float, signs": settings(net=PLAIN | {"hidden": [96, 64], "weights": "float"}),
     "convnet, float, signs": convnet_settings(net={"channels": [4, 8], "weights": "float"}, train={"batch": 25}),
+    "shift": settings(net=PLAIN | {"hidden": [96, 64], "norm": SHIFT, "output_norm": SHIFT}),
     "no mask": settings(net=PLAIN | {"hidden": [64, 32], "ste_mask": False}),
     "convnet": convnet_settings(net={"channels": [8, 16], "dense": [24, 16]}, train={"batch": 25}),
     "convnet, relu": convnet_settings(net=RELU | {"channels": [8, 16], "dense": [24]}, train={"batch": 25}),
@@ -86,6 +88,10 @@ def test_sgd_updates_equal_autograds_except_for_rounding(case, monkeypatch):
 @pytest.mark.parametrize("case", CASES)
 def test_scores_are_those_of_the_net(case, monkeypatch):
     module = module_of(CASES[case], "fixed16", monkeypatch)
+    with torch.no_grad():
+        for block in module.net.blocks:
+            block.norm.weight.uniform_(0.6, 2.4)  # of shift-based batch norm the nearest power of 2 counts
+    module.step.refresh()
     for start in range(0, 600, 100):
         module.training_step([torch.arange(start, start + module.settings.train.batch)], 0)
     index = torch.arange(130)

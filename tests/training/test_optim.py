@@ -139,19 +139,29 @@ def test_float32_updates_are_the_float64_ones_to_rounding(kind, numpy_rule, isa,
     )
 
 
-def test_learning_rate_after_each_epoch():
-    mnist = spec.ExponentialRate(kind="exponential", start=3e-3, end=3e-7)
-    rates = [optim.rate(mnist, 1000, e) for e in range(1000)]
-    assert rates[0] == 3e-3
-    assert rates[1] / rates[0] == pytest.approx(0.990832, abs=5e-7)
-    assert rates[999] * 0.990832 == pytest.approx(3e-7, rel=1e-3)
-    cifar = spec.ExponentialRate(kind="exponential", start=1e-3, end=3e-7)
-    assert optim.rate(cifar, 500, 1) / 1e-3 == pytest.approx(0.983907, abs=5e-7)
-    svhn = spec.ExponentialRate(kind="exponential", start=1e-3, end=1e-6)
-    assert optim.rate(svhn, 200, 1) / 1e-3 == pytest.approx(0.966051, abs=5e-7)
-    halving = spec.HalvingRate(kind="halving", start=2.0**-6, every=50)
-    got = [optim.rate(halving, 500, e) for e in (0, 49, 50, 99, 100, 499)]
-    assert got == [2.0**-6, 2.0**-6, 2.0**-7, 2.0**-7, 2.0**-8, 2.0**-15]
+def rates_of(cell):
+    train = spec.cells([f"table1/{cell}"])[0].scales["paper"].train
+    return [optim.rate(train.rate, train.epochs, e) for e in range(train.epochs)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "epochs", "start", "factor", "end"),
+    [
+        ("bnn-theano-mnist", 1000, 3e-3, 0.990832, 3e-7),
+        ("bnn-theano-cifar10", 500, 1e-3, 0.983907, 3e-7),
+        ("bnn-theano-svhn", 200, 1e-3, 0.966051, 1e-6),
+    ],
+)
+def test_learning_rate_of_a_cell_after_each_epoch(cell, epochs, start, factor, end):
+    rates = rates_of(cell)
+    assert len(rates) == epochs and rates[0] == start
+    assert rates[1] / rates[0] == pytest.approx(factor, abs=5e-7)
+    assert rates[-1] * factor == pytest.approx(end, rel=1e-3)
+
+
+def test_the_learning_rate_of_torch7_is_halved():
+    rates = rates_of("bnn-torch7-cifar10")
+    assert [rates[e] for e in (0, 49, 50, 99, 100, 499)] == [2.0**-6, 2.0**-6, 2.0**-7, 2.0**-7, 2.0**-8, 2.0**-15]
 
 
 def multipliers(net, rule):

@@ -54,7 +54,9 @@ CASES = {
     "mlp, torch7": settings(**TORCH7 | {"net": TORCH7["net"] | {"hidden": [96, 64, 48]}}),
     "convnet": convnet_settings(net={"channels": [4, 8], "dense": [24, 16]}, train={"batch": 25}),
     "convnet, torch7": convnet_settings(
-        net=SHIFT["net"] | {"channels": [4, 8], "dense": [24, 16]}, train=SHIFT["train"] | {"batch": 25}
+        net=SHIFT["net"] | {"channels": [4, 8], "dense": [24, 16]},
+        train=SHIFT["train"]
+        | {"batch": 25, "weight_rate": "glorot_power_of_2", "bias_rate": "as_weight", "clip": "all"},
     ),
     "mlp, binaryconnect": settings(
         net=BINARYCONNECT["net"] | {"hidden": [96, 64, 48], "dropout_in": 0.0, "dropout_hidden": 0.0}
@@ -204,7 +206,8 @@ class Trajectory:
         assert error <= GRADIENT[self.way], (k, what, error)
         other = tuple(x.copy() for x in state)
         rate = optim.rate(train.rate, train.epochs, 0)
-        clipped = (lambda x: np.clip(x, -1, 1)) if what == 0 else (lambda x: x)
+        limited = what == 0 or train.clip == "all"
+        clipped = (lambda x: np.clip(x, -1, 1)) if limited else (lambda x: x)
 
         def updated(state, grad):
             if train.optimizer.kind == "sgd":

@@ -1,7 +1,5 @@
 """Training: Algorithm 1 step by step, resume bit for bit, selection, divergence."""
 
-import dataclasses
-import math
 import os
 import shutil
 import signal
@@ -48,65 +46,6 @@ def test_it_learns_made_images(tmp_path):
     outcome = fit(settings(train={"epochs": 8}, net={"hidden": [128, 128]}), tmp_path)
     assert outcome.curve[0]["valid_wrong"] > outcome.best["valid_wrong"]
     assert outcome.best["valid_wrong"] / outcome.scored["valid"] < 0.15
-
-
-def np_step(w, b, gamma, beta, x, t, rate):
-    """One step of Algorithm 1 for a 784-H-10 net in float64 (Adam's first); returns updated weights and loss."""
-    h = x
-    saved = []
-    last = len(w) - 1
-    for k in range(len(w)):
-        wb = np.where(w[k] >= 0, 1.0, -1.0)
-        s = h @ wb.T + b[k]
-        mean, var = s.mean(0), s.var(0)
-        inv = 1 / np.sqrt(var + 1e-4)
-        hat = (s - mean) * inv
-        a = gamma[k] * hat + beta[k]
-        saved.append((h, wb, hat, inv, a))
-        h = a if k == last else np.where(a >= 0, 1.0, -1.0)
-    slack = np.maximum(0, 1 - t * h)
-    loss = (slack**2).mean()
-    g = -2 * t * slack / slack.size
-    new = []
-    for k in reversed(range(len(w))):
-        h, wb, hat, inv, a = saved[k]
-        if k != last:
-            g = g * (np.abs(a) <= 1)
-        ghat = g * gamma[k]
-        gs = inv * (ghat - ghat.mean(0) - hat * (ghat * hat).mean(0))
-        gw = gs.T @ h
-        factor = math.sqrt(sum(w[k].shape) / 1.5)
-        step = math.sqrt(1 - 0.999) / (1 - 0.9) * 0.1 * gw / (np.sqrt(0.001) * np.abs(gw) + 1e-8)
-        new.insert(0, (np.clip(w[k] - rate * factor * step, -1, 1), gw, factor))
-        g = gs @ wb
-    return new, loss
-
-
-def test_one_step_is_algorithm_1(tmp_path):
-    s = settings(net={"hidden": [24, 16], "dropout_in": 0.0, "dropout_hidden": 0.0}, train={"epochs": 1})
-    data = ready(s)
-    module = train.Classifier(s, data, 0)
-    module.double()
-    module.rule.set_rate(3e-3)
-    blocks = module.net.blocks
-    w = [b.layer.weight.detach().numpy().copy() for b in blocks]
-    bias = [b.layer.bias.detach().numpy().copy() for b in blocks]
-    gamma = [b.norm.weight.detach().numpy().copy() for b in blocks]
-    beta = [b.norm.bias.detach().numpy().copy() for b in blocks]
-    index = torch.arange(100)
-    x = data["train"].images(index).double()
-    t = module.targets[data["train"].labels[index]]
-    module.data = {"train": dataclasses.replace(data["train"], rows=x)}
-    module.training_step([index], 0)
-    expected, np_loss = np_step(w, bias, gamma, beta, x.numpy(), t.numpy(), 3e-3)
-    assert module.loss_sum.item() == pytest.approx(np_loss, rel=1e-10)
-    assert any((np.abs(weight) == 1).any() for weight, _, _ in expected)  # some weights are clipped
-    for block, (weight, grad, factor), before in zip(blocks, expected, w, strict=True):
-        np.testing.assert_allclose(block.layer.weight.grad.numpy(), grad, rtol=1e-7, atol=1e-12)
-        moved = np.abs(grad) > 1e-5  # where the first Adam step is surely a sign
-        np.testing.assert_allclose(block.layer.weight.detach().numpy()[moved], weight[moved], rtol=1e-6)
-        assert np.abs(weight - before).max() <= 3e-3 * factor * 1.01
-        assert np.abs(weight).max() <= 1
 
 
 def cases(kind):
