@@ -9,7 +9,7 @@
 # After each step $OUT (results/local/gpu) holds the results so far: log.txt, records.tar.gz, curves.csv and packed
 # nets, at most eight files of at most 16 MiB each. A step that fails does not end the script. Every step but the
 # training and the curves is tried only once. Exit code 0: all steps succeeded; 1: a step failed; 2: a package is
-# missing, or there is no such run; 75: the time limit ended the script.
+# missing, or there is no such run or no data set; 75: the time limit ended the script.
 #
 # NET=cifar10   without arguments: train the CIFAR-10 ConvNet instead of the MNIST MLP
 # PYTHON        the interpreter (.venv/bin/python)
@@ -38,6 +38,10 @@ else
   bench=(--gpu --broken "$work/broken.json")
 fi
 [ $# -gt 0 ] && cell=${1%:*} || runs=("$cell:100")
+if [ -n "${REPRODUCE_DATA:-}" ] && ! compgen -G "$REPRODUCE_DATA/*.npz" >/dev/null; then
+  echo "gpu-evidence: no data set (*.npz) in REPRODUCE_DATA, $REPRODUCE_DATA" >&2
+  exit 2
+fi
 for run in "${runs[@]}"; do
   [[ $run =~ ^[^:]+:[0-9]+$ && -f experiments/${run%:*}.yaml && ! (-n ${REHEARSE:-} && $run == short/*) ]] && continue
   echo "gpu-evidence: no run '$run': CELL:SEED is wanted, as in table1/float-mnist:0; short/ is not rehearsed" >&2
@@ -105,13 +109,15 @@ deliver() {
   done < <(files packed .bnn)
 }
 
-# evidence: measure the speed of a training step, and Figure 3
-evidence() {
+# figure3: measure Figure 3
+figure3() { once figure3 $figure "$python" -m reproduce bench "${bench[@]}" --to "$work/records/kernels"; }
+
+# preflight: measure the speed of a training step
+preflight() {
   local training=()
   [ -n "$trained" ] || training=(--left $(($(left) > figure + 30 ? $(left) - figure - 30 : 0)))
   once "preflight-${cell//\//-}" 40 "$python" -m reproduce gpu preflight "$cell" --device $device --scale $scale \
     --steps $steps "${training[@]}"
-  once figure3 $figure "$python" -m reproduce bench "${bench[@]}" --to "$work/records/kernels"
 }
 
 # training: train the runs until the time is over; $trained becomes 75 if one is unfinished
@@ -144,28 +150,34 @@ export PYTHONUNBUFFERED=1
 
 once versions 60 "$python" -m reproduce gpu versions --device $device
 [ $? -ne 2 ] || { rm "$work/versions.tried" && exit 2; }
-once trials 60 "$python" -m reproduce gpu trials "$work" "${runs[@]%:*}" --device $device --scale $scale
+once trials 80 "$python" -m reproduce gpu trials "$work" "${runs[@]%:*}" --device $device --scale $scale
 REPRODUCE_WITHOUT=$(cat "$work/without.txt" 2>/dev/null || echo updates bf16 fp16 tf32 passes graph)
 export REPRODUCE_WITHOUT
 trained=""
-[ $# -gt 0 ] || evidence
+[ $# -gt 0 ] || preflight
+[ $# -gt 0 ] || figure3
 training
 mapfile -t records < <(files runs .json)
 mapfile -t checkpoints < <(files work .ckpt)
 step curves 25 "$python" -m reproduce gpu curves "$work/curves.csv" "${records[@]}" "${checkpoints[@]}"
 
-backends=${REHEARSE:+cpu }$(cat "$work/backends.txt" 2>/dev/null)
+frozen=()
 for record in "${records[@]}"; do
   stem=$(basename "$record" .json)
   case $stem in *float* | *binaryconnect* | *baseline*) continue ;; esac # nets with real-valued activations cannot be packed
   once "freeze-$stem" 60 "$python" -m reproduce freeze "$record"
+  frozen+=("$stem")
+done
+[ $# -eq 0 ] || [ $trained -eq 75 ] || figure3
+backends=${REHEARSE:+cpu }$(cat "$work/backends.txt" 2>/dev/null)
+for stem in "${frozen[@]}"; do
   for backend in $backends; do
     once "predict-$stem-$backend" 60 "$python" -m reproduce predict "$store/packed/$stem.bnn" --backend "$backend" \
       --against "$store/nets/$stem.safetensors" --record "$work/records/kernels"
   done
   backends=${backends%% *} # one backend is enough for the other nets
 done
-[ $# -eq 0 ] || [ $trained -eq 75 ] || evidence
+[ $# -eq 0 ] || [ $trained -eq 75 ] || preflight
 for file in $gpu_tests; do
   [ $trained -ne 75 ] || break
   once "tests-$(basename "$file" .py)" 120 env -u REPRODUCE_WITHOUT \

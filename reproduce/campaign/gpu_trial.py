@@ -51,22 +51,28 @@ def try_parts(
     seconds: tuple[float, float] = (trial.SECONDS, trial.SECONDS),
     cells: Sequence[str] = (),
 ) -> dict[str, str]:
-    """As `choose_parts`, but $REPRODUCE_WITHOUT is overwritten. `others`: further trials, for `trial.broken`.
+    """As `choose_parts`, but parts in $REPRODUCE_WITHOUT are not tried and stay left out.
 
-    `seconds`: two time limits. The first is for all parts together. The second is for recorded steps that use the
-    parts that passed; time left over from the first is added to it. `cells`: recorded steps of these nets, too.
+    `others`: further trials, for `trial.broken`. `seconds`: two time limits. The first is for all parts together.
+    The second is for recorded steps that use the parts that passed; time left over from the first is added to it.
+    `cells`: only what these nets use is tried; without them, the nets of CELLS.
     """
-    os.environ["REPRODUCE_WITHOUT"] = ""
+    given = ways.left_out()
+    os.environ["REPRODUCE_WITHOUT"] = " ".join(given)
+    own = list(dict.fromkeys(cells)) or list(CELLS[scale])
+    kinds = {settings_of(name, scale).net.kind for name in own}
+    alike = [name for name in CELLS[scale] if settings_of(name, scale).net.kind in kinds] or list(CELLS[scale])
     end = time.monotonic() + sum(seconds)
     name = "reproduce.campaign.gpu_trial"
-    first = {part: [name, part, device, scale] for part in ("bf16", "passes", "fp16", "tf32")}
-    found = trial.broken({trial.UPDATES: ["kernels.cuda.trial", trial.UPDATES], **first, **others}, seconds[0])
+    first = {part: [name, part, device, scale, *own] for part in ("bf16", "fp16", "tf32")}
+    first |= {"passes": [name, "passes", device, scale, *alike]}  # float nets do not use them
+    first |= {trial.UPDATES: ["kernels.cuda.trial", trial.UPDATES]}
+    first = {part: words for part, words in first.items() if part not in given}
+    found = trial.broken(first | others, seconds[0])
     for part in found:
         if part in ways.PARTS:
             ways.leave_out(part)
-    graphs = {
-        f"graph of {cell}": [name, "graph", device, scale, cell] for cell in dict.fromkeys([*CELLS[scale], *cells])
-    }
+    graphs = {f"graph of {cell}": [name, "graph", device, scale, cell] for cell in own if "graph" not in given}
     found |= trial.broken(graphs, max(seconds[1], end - time.monotonic()))
     if any(net in found for net in graphs):
         ways.leave_out("graph")

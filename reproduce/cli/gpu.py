@@ -49,7 +49,7 @@ def versions(device: DeviceOption = "cuda") -> None:
 def trials(
     to: Annotated[Path, typer.Argument(help="Folder of the three files.")],
     cells: Annotated[
-        list[str] | None, typer.Argument(help="Cells that are to be trained: their steps, too.")
+        list[str] | None, typer.Argument(help="Cells that are to be trained: only what they use is tried.")
     ] = None,
     device: DeviceOption = "cuda",
     scale: ScaleOption = "paper",

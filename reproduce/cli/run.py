@@ -103,7 +103,9 @@ def run(
         from reproduce.campaign import gpu_trial
 
         gpu_trial.choose_parts(say)
-    jobs = jobs or parallel.at_once(estimate.unfinished(plan, store, data, chosen.type), threads, chosen.type)
+    if jobs is None:
+        open_yet = estimate.unfinished(plan, store, data, chosen.type) if chosen.type == "cpu" else plan
+        jobs = parallel.at_once(open_yet, threads, chosen.type)
     each = parallel.threads_each(jobs, threads, chosen.type)
     if plan_only:
         parallel.use_threads(threads)

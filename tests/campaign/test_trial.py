@@ -81,13 +81,16 @@ def test_wrong_recorded_steps_are_found(nothing_left_out):
 
 def test_failed_parts_are_left_out_and_nothing_is_tried_twice(nothing_left_out):
     """The graph is tried with the parts that passed the first trials."""
-    asked = []
+    asked, words = [], {}
 
     def broken(commands, seconds=0):
         asked.append((sorted(commands), os.environ["REPRODUCE_WITHOUT"]))
+        words.update(commands)
         return {"updates": "RuntimeError: 3 of 9"} if "updates" in commands else {"graph of b": "hangs"}
 
     nothing_left_out.setattr(kernel_trial, "broken", broken)
+    kinds = {"a": settings(), "b": convnet_settings(), "c": settings()}
+    nothing_left_out.setattr(gpu_trial, "settings_of", lambda name, _: kinds[name])
     nothing_left_out.setattr(gpu_trial, "CELLS", {"paper": ("a", "b")})
     nothing_left_out.delenv("REPRODUCE_WITHOUT")
     said = []
@@ -98,6 +101,11 @@ def test_failed_parts_are_left_out_and_nothing_is_tried_twice(nothing_left_out):
     assert ways.left_out() == ("updates", "graph")
     assert said == ["left out: updates: RuntimeError: 3 of 9", "left out: graph of b: hangs"]
     assert gpu_trial.choose_parts(said.append) == {} and len(asked) == 2
+    assert words["passes"][-2:] == words["bf16"][-2:] == ["a", "b"]
+    nothing_left_out.setenv("REPRODUCE_WITHOUT", "bf16 graph")
+    gpu_trial.try_parts(said.append, "cuda", "paper", {}, cells=["c", "c"])  # of c's kind there is a
+    assert asked[2:] == [(["fp16", "passes", "tf32", "updates"], "bf16 graph"), ([], "bf16 graph updates")]
+    assert words["passes"][-1] == "a" and words["tf32"][-2:] == ["paper", "c"]
 
 
 @pytest.mark.exhaustive

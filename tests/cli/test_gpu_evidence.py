@@ -68,7 +68,7 @@ def test_its_steps_in_their_order_and_within_their_limits(evidence):
     before = ["versions", "trials", "preflight", "bench", "run", "curves", "freeze", "predict", "predict"]
     assert kinds(asked)[:9] == before and all(" -m gpu " in line for line in asked[9:])
     given = limits(said)
-    assert [given[k] for k in ("trials", "preflight-table1-bnn-theano-mnist", "figure3")] == ["60", "40", "120"]
+    assert [given[k] for k in ("trials", "preflight-table1-bnn-theano-mnist", "figure3")] == ["80", "40", "120"]
     assert int(given["training-table1-bnn-theano-mnist:100"]) > 540  # no step takes time here: nearly all is left
     train = asked[4]
     assert "table1/bnn-theano-mnist --device cuda --scale paper --first-seed 100 --seeds 1" in train
@@ -101,12 +101,11 @@ def test_named_runs_are_trained_first_each_once_and_real_activations_are_not_pac
     named = [f"{cell}:{seed}" for cell, seed in zip(cells, (0, 1, 0, 2), strict=True)]
     code, said, asked = evidence(*named)
     assert code == 0, said
-    freezes = ["freeze", "predict", "predict", "freeze", "predict"]
-    after = ["curves", *freezes, "preflight", "bench", "pytest"]
+    after = ["curves", "freeze", "freeze", "bench", *["predict"] * 3, "preflight", "pytest"]
     assert kinds(asked)[:15] == ["versions", "trials", *["run"] * 4, *after]
     trained = [re.search(r"run (\S+) .*--first-seed (\d+) --seeds 1 ", line).groups() for line in asked[2:6]]
     assert [":".join(each) for each in trained] == named
-    assert " ".join(cells) in asked[1] and "bnn-theano" in asked[12]
+    assert " ".join(cells) in asked[1] and "bnn-theano" in asked[13]
     with tarfile.open(evidence.out / "records.tar.gz") as tar:
         assert sum("/runs/" in name and name.endswith(".json") for name in tar.getnames()) == 4
     assert len(list(evidence.out.glob("*.bnn"))) == 2
@@ -149,6 +148,11 @@ def test_a_step_that_hangs_is_cut_and_its_successors_still_deliver(evidence):
 def test_a_wrong_run_ends_it_before_anything_is_tried(evidence, run):
     code, said, asked = evidence("table1/float-mnist:0", run)
     assert code == 2 and f"no run '{run}'" in said and not asked and not evidence.store.exists()
+
+
+def test_missing_data_end_it_before_anything_is_tried(evidence, tmp_path):
+    code, said, asked = evidence(REPRODUCE_DATA=tmp_path)
+    assert code == 2 and "no data set" in said and not asked
 
 
 @pytest.mark.exhaustive
