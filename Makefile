@@ -23,7 +23,7 @@ options := --results "$(RESULTS)" $(data_option)
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 FUZZED := tests/spec/test_spec_mutants.py tests/records/test_foreign_files.py tests/datasets/test_data_damage.py tests/test_storage.py
 
-.PHONY: chaos export-proofs fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test test-all check-small check-small-mutants lint report simulate tune-ablations compare-products publish data clean
+.PHONY: chaos export-proofs fuzz oldest help reproduce-table1 bench-cpu bench-train bench-layers bench-gpu test test-all check-small check-small-mutants lint report simulate compare-products publish data clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb what; do \
@@ -77,9 +77,6 @@ report: $(ENV) ## write the report of the committed records: results/report/inde
 
 simulate: $(ENV) ## try the rule of the verdict on simulated runs: results/verdict-simulation.csv (2 minutes)
 	$(PY) -c 'from reproduce import verdict_simulation; verdict_simulation.main()'
-
-tune-ablations: $(ENV) ## try the learning rates of the ablations' arms on validation images: results/tuning (CELLS=… for some; hours; resumes)
-	$(PY) -m reproduce.campaign.rates $(CELLS)
 
 compare-products: $(ENV) ## compare errors after training with 16-bit and float32 products: three small cells, 8 seeds (CELLS=… for some; hours; resumes)
 	$(PY) -m reproduce.campaign.compare_products $(CELLS)

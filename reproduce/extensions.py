@@ -21,15 +21,16 @@ def use(paths: Sequence[Path]) -> None:
         if resolved in _USED:
             continue
         try:
-            digest = hashlib.sha256(
-                identity.canonical_python(path.read_text(encoding="utf-8")).encode()
-            ).hexdigest()
+            digest = identity.module_digest(path.read_text(encoding="utf-8"))
             name = f"used_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
             spec = importlib.util.spec_from_file_location(name, resolved)
             if spec is None or spec.loader is None:
                 raise ImportError("not a Python file")
             module = sys.modules[name] = importlib.util.module_from_spec(spec)
+            if str(resolved.parent) not in sys.path:  # so that it can import what lies beside it
+                sys.path.append(str(resolved.parent))
             spec.loader.exec_module(module)
+            sys.modules.setdefault(resolved.stem, module)  # one copy, if a module given later imports it
         except Exception as error:  # the user's code can fail in any way
             reason = " ".join(str(error).split()) or type(error).__name__
             raise SpecError(f"{shown(path)}: cannot be used: {type(error).__name__}: {reason}") from error

@@ -84,6 +84,17 @@ def canonical_python(text: str) -> str:
     return repr(_plain(_Stripped().visit(ast.parse(text))))
 
 
+def module_digest(text: str) -> str:
+    """sha256 of a module from elsewhere: its canonical code, and what it imports from this project."""
+    names = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            source = "" if isinstance(node, ast.Import) else node.module or ""
+            names += [(source, alias.name, alias.asname or alias.name) for alias in node.names]
+    own = sorted(name for name in names if (name[0] or name[1]).split(".")[0] in PACKAGES)
+    return _sha(f"{canonical_python(text)} {own}")
+
+
 class _Stripped(ast.NodeTransformer):
     """Without docstrings (any constant that stands as a statement) and imports of own modules."""
 

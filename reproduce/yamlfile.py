@@ -138,9 +138,11 @@ def shown(path: Path) -> str:
 
 
 def merged(base: Any, override: Any) -> Any:
+    """Mappings joined key by key; what the override has counts, and a key that it sets to null is removed."""
     if not (isinstance(base, dict) and isinstance(override, dict)):
         return override
-    return {**base, **{k: merged(base[k], v) if k in base else v for k, v in override.items()}}
+    made = {**base, **{k: merged(base[k], v) if k in base else v for k, v in override.items()}}
+    return {k: v for k, v in made.items() if v is not None or k not in override}
 
 
 def _holds(tree: Any, path: list[str]) -> bool:

@@ -1,6 +1,7 @@
 """Experiments of one's own: files anywhere, errors in them, registered code, data sets of other sizes."""
 
 import json
+import sys
 from typing import Literal
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kernels.cpu.step import ternary
-from reproduce import extensions, nets, spec, yamlfile
+from reproduce import extensions, identity, nets, spec, yamlfile
 from reproduce.datasets import DATASETS, data, description
 from reproduce.nets import layers
 from reproduce.packed import PackedError, freeze
@@ -88,6 +89,65 @@ def test_a_file_with_its_own_module_is_read_only_if_the_module_is_in_use(own, tm
     assert [c.name for c in spec.cells(None, tmp_path)] == ["mine/a"]
     extensions.use([tmp_path / "mine" / "b.py"])
     assert [c.name for c in spec.cells(None, tmp_path)] == ["mine/a", "mine/b-two", "mine/b"]
+
+
+def test_files_that_are_left_out_for_want_of_a_module_are_named(own, tmp_path):
+    write(tmp_path / "mine" / "b.yaml")
+    (tmp_path / "mine" / "b.py").write_text("x = 1\n")
+    for words, folder in ((None, tmp_path / "mine"), ([str(tmp_path / "mine")], spec.EXPERIMENTS)):
+        with pytest.raises(spec.SpecError, match=r"mine/b\.yaml needs --use \S*mine/b\.py"):
+            spec.cells(words, folder)
+
+
+def test_what_a_module_imports_from_the_project_is_part_of_a_runs_key(own, tmp_path):
+    found = set()
+    for name in ("Adam as Base", "SGD as Base", "SGD as Other"):
+        text = f"from reproduce.training.optim import {name}\n"
+        found.add(identity.module_digest(text))
+        assert identity.module_digest(f"# a comment\n{text}") in found
+    assert len(found) == 3
+
+
+def test_a_module_imports_what_lies_beside_it_as_one_copy(own, tmp_path):
+    (tmp_path / "helper_of_mine.py").write_text("made = []\n")
+    (tmp_path / "user_of_mine.py").write_text("import helper_of_mine\nhelper_of_mine.made.append(1)\n")
+    extensions.use([tmp_path / "helper_of_mine.py", tmp_path / "user_of_mine.py"])
+    assert sys.modules["helper_of_mine"].made == [1]
+    (given,) = [m for name, m in sys.modules.items() if name.startswith("used_helper_of_mine_")]
+    assert given is sys.modules["helper_of_mine"]
+
+
+def test_an_override_removes_a_key_by_null():
+    base = {"a": {"kind": "one", "x": 1, "y": None}, "b": 2}
+    assert yamlfile.merged(base, {"a": {"kind": "two", "x": None}}) == {"a": {"kind": "two", "y": None}, "b": 2}
+
+
+def test_a_rule_with_an_own_formula_does_not_use_the_kernel_that_it_inherits():
+    class Mine(optim.Adam):
+        def formula(self, p, m, v, rate):
+            p -= rate
+
+    class Same(optim.Adam):
+        pass
+
+    assert (Mine.kernel, Same.kernel, optim.Adam.kernel) == (None, "adam", "adam")
+    p = torch.nn.Parameter(torch.ones(3))
+    rule = Mine([{"params": [p], "multiplier": 2.0}], 0.9, 0.999, 1e-8)
+    rule.set_rate(0.25)
+    p.grad = torch.zeros(3)
+    rule.step()
+    assert not torch.equal(p, torch.ones(3))
+
+    class Plain(optim.Rule):
+        def formula(self, p, m, v, rate):
+            p -= rate
+
+    p = torch.nn.Parameter(torch.ones(3))
+    rule = Plain([{"params": [p], "multiplier": 2.0}], 0.9, 0.999, 1e-8)
+    rule.set_rate(0.25)
+    p.grad = torch.zeros(3)
+    rule.step()
+    assert p.tolist() == [0.5] * 3  # the rate itself, times the multiplier
 
 
 def test_the_code_of_a_module_is_part_of_a_runs_key(own, tmp_path):

@@ -1,4 +1,4 @@
-"""`make tune-ablations`: the learning rate of each arm of an ablation, chosen on validation images.
+"""`reproduce tune`: the learning rate of each arm of an ablation, chosen on validation images.
 
 Every rate that a file names is tried once for each arm, with a seed that no compared run has. The records of these
 runs are kept in results/tuning. The author of the file then enters the rate with the least validation error, and
@@ -7,15 +7,14 @@ adds a rate beyond it if it is the first or the last.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from reproduce import spec, yamlfile
 from reproduce.records import Record, read_records
 from reproduce.terminal import say
 
 SEED = 100
-STORE = yamlfile.ROOT / "results" / "local" / "tuning"
 COMMITTED = yamlfile.ROOT / "results" / "tuning" / "runs"
 
 
@@ -55,11 +54,11 @@ def committed() -> list[Record]:
     return read_records(COMMITTED)[0]
 
 
-def main(patterns: Sequence[str]) -> int:
-    """Try what has not been tried, keep the records, and say what each arm's rate should be.
+def tune(cells: Sequence[spec.Cell], folder: Path, data: Path | None) -> bool | None:
+    """Try what has not been tried, in the store `folder`, and say what each arm's rate should be.
 
-    Exit code 1 if a file has another rate, if the best one is at an end of its grid, or if data are missing; 2 if
-    no ablation is named.
+    Records of the project's own cells are copied to COMMITTED. False if a file has another rate than the best, or
+    the best is at an end of its grid; None if data are missing.
     """
     import torch
 
@@ -67,14 +66,6 @@ def main(patterns: Sequence[str]) -> int:
     from reproduce.campaign.wanted import Wanted
     from reproduce.records import runs
 
-    try:
-        cells = [cell for cell in spec.cells(list(patterns) or ["ablations"]) if cell.ablation]
-    except spec.SpecError as problem:
-        say(f"error: {problem}")
-        return 2
-    if not cells:
-        say(f"error: no ablation in {', '.join(patterns)}")
-        return 2
     plan = [
         Wanted(cell, "small", SEED, settings, f"rate-{rate:g}")
         for cell in cells
@@ -82,12 +73,14 @@ def main(patterns: Sequence[str]) -> int:
     ]
     count = parallel.at_once(plan, 1, "cpu")
     parallel.use_threads(1)
-    store = runs.Store(STORE)
-    with parallel.beside(count - 1, parallel.train, plan, STORE, None, "cpu", 1, None, None):
-        summary = worker.carry_out(plan, store, None, torch.device("cpu"), say, bar=False)
+    store = runs.Store(folder)
+    with parallel.beside(count - 1, parallel.train, plan, folder, data, "cpu", 1, None, None):
+        summary = worker.carry_out(plan, store, data, torch.device("cpu"), say, bar=False, jobs=count)
     records = [*summary.records, *summary.failed]
-    store.copy(records, COMMITTED)
-    wrong = 0
+    own = {cell.name for cell in cells if cell.path and cell.path.resolve().is_relative_to(spec.EXPERIMENTS)}
+    if kept := [record for record in records if record.cell in own]:
+        store.copy(kept, COMMITTED)
+    good = True
     for cell in cells:
         assert cell.ablation is not None
         rate, stated = best(cell, records), cell.ablation.arms[cell.arm].rate
@@ -96,10 +89,6 @@ def main(patterns: Sequence[str]) -> int:
         said = "not all rates were tried" if rate is None else f"best {rate:g}"
         said += "" if rate == stated else f", the file has {stated:g}"
         said += ", at an end of its grid: add one beyond" if at_end else ""
-        wrong += rate != stated or at_end
+        good &= rate == stated and not at_end
         say(f"{cell.name}: {errors}; {said}")
-    return 1 if wrong or summary.missing else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return None if summary.missing else good

@@ -7,9 +7,10 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from unittest.mock import patch
 
-from reproduce import spec
+from reproduce import spec, yamlfile
 
 Say = Callable[[str], None]
 
@@ -59,6 +60,27 @@ def runs_wanted(
     if not found:
         raise ValueError(f"no cell with a {scale} scale: nothing to run")
     return found
+
+
+def check_pairs(cells: Sequence[spec.Cell]) -> None:
+    """ValueError if arms of an ablation would be trained in different ways on this CPU, and be no pairs."""
+    from reproduce.nets import products
+    from reproduce.training import step
+
+    reasons: dict[Path | None, dict[str, str | None]] = {}
+    for cell in cells:
+        settings = cell.at("small")
+        if cell.ablation and not cell.ablation.products and settings and products.mode("cpu") == "fixed16":
+            reasons.setdefault(cell.path, {})[cell.arm] = step.why_autograd(settings)
+    for path, arms in reasons.items():
+        by_autograd = [arm for arm, reason in arms.items() if reason]
+        if 0 < len(by_autograd) < len(arms):
+            arm = by_autograd[0]
+            where = "" if path is None else f"{yamlfile.shown(path)}: "
+            raise ValueError(
+                f"{where}the steps of arm {arm} go through autograd ({arms[arm]}), those of others do not: add "
+                "`products: float32`, or they cannot be compared"
+            )
 
 
 def share(plan: Sequence[Wanted], part: str) -> list[Wanted]:

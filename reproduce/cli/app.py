@@ -20,6 +20,7 @@ from reproduce.cli.publish import publish
 from reproduce.cli.report import make_report
 from reproduce.cli.run import run
 from reproduce.cli.submit import submit
+from reproduce.cli.tune import tune
 from reproduce.datasets.data import DataError
 from reproduce.terminal import any_text
 
@@ -42,6 +43,7 @@ app.command()(export)
 app.command()(bench)
 app.command()(clean)
 app.command()(submit)
+app.command()(tune)
 app.add_typer(gpu.app, name="gpu", hidden=True)
 
 

@@ -48,7 +48,10 @@ def cells_of(patterns: list[str] | None, experiments: Path | None, ablations: bo
     Without `ablations` their arms, which take hours, have to be named.
     """
     found = spec.cells(patterns) if experiments is None else spec.cells(patterns, experiments)
-    return [cell for cell in found if patterns or ablations or not cell.ablation]
+    kept = [cell for cell in found if patterns or ablations or not cell.ablation]
+    if not kept:
+        raise spec.SpecError("there are only ablations, which are trained when they are named")
+    return kept
 
 
 def check_choice(option: str, given: str, allowed: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reproduce import extensions, yamlfile
+from reproduce import extensions, spec, yamlfile
 from reproduce.cli.options import ExperimentsOption, UseOption, cells_of, check_store
 from reproduce.terminal import say, stop
 
@@ -18,7 +18,7 @@ def make_report(
         list[Path] | None,
         typer.Option(
             help="A store of runs; of several the first is compared with the others.",
-            show_default="the committed",
+            show_default="the committed; with --experiments yours",
         ),
     ] = None,
     cell: Annotated[
@@ -40,15 +40,15 @@ def make_report(
     from reproduce.records.runs import LOCAL, PUBLISHED
 
     extensions.use(use or [])
-    both = cells_of(cell, experiments) if cell else []
-    if cell and (len(both) != 2 or len(results or []) > 1):
+    both = [one for name in cell or [] for one in _named(name, experiments)]
+    if cell and (len(both) != 2 or both[0].name == both[1].name or len(results or []) > 1):
         raise stop("--cell names two cells of one store", 2)
     if results is None and to is None and not cell and experiments is None and yamlfile.CHECKOUT:
         report.refresh(say, force)
         if show:
             typer.launch(str(PUBLISHED / "report" / "index.html"))
         return
-    stores = results or [PUBLISHED if yamlfile.CHECKOUT else LOCAL]
+    stores = results or [PUBLISHED if yamlfile.CHECKOUT and experiments is None else LOCAL]
     for store in stores:
         check_store(store)
     base = stores[0].resolve().parent
@@ -56,6 +56,7 @@ def make_report(
     names = [Path(os.path.relpath(store.resolve(), base)).as_posix() for store in stores]
     home = Path(os.path.relpath(target.resolve(), base)).as_posix()
     known = report.cells(experiments)
+    known += [one for one in both if one.name not in {c.name for c in known}]
     found = [report.gather(s, known, say, name) for s, name in zip(stores, names, strict=True)]
     for store, evidence in zip(stores, found, strict=True):
         if evidence.empty:
@@ -69,3 +70,13 @@ def make_report(
     say(f"written: {yamlfile.shown(target)}")
     if show:
         typer.launch(str(target / "index.html"))
+
+
+def _named(name: str, experiments: Path | None) -> list[spec.Cell]:
+    """The cells of this name in the given folder, or else among the project's."""
+    try:
+        return cells_of([name], experiments)
+    except spec.SpecError:
+        if experiments is None:
+            raise
+        return cells_of([name], None)

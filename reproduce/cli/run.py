@@ -80,7 +80,7 @@ def run(
     began = time.monotonic()
     from reproduce import report
     from reproduce.campaign import estimate, parallel, worker
-    from reproduce.campaign.wanted import auto_scale, runs_wanted, share
+    from reproduce.campaign.wanted import auto_scale, check_pairs, runs_wanted, share
     from reproduce.records import equal_code, runs
     from reproduce.report.sections import table1
 
@@ -91,6 +91,8 @@ def run(
     equal_code.known()  # the table at the end needs it
     try:
         chosen = worker.pick_device(device)
+        if chosen.type == "cpu":
+            check_pairs(found)
         size: Any = scale if scale != "auto" else auto_scale(found, chosen.type)
         asked = range(first_seed, first_seed + seeds) if seeds else None
         plan = share(runs_wanted(found, size, asked, say, first_seed), shard)
@@ -135,7 +137,9 @@ def run(
     for title, reason in summary.not_made.items():
         say(f"not made: {title}: {reason}; the same command tries again")
     say(f"{report.found(evidence, found, size)}; {written}")
-    say(f"the whole page: reproduce report --results {folder} --open")
+    own = [f"--experiments {experiments}"] if experiments else []
+    own += [f"--use {path}" for path in use or []]
+    say(f"the whole page: reproduce report --results {' '.join([folder, *own])} --open")
     if summary.stopped:
         left = len(plan) - len(summary.records) - len(summary.failed)
         raise stop(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from reproduce import spec
 from reproduce.nets.binarize import sign_ste, stochastic_sign_ste
 from reproduce.nets.layers import Binarizer, BinaryConv2d, BinaryLinear, Norm, dropout
+from reproduce.shapes import Layer
 
 
 class Activation(nn.Module):
@@ -159,7 +160,7 @@ def _blocks(net: spec.PaperNet, image: spec.Image, classes: int, dropout: float 
     return blocks
 
 
-def _product(net: spec.PaperNet, layer: spec.Layer, first: bool = False) -> BinaryLinear | BinaryConv2d:
+def _product(net: spec.PaperNet, layer: Layer, first: bool = False) -> BinaryLinear | BinaryConv2d:
     weights = _weights(net, first)
     if layer.kernel == 1:
         return BinaryLinear(layer.inputs, layer.outputs, *weights)

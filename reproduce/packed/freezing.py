@@ -71,7 +71,7 @@ def freeze_net(
 def packable(settings: spec.Settings) -> spec.PaperNet:
     """The net's settings. PackedError, which names the layer, if it is not the paper's chain of ±1 layers."""
     net = settings.net
-    if not isinstance(net, spec.MLPNet | spec.ConvNet):
+    if not isinstance(net, spec.MLPNet | spec.ConvNet) or net.kind not in ("mlp", "convnet"):
         with torch.device("meta"):
             layers = nets.build(settings).named_children()
         name, layer = next(((n, m) for n, m in layers if not isinstance(m, nets.Block)), (net.kind, None))

@@ -41,7 +41,7 @@ def publish(store: Store, target: Path, data_folder: Path | None, say: Say) -> i
 
 def _wanted(record: Record) -> bool:
     net = record.settings["net"]
-    binary = net["weights"] == "binary" and net["activation"] != "relu"
+    binary = net.get("weights") == "binary" and net.get("activation") != "relu"
     return binary and record.result is not None and record.variant is None and record.scale != "small"
 
 

@@ -97,7 +97,7 @@ class Arm(Strict):
     rates: Annotated[list[Positive], Field(min_length=2)] | None = None
     """The rates that were tried for it, if not the ablation's."""
     rate: Positive
-    """The rate at the start: the best on validation images of those tried (`make tune-ablations`)."""
+    """The rate at the start: the best on validation images of those tried (`reproduce tune`)."""
     data: dict[str, Any] = Field(default={})
     net: dict[str, Any] = Field(default={})
     train: dict[str, Any] = Field(default={})
@@ -118,7 +118,7 @@ class Ablation(Strict):
     base: Text
     """The cell whose settings the arms have, except for their overrides.
 
-    Its path from the folder that holds this file's folder.
+    Its path without .yaml, from the parent of this file's folder or from the project's experiments.
     """
     products: Literal["float32"] | None = None
     """How all arms are trained on a CPU, where the engine cannot make the steps of one (`step.why_autograd`)."""
@@ -243,15 +243,17 @@ def load_all(path: Path) -> list[Cell]:
         ablation = Ablation.model_validate(content)
     except ValidationError as error:
         raise refusal(path, problems(error, Ablation, content)) from None
-    base = path.resolve().parent.parent / f"{ablation.base}.yaml"
-    if not base.is_file():
-        raise refusal(path, [f"base: no cell {ablation.base!r} in {shown(path.parent.parent)}"])
+    folders = [path.resolve().parent.parent, EXPERIMENTS]
+    base = next((b for folder in folders if (b := folder / f"{ablation.base}.yaml").is_file()), None)
+    if base is None:
+        raise refusal(path, [f"base: no cell {ablation.base!r} in {' or '.join(map(shown, folders))}"])
     under = load(base).experiment
     plain = merged(under.model_dump(mode="json", include=set(PARTS)), ablation.common)
     cells, found = [], []
     for name in ablation.arms:
         tree = merged(plain, ablation.arms[name].model_dump(include=set(PARTS)))
         try:
+            Settings.model_validate(tree)
             tried = {r: Settings.model_validate(with_rate(tree, r)) for r in ablation.tried(name)}
         except ValidationError as error:
             found += problems(error, Settings, tree, f"arms.{name}.", ablation.arms[name].model_dump())
@@ -283,7 +285,8 @@ def load_all(path: Path) -> list[Cell]:
 def with_rate(tree: dict[str, Any], start: float) -> dict[str, Any]:
     """Settings whose rate starts at `start` and, if it has an end, ends lower by the same factor as before."""
     rate = tree["train"]["rate"]
-    changed = {"start": start} | ({"end": rate["end"] * start / rate["start"]} if "end" in rate else {})
+    scaled = {"end": rate["end"] * start / rate["start"]} if {"start", "end"} <= rate.keys() else {}
+    changed = {"start": start} | scaled
     return {**tree, "train": {**tree["train"], "rate": {**rate, **changed}}}
 
 
@@ -304,7 +307,9 @@ def cells(patterns: list[str] | None = None, folder: Path = EXPERIMENTS) -> list
         if patterns and len(found) == 1:
             asked.add(name_of(found[0]))
     if not chosen:
-        raise SpecError(f"no experiment files in {folder}")
+        named = [Path(pattern) for pattern in patterns or () if Path(pattern).is_dir()] or [folder]
+        unused = [f"{shown(p)} needs --use {shown(m)}" for place in named for p, m in _unused(place).items()]
+        raise SpecError("; ".join(unused) or f"no experiment files in {shown(named[0])}")
     loaded: list[Cell] = []
     broken = []
     for name, path in chosen.items():
@@ -362,5 +367,16 @@ def _files(folder: Path) -> list[Path]:
     A file with a module of its own beside it (x.py beside x.yaml or x-y.yaml) is one only while that is in use.
     """
     found = sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")])
-    own = {p: p.with_name(f"{p.stem.partition('-')[0]}.py") for p in found if p.name != "paper.yaml"}
-    return [p for p, module in own.items() if not module.exists() or extensions.used(module)]
+    return [p for p in found if p.name != "paper.yaml" and not _missing_module(p)]
+
+
+def _missing_module(path: Path) -> Path | None:
+    """The module that lies beside an experiment file and is not in use."""
+    module = path.with_name(f"{path.stem.partition('-')[0]}.py")
+    return module if module.exists() and not extensions.used(module) else None
+
+
+def _unused(folder: Path) -> dict[Path, Path]:
+    """The experiment files in a folder whose modules are not in use, and these."""
+    every = sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")])
+    return {path: module for path in every if (module := _missing_module(path))}

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from reproduce import shapes
 from reproduce.datasets import DATASETS
 from reproduce.datasets.description import Description
 from reproduce.registry import Registry, one_of
+from reproduce.shapes import Image as Image
+from reproduce.shapes import Layer as Layer
 
 Scale = Literal["paper", "short", "small"]
 MAX_WEIGHTS = 2**30  # 4 GiB in float32, and as much again for gradient and each moment
@@ -167,43 +167,6 @@ class Norm(Strict):
     alpha: Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A product of a net, over one image: a convolution, or a dense layer as one of kernel 1 over one pixel.
-
-    `pool`: 2×2 max pooling follows.
-    """
-
-    inputs: int
-    outputs: int
-    kernel: int = 1
-    height: int = 1
-    width: int = 1
-    pool: bool = False
-
-    @property
-    def weights(self) -> int:
-        return self.kernel**2 * self.inputs * self.outputs
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds of one image."""
-        return self.weights * self.height * self.width
-
-    @property
-    def values_in(self) -> int:
-        return self.inputs * self.height * self.width
-
-    @property
-    def values_out(self) -> int:
-        pixels = (self.height // 2) * (self.width // 2) if self.pool else self.height * self.width
-        return self.outputs * pixels
-
-
-Image = tuple[int, int, int]
-"""Height, width and colours of an image."""
-
-
 class Net(Strict):
     """The settings of a net. Its code is in `nets`, or in a module given by --use."""
 
@@ -254,7 +217,7 @@ class MLPNet(PaperNet):
     flat: ClassVar[bool] = True
 
     def layers(self, image: Image, classes: int) -> list[Layer]:
-        return [Layer(a, b) for a, b in pairwise([math.prod(image), *self.hidden, classes])]
+        return shapes.mlp(image, self.hidden, classes)
 
 
 @NETS.schema
@@ -267,15 +230,7 @@ class ConvNet(PaperNet):
     dense: Annotated[list[Count], Field(min_length=1, max_length=8)]
 
     def layers(self, image: Image, classes: int) -> list[Layer]:
-        height, width, inputs = image
-        found = []
-        for outputs in self.channels:
-            for pool in (False, True):
-                found.append(Layer(inputs, outputs, 3, height, width, pool))
-                inputs = outputs
-            height, width = height // 2, width // 2
-        sizes = [height * width * inputs, *self.dense, classes]
-        return found + [Layer(a, b) for a, b in pairwise(sizes)]
+        return shapes.convnet(image, self.channels, self.dense, classes)
 
     def unfit(self, image: Image) -> str | None:
         height, width, _ = image

@@ -35,6 +35,12 @@ class Rule(torch.optim.Optimizer):
     binary: frozenset[Tensor] = frozenset()
     """The latent weights of the net's binary layers."""
 
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """A rule with a formula or a step size of its own is not that of the kernel which it inherits."""
+        super().__init_subclass__(**rest)
+        if "kernel" not in vars(cls) and {"formula", "scaled"} & vars(cls).keys():
+            cls.kernel = None
+
     def __init__(self, groups: Iterable[dict[str, Any]], beta1: float, beta2: float, eps: float) -> None:
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         super().__init__(groups, {"multiplier": 1.0, "clip": False})
@@ -48,8 +54,8 @@ class Rule(torch.optim.Optimizer):
             self._rate.fill_(rate)
 
     def scaled(self, rate: Tensor, t: Tensor) -> Tensor:
-        """The step size at step t (from 1): the rate with its bias correction; float64 scalars."""
-        raise NotImplementedError
+        """The step size at step t (from 1): the rate, in some rules with a bias correction; float64 scalars."""
+        return rate
 
     def formula(self, p: Tensor, m: Tensor, v: Tensor, rate: Tensor) -> None:
         """Update one parameter with torch's operations, without clipping. `rate`: step size times multiplier."""
@@ -300,7 +306,7 @@ def optimizer(net: nn.Module, train: spec.Train) -> Rule:
             factor = math.sqrt(len(module.weight) / 1.5) if train.norm_rate == "glorot_gamma" else 1.0
             add(module.weight, factor, train.clip == "all")
             add(module.bias, 1.0, train.clip == "all")
-        elif callable(rates := getattr(module, "rates", None)):
+        if callable(rates := getattr(module, "rates", None)):
             for name, factor in rates().items():
                 add(module.get_parameter(name), factor, train.clip == "all")
     claimed = {p for group in groups.values() for p in group}

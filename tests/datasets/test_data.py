@@ -51,6 +51,19 @@ def test_cached_file_is_used(data_folder, offline):
     assert found.arrays["x_train"].shape == (6000, 28, 28)
 
 
+def test_a_file_that_states_no_digest_is_taken_where_none_is_stated(data_folder, offline, monkeypatch):
+    found = fetch.load("mnist", data_folder)
+    change(monkeypatch, "mnist", digest=None)
+    assert fetch.load("mnist", data_folder).digest == found.digest
+    for stated, good in ((found.digest, True), ("f" * 64, False)):
+        np.savez(data_folder / "mnist.npz", **found.arrays, digest=stated)
+        if good:
+            assert fetch.load("mnist", data_folder).digest == found.digest
+        else:
+            with pytest.raises(data.DataError):
+                fetch.load("mnist", data_folder)
+
+
 def test_files_left_by_a_killed_fetch_are_removed_by_the_next(data_folder, monkeypatch):
     good = fetch.load("mnist", data_folder)
     (data_folder / "mnist.npz").unlink()

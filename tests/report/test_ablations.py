@@ -11,7 +11,7 @@ from made_store import made_run
 
 from reproduce import files, outcomes, paired, report, spec
 from reproduce.campaign import rates, worker
-from reproduce.campaign.wanted import Wanted, runs_wanted
+from reproduce.campaign.wanted import Wanted, check_pairs, runs_wanted
 from reproduce.report import claims
 from reproduce.report.sections import ablations
 from reproduce.training import step
@@ -148,6 +148,28 @@ def test_all_arms_of_a_file_are_trained_with_the_same_kind_of_products():
     for name, cells in of_file.items():
         through_autograd = any(step.why_autograd(cell.scales["small"]) for cell in cells)
         assert (cells[0].ablation.products == "float32") == through_autograd, name
+
+
+def test_arms_that_would_be_trained_in_different_ways_are_refused(tmp_path):
+    arms = {"one": {"rate": 0.01}, "two": {"rate": 0.01, "net": {"activation": "sign_with_zero"}}}
+    mixed = spec.load_all(write(tmp_path, arms=arms))
+    assert [bool(step.why_autograd(cell.scales["small"])) for cell in mixed] == [False, True]
+    with pytest.raises(ValueError, match=r"the steps of arm two go through autograd .*: add `products: float32`"):
+        check_pairs(mixed)
+    check_pairs(spec.load_all(write(tmp_path, arms=arms, products="float32")))
+    check_pairs(list(CELLS.values()))
+
+
+def test_the_base_of_an_own_ablation_may_be_the_projects(tmp_path):
+    path = write(tmp_path)
+    (tmp_path / "table1" / "bnn-theano-mnist.yaml").unlink()
+    assert [c.arm for c in spec.load_all(path)] == ["one", "two"]
+
+
+def test_a_wrong_override_of_an_arm_is_named(tmp_path):
+    arms = {"one": {"rate": 0.01}, "two": {"rate": 0.01, "train": {"rate": 1.0}}}
+    with pytest.raises(spec.SpecError, match=r"arms\.two\.train\.rate"):
+        spec.load_all(write(tmp_path, arms=arms))
 
 
 def test_the_products_of_an_ablation_are_set_while_its_runs_are_made(monkeypatch):

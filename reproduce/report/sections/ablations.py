@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -87,14 +88,21 @@ def frame(evidence: Evidence) -> pd.DataFrame:
             line |= {"p": made.p, "p_loss": made.p_loss, "made": made}
         lines.append(line)
     judged = [line for line in lines if "made" in line]
-    for name in ("p", "p_loss"):  # the family is all comparisons, so that a verdict does not wait for the others
-        adjusted = paired.holm([line.get(name, 1.0) for line in lines])
-        for line, value in zip(lines, adjusted, strict=True):
+    for name, folder in itertools.product(("p", "p_loss"), {_folder(line) for line in lines}):
+        family = [
+            line for line in lines if _folder(line) == folder
+        ]  # complete or not: no verdict waits for others
+        for line, value in zip(family, paired.holm([line.get(name, 1.0) for line in family]), strict=True):
             if "made" in line:
                 line[f"{name}_holm"] = value
     for line in judged:
         line["verdict"] = paired.verdict(line.pop("made"), line["p_holm"], line["p_loss_holm"])
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _folder(line: dict[str, Any]) -> str:
+    """The folder of an ablation's file: its comparisons are one family."""
+    return str(line["cell"]).split("/")[0]
 
 
 def _net(cell: spec.Cell) -> str:
@@ -181,10 +189,11 @@ def section(evidence: Evidence) -> Section:
         f"pairs, by seed: same images, same order, same start. {_of_rates(evidence, chosen)}",
         "Let d be the mean difference of test error over the seeds. Its interval is that of the paired t-test, or "
         "the wider one that the disagreement on single images would make: seeds can agree by luck. p-values are "
-        "adjusted by Holm's method over all comparisons, complete or not, those for a difference and those "
-        "against a loss of the smallest effect that counts each as a family. “Better”: d is below 0 and p below "
-        ".05. “No loss within the margin”: a loss of that effect is excluded. “Worse”: not so, d is above 0 and p "
-        "below .05. All else cannot be told. The effect and the number of seeds were declared before the runs.",
+        "adjusted by Holm's method over all comparisons of a folder, complete or not, those for a difference "
+        "and those against a loss of the smallest effect that counts each as a family. “Better”: d is below 0 and "
+        "p below .05. “No loss within the margin”: a loss of that effect is excluded. “Worse”: not so, d is above "
+        "0 and p below .05. All else cannot be told. The effect and the number of seeds were declared before the "
+        "runs.",
     )
     columns = (
         *(Column("ablation", "ablation"), Column("claim", "claim"), Column("arm", "arm")),
