@@ -5,6 +5,7 @@ The steps are made on random images of the right sizes: no data set is fetched o
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import time
@@ -143,7 +144,10 @@ def _epochs_made(
         return 0
     name = item.settings.data.name
     if name not in datasets:
-        datasets[name] = fetch.load(name, folder) if (fetch.folder(folder) / f"{name}.npz").exists() else None
+        datasets[name] = None
+        if (fetch.folder(folder) / f"{name}.npz").exists():
+            with contextlib.suppress(data.DataError):  # the training itself says what is wrong with it
+                datasets[name] = fetch.load(name, folder)
     dataset = datasets[name]
     if dataset is None:
         return 0
