@@ -34,4 +34,4 @@ def uses(part: str) -> bool:
 
 def leave_out(part: str) -> None:
     """Stop using this one of PARTS, in this process and in those it starts."""
-    os.environ["REPRODUCE_WITHOUT"] = " ".join({*left_out(), part})
+    os.environ["REPRODUCE_WITHOUT"] = " ".join(dict.fromkeys([*left_out(), part]))

@@ -255,7 +255,11 @@ def test_a_backend_of_ones_own_is_chosen_by_its_name(monkeypatch):
     kernels.register("mine", Mine())
     a, b = np.random.default_rng(0).integers(0, 2, (2, 5, 70)) * 2 - 1
     assert np.array_equal(xnor_matmul(a, b, "mine"), a @ b.T)
-    assert called == ["pack", "pack", "matmul"] and "mine" in kernels.backends()
+    assert [name for name in called if name != "unavailable"] == [
+        "pack",
+        "pack",
+        "matmul",
+    ] and "mine" in kernels.backends()
     for taken in ("mine", "cpu", "cuda-xnor", "auto"):
         with pytest.raises(ValueError, match=f"a backend '{taken}' already"):
             kernels.register(taken, Mine())

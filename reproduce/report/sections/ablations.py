@@ -205,11 +205,6 @@ def section(evidence: Evidence) -> Section:
         ),
         *(Column("difference", "difference", 2, "points"), Column("low", "95 % interval", 2, "points", to="high")),
         Column("p_holm", "p", 3, "", "that there is no difference, by Holm's method"),
-        Column("effect", "effect", 2, "points", "the smallest loss that counts, declared before"),
-        Column(
-            *("found", "could find", 2, "points"),
-            "loss that so many seeds find in 80 % of cases, before p is adjusted",
-        ),
         *(Column("verdict", "verdict"), CODE),
     )
     picture = [
@@ -226,14 +221,25 @@ def section(evidence: Evidence) -> Section:
         *(picture if done else []),
         Table("ablations", "What each ingredient is worth in small nets.", found, with_note(found, *columns)),
     ]
-    ran = found[found["flipped"].notna()]
-    if len(ran):
-        flips = (
-            *(Column("ablation", "ablation"), Column("arm", "arm"), Column("flipped", "of the arm", 5)),
-            *(Column("against", "against"), Column("against_flipped", "of the other", 5)),
-        )
-        text_of = "The share of binary weights whose sign changed in the last epoch, mean of the runs."
-        parts.append(Table("ablation-flips", text_of, ran, with_note(ran, *flips)))
+    changed = "share of binary weights whose sign changed in the last epoch, mean of the runs"
+    designs = (
+        *(
+            Column("ablation", "ablation"),
+            Column("arm", "arm"),
+            Column("against", "against"),
+            Column("net", "net"),
+        ),
+        Column("wanted", "seeds wanted", 0),
+        Column("effect", "effect", 2, "points", "the smallest loss that counts, declared before"),
+        Column(
+            *("found", "could find", 2, "points"),
+            "loss that so many seeds find in 80 % of cases, before p is adjusted",
+        ),
+        Column("flipped", "signs changed, arm", 5, "", changed),
+        Column("against_flipped", "signs changed, against", 5, "", changed),
+    )
+    text_of = "What was declared of each comparison, what it could find, and how many signs still changed."
+    parts.append(Table("ablation-designs", text_of, found, designs))
     if len(chosen):
         told = (
             *(Column("cell", "arm"), Column("rate", "rate at the start")),
