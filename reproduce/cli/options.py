@@ -11,7 +11,7 @@ import typer
 from reproduce import spec, yamlfile
 from reproduce.terminal import stop
 
-MOST_THREADS = 4096
+MOST_THREADS = 256  # of a call of the kernels
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", help="Your store of runs.", show_default="results/local")
 ]

@@ -230,7 +230,7 @@ def test_copies_do_not_keep_addresses(way, signs, copied):
     assert np.array_equal(xnor_matmul_threshold(*map(copied, (a, b, rule)), way).words, want)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 7, 300])
+@pytest.mark.parametrize("threads", [1, 2, 3, 7, 256])
 def test_any_number_of_threads(signs, monkeypatch, threads):
     monkeypatch.setenv("KERNELS_THREADS", str(threads))
     a, b = signs(300, 500), signs(200, 500, seed=1)
