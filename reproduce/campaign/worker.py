@@ -142,7 +142,9 @@ def carry_out(
                 continue
             epoch = progress.seconds(progress.costs[number] / run.settings.train.epochs)
             saved = resuming.begun(store.checkpoint(run)) if number in postponed else None
-            if saved is not None and saved.of == run.parts:  # the process that trained it has stopped
+            if saved is not None and saved.of != run.parts:
+                saved = None
+            if saved is not None:  # the process that trained it has stopped
                 epoch = saved.seconds / max(saved.epochs, 1)
             if deadline is not None and epoch and time.monotonic() + epoch > deadline:
                 where = f"stands at epoch {saved.epochs}" if saved is not None else "not begun"

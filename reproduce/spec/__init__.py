@@ -308,7 +308,8 @@ def cells(patterns: list[str] | None = None, folder: Path = EXPERIMENTS) -> list
             asked.add(name_of(found[0]))
     if not chosen:
         named = [Path(pattern) for pattern in patterns or () if Path(pattern).is_dir()] or [folder]
-        unused = [f"{shown(p)} needs --use {shown(m)}" for place in named for p, m in _unused(place).items()]
+        pairs = [pair for place in named for pair in _with_modules(place).items()]
+        unused = [f"{shown(path)} needs --use {shown(module)}" for path, module in pairs if module]
         raise SpecError("; ".join(unused) or f"no experiment files in {shown(named[0])}")
     loaded: list[Cell] = []
     broken = []
@@ -366,17 +367,14 @@ def _files(folder: Path) -> list[Path]:
 
     A file with a module of its own beside it (x.py beside x.yaml or x-y.yaml) is one only while that is in use.
     """
-    found = sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")])
-    return [p for p in found if p.name != "paper.yaml" and not _missing_module(p)]
+    return [p for p, module in _with_modules(folder).items() if module is None]
 
 
-def _missing_module(path: Path) -> Path | None:
-    """The module that lies beside an experiment file and is not in use."""
-    module = path.with_name(f"{path.stem.partition('-')[0]}.py")
-    return module if module.exists() and not extensions.used(module) else None
-
-
-def _unused(folder: Path) -> dict[Path, Path]:
-    """The experiment files in a folder whose modules are not in use, and these."""
-    every = sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")])
-    return {path: module for path in every if (module := _missing_module(path))}
+def _with_modules(folder: Path) -> dict[Path, Path | None]:
+    """The experiment files in a folder and in the folders in it, each with its module if that is not in use."""
+    found = {}
+    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]):
+        module = path.with_name(f"{path.stem.partition('-')[0]}.py")
+        if path.name != "paper.yaml":
+            found[path] = module if module.exists() and not extensions.used(module) else None
+    return found
