@@ -179,6 +179,7 @@ def train(
     threads: int | None,
     deadline: float | None,
     checkpoint_seconds: float | None,
+    jobs: int,
 ) -> None:
     """What each extra process of `reproduce run --jobs` does: it carries out the same plan on the same store."""
     use_threads(threads)
@@ -188,7 +189,8 @@ def train(
         say(f"({number}) {text}")
 
     try:
-        worker.carry_out(plan, store, data_folder, torch.device(device), tell, False, deadline, checkpoint_seconds)
+        place = torch.device(device)
+        worker.carry_out(plan, store, data_folder, place, tell, False, deadline, checkpoint_seconds, jobs)
     except OSError as error:  # a full disk, for example; the first process fails too and says how to resume
         tell(f"{error.filename or store.root}: {error.strerror or error}")
         sys.exit(1)

@@ -74,7 +74,7 @@ def tune(cells: Sequence[spec.Cell], folder: Path, data: Path | None) -> bool | 
     count = parallel.at_once(plan, 1, "cpu")
     parallel.use_threads(1)
     store = runs.Store(folder)
-    with parallel.beside(count - 1, parallel.train, plan, folder, data, "cpu", 1, None, None):
+    with parallel.beside(count - 1, parallel.train, plan, folder, data, "cpu", 1, None, None, count):
         summary = worker.carry_out(plan, store, data, torch.device("cpu"), say, bar=False, jobs=count)
     records = [*summary.records, *summary.failed]
     own = {cell.name for cell in cells if cell.path and cell.path.resolve().is_relative_to(spec.EXPERIMENTS)}

@@ -116,7 +116,7 @@ def run(
     parallel.use_threads(each)
     many = f", {jobs} at once" if jobs > 1 else ""
     say(f"{len(plan)} run(s) at {size} scale on {chosen.type}{many}; results in {yamlfile.shown(store.root)}")
-    shared = (plan, store.root, data, chosen.type, each, deadline, every)
+    shared = (plan, store.root, data, chosen.type, each, deadline, every, jobs)
     with parallel.beside(jobs - 1, parallel.train, *shared):
         summary = worker.carry_out(
             plan, store, data, chosen, say, False if jobs > 1 else None, deadline, every, jobs

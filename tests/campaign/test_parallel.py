@@ -210,6 +210,6 @@ def test_failing_storage_in_another_process_is_one_line(tmp_path, capsys):
     store.write_text("no folder")
     plan = runs_wanted([made_cell()], "small", [0], print)
     with pytest.raises(SystemExit) as stop:
-        parallel.train(None, 2, plan, store, None, "cpu", None, None, None)
+        parallel.train(None, 2, plan, store, None, "cpu", None, None, None, 2)
     out = capsys.readouterr().out
     assert stop.value.code == 1 and out.startswith("(2) ") and out.count("\n") == 1 and str(store) in out
