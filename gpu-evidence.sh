@@ -44,7 +44,7 @@ if [ -n "${REPRODUCE_DATA:-}" ] && ! compgen -G "$REPRODUCE_DATA/*.npz" >/dev/nu
 fi
 for run in "${runs[@]}"; do
   [[ $run =~ ^[^:]+:[0-9]+$ && -f experiments/${run%:*}.yaml && ! (-n ${REHEARSE:-} && $run == short/*) ]] && continue
-  echo "gpu-evidence: no run '$run': CELL:SEED is wanted, as in table1/float-mnist:0; short/ is not rehearsed" >&2
+  echo "gpu-evidence: unknown run '$run': give CELL:SEED, for example table1/float-mnist:0; short/ is not rehearsed" >&2
   exit 2
 done
 out=${OUT:-$store/gpu}
@@ -184,7 +184,7 @@ for file in $gpu_tests; do
     "$python" -m pytest -q -m gpu -o timeout=60 -o timeout_method=thread "$file"
 done
 
-[ -z "$late" ] || echo "gpu-evidence: the time came first; left:$late; the same command resumes here"
+[ -z "$late" ] || echo "gpu-evidence: time limit reached; not done:$late; the same command resumes on this machine"
 [ -z "$failed" ] || echo "gpu-evidence: failed:$failed; see $out/log.txt"
 [ -z "$failed" ] || exit 1
 [ -z "$late" ] || exit 75

@@ -34,6 +34,7 @@ from reproduce.datasets.data import DataError
 from reproduce.nets.tensorcores import full_precision
 from reproduce.packed import PackedNet
 from reproduce.records import machine, runs
+from reproduce.records.benchmark import CUT_OFF
 
 Say = Callable[[str], None]
 Keep = Callable[[dict[str, Any]], None]
@@ -85,7 +86,7 @@ def measure(
 
     def record_of(left: list[str]) -> dict[str, Any]:
         every = notes + [f"{one['what']}, {one['candidate']}: left out, {one['error']}" for one in failed]
-        every += [f"cut off before: {name}" for name in left]
+        every += [CUT_OFF + name for name in left]
         content = common.about("gpu", quick, started, _versions(), "cuda")
         content["machine"] = content["machine"] | {"readings": {"before": before, "after": clock.readings()}}
         return content | {

@@ -130,12 +130,12 @@ def beside(count: int, work: Work, *arguments: Any) -> Iterator[list[Connection]
             try:
                 pipe.recv()
             except EOFError:
-                say(f"({number}) did not begin")
+                say(f"({number}) did not start")
         yield [pipe for _, pipe in started]
         for number, (process, _) in enumerate(started, 2):
             process.join()
             if process.exitcode:
-                say(f"({number}) broke off with exit code {process.exitcode}; its run can be resumed")
+                say(f"({number}) ended with exit code {process.exitcode}; the same command resumes its run")
     finally:
         for process, pipe in started:
             pipe.close()

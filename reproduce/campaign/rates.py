@@ -88,7 +88,7 @@ def tune(cells: Sequence[spec.Cell], folder: Path, data: Path | None) -> bool | 
         at_end = rate is not None and at_an_end(cell, rate)
         said = "not all rates were tried" if rate is None else f"best {rate:g}"
         said += "" if rate == stated else f", the file has {stated:g}"
-        said += ", at an end of its grid: add one beyond" if at_end else ""
+        said += ", the lowest or highest of its rates: add one beyond it to the file" if at_end else ""
         good &= rate == stated and not at_end
         say(f"{cell.name}: {errors}; {said}")
     return None if summary.missing else good

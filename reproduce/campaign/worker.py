@@ -77,7 +77,9 @@ def carry_out(
     """
     store.prepare()
     if device.type == "cpu" and (reason := products.fallback()):
-        say(f"note: {reason}; products are torch's, and give other numbers, under other names")
+        say(
+            f"note: {reason}; PyTorch computes the products instead, with other numbers: such runs get other names"
+        )
     if device.type == "cuda":
         gpu_trial.leave_out_inexact([item.settings for item in plan], device, say)
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
@@ -94,7 +96,7 @@ def carry_out(
         try:
             dataset = prepared.dataset(item.settings.data.name, data_folder, say)
         except fetch.Unread as error:
-            say(f"{title}: not made: {error}")
+            say(f"{title}: not run: {error}")
             summary.not_made[describe(item)] = str(error)
             progress.skip(number)
             continue
@@ -102,7 +104,7 @@ def carry_out(
             if str(error) not in summary.missing.values():
                 name = item.settings.data.name
                 cells = len({each.cell.name for each in plan if each.settings.data.name == name})
-                say(f"not run for want of data: {cells} cell{'s' * (cells != 1)} on {name}: {error}")
+                say(f"not run, data set {name} is missing: {cells} cell{'s' * (cells != 1)}: {error}")
             summary.missing[item.cell.name] = str(error)
             progress.skip(number)
             continue
@@ -122,7 +124,7 @@ def carry_out(
                 summary.stopped = f"another process is still training {describe(item)}"
                 return summary
             postponed[number] = store.failed(run)
-            say(f"{title}: another process is training it, left for later")
+            say(f"{title}: another process is training it, checked again at the end")
             queue.append((number, item))
             continue
         with lock:
@@ -130,7 +132,7 @@ def carry_out(
             record = store.finished(run)
             store.tidy(run, record is not None)
             if record is not None:
-                say(f"{title}: already there, {_shown(record)}")
+                say(f"{title}: skipped, already finished, {_shown(record)}")
                 progress.skip(number)
                 summary.records.append(record)
                 continue
@@ -170,7 +172,7 @@ def carry_out(
                 if not out_of_memory(error):
                     raise
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-                say(f"    not made: not enough memory: {reason}")
+                say(f"    not run: not enough memory: {reason}")
                 summary.not_made[describe(item)] = f"not enough memory: {reason}"
                 progress.skip(number)
                 prepared.forget()

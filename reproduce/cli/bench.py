@@ -31,18 +31,20 @@ def bench(
     data: DataOption = None,
     broken: Annotated[
         Path | None,
-        typer.Option(help="With --gpu: what failed in `reproduce gpu trials`, instead of new trials."),
+        typer.Option(
+            help="With --gpu: the file of failed kernels from `reproduce gpu trials`, instead of new trials."
+        ),
     ] = None,
 ) -> None:
     """Measure Figure 3 on this machine: products, MLP and ConvNet; or training, or layers. A table and a record.
 
-    Exit code 2: the GPU was asked for and cannot be measured, or a packed net is damaged; 3: a data set's file is.
+    Exit code 1: nothing could be timed; 2: an option is not valid, there is no GPU, or a packed net is damaged;
+    3: a data set's file is damaged.
     """
     from reproduce.benchmarks import common, on_gpu
     from reproduce.benchmarks import on_cpu as cpu
     from reproduce.benchmarks import single_layers as of_layers
     from reproduce.benchmarks import training_steps as of_training
-    from reproduce.datasets.data import DataError
     from reproduce.packed.blocks import PackedError
     from reproduce.records import sealed
     from reproduce.records.benchmark import Bench
@@ -75,8 +77,6 @@ def bench(
         else:
             found = measure(say, data, quick)
             keep(found)
-    except DataError as error:
-        raise stop(error, 3) from None
     except PackedError as error:
         raise stop(error, 2) from None
     show(found)

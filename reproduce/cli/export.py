@@ -33,7 +33,6 @@ def export(
     Exit code 1: a prediction differs; 2: the net cannot be exported so, or a package is missing; 3: no data.
     """
     from reproduce import files
-    from reproduce.datasets.data import DataError
     from reproduce.packed import PackedNet, from_run
     from reproduce.packed.export import formats
     from reproduce.records import runs, sealed
@@ -47,8 +46,6 @@ def export(
         net = PackedNet.load(packed)
         images, labels = from_run.test_images(net, data, say)
         content = formats.FORMATS[kind].build(net)
-    except DataError as error:
-        raise stop(error, 3) from None
     except ValueError as error:
         raise stop(error, 2) from None
     proof = formats.prove(content, kind, net, images, labels)

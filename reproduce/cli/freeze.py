@@ -23,15 +23,12 @@ def freeze(
     use: UseOption = None,
 ) -> None:
     """Pack a trained net into one file of bits and thresholds. Exit code 2: it cannot be packed; 3: no data."""
-    from reproduce.datasets.data import DataError
     from reproduce.packed import PackedNet, from_run
     from reproduce.records import runs
 
     extensions.use(use or [])
     try:
         path = from_run.freeze_run(run, runs.Store(results or runs.LOCAL), data, say)
-    except DataError as error:
-        raise stop(error, 3) from None
     except ValueError as error:
         raise stop(error, 2) from None
     net, size = PackedNet.load(path), path.stat().st_size
@@ -58,7 +55,6 @@ def predict(
     Exit code 2: the file, the weights, the images or the backend cannot be used; 3: no data.
     """
     import kernels
-    from reproduce.datasets.data import DataError
     from reproduce.packed import PackedNet, from_run
     from reproduce.records import sealed
 
@@ -73,8 +69,6 @@ def predict(
         state = None if against is None else from_run.float_weights(net, against)
         found = from_run.predict_net(net, data, backend, say, state)
         written = record and sealed.write_new(from_run.record_of(file, net, found, backend), record)
-    except DataError as error:
-        raise stop(error, 3) from None
     except (ValueError, RuntimeError) as error:
         raise stop(error, 2) from None
     rate = 100 * found.wrong / found.images

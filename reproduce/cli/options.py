@@ -25,7 +25,7 @@ ExperimentsOption = Annotated[
 ]
 UseOption = Annotated[
     list[Path] | None,
-    typer.Option("--use", help="A Python file that registers what experiment files name; as often as needed."),
+    typer.Option("--use", help="A Python file of your own data sets, nets, optimizers …; as often as needed."),
 ]
 SeedsOption = Annotated[
     int | None,
@@ -50,7 +50,7 @@ def cells_of(patterns: list[str] | None, experiments: Path | None, ablations: bo
     found = spec.cells(patterns) if experiments is None else spec.cells(patterns, experiments)
     kept = [cell for cell in found if patterns or ablations or not cell.ablation]
     if not kept:
-        raise spec.SpecError("there are only ablations, which are trained when they are named")
+        raise spec.SpecError("there are only ablations here: name those to be trained")
     return kept
 
 

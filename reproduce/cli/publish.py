@@ -19,9 +19,9 @@ def publish(
 ) -> None:
     """Copy your finished and failed runs into the committed evidence, and bring report and README up to date.
 
-    A run that is under way has its curve so far written, until its record is there. The nets of finished BNN runs,
-    but for small-scale ones, are packed, and each prediction is compared with the float32 net's: `nets` holds the
-    records, and seed 0's packed nets.
+    Of an unfinished run the curve so far is written; it is removed once the run's record is there. The nets of
+    finished BNN runs at paper or short scale are packed, and each prediction is compared with the float32 net's:
+    `nets` holds the records, and seed 0's packed nets.
     """
     from reproduce import report
     from reproduce.campaign import under_way

@@ -18,7 +18,7 @@ def make_report(
         list[Path] | None,
         typer.Option(
             help="A store of runs; of several the first is compared with the others.",
-            show_default="the committed; with --experiments yours",
+            show_default="the committed records; with --experiments your store",
         ),
     ] = None,
     cell: Annotated[
@@ -35,7 +35,8 @@ def make_report(
     experiments: ExperimentsOption = None,
     use: UseOption = None,
 ) -> None:
-    """Write the report of the committed records, with README's table; or of your own store; or compare stores."""
+    """Write the report of the committed records and README's table; or of your own store; or compare two "
+    "stores."""
     from reproduce import report
     from reproduce.records.runs import LOCAL, PUBLISHED
 

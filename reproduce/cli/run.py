@@ -60,7 +60,7 @@ def run(
     checkpoint_every: Annotated[
         str | None,
         typer.Option(
-            help="As --time-limit: the time between checkpoints. A kill loses that and an epoch at most.",
+            help="Time between checkpoints (90s, 9m, 2h). A killed run loses at most that and an epoch.",
             show_default="1m",
         ),
     ] = None,
@@ -73,8 +73,8 @@ def run(
     """Train cells, skipping runs already in your store and resuming interrupted ones; then show Table 1.
 
     Without names: all cells but the ablations. A cell whose data set is missing is named, with how to get it.
-    Exit code 1: a run failed, memory was not enough for it, or a data file cannot be read; 2: an experiment file
-    asks for what cannot be done; 3: no data at all; 75: the time limit came first, and the same command resumes,
+    Exit code 1: a run failed, memory was not enough for it, or a data file cannot be read; 2: an option or an
+    experiment file is not valid; 3: no data at all; 75: the time limit came first, and the same command resumes,
     here or where the store is copied to.
     """
     began = time.monotonic()
@@ -135,15 +135,15 @@ def run(
     for record in summary.failed:
         say(f"failed: {record.cell}, seed {record.seed}: {record.failure}")
     for title, reason in summary.not_made.items():
-        say(f"not made: {title}: {reason}; the same command tries again")
+        say(f"not run: {title}: {reason}; the same command tries again")
     say(f"{report.found(evidence, found, size)}; {written}")
     own = [f"--experiments {experiments}"] if experiments else []
     own += [f"--use {path}" for path in use or []]
     say(f"the whole page: reproduce report --results {' '.join([folder, *own])} --open")
     if summary.stopped:
-        left = len(plan) - len(summary.records) - len(summary.failed)
+        left = len(estimate.unfinished(plan, store, data, chosen.type))
         raise stop(
-            f"time limit of {time_limit}: {left} of {len(plan)} run(s) left, {summary.stopped}; "
+            f"time limit of {time_limit} reached: {left} of {len(plan)} run(s) left, {summary.stopped}; "
             "the same command resumes from there",
             75,
         )

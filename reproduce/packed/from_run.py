@@ -75,7 +75,7 @@ def freeze_run(run: str, store: runs.Store, data_folder: Path | None, say: Calla
     settings = settings_of(record)
     state = weights.of_run(runs.Store(path.parent.parent).net(record.stem), record)
     if record.weights_sha256 is None:
-        say("note: this run's record, an older one, does not tell which weights are its own")
+        say("note: this run's record, an older one, has no digest of its weights: they cannot be checked")
     about: dict[str, Any] = {"cell": record.cell, "scale": record.scale, "seed": record.seed, "key": record.key}
     about["weights_sha256"] = weights.digest(state)
     if record.result is not None:

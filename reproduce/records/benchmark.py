@@ -14,6 +14,8 @@ from reproduce.records.fields import Count, Measured, NotNegative, Positive, Sea
 Family = Literal["naive", "library", "xnor"]
 UNSTEADY = 0.10
 """A time with a larger spread is called unsteady."""
+CUT_OFF = "cut off before: "
+"""A note on what the time limit kept from being measured begins with this."""
 
 
 class Ratio(Measured):
@@ -63,6 +65,11 @@ class Bench(Sealed):
     rows: list[Timing]
     notes: list[str] = Field(default=[])
     warnings: list[str] = Field(default=[])
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the time limit came before the last of its measurements."""
+        return any(note.startswith(CUT_OFF) for note in self.notes)
 
     @model_validator(mode="before")
     @classmethod

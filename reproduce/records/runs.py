@@ -181,7 +181,7 @@ def publish(source: Store, target: Path, say: Any) -> int:
         try:
             record = read_record(path)
             if record.stem != path.stem:
-                raise ValueError(f"{path.name}: not its own name, it holds {record.stem}")
+                raise ValueError(f"{path.name}: its name does not match its content, {record.stem}")
         except OSError as error:
             say(f"left out: {path.name}: {error.strerror}")
             continue

@@ -28,7 +28,7 @@ def load(path: Path) -> dict[str, Tensor]:
     try:
         state = safetensors.torch.load(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"{path.stem}: its weights are not here ({yamlfile.shown(path)})") from None
+        raise ValueError(f"{path.stem}: there is no file of its weights ({yamlfile.shown(path)})") from None
     except Exception as error:  # a file cut or changed at any byte can fail in any way
         raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from None
     for name, value in state.items():
@@ -54,5 +54,5 @@ def of_run(path: Path, record: Record) -> dict[str, Tensor]:
     """
     state = load(path)
     if record.weights_sha256 not in (None, digest(state)):
-        raise ValueError(f"{path.name}: not the weights that this run's record tells of")
+        raise ValueError(f"{path.name}: its digest is not that in the run's record")
     return state

@@ -127,8 +127,8 @@ def sources(evidence: Evidence) -> Section:
     text = (
         f"Finished runs: {len(evidence.runs)}. Runs that broke off: {len(evidence.failed)}. Runs under way: "
         f"{len(evidence.running)}. Records of benchmarks: {len(evidence.benches)}, of training speed: "
-        f"{len(evidence.training)}, of packed nets: {len(evidence.nets)}, of the small-scale check: "
-        f"{len(evidence.checks)}. The newest record of a machine or a net counts, older ones stay as evidence.",
+        f"{len(evidence.training)}, of packed nets: {len(evidence.nets)}. The newest record of a machine or a "
+        "net counts, older ones stay as evidence.",
         *(f"Left out: {problem}." for problem in evidence.problems),
     )
     return Section("records", "Records", text, ())

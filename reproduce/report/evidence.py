@@ -38,7 +38,7 @@ class Evidence:
     training: tuple[Bench, ...]
     nets: tuple[PackedRecord, ...]
     checks: tuple[Record, ...]
-    """Runs of `check-small`: its calibration, and the planted errors (`variant`)."""
+    """Runs from which the bounds of `check-small` were computed."""
     problems: tuple[str, ...]
     running: tuple[Running, ...] = ()
     """Runs under way: shown, and nothing is judged by them."""
@@ -83,7 +83,7 @@ def gather(
     name = folder.resolve().name if name is None else name
     under_way = _running(folder / "running", {r.stem for r in read}, cells, problems)
     others = [r for part in ("kernels", "train", "nets") for r in _others(folder / part, name, problems)]
-    checks = [r for part in ("calibration", "mutants") for r in _runs(folder / "check" / part, problems, None)]
+    checks = list(_runs(folder / "check" / "calibration", problems, set()))
     for problem in problems:
         say(f"left out: {problem}")
     return Evidence(
@@ -124,18 +124,18 @@ def _sound(folder: Path, read: Callable[[Path], N], problems: list[str]) -> Iter
         if record.stem == path.stem:
             yield record
         else:
-            problems.append(f"{path.name}: not its own name, it holds {record.stem}")
+            problems.append(f"{path.name}: its name does not match its content, {record.stem}")
 
 
-def _runs(folder: Path, problems: list[str], curves: set[str] | None) -> Iterator[Record]:
+def _runs(folder: Path, problems: list[str], curves: set[str]) -> Iterator[Record]:
     """The sound records without the parts that no report reads, so that thousands fit into memory.
 
-    `curves`: the cells whose curves are read at small scale, too; None: all.
+    `curves`: the cells whose curves are read at small scale, too.
     """
     for record in _sound(folder, read_record, problems):
         read = {part: record.settings[part] for part in ("data", "net", "train") if part in record.settings}
         unread: dict[str, Any] = {"settings": read, "libraries": {}}
-        if record.scale == "small" and curves is not None and record.cell not in curves:
+        if record.scale == "small" and record.cell not in curves:
             unread["curve"] = []
         yield record.model_copy(update=unread)
 
@@ -147,11 +147,11 @@ def _running(folder: Path, ended: set[str], cells: Sequence[spec.Cell], problems
     for record in _sound(folder, read_running, problems):
         name, current = f"{record.stem}.json", settings.get((record.cell, record.scale))
         if current is None:
-            problems.append(f"{name}: under way, of another cell than these")
+            problems.append(f"{name}: an unfinished run of a cell that is not in this report")
         elif (current.digest(), current.data.name) != (record.settings_digest, record.data.name):
-            problems.append(f"{name}: under way, of other settings than today's experiment files")
+            problems.append(f"{name}: an unfinished run of other settings than today's experiment files")
         elif record.stem in ended:
-            problems.append(f"{name}: said to be under way, but there is a record of this run")
+            problems.append(f"{name}: an unfinished run, but there is a record of this run")
         else:
             found.append(record)
     return found
@@ -235,7 +235,7 @@ def notes(record: Record | Running | Bench | PackedRecord) -> list[str]:
     found = _of_code(record.code["dirty"])
     known = DATASETS.get(record.data.name)
     if known is None:
-        found.append("data of a name that is not known")
+        found.append("unknown data set")
     elif known.digest is not None and record.data.digest != known.digest:
         found.append("data differ from the known ones")
     return found
@@ -248,4 +248,4 @@ def marks(*records: Record | Running | Bench | PackedRecord) -> dict[str, Any]:
 
 
 def _of_code(dirty: bool | None) -> list[str]:
-    return [] if dirty is False else ["code differs from its revision" if dirty else "revision not known"]
+    return [] if dirty is False else ["code differs from its revision" if dirty else "code revision unknown"]

@@ -33,7 +33,7 @@ def markdown(frame: pd.DataFrame) -> str:
         head = ["row", "data set", "paper", "ours", "95 % prediction", "last epoch", "seeds"]
         head += ["verdict" if scale == "paper" else "seconds", "machine", "made by"]
         rows = [_cells(line) for _, line in part.iterrows()]
-        if scale == "small":  # no column of the paper's: these are other nets, on part of the images
+        if scale == "small":  # no column of the paper's: these are other nets
             head[2] = "images: train / valid / test"
             rows = [[*row[:2], images, *row[3:]] for row, images in zip(rows, part["images"], strict=True)]
         out += [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]

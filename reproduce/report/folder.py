@@ -19,7 +19,10 @@ def write(content: Mapping[str, str], folder: Path, force: bool = False) -> None
     others = sorted(_there(folder) - written)
     if others and not force:
         named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        raise files.Foreign(f"{folder} holds what no report wrote ({named}): name another folder, or add --force")
+        raise files.Foreign(
+            f"{folder} holds files that are not part of a report ({named}): name another folder with --to, or "
+            "add --force"
+        )
     _put(content, folder)
     for name in (written & _there(folder)) - set(content):
         (folder / name).unlink()

@@ -32,16 +32,18 @@ def made_by(record: Record) -> MadeBy:
     code = record.code
     source = str(code["source"])
     device = code.get("device") or ("cuda" if "gpu" in record.machine else "cpu")
-    if _by_kernels_alone(record):
-        threads: tuple[int, ...] = ()
-    elif "threads" in code:
-        threads = tuple(code["threads"])
-    else:
-        calls = record.machine.get("calls") or [record.machine]
-        threads = tuple(sorted({call["threads"] for call in calls})) if device == "cpu" else ()
+    threads = () if _by_kernels_alone(record) else _threads(record, device)
     if 2 in threads and set(threads) <= {1, 2} and _same_for_two_threads(record):
         threads = (1,)
     return MadeBy(equal_code.known().get(source, source), device, code.get("mode") or "", threads)
+
+
+def _threads(record: Record, device: str) -> tuple[int, ...]:
+    """The CPU threads of a run's calls that its numbers may depend on."""
+    if "threads" in record.code:
+        return tuple(record.code["threads"])
+    calls = record.machine.get("calls") or [record.machine]
+    return tuple(sorted({call["threads"] for call in calls})) if device == "cpu" else ()
 
 
 def _by_kernels_alone(record: Record) -> bool:
@@ -120,4 +122,6 @@ def label(group: Sequence[Record]) -> str:
     digests = " = ".join(sorted({str(r.code["source"])[:8] for r in group}))
     words = [digests, made.mode, made.device, " and ".join(map(str, made.threads))]
     words[3] += f" thread{'s' * (made.threads != (1,))}" if made.threads else ""
+    if made.threads == (1,) and any(2 in _threads(r, made.device) for r in group):
+        words[3] = "1 or 2 threads"  # with equal numbers
     return ", ".join(filter(None, words))

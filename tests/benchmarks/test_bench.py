@@ -95,9 +95,12 @@ def test_a_missing_gpu_requirement_is_named_in_one_line(monkeypatch, there, word
     assert done.exit_code == 2 and done.stderr.count("\n") == 1 and words in done.stderr and not done.stdout
 
 
-def test_a_damaged_data_set_is_one_line(tmp_path, monkeypatch):
-
+def test_a_damaged_data_set_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "mnist.npz").write_bytes(b"no data")
     change(monkeypatch, "mnist", sources=[])
-    done = run("--quick", "--to", tmp_path / "kernels", "--data", tmp_path)
-    assert done.exit_code == 3 and done.stderr.count("\n") == 1 and "mnist is missing" in done.stderr
+    words = ["--quick", "--to", str(tmp_path / "kernels"), "--data", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["reproduce", "bench", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 3 and said.count("\n") == 1 and "mnist is missing" in said

@@ -48,7 +48,7 @@ def test_runs_are_recorded_and_skipped_the_next_time(tmp_path, data_folder):
     said = []
     again = go(tmp_path / "s", data_folder, [cell], seeds=(0, 1, 2), said=said)
     assert again.trained == 1 and len(again.records) == 3
-    assert sum("already there" in line for line in said) == 2
+    assert sum("already finished" in line for line in said) == 2
     store = runs.Store(tmp_path / "s")
     assert not list((store.root / "work").glob("*.ckpt"))
     net = safetensors.torch.load_file(store.net(record.stem))
@@ -91,7 +91,7 @@ def test_a_run_that_another_process_trains_is_postponed_and_not_trained_twice(tm
     plan = runs_wanted([cell], "small", [0, 1], say)
     summary = worker.carry_out(plan, store, data_folder, CPU, say, bar=False)
     assert summary.trained == 1 and sorted(r.seed for r in summary.records) == [0, 1]
-    assert "another process" in said[0] and "already there" in said[-1]
+    assert "another process" in said[0] and "already finished" in said[-1]
     assert len(list(store.runs.glob("*.json"))) == 2
 
 
@@ -107,7 +107,7 @@ def test_after_waiting_for_another_process_no_epoch_is_begun_beyond_the_time_lim
     run = runs.Run(item.cell, item.scale, item.seed, item.settings, fetch.load("mnist", data_folder))
     other = FileLock(store.lock(run), thread_local=False)
     other.acquire()
-    summary = call(lambda line: other.release() if "left for later" in line else None)
+    summary = call(lambda line: other.release() if "checked again at the end" in line else None)
     assert summary.trained == 0 and summary.stopped.endswith("seed 0 stands at epoch 1")
 
 
@@ -190,7 +190,7 @@ def test_missing_data_is_one_line_for_each_data_set_and_the_other_cells_run(tmp_
     assert summary.trained == 1 and set(summary.missing) == {"table1/other", "table1/another"}
     assert "reproduce data cifar10" in summary.missing["table1/other"]
     (line,) = (line for line in said if "not run" in line)
-    assert line.startswith("not run for want of data: 2 cells on cifar10: ")
+    assert line.startswith("not run, data set cifar10 is missing: 2 cells: ")
 
 
 SHORT = {
@@ -368,7 +368,7 @@ def test_run_command_writes_the_users_own_table(tmp_path, data_folder, monkeypat
     assert "[1/1] BNN (Theano), MNIST, small scale, seed 0" in out
     assert (store / "report" / "table1.csv").read_text().startswith("row,dataset,paper,scale,seeds,mean,low,high,")
     assert command(monkeypatch, tmp_path, *words) == 0
-    assert "already there" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
 
 def test_run_with_a_time_limit_ends_with_code_75_and_says_how_to_resume(

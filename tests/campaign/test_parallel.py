@@ -79,7 +79,7 @@ def test_no_process_outlives_the_command(folder, number):
     line = ""
     while "(2) [" not in line:
         line = process.stdout.readline()
-        if not line or "did not begin" in line or "epoch" in line:
+        if not line or "did not start" in line or "epoch" in line:
             process.kill()
             pytest.fail(f"no run beside the first: {line}{process.stderr.read()}")
     group = os.getpgid(process.pid)

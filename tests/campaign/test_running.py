@@ -175,7 +175,7 @@ def test_damaged_and_foreign_files_of_runs_under_way_are_named_and_left_out(stor
     assert [run.stem for run in found.running] == [path.stem]
     words = {
         "changed.json": "its checksum does not fit",
-        "table1-other": "of another cell",
+        "table1-other": "of a cell that is not in this report",
         "table1-made": "of other settings",
     }
     assert len(found.problems) == len(words)

@@ -88,7 +88,7 @@ def test_a_part_that_fails_its_trial_is_left_out_of_all_later_steps_except_the_t
 def test_the_second_call_goes_on_with_the_training(evidence):
     code, said, asked = evidence(FAILS="reproduce run", CODE="75")
     assert code == 75 and kinds(asked) == ["versions", "trials", "preflight", "bench", "run", "curves"]
-    assert "left: training-table1-bnn-theano-mnist:100" in said
+    assert "not done: training-table1-bnn-theano-mnist:100" in said
     code, _, asked = evidence()
     assert code == 0 and kinds(asked)[:5] == ["run", "curves", "freeze", "predict", "predict"]
     assert asked[0].split(" | ")[1] == "fp16 graph"  # or it would be another run
@@ -113,7 +113,7 @@ def test_named_runs_are_trained_first_each_once_and_real_activations_are_not_pac
     code, said, asked = evidence(*named, "short/float-cifar10:0")
     assert kinds(asked)[0] == "run" and "short/float-cifar10 --device cuda --scale short" in asked[0]
     code, said, asked = evidence(*named, "table1/float-mnist:7", SLICE="50")
-    assert code == 75 and kinds(asked) == ["curves"] and "left: training-table1-float-mnist:7" in said
+    assert code == 75 and kinds(asked) == ["curves"] and "not done: training-table1-float-mnist:7" in said
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_step_that_hangs_is_cut_and_its_successors_still_deliver(evidence):
 @pytest.mark.parametrize("run", ["table1/float-mnist", "table1:0", "table1/flaot-mnist:0", "--help", "a:b:0"])
 def test_a_wrong_run_ends_it_before_anything_is_tried(evidence, run):
     code, said, asked = evidence("table1/float-mnist:0", run)
-    assert code == 2 and f"no run '{run}'" in said and not asked and not evidence.store.exists()
+    assert code == 2 and f"unknown run '{run}'" in said and not asked and not evidence.store.exists()
 
 
 def test_missing_data_end_it_before_anything_is_tried(evidence, tmp_path):

@@ -82,7 +82,7 @@ def test_every_prediction_is_compared_with_the_float32_nets_and_recorded(tmp_pat
     done = run(*words, tmp_path / "other.safetensors")
     assert "another class on 200 of" not in done.output and ", not 4, by " in done.output
     done = run(*words, tmp_path / "none.safetensors")
-    assert done.exit_code == 2 and "its weights are not here" in done.stderr
+    assert done.exit_code == 2 and "there is no file of its weights" in done.stderr
 
 
 def forget_where_from(path):
@@ -99,11 +99,13 @@ def test_weights_of_another_run_are_refused(tmp_path, data_folder):
     shutil.copy(store.net(other.stem), store.net(one.stem))
     words = ("freeze", one.stem, "--results", store.root, "--data", data_folder)
     done = run(*words)
-    assert done.exit_code == 2 and "not the weights that this run's record tells of" in done.stderr
+    assert done.exit_code == 2 and "its digest is not that in the run's record" in done.stderr
     assert not (store.root / "packed").exists()
     older(store, one)
     done = run(*words)
-    assert done.exit_code == 0 and "an older one, does not tell which weights are its own" in done.output
+    assert (
+        done.exit_code == 0 and "an older one, has no digest of its weights: they cannot be checked" in done.output
+    )
 
 
 def older(store, record):
@@ -160,7 +162,7 @@ def test_a_run_that_cannot_be_packed_is_one_line(tmp_path, data_folder):
     weights.write_bytes(b"no weights")
     refused(2, "cannot be read", "freeze", record.stem, *options)
     weights.unlink()
-    refused(2, "its weights are not here", "freeze", record.stem, *options)
+    refused(2, "there is no file of its weights", "freeze", record.stem, *options)
     files.write_sealed(store / "runs" / "x.json", {"format": 9})
     refused(2, "record format 9", "freeze", "x", *options)
     file = tmp_path / "x.bnn"
@@ -169,13 +171,15 @@ def test_a_run_that_cannot_be_packed_is_one_line(tmp_path, data_folder):
     refused(2, "No such file", "predict", tmp_path / "none.bnn")
 
 
-def test_an_unknown_backend_and_missing_data_are_one_line(tmp_path, data_folder, monkeypatch):
+def test_an_unknown_backend_and_missing_data_are_one_line(tmp_path, data_folder, monkeypatch, capsys):
     change(monkeypatch, "cifar10", sources=[raising(OSError("unreachable"))])
     wanted = convnet_settings()
     file = tmp_path / "net.bnn"
     freeze_net(wanted, random_state(wanted), None).save(file)
-    done = run("predict", file, "--data", tmp_path)
-    assert done.exit_code == 3 and "reproduce data cifar10" in done.stderr
+    monkeypatch.setattr("sys.argv", ["reproduce", "predict", str(file), "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 3 and "reproduce data cifar10" in capsys.readouterr().err
     wanted = settings()
     freeze_net(wanted, random_state(wanted), None).save(file)
     done = run("predict", file, "--data", data_folder, "--backend", "abacus")

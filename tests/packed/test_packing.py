@@ -87,7 +87,7 @@ def test_the_claim_uses_the_records_and_fails_if_a_prediction_differs(tmp_path):
     weights.save(store.net(path.stem), state)
     path.unlink()
     done, said = publish(store, target)
-    assert done == 0 and "not the weights that this run's record tells of" in said[0] and record["weights_sha256"]
+    assert done == 0 and "its digest is not that in the run's record" in said[0] and record["weights_sha256"]
 
 
 def lost(found):
@@ -110,4 +110,4 @@ def test_a_net_without_weights_or_data_or_too_large_is_reported(tmp_path, monkey
     shutil.rmtree(target)
     shutil.rmtree(store.root / "nets")
     done, said = publish(store, target)
-    assert done == 0 and "its weights are not here" in said[0]
+    assert done == 0 and "there is no file of its weights" in said[0]

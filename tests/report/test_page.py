@@ -61,7 +61,7 @@ def made_table(name="table", **over):
         "again": ["reproduce run one --seeds 2", "reproduce run two", ""],
         "quoted": [False, True, False],
         "dirty": [True, False, False],
-        "note": ["no checksum in the record; revision not known", "", ""],
+        "note": ["no checksum in the record; code revision unknown", "", ""],
     }
     return Table(name, "A caption with `code`.", pd.DataFrame(lines | over), COLUMNS)
 
@@ -141,8 +141,8 @@ def test_another_store_has_links_of_its_own():
 def test_literature_and_dirty_code_are_marked():
     text = made_page(made_table())
     assert text.count('class="quoted"') == 1
-    assert "* Of at least one record behind the row: no checksum in the record; revision not known.</p>" in text
-    assert '<abbr title="no checksum in the record; revision not known">*</abbr>' in text
+    assert "* Of at least one record behind the row: code revision unknown; no checksum in the record.</p>" in text
+    assert '<abbr title="no checksum in the record; code revision unknown">*</abbr>' in text
     assert "differs" not in text.split("</style>")[1]
     two = made_page(made_table(dirty=[True, True, False], note=["b; a", "c; b", "d"]))
     assert "behind the row: a; b; c.</p>" in two

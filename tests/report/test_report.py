@@ -70,7 +70,7 @@ def test_records_of_other_settings_failures_and_mutants_do_not_count():
     [
         (False, None, None),
         (True, None, "code differs from its revision"),
-        (None, None, "revision not known"),
+        (None, None, "code revision unknown"),
         (False, "e" * 64, "data differ from the known ones"),
     ],
 )

@@ -79,7 +79,7 @@ def test_records_without_a_checksum_are_skipped_and_unknown_data_are_marked(tmp_
     assert [len(found.benches), len(found.nets)] == [1, 1] and evidence.notes(found.benches[0]) == []
     assert found.problems == ("run.json: no checksum", "uncpu-1.json: no checksum", "unnet-1.json: no checksum")
     foreign = made_record().model_copy(update={"data": DataHash(name="mnist2", digest="0", order="0")})
-    assert "data of a name that is not known" in evidence.notes(foreign)
+    assert "unknown data set" in evidence.notes(foreign)
 
 
 def test_a_missing_store_counts_as_empty(tmp_path):
@@ -127,7 +127,7 @@ def test_older_records_of_a_seed_are_counted_and_reported(tmp_path):
 
 
 def test_an_unreadable_file_is_named_without_the_folders_of_this_machine(tmp_path):
-    for folder in ("runs", "kernels", "check/mutants"):
+    for folder in ("runs", "kernels", "check/calibration"):
         (tmp_path / folder / "folder.json").mkdir(parents=True)
     found = report.gather(tmp_path, report.cells())
     assert found.problems == ("folder.json: not a regular file",) * 3

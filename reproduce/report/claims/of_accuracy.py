@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from reproduce import verdict
 from reproduce.records import Record
@@ -18,7 +17,6 @@ from reproduce.report.rows import main
 from reproduce.report.sections import ablations, energy, table1
 from reproduce.verdict import FEWEST
 
-SIGNIFICANT = 0.05
 FLOAT = "No regularization"  # the row of float nets
 
 
@@ -70,21 +68,24 @@ def nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             used += [*ours, *other]
     if not near:
         return []
-    said = [True if any(v) else False if all(f is False for f in v) else None for v in near.values()]
+    said = {name: True if any(v) else False if all(f is False for f in v) else None for name, v in near.items()}
     words = {False: "does not hold", True: "holds", None: "cannot be told"}
-    counts = [(text, said.count(result)) for result, text in words.items()]
-    first, *rest = [f"{text} on {many}" for text, many in counts if many]
-    every = len(table1.DATASETS[:3])
-    open_yet = "cannot be told: " if False not in said and said.count(True) in range(1, every) else ""
+    by_word = {text: [name for name, found in said.items() if found is result] for result, text in words.items()}
+    first, *rest = [f"{text} on {len(names)}" for text, names in by_word.items() if names]
+    every = table1.DATASETS[:3]
+    open_yet = (
+        "cannot be told: " if not by_word["does not hold"] and 0 < len(by_word["holds"]) < len(every) else ""
+    )
+    by_word["not run"] = [name for name in every if name not in near]
     return [
         Finding(
             "; ".join(measured),
             machines(r.machine["name"] for r in used),
-            open_yet + ", ".join([f"{first} of {every} data sets", *rest]),
+            open_yet + ", ".join([f"{first} of {len(every)} data sets", *rest]),
             "; ".join(dict.fromkeys(evidence.path(r) for r in used)),
             "reproduce run table1 --scale paper --seeds 3",
             marks(*used)["note"],
-            "; ".join(f"{text} on {many} of {every} data sets" for text, many in counts if many),
+            "; ".join(f"{text}: {', '.join(names)}" for text, names in by_word.items() if names),
         )
     ]
 
@@ -126,40 +127,6 @@ def _mean(group: Sequence[Record]) -> tuple[float, float]:
     return float(np.mean(errors)), float(half)
 
 
-def _no_mask(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
-    """Compare the planted error `no-mask` with the usual runs of `check-small`: validation error, Welch's test.
-
-    One-sided. All runs are of one training code: the one with the most runs.
-    """
-    found = []
-    for cell in sorted({r.cell for r in evidence.checks}):
-        group = main(r for r in evidence.checks if r.cell == cell and r.result and r.variant in (None, "no-mask"))
-        usual, without = ([r for r in group if r.variant == v] for v in (None, "no-mask"))
-        if min(len(usual), len(without)) < 2:
-            continue
-        mine, theirs = (
-            [100 * r.curve[-1].valid_wrong / r.result.valid_images for r in group if r.result]
-            for group in (without, usual)
-        )
-        p = float(stats.ttest_ind(mine, theirs, equal_var=False, alternative="greater").pvalue)
-        words = "holds" if p < SIGNIFICANT else "does not hold" if p > 1 - SIGNIFICANT else "cannot be told"
-        chance = "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}"
-        paths = [f"calibration/{r.stem}.json" for r in usual] + [f"mutants/{r.stem}.json" for r in without]
-        found.append(
-            Finding(
-                f"{np.mean(mine):.1f} % validation error without it, {np.mean(theirs):.1f} % with it ({chance}, "
-                f"{len(without)} and {len(usual)} seeds)",
-                f"{cell}, small scale",
-                f"{words} for a small net",
-                "; ".join(f"{evidence.name}/check/{path}" for path in paths),
-                "reproduce check --mutants --keep",
-                marks(*usual, *without)["note"],
-                f"{np.mean(mine):.1f} % without, {np.mean(theirs):.1f} % with ({cell})",
-            )
-        )
-    return found
-
-
 def ablation(name: str, holds: Sequence[str]) -> Judge:
     """Judge a claim by the comparisons of an ablation: it holds if the comparison's verdict is one of `holds`."""
 
@@ -185,8 +152,3 @@ def ablation(name: str, holds: Sequence[str]) -> Judge:
         return found
 
     return judge
-
-
-def mask(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
-    """Judge by the ablation if it was run, else by the planted error."""
-    return ablation("mask", ("worse",))(evidence, claim) or _no_mask(evidence, claim)

@@ -143,10 +143,12 @@ def _about(hours: float) -> str:
 def _time(evidence: Evidence, cell: spec.Cell) -> str:
     """How long a run takes, from a benchmark of training steps and multiply-adds; "" where there is none.
 
-    Only for binary weights: our steps of float nets are not timed.
+    Only for binary weights and activations: our steps of other nets are not timed.
     """
     settings = cell.scales.get(cell.experiment.scale)
-    if settings is None or not isinstance(settings.net, spec.PaperNet) or settings.net.weights != "binary":
+    if settings is None or not isinstance(settings.net, spec.PaperNet):
+        return ""
+    if settings.net.weights != "binary" or settings.net.activation == "relu":
         return ""
     timed = "MNIST MLP, 3 × 4096" if settings.net.kind == "mlp" else "CIFAR-10 ConvNet"
     measured = next((c for c in evidence.cells if c.name == energy.NETS[timed]), None)
@@ -200,14 +202,16 @@ def _of_speed(evidence: Evidence) -> list[str]:
     frame = overview.times_frame(evidence)
     found = []
     for machine, of_machine in frame.groupby("machine", sort=True):
-        parts = []
+        parts, tasks = [], ", ".join(dict.fromkeys(of_machine["short"]))
         for kind, lines in of_machine.groupby("kind", sort=False):
-            parts.append(f"in {kind} by {between(lines['value'])} times")
+            own = ", ".join(dict.fromkeys(lines["short"]))
+            parts.append(
+                f"in {kind} by {between(lines['value'])} times" + (f" ({own} only)" if own != tasks else "")
+            )
         several = ", ".join(parts[:-1]) + ", and " if len(parts) > 1 else ""
-        tasks = ", ".join(dict.fromkeys(of_machine["short"]))
         found.append(
-            f"On {machine}, the XNOR kernels{overview.using(of_machine)} beat the fastest library timed {several}"
-            f"{parts[-1]} ({tasks})."
+            f"On {machine} ({tasks}), the XNOR kernels{overview.using(of_machine)} beat the fastest library timed "
+            f"{several}{parts[-1]}."
         )
     return found
 
@@ -220,10 +224,10 @@ def _of_files(evidence: Evidence) -> list[str]:
     differ = int(nets["differing"].sum())
     none = "none" if differ == 0 else f"{differ:,}"
     return [
-        f"Packed to a bit a weight, {count(nets['again'].nunique(), 'trained net')} of the paper's size take "
-        f"{nets['times'].min():.1f} to {nets['times'].max():.1f} times less memory, and {none} of "
-        f"{int(nets['images'].sum()):,} predictions ({count(len(nets), 'test set')} in all, by "
-        f"{count(nets['backend'].nunique(), 'kernel')}) differs from the float32 net's."
+        f"With one bit for each weight, {count(nets['again'].nunique(), 'trained net')} of the paper's size take "
+        f"{nets['times'].min():.1f} to {nets['times'].max():.1f} times less memory. In "
+        f"{count(len(nets), 'comparison')} on a whole test set, by {count(nets['backend'].nunique(), 'kernel')}, "
+        f"{none} of {int(nets['images'].sum()):,} predictions differs from the float32 net's."
     ]
 
 
@@ -239,9 +243,10 @@ def figures(evidence: Evidence) -> tuple[Figure, Figure]:
     return (
         Figure(
             "forest",
-            "Table 1. Grey bars: the paper's error with the noise of its test set. Coloured: ours at the paper's "
-            "scale, the mean with its 95 % prediction interval, a point a seed. Hollow: shorter schedules and "
-            "smaller nets, which are not the paper's cells. Hours: of one run on the machine timed.",
+            "Table 1. Grey bars: the paper's error ± the noise of its test set. Coloured diamonds: our mean at "
+            "the "
+            "paper's scale with its 95 % prediction interval; small points: single seeds. Hollow marks: short "
+            "schedules and small nets, which are not the paper's cells. Hours: estimated time of one run.",
             "Test errors of the cells of Table 1: the paper's and ours.",
             forest,
             overview.forest,

@@ -189,10 +189,11 @@ def section(evidence: Evidence) -> Section:
         f"pairs, by seed: same images, same order, same start. {_of_rates(evidence, chosen)}",
         "Let d be the mean difference of test error over the seeds. Its interval is that of the paired t-test, or "
         "the wider one that the disagreement on single images would make: seeds can agree by luck. p-values are "
-        "adjusted by Holm's method over all comparisons of a folder, complete or not, those for a difference "
-        "and those against a loss of the smallest effect that counts each as a family. “Better”: d is below 0 and "
-        "p below .05. “No loss within the margin”: a loss of that effect is excluded. “Worse”: not so, d is above "
-        "0 and p below .05. All else cannot be told. The effect and the number of seeds were declared before the "
+        "adjusted by Holm's method over all comparisons of a folder, complete or not: those for a difference, and "
+        "separately those against a loss of the smallest effect that counts. “Better”: d is below 0 and p is "
+        "below .05. “No loss within the margin”: a loss of that effect is excluded. “Worse”: neither of these, d "
+        "is above 0 and p is below .05. Otherwise it cannot be told. The effect and the number of seeds were "
+        "declared before the "
         "runs.",
     )
     columns = (
@@ -201,7 +202,7 @@ def section(evidence: Evidence) -> Section:
         *(
             Column("seeds", "seeds", 0),
             Column("arm_error", "arm's error", 2, "%"),
-            Column("against_error", "against's error", 2, "%"),
+            Column("against_error", "other's error", 2, "%"),
         ),
         *(Column("difference", "difference", 2, "points"), Column("low", "95 % interval", 2, "points", to="high")),
         Column("p_holm", "p", 3, "", "that there is no difference, by Holm's method"),
@@ -232,13 +233,15 @@ def section(evidence: Evidence) -> Section:
         Column("wanted", "seeds wanted", 0),
         Column("effect", "effect", 2, "points", "the smallest loss that counts, declared before"),
         Column(
-            *("found", "could find", 2, "points"),
-            "loss that so many seeds find in 80 % of cases, before p is adjusted",
+            *("found", "detectable loss", 2, "points"),
+            "loss that so many seeds detect in 80 % of cases, before p is adjusted",
         ),
         Column("flipped", "signs changed, arm", 5, "", changed),
         Column("against_flipped", "signs changed, against", 5, "", changed),
     )
-    text_of = "What was declared of each comparison, what it could find, and how many signs still changed."
+    text_of = (
+        "Declared before the runs; the loss that each comparison can detect; and how many signs still changed."
+    )
     parts.append(Table("ablation-designs", text_of, found, designs))
     if len(chosen):
         told = (

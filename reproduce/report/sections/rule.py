@@ -61,8 +61,9 @@ def section() -> Section:
         f"independent images making {_listed(CASES, 'share')} of their variance; {simulation.TRIALS:,} made-up "
         "cells each), against other estimates of the scatter: the table has the worst case of each. With a spread "
         "of up to a quarter of "
-        "the error, where the truth is the paper's, “not reproduced” comes in at most "
-        f"{usual['false_not'].max():.1f} % and “better” in at most {usual['false_better'].max():.1f} %; where "
+        "the error, where the truth is the paper's, “not reproduced” is wrongly said in at most "
+        f"{usual['false_not'].max():.1f} % and “better” in at most {usual['false_better'].max():.1f} % of cases; "
+        "where "
         f"the spread is half of the error, in {wide['false_not'].max():.1f} and {wide['false_better'].max():.1f} "
         f"%, as such errors are skewed. From {simulation.POWER_FROM} points of spread on, against a shift of "
         f"{min(simulation.SHIFTS)} to {max(simulation.SHIFTS)} margins to either side, it has at most "
@@ -72,20 +73,35 @@ def section() -> Section:
     columns = (
         *(Column("rule", "scatter by"), Column("spread", "spread", hint="wide: over a quarter of the error")),
         *(Column("seeds", "seeds", 0), Column("cases", "cases", 0)),
-        Column("false_not", "false “not reproduced”", 1, percent, "the most, where the truth is the paper's"),
-        Column("false_better", "false “better”", 1, percent, "the most, where the truth is the paper's"),
+        Column("false_not", "false “not reproduced”", 1, percent, "worst case, where the truth is the paper's"),
+        Column("false_better", "false “better”", 1, percent, "worst case, where the truth is the paper's"),
         Column(
             "lucky",
             "if lucky",
             1,
             percent,
-            "both, in the fifth whose seeds agree most: the most, of spreads up to half a margin",
+            "wrong verdicts of either kind among the 20 % of cells whose seeds agree best: the worst case of "
+            "spreads up to half a margin",
         ),
-        Column("equal", "equal, “reproduced”", 1, percent, "the fewest, of spreads up to half a margin"),
-        Column("found", "found", 1, percent, "three margins off, the fewest, of spreads up to half a margin"),
+        Column(
+            "equal",
+            "equal, “reproduced”",
+            1,
+            percent,
+            "called “reproduced” where both are equal: the worst case of spreads up to half a margin",
+        ),
+        Column(
+            "found",
+            "found",
+            1,
+            percent,
+            "called “not reproduced” at three margins too many errors: the worst case of spreads up to half a "
+            "margin",
+        ),
         Column(
             *("lost", "power lost", 1, "points"),
-            f"the most, against the seeds alone, from {simulation.POWER_FROM} points of spread on",
+            f"largest loss of power compared with the seeds alone, for spreads of {simulation.POWER_FROM} points "
+            "or more",
         ),
     )
     table = Table("rules", "The rule and other estimates of the scatter, image by image.", worst, columns)

@@ -25,11 +25,12 @@ FRAME = [*COLUMNS, *"images plus_minus last seconds cell group quoted dirty note
 OFF_SCALE = {"short": "short schedule", "small": "small scale"}  # verdicts of what is not the paper's cell
 SHORT_NOTE = (
     "The net, the data and the update rule are the paper's, the schedule is shorter (each file in "
-    "`experiments/short` says how): never the paper's cell, and not judged."
+    "`experiments/short` says how; BNN (Theano) on MNIST also has less dropout): never the paper's cell, and not "
+    "judged."
 )
 SMALL_NOTE = (
-    "They show that every cell runs and learns, in minutes on a CPU, on as many images for training, validation "
-    "and test as the table says: often a part of them. SVHN-test10k is 10,000 images of SVHN's test file."
+    "They show that every cell runs and learns, in minutes on a CPU. MNIST and CIFAR-10 are used whole; "
+    "SVHN-test10k is the first 10,000 images of SVHN's test file, split into training, validation and test."
 )
 TITLES = {
     "paper": "At the paper's scale",
@@ -252,9 +253,10 @@ CODE = Column(
     "code",
     "made by",
     hint="training code (first digits of its digest), mode, device, threads; fixed16: steps without autograd, "
-    "gradients rounded to 16-bit fixed point in products; tables, torch: steps by autograd in float32, products "
-    "by our kernels or by torch; “tensor cores without passes”: on a GPU, with a step of many kernels in place of "
-    "one between two products",
+    "in products with ±1 gradients and ReLU activations rounded to 16-bit fixed point, float nets in float32; "
+    "tables, torch: steps by autograd in float32, products "
+    "by our kernels or by torch; “tensor cores without passes”: on a GPU, "
+    "without the fused kernels between two products",
 )
 _SECONDS = Column("seconds", "run takes", 0, "s", "mean seconds of one run")
 
