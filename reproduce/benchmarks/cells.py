@@ -15,7 +15,7 @@ import kernels
 from reproduce import files, nets, spec
 from reproduce.datasets import fetch
 from reproduce.nets import binarize
-from reproduce.packed import PackedNet, freeze_net, packing
+from reproduce.packed import PackedNet, freeze_net, publish_nets
 from reproduce.packed.blocks import Floats, Norm, PixelLayer, convolved, shapes
 from reproduce.records import runs
 
@@ -49,7 +49,7 @@ def trained(name: str) -> Path | None:
 
     Of several the newest; one of other layers or another preprocessing than today's cell does not count.
     """
-    settings, folder = cell_settings(name, quick=False), runs.PUBLISHED / packing.FOLDER
+    settings, folder = cell_settings(name, quick=False), runs.PUBLISHED / publish_nets.FOLDER
     for scale, cell in (("paper", CELLS[name]), ("short", CELLS[name].replace("table1/", "short/"))):
         found = []
         for path in folder.glob(f"{cell.replace('/', '-')}-{scale}-seed*-*.bnn"):

@@ -17,7 +17,7 @@ import torch
 from rich.table import Table
 
 from reproduce import spec
-from reproduce.campaign import parallel, resuming
+from reproduce.campaign import checkpoints, parallel
 from reproduce.campaign.probe import Probe, waited
 from reproduce.campaign.wanted import Wanted
 from reproduce.datasets import data, fetch
@@ -155,7 +155,7 @@ def _epochs_made(
     run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant, kind)
     if store.finished(run):
         return item.settings.train.epochs
-    saved = resuming.begun(store.checkpoint(run))
+    saved = checkpoints.begun(store.checkpoint(run))
     return saved.epochs if saved is not None and saved.of == run.parts else 0
 
 

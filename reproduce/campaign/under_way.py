@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from reproduce import spec
-from reproduce.campaign import resuming
+from reproduce.campaign import checkpoints
 from reproduce.files import write_sealed
 from reproduce.records import DataHash, EpochRow, Running, explained, key_of, stem_of
 from reproduce.records.runs import Store
@@ -37,7 +37,7 @@ def in_store(store: Store, cells: Sequence[spec.Cell], say: Say) -> list[Running
 
 def _from_checkpoint(path: Path, cells: Sequence[spec.Cell]) -> Running:
     """The run of a checkpoint. ValueError (one line) if there is no such run."""
-    begun = resuming.begun(path)
+    begun = checkpoints.begun(path)
     if begun is None or not isinstance(begun.of, dict) or not begun.calls:
         raise ValueError("not a checkpoint that can be read")
     of, call = begun.of, begun.calls[-1]

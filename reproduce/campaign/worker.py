@@ -1,4 +1,7 @@
-"""Carries out a plan: trains its runs one after another, skips finished ones, and says what is missing."""
+"""Carries out a plan: trains its runs one after another, each under a lock, and skips finished ones.
+
+It ends at the time limit, and says what is missing.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from reproduce import spec
-from reproduce.campaign import gpu_trial, resuming
+from reproduce.campaign import checkpoints, gpu_trial
 from reproduce.campaign.progress import Progress, cost
 from reproduce.campaign.wanted import Wanted, describe
 from reproduce.datasets import data, fetch
@@ -143,7 +146,7 @@ def carry_out(
                 summary.failed.append(failed)
                 continue
             epoch = progress.seconds(progress.costs[number] / run.settings.train.epochs)
-            saved = resuming.begun(store.checkpoint(run)) if number in postponed else None
+            saved = checkpoints.begun(store.checkpoint(run)) if number in postponed else None
             if saved is not None and saved.of != run.parts:
                 saved = None
             if saved is not None:  # the process that trained it has stopped
@@ -157,7 +160,7 @@ def carry_out(
             say(f"{title}: {progress.left()}" if number else title)
             if run.mode != products.mode(kind):
                 say(f"    steps go through autograd: {run.why_autograd}")
-            resuming.set_others_aside(run, store, say)
+            checkpoints.set_others_aside(run, store, say)
             try:
                 record = _train(
                     run, store, prepared, device, progress, say, bar, deadline, call, checkpoint_seconds

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from reproduce.campaign.resuming import begun
+from reproduce.campaign.checkpoints import begun
 from reproduce.cli.options import ResultsOption, check_store
 from reproduce.terminal import say
 

@@ -25,7 +25,7 @@ def publish(
     """
     from reproduce import report
     from reproduce.campaign import under_way
-    from reproduce.packed import packing
+    from reproduce.packed import publish_nets
     from reproduce.records import runs
 
     check_store(results)
@@ -37,7 +37,7 @@ def publish(
     say(f"{copied} record(s) copied to {yamlfile.shown(target / 'runs')}")
     begun = under_way.publish(source, target, cells, say)
     say(f"{begun} run(s) under way, written to {yamlfile.shown(target / under_way.FOLDER)}")
-    packed = packing.publish(source, target / packing.FOLDER, data, say)
-    say(f"{packed} net(s) packed and compared, written to {yamlfile.shown(target / packing.FOLDER)}")
+    packed = publish_nets.publish(source, target / publish_nets.FOLDER, data, say)
+    say(f"{packed} net(s) packed and compared, written to {yamlfile.shown(target / publish_nets.FOLDER)}")
     if to is None:
         report.refresh(say)

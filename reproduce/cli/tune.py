@@ -22,7 +22,7 @@ def tune(
     Records of the project's ablations are copied to results/tuning. Exit code 1: a file has another rate than the
     best, or the best is the first or the last of its rates; 2: no ablation is named; 3: data are missing.
     """
-    from reproduce.campaign import rates
+    from reproduce.campaign import tuning
     from reproduce.records import runs
 
     extensions.use(use or [])
@@ -31,7 +31,7 @@ def tune(
     ]
     if not found:
         raise stop("none of these is an ablation", 2)
-    good = rates.tune(found, (results or runs.LOCAL) / "tuning", data)
+    good = tuning.tune(found, (results or runs.LOCAL) / "tuning", data)
     if good is None:
         raise typer.Exit(3)
     if not good:

@@ -1,6 +1,7 @@
 """The data folder: cached files, checked when read, and the sources they are fetched from.
 
 The cached form of a data set is `<folder>/<name>.npz`: uint8 `x_train`, `y_train`, `x_test`, `y_test`.
+`data.checked` compares its content with the digest in the data set's description.
 """
 
 from __future__ import annotations

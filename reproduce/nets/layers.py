@@ -1,4 +1,8 @@
-"""Layers of the paper's nets: linear and convolutional maps with ±1 weights, and the authors' batch norms."""
+"""Layers of the paper's nets: linear and convolutional maps with ±1 weights, and the authors' batch norms.
+
+A layer states the multiplier of its weights' learning rate (`lr_multiplier`: inverse Glorot); it is used by
+`training.optim.optimizer`.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reproduce import files, spec, yamlfile
-from reproduce.report import claims, exports, findings, folder
+from reproduce.report import claims, exports, folder, wording
 from reproduce.report.evidence import Evidence
 from reproduce.report.evidence import cells as cells
 from reproduce.report.evidence import gather as gather
@@ -99,7 +99,7 @@ def found(evidence: Evidence, cells: Sequence[spec.Cell], scale: str) -> str:
     said = f"{frame['cell'].nunique()} of {len(cells)} cells have runs at {scale} scale"
     if scale != "paper":
         return f"{said}, which is never held against the paper"
-    return f"{said}: {findings.verdicts_counted(frame['verdict'])}" if len(frame) else said
+    return f"{said}: {wording.verdicts_counted(frame['verdict'])}" if len(frame) else said
 
 
 def compared(stores: Sequence[Evidence], target: Path, home: str, force: bool = False) -> None:

@@ -1,4 +1,7 @@
-"""The folder of a report: a list in it says which files a report wrote, and only these are ever removed."""
+"""The folder of a report: a list in it says which files a report wrote, and only these are ever removed.
+
+The texts come from `report.tables` and `exports`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A run's checkpoint file: checked when read; set aside, never deleted, if it cannot be resumed from."""
+"""A run's checkpoint file: checked when read; set aside, never deleted, if it cannot be resumed from.
+
+`train.fit` writes it and resumes from it.
+"""
 
 from __future__ import annotations
 

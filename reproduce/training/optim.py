@@ -1,4 +1,7 @@
-"""The update rules: Adam as in Lasagne, shift-based AdaMax, plain SGD; clipping, learning-rate schedules."""
+"""The update rules: Adam as in Lasagne, shift-based AdaMax, plain SGD; clipping, learning-rate schedules.
+
+`optimizer` gives each parameter its multiplier of the rate.
+"""
 
 from __future__ import annotations
 

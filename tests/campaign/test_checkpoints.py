@@ -1,4 +1,7 @@
-"""Checkpoints of other code, data or settings: set aside, reported, never lost; and `reproduce clean`."""
+"""Checkpoints of other code, data or settings: set aside, reported, never lost; and `reproduce clean`.
+
+Resuming itself is tested in tests/training/test_train.py and tests/chaos.
+"""
 
 import os
 import time

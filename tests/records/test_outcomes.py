@@ -11,7 +11,7 @@ from test_report_evidence import store_of
 
 from reproduce import outcomes, report
 from reproduce.records import read_record
-from reproduce.report.sections import compare, images
+from reproduce.report.sections import compare, mcnemar
 
 CELL, OTHER = "table1/bnn-theano-mnist", "table1/float-mnist"
 
@@ -51,7 +51,7 @@ def test_mcnemar_is_the_binomial_sum_written_out(one, two):
     first, second = (np.zeros(500, bool) for _ in range(2))
     first[:60] = second[:60] = True  # both wrong: no evidence for either
     first[100 : 100 + one] = second[300 : 300 + two] = True
-    found = images.mcnemar(first, second)
+    found = mcnemar.mcnemar(first, second)
     n, low = one + two, min(one, two)
     p = min(1, 2 * sum(math.comb(n, i) for i in range(low + 1)) / 2**n)
     assert (found.images, found.only_first, found.only_second) == (500, one, two)
@@ -62,7 +62,7 @@ def test_runs_on_parts_of_one_test_set_are_compared_on_their_common_images():
     wrong = made_wrong(1000, 0.3)
     other = wrong[:950].copy()
     other[[3, 7]] ^= True
-    found = images.image_by_image(run_of(wrong), run_of(other))
+    found = mcnemar.image_by_image(run_of(wrong), run_of(other))
     assert found.images == 950 and found.only_first + found.only_second == 2
 
 
@@ -76,8 +76,8 @@ def test_runs_on_parts_of_one_test_set_are_compared_on_their_common_images():
 )
 def test_what_cannot_be_compared_says_why(second, reason):
     first = run_of(made_wrong(100))
-    assert images.image_by_image(first, second) == images.image_by_image(second, first) == reason
-    (line,) = images.frame([({}, [first], [second])]).to_dict("records")
+    assert mcnemar.image_by_image(first, second) == mcnemar.image_by_image(second, first) == reason
+    (line,) = mcnemar.frame([({}, [first], [second])]).to_dict("records")
     assert line["verdict"] == f"not compared: {reason}" and pd.isna(line["p"])
 
 
@@ -86,7 +86,7 @@ def test_pairs_are_of_one_seed_where_there_are_any():
         return [run_of(made_wrong(10), seed=seed) for seed in seeds]
 
     def seeds(first, second):
-        return [(a.seed, b.seed) for a, b in images.pairs(group(*first), group(*second))]
+        return [(a.seed, b.seed) for a, b in mcnemar.pairs(group(*first), group(*second))]
 
     assert seeds((0, 1, 2), (2, 1, 7)) == [(1, 1), (2, 2)]
     assert seeds((2, 0, 1), (8, 7)) == [(0, 7), (1, 8)]
@@ -102,11 +102,11 @@ def test_the_frame_also_holds_the_disagreement_within_each_side():
 
     first = [run_of(flipped(), seed=0), run_of(flipped(1, 2), seed=1), run_of(flipped(3), seed=2)]
     second = [run_of(flipped(*range(100, 120)), seed=0)]
-    (line,) = images.frame([({"row": "a"}, first, second)]).to_dict("records")
+    (line,) = mcnemar.frame([({"row": "a"}, first, second)]).to_dict("records")
     assert line["within_first"] == pytest.approx((0.2 + 0.1 + 0.3) / 3) and pd.isna(line["within_second"])
     assert line["disagreement"] == pytest.approx(2.0) and line["row"] == "a"
     assert line["verdict"] == ("different" if line["p"] < 0.05 else "no difference seen")
-    (same,) = images.frame([({}, second, second)]).to_dict("records")
+    (same,) = mcnemar.frame([({}, second, second)]).to_dict("records")
     assert same["verdict"] == "the same runs" and same["p"] == 1
 
 

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from made_store import made_run
 
-from reproduce import files, outcomes, paired, report, spec
-from reproduce.campaign import rates, worker
+from reproduce import files, outcomes, report, spec
+from reproduce import verdict_paired as paired
+from reproduce.campaign import tuning, worker
 from reproduce.campaign.wanted import Wanted, check_pairs, runs_wanted
 from reproduce.report import claims
 from reproduce.report.sections import ablations
@@ -102,7 +103,7 @@ def trials(cell, errors):
     found = []
     for (rate, settings), error in zip(cell.tried.items(), errors, strict=True):
         other = cell.model_copy(update={"scales": {"small": settings}})
-        record = made_run(other, "small", rates.SEED, error or 0.0)
+        record = made_run(other, "small", tuning.SEED, error or 0.0)
         broke = {"status": "failed", "failure": "not finite", "result": None}
         found.append(record.model_copy(update={"variant": f"rate-{rate:g}"} | (broke if error is None else {})))
     return found
@@ -111,9 +112,9 @@ def trials(cell, errors):
 def test_the_rate_with_the_least_validation_error_is_chosen():
     cell = CELLS["ablations/mask/no-mask"]
     grid = cell.ablation.rates
-    assert rates.best(cell, trials(cell, [3.0, 2.0, 2.5, None])) == grid[1]
-    assert rates.best(cell, trials(cell, [2.0, 2.0, 2.5, 9.0])) == grid[0]
-    assert rates.best(cell, trials(cell, [3.0, 2.0, 2.5, 1.9])[:-1]) is None
+    assert tuning.best(cell, trials(cell, [3.0, 2.0, 2.5, None])) == grid[1]
+    assert tuning.best(cell, trials(cell, [2.0, 2.0, 2.5, 9.0])) == grid[0]
+    assert tuning.best(cell, trials(cell, [3.0, 2.0, 2.5, 1.9])[:-1]) is None
 
 
 def test_trials_are_found_again_whatever_rate_is_in_the_file(tmp_path):
@@ -133,12 +134,12 @@ def test_of_trials_made_twice_the_newest_counts():
     old, new = trials(cell, [3.0, 2.0, 2.5, 9.0]), trials(cell, [1.0, 2.0, 2.5, 9.0])
     old = [r.model_copy(update={"started": "2000-01-01T00:00:00+00:00"}) for r in old]
     grid = cell.ablation.rates
-    assert rates.best(cell, [*old, *new]) == rates.best(cell, [*new, *old]) == grid[0]
+    assert tuning.best(cell, [*old, *new]) == tuning.best(cell, [*new, *old]) == grid[0]
 
 
 def test_the_first_and_the_last_rate_are_at_an_end_of_the_grid():
     cell = CELLS["ablations/mask/no-mask"]
-    assert [rates.at_an_end(cell, rate) for rate in cell.ablation.rates] == [True, False, False, True]
+    assert [tuning.at_an_end(cell, rate) for rate in cell.ablation.rates] == [True, False, False, True]
 
 
 def test_all_arms_of_a_file_are_trained_with_the_same_kind_of_products():
@@ -185,12 +186,12 @@ def test_the_products_of_an_ablation_are_set_while_its_runs_are_made(monkeypatch
 
 
 def test_each_arm_has_the_rate_that_its_committed_trials_chose():
-    records = rates.committed()
-    tried = [cell for cell in CELLS.values() if rates.found(cell, records)]
+    records = tuning.committed()
+    tried = [cell for cell in CELLS.values() if tuning.found(cell, records)]
     if not tried:
         pytest.skip("no trial is committed yet")
     for cell in tried:
-        assert rates.best(cell, records) == cell.ablation.arms[cell.arm].rate, cell.name
+        assert tuning.best(cell, records) == cell.ablation.arms[cell.arm].rate, cell.name
 
 
 # --- the report -----------------------------------------------------------------------------------------------

@@ -121,8 +121,8 @@ def test_speed_is_against_the_fastest_library_of_each_kind(tmp_path):
     assert beaten == {"oneDNN float32": 20.0, "torch int8 (_int_mm)": 5.0}
     said = head.sentences(found)[2]
     assert said == (
-        "On a CPU (8192 × 8192 product), the XNOR kernels beat the fastest library timed in float32 by 20 times, and "
-        "in int8 by 5.0 times."
+        "On a CPU (8192 × 8192 product), the XNOR kernels beat the fastest library timed in float32 by 20 times, "
+        "and in int8 by 5.0 times."
     )
     mlp = {"what": "MNIST MLP, 10000 images in batches of 1000", "candidate": "packed, end to end"}
     mlp |= {"times_faster_than": {"torch float32": {"ratio": 30.0}}}

@@ -12,9 +12,9 @@ from reproduce import verdict
 from reproduce.records import Record
 from reproduce.report.claims.finding import Finding, Judge, each_once, machines
 from reproduce.report.evidence import Evidence, marks
-from reproduce.report.findings import count
 from reproduce.report.rows import main
 from reproduce.report.sections import ablations, energy, table1
+from reproduce.report.wording import count
 from reproduce.verdict import FEWEST
 
 FLOAT = "No regularization"  # the row of float nets

@@ -6,8 +6,8 @@ from typing import Any
 
 from reproduce.report.claims.finding import Finding, Judge, at_least, each_once, machines
 from reproduce.report.evidence import Evidence
-from reproduce.report.findings import count
 from reproduce.report.sections import energy
+from reproduce.report.wording import count
 
 
 def memory(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:

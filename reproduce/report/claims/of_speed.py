@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from reproduce.records.benchmark import Bench, Ratio, Timing, family_of
-from reproduce.report import findings
+from reproduce.report import wording
 from reproduce.report.claims.finding import Finding, Judge, factor
 from reproduce.report.evidence import Evidence, marks
 from reproduce.report.sections import speed
@@ -33,9 +33,9 @@ def _ratios(evidence: Evidence, what: str, other: tuple[str, ...]) -> Iterator[t
             for name, ratio in row.times_faster_than.items()
             if name.startswith(other)
         ]
-        wanted = [r for r in rows if any(p in r[0].candidate for p in findings.PREFERRED)] or rows
+        wanted = [r for r in rows if any(p in r[0].candidate for p in wording.PREFERRED)] or rows
         wanted = [r for r in wanted if r[0].what == wanted[-1][0].what]
-        wanted = [r for r in wanted if findings.backend(r[0].candidate) == PAPERS_KIND] or wanted
+        wanted = [r for r in wanted if wording.backend(r[0].candidate) == PAPERS_KIND] or wanted
         if wanted:
             last = wanted[-1][0]
             yield bench, *min((r for r in wanted if r[0] is last), key=lambda r: r[2].ratio)
@@ -47,7 +47,7 @@ def _faster_kernel(bench: Bench, row: Timing, against: str) -> str:
         r
         for r in bench.rows
         if (r.what, r.family) == (row.what, "xnor")
-        and any(p in row.candidate and p in r.candidate for p in findings.PREFERRED)
+        and any(p in row.candidate and p in r.candidate for p in wording.PREFERRED)
         and against in r.times_faster_than
     ]
     best = min(alike, key=lambda r: r.seconds, default=row)
@@ -88,7 +88,7 @@ def faster(what: str, *other: str, claimed: str = "") -> Judge:
             said += ["; random weights"] if row.random_weights else []
             said += [_faster_kernel(bench, row, name), _faster_libraries(row)]
             said += [FIRST_LAYER] if "MLP" in row.what else []
-            kernel = findings.backend(row.candidate)
+            kernel = wording.backend(row.candidate)
             if name in timed and timed[name].scaled:
                 words += ", scaled up from fewer images,"
                 short += ", scaled up"

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-from reproduce.report import findings
+from reproduce.report import wording
 from reproduce.report.html import look
 from reproduce.report.html.look import BLUE, DARK, GREEN, GREY, INK, LIGHT, PURPLE, STYLE, VERMILLION, WIDTH, empty
 
@@ -79,7 +79,7 @@ def _net(net: str, frame: pd.DataFrame) -> Figure:
     for colour, style, width, name in (LOOKS[key] for key in LOOKS if key in there):
         handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=width, label=name))
     figure.legend(handles=handles, loc="outside lower left", ncols=2, handlelength=1.8)
-    return look.titled(figure, findings.curve(net, frame))
+    return look.titled(figure, wording.curve(net, frame))
 
 
 def _ranges(axes: Axes, points: pd.DataFrame) -> None:
@@ -106,7 +106,7 @@ def figure2a(frame: pd.DataFrame) -> Figure:
     for axes, (number, codes) in zip(panels, blocks.items(), strict=True):
         axes.set_title(f"input map {number}: {len(set(codes))} distinct of {count}")
         _tiles(axes, math.isqrt(len(codes[0])), codes, across)
-    return look.titled(figure, findings.kernels(sum(len(set(c)) for c in blocks.values()), len(blocks) * count))
+    return look.titled(figure, wording.kernels(sum(len(set(c)) for c in blocks.values()), len(blocks) * count))
 
 
 def _tiles(axes: Axes, side: int, codes: list[tuple[bool, ...]], across: int) -> None:
@@ -155,7 +155,7 @@ def figure2b(frame: pd.DataFrame) -> Figure:
     handles.append(Line2D([], [], markersize=14, label="random signs", **dash))
     handles.append(Line2D([], [], label=f"the paper's {printed:g} %", **dotted))
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return look.titled(figure, findings.unique(frame))
+    return look.titled(figure, wording.unique(frame))
 
 
 @matplotlib.rc_context(STYLE)
@@ -170,7 +170,7 @@ def figure3(frame: pd.DataFrame) -> list[Figure]:
         figure = Figure(figsize=(WIDTH, 0.8 + 0.24 * height))
         _bar_panel(figure.subplots(), entries, lines)
         look.legend(figure, FAMILIES, [f for f in FAMILIES if (lines["family"] == f).any()])
-        figures.append(look.titled(figure, findings.speed(str(what), lines)))
+        figures.append(look.titled(figure, wording.speed(str(what), lines)))
     return figures
 
 
@@ -206,7 +206,7 @@ def _bar_panel(axes: Axes, entries: list[str | tuple[str, pd.Series]], frame: pd
             axes.hlines(y, line["low"], line["high"], color=INK, linewidth=1.4)
         end = line["seconds"] if pd.isna(line["high"]) else max(line["seconds"], line["high"])
         known = line["family"] != "naive" and not pd.isna(line["times"])
-        ratio = f" · {findings.short(line['times'])}×" if known else ""
+        ratio = f" · {wording.short(line['times'])}×" if known else ""
         value = seconds(float(f"{line['seconds']:.3g}"))
         look.beside(axes, end, y, value + ratio)
         places.append(y)
@@ -251,7 +251,7 @@ def _energy(frame: pd.DataFrame, column: str, title: str, unit: EngFormatter, fa
     axes.set_ylim(len(nets) * step - 0.8, -0.8)
     _log_bars(axes, unit, values.max())
     look.legend(figure, VARIANTS, variants)
-    return look.titled(figure, findings.energy(frame, column, title))
+    return look.titled(figure, wording.energy(frame, column, title))
 
 
 def _log_bars(axes: Axes, unit: EngFormatter, longest: float) -> None:

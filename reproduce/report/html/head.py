@@ -16,10 +16,10 @@ import pandas as pd
 from reproduce import spec
 from reproduce.report import claims, exports
 from reproduce.report.evidence import Evidence, once, the_paper
-from reproduce.report.findings import between, count, verdicts_counted
 from reproduce.report.html import overview
 from reproduce.report.html.parts import Figure, Verdict
 from reproduce.report.sections import energy, speed, table1
+from reproduce.report.wording import between, count, verdicts_counted
 
 SCHEMA = Path(__file__).parent / "verdicts.schema.json"
 WORDS = {  # how a computed verdict begins -> the word or two of the head; the first that fits counts

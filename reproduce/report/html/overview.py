@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from reproduce import spec
 from reproduce.records.benchmark import family_of
-from reproduce.report import findings
+from reproduce.report import wording
 from reproduce.report.evidence import Evidence, once, the_paper
 from reproduce.report.html.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty, titled
 from reproduce.report.sections import speed, table1
@@ -103,7 +103,7 @@ def forest(frame: pd.DataFrame) -> Figure:
         Line2D([], [], marker="s", markersize=3.5, label="small net", **hollow),
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=2, handlelength=1.5)
-    return titled(figure, findings.table1(frame))
+    return titled(figure, wording.table1(frame))
 
 
 def _cell(axes: Axes, y: float, lines: pd.DataFrame) -> None:
@@ -156,14 +156,14 @@ def times_frame(evidence: Evidence) -> pd.DataFrame:
     for bench in speed.latest(evidence.benches):
         for begin, short in WHATS.items():
             rows = [row for row in bench.rows if speed.named(row).startswith(begin)]
-            ours = [row for row in rows if any(p in row.candidate for p in findings.PREFERRED)]
+            ours = [row for row in rows if any(p in row.candidate for p in wording.PREFERRED)]
             ours = [row for row in ours if row.family == "xnor"]
             if not ours:
                 continue
             mine = min((row for row in ours if row.what == ours[-1].what), key=lambda row: row.seconds)
             best: dict[str, tuple[float, str]] = {}
             for name, ratio in mine.times_faster_than.items():
-                kind = findings.precision(name)
+                kind = wording.precision(name)
                 if family_of(name) == "library" and kind in MARKS:
                     best[kind] = min(best.get(kind, (ratio.ratio, name)), (ratio.ratio, name))
             for kind in (kind for kind in MARKS if kind in best):
@@ -214,12 +214,12 @@ def times(frame: pd.DataFrame) -> Figure:
     ]
     handles.append(Line2D([], [], **dashed, label="the paper's GPU"))
     figure.legend(handles=handles, loc="outside lower left", fontsize=9, ncols=len(handles))
-    return titled(figure, findings.times(frame))
+    return titled(figure, wording.times(frame))
 
 
 def using(lines: pd.DataFrame) -> str:
     """The GPU kernels of some lines of `times_frame`, in parentheses; "" for a CPU's."""
-    names = dict.fromkeys(filter(None, map(findings.backend, lines["candidate"])))
+    names = dict.fromkeys(filter(None, map(wording.backend, lines["candidate"])))
     return f" ({', '.join(names)})" if names else ""
 
 
@@ -230,7 +230,7 @@ def _ratio(axes: Axes, y: float, line: dict[Any, Any]) -> None:
         axes.hlines(y, line["low"], line["high"], color=INK, linewidth=1.4)
     axes.plot(line["value"], y, marker, color=colour, markersize=6, markeredgecolor=INK, markeredgewidth=0.6)
     up = -1 if line["kind"] == "TF32" else 1
-    words = f"{findings.short(line['value'])}×"
+    words = f"{wording.short(line['value'])}×"
     axes.annotate(
         words, (line["value"], y), (0, 8 * up), textcoords="offset points", ha="center", va="center", fontsize=9
     )

@@ -1,4 +1,4 @@
-"""Ablations: what an ingredient of the recipe is worth, by runs in pairs (`reproduce.paired`)."""
+"""Ablations: what an ingredient of the recipe is worth, by runs in pairs (`reproduce.verdict_paired`)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from reproduce import outcomes, paired, spec
-from reproduce.campaign import rates
+from reproduce import outcomes, spec
+from reproduce import verdict_paired as paired
+from reproduce.campaign import tuning
 from reproduce.records import Record
-from reproduce.report import findings
+from reproduce.report import wording
 from reproduce.report.evidence import Evidence, marks, once
 from reproduce.report.html.look import BLUE, GREEN, GREY, INK, STYLE, VERMILLION, WIDTH, titled
 from reproduce.report.html.parts import Column, Figure, Section, Table
@@ -134,14 +135,14 @@ def _flipped(records: Sequence[Record]) -> float | None:
 
 def tried(evidence: Evidence) -> pd.DataFrame:
     """The learning rates that were tried for each arm; TRIED, errors in percent."""
-    records = rates.committed()
+    records = tuning.committed()
     lines = []
     for cell in (c for c in evidence.cells if c.ablation):
         assert cell.ablation is not None
-        for rate, record in rates.found(cell, records).items():
+        for rate, record in tuning.found(cell, records).items():
             chosen = "chosen" if rate == cell.ablation.arms[cell.arm].rate else ""
-            chosen += ", at an end of the grid" if chosen and rates.at_an_end(cell, rate) else ""
-            line = {"cell": cell.name, "rate": rate, "valid_error": rates.error(record), "chosen": chosen}
+            chosen += ", at an end of the grid" if chosen and tuning.at_an_end(cell, rate) else ""
+            line = {"cell": cell.name, "rate": rate, "valid_error": tuning.error(record), "chosen": chosen}
             lines.append(line | marks(record))
     return pd.DataFrame(lines, columns=TRIED)
 
@@ -165,7 +166,7 @@ def forest(frame: pd.DataFrame) -> Drawing:
     axes.set_xlabel("points of test error more (right) or less (left)")
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    return titled(drawing, findings.ablations(frame))
+    return titled(drawing, wording.ablations(frame))
 
 
 def _of_rates(evidence: Evidence, chosen: pd.DataFrame) -> str:

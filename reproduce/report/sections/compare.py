@@ -15,8 +15,8 @@ from reproduce.records.benchmark import Bench, Ratio
 from reproduce.report.evidence import Evidence, by_order, marks
 from reproduce.report.html.parts import Column, Section, Table
 from reproduce.report.rows import label
-from reproduce.report.sections import images, speed
-from reproduce.report.sections.images import DIFFERENT, IDENTICAL, SAME
+from reproduce.report.sections import mcnemar, speed
+from reproduce.report.sections.mcnemar import DIFFERENT, IDENTICAL, SAME
 from reproduce.report.sections.table1 import (
     CODE,
     SCALES,
@@ -289,5 +289,5 @@ def _errors(found: Sequence[Sides], caption: str, named: dict[str, list[Column]]
                 ),
             ),
         ),
-        images.section(found, caption, named["second"]),
+        mcnemar.section(found, caption, named["second"]),
     ]

@@ -1,1 +1,1 @@
-"""Training steps on a GPU without autograd."""
+"""Training steps on a GPU without autograd. `training.step` records them as CUDA graphs."""

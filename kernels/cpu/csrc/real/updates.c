@@ -1,4 +1,5 @@
-/* Update rules of latent weights in one pass over memory, clipping included (AVX-512). */
+/* Update rules of latent weights in one pass over memory, clipping included (AVX-512), for steps in float32. Those
+ * of steps in 16-bit fixed point are in step/rules.c. */
 #include <math.h>
 
 #include "../xnor.h"

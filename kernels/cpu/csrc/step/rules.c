@@ -1,4 +1,5 @@
-/* Update rules (see rules.h). Both instruction sets do the same IEEE operations in the same order. */
+/* Update rules (see rules.h) of steps in 16-bit fixed point; those of float32 are in real/updates.c. Both
+ * instruction sets do the same IEEE operations in the same order. */
 #include "../rules.h"
 
 #include <math.h>

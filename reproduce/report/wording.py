@@ -1,4 +1,4 @@
-"""What the figures show: the title of each, one sentence computed from the frame that is drawn."""
+"""Words for numbers, and what the figures show: a title for each, computed from the frame that is drawn."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 from sample import sample
 from scipy import stats
 
-from reproduce import paired
+from reproduce import verdict_paired as paired
 
 
 def runs(rng, n, images, share):

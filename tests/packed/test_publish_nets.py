@@ -12,7 +12,7 @@ from test_running import go
 from reproduce import report
 from reproduce.datasets import data, fetch
 from reproduce.datasets.data import Dataset
-from reproduce.packed import PackedNet, packing
+from reproduce.packed import PackedNet, publish_nets
 from reproduce.records import runs, weights
 from reproduce.report import claims
 from reproduce.report.sections import energy
@@ -29,7 +29,7 @@ def images(monkeypatch):
 
 def publish(store, target):
     said = []
-    return packing.publish(store, target, None, said.append), said
+    return publish_nets.publish(store, target, None, said.append), said
 
 
 def test_finished_bnn_runs_are_packed_once_and_every_prediction_compared(tmp_path):
@@ -104,7 +104,7 @@ def test_a_net_without_weights_or_data_or_too_large_is_reported(tmp_path, monkey
         done, said = publish(store, target)
         assert done == 0 and said[0].endswith(": mnist cannot be had") and not target.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "LARGEST", 100)
+        patch.setattr(publish_nets, "LARGEST", 100)
         done, said = publish(store, target)
         assert done == 1 and "is not copied" in said[0] and [p.suffix for p in target.iterdir()] == [".json"]
     shutil.rmtree(target)

@@ -6,14 +6,14 @@ import pytest
 from made_frames import FIGURES, NETS
 from test_charts import drawn, title
 
-from reproduce.report import findings
+from reproduce.report import wording
 from reproduce.report.html import look
 from reproduce.report.sections import ablations
 
 
 def test_ratios_have_two_digits_and_equal_ones_are_given_once():
-    assert findings.between([23.4, 1.06, 5.0]) == "1.1 to 23"
-    assert findings.between([31.6, 32.4]) == "32" and findings.between([0.84]) == "0.8"
+    assert wording.between([23.4, 1.06, 5.0]) == "1.1 to 23"
+    assert wording.between([31.6, 32.4]) == "32" and wording.between([0.84]) == "0.8"
 
 
 def test_test_errors_say_how_many_cells_were_run_and_how_they_end():
@@ -21,7 +21,7 @@ def test_test_errors_say_how_many_cells_were_run_and_how_they_end():
     (figure,) = drawn("forest", frame[frame["kind"] != "mean"])
     assert title(figure) == "Test error: none of 3 cells was run at the paper's scale yet"
     frame.loc[frame["verdict"] == "inconclusive", "verdict"] = "reproduced"
-    assert findings.table1(frame).endswith("2 of 3 cells at the paper's scale: 2 reproduced")
+    assert wording.table1(frame).endswith("2 of 3 cells at the paper's scale: 2 reproduced")
 
 
 def test_ratios_to_libraries_are_said_for_each_precision():
@@ -29,14 +29,14 @@ def test_ratios_to_libraries_are_said_for_each_precision():
     assert title(drawn("times", frame)[0]) == ("XNOR kernels beat float32 libraries by 21 times, int8 by 4.8")
     frame.loc[0, "value"], frame.loc[1, "kind"] = 0.5, "TF32"
     said = "XNOR kernels beat float32 libraries by 0.5 to 21 times, TF32 by 4.8, int8 by 4.8"
-    assert findings.times(frame) == said
+    assert wording.times(frame) == said
 
 
 def test_what_a_library_computes_with():
     libraries = {"torch float32, end to end": "float32", "oneDNN float32 (by torch)": "float32"}
     libraries |= {"torch tf32": "TF32", "torch bfloat16": "bfloat16"}
     libraries |= {"torch int8 (_int_mm)": "int8", "onnxruntime MatMulInteger": "int8"}
-    assert {candidate: findings.precision(candidate) for candidate in libraries} == libraries
+    assert {candidate: wording.precision(candidate) for candidate in libraries} == libraries
 
 
 def test_the_title_of_curves_gives_first_and_last_error_and_unfinished_runs():
@@ -45,13 +45,13 @@ def test_the_title_of_curves_gives_first_and_last_error_and_unfinished_runs():
     ours = frame["source"] == "ours"
     first, last = (12.5 + 40 * np.exp(-epoch / 10) for epoch in (1, 60))
     falls = f"{NETS[2]}: validation error falls from {first:.1f} to {last:.2f} % by epoch 60"
-    assert findings.curve(NETS[2], frame[ours]) == falls
+    assert wording.curve(NETS[2], frame[ours]) == falls
     short = frame[ours].assign(scale="short")
-    assert "falls on a short schedule from" in findings.curve(NETS[2], short)
+    assert "falls on a short schedule from" in wording.curve(NETS[2], short)
     half = frame[ours & (frame["epoch"] <= 30)].assign(source="unfinished")
-    assert findings.curve(NETS[2], half).endswith(f"to {12.5 + 40 * np.exp(-3):.2f} % so far")
+    assert wording.curve(NETS[2], half).endswith(f"to {12.5 + 40 * np.exp(-3):.2f} % so far")
     rising = frame[ours].assign(value=-frame[ours]["value"])
-    assert "does not fall from" in findings.curve(NETS[2], rising)
+    assert "does not fall from" in wording.curve(NETS[2], rising)
 
 
 def test_kernels_of_the_first_layer_are_counted_map_by_map():
@@ -70,7 +70,7 @@ def test_unique_filters_are_compared_with_the_papers_figure(shift, begin):
     (figure,) = drawn("figure2b", frame)
     assert title(figure).startswith(f"{begin} filters are unique than the paper's 42 %: ")
     means = sorted({48.5 + s for s in ([shift] if isinstance(shift, int) else [0, -40])})  # 30 + 5·3.5 + 1
-    assert f": {findings.between(means)} % of a layer's on average; of random signs 60 to 80 %" in title(figure)
+    assert f": {wording.between(means)} % of a layer's on average; of random signs 60 to 80 %" in title(figure)
 
 
 def speeds(*lines, source="ours", machine="M"):
@@ -101,8 +101,8 @@ KERNELS = (("xnor cuda-wgmma, kernel alone", "xnor", 0.1), ("xnor cuda-wgmma, wi
 )
 def test_speed_is_that_of_the_fastest_1_bit_kernel(ours, said):
     begin = "A product. XNOR against the best float32 library: 3.4 times as fast on GTX 750"
-    assert findings.speed("a product", pd.concat([PAPER, speeds(*ours)])) == begin + said
-    assert findings.speed("a product", speeds(("cuBLAS", "library", 3.4))) == "A product: no XNOR kernel was timed"
+    assert wording.speed("a product", pd.concat([PAPER, speeds(*ours)])) == begin + said
+    assert wording.speed("a product", speeds(("cuBLAS", "library", 3.4))) == "A product: no XNOR kernel was timed"
 
 
 def test_each_panel_of_figure_3_says_its_ratios():

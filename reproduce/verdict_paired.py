@@ -1,4 +1,4 @@
-"""Does an arm of an ablation differ from the one it is compared with? Runs in pairs, by seed.
+"""The verdict on an arm of an ablation: does it differ from the one it is compared with? Runs in pairs, by seed.
 
 Let d be the mean of the seeds' differences (arm minus reference, test error in points), s their standard
 deviation, and v the variance of one difference that the disagreement on single images would make if images were
