@@ -88,8 +88,8 @@ def test_the_page_gives_the_worst_cases_of_the_committed_table():
     usual = [line for line in table if float(line["spread"]) <= float(line["error"]) / 4]
     text = rule.section().text[1]
     for key, before, after in (
-        ("false_not", "“not reproduced” comes in at most ", " % and"),
-        ("false_better", "“better” in at most ", " %;"),
+        ("false_not", "“not reproduced” is wrongly said in at most ", " % and"),
+        ("false_better", "“better” in at most ", " % of cases;"),
     ):
         assert f"{before}{max(float(line[key]) for line in usual):.1f}{after}" in text
     worst = rule.tried().set_index(["rule", "spread", "seeds"])
