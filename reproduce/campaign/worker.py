@@ -107,7 +107,7 @@ def carry_out(
             if str(error) not in summary.missing.values():
                 name = item.settings.data.name
                 cells = len({each.cell.name for each in plan if each.settings.data.name == name})
-                say(f"not run, data set {name} is missing: {cells} cell{'s' * (cells != 1)}: {error}")
+                say(f"not run for lack of data set {name}: {cells} cell{'s' * (cells != 1)}: {error}")
             summary.missing[item.cell.name] = str(error)
             progress.skip(number)
             continue

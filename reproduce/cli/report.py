@@ -35,8 +35,7 @@ def make_report(
     experiments: ExperimentsOption = None,
     use: UseOption = None,
 ) -> None:
-    """Write the report of the committed records and README's table; or of your own store; or compare two "
-    "stores."""
+    """Write the report of the committed records and README's table, or of your own store; or compare stores."""
     from reproduce import report
     from reproduce.records.runs import LOCAL, PUBLISHED
 

@@ -54,5 +54,5 @@ def of_run(path: Path, record: Record) -> dict[str, Tensor]:
     """
     state = load(path)
     if record.weights_sha256 not in (None, digest(state)):
-        raise ValueError(f"{path.name}: its digest is not that in the run's record")
+        raise ValueError(f"{path.name}: the digest of these weights is not the one in the run's record")
     return state

@@ -190,7 +190,7 @@ def test_missing_data_is_one_line_for_each_data_set_and_the_other_cells_run(tmp_
     assert summary.trained == 1 and set(summary.missing) == {"table1/other", "table1/another"}
     assert "reproduce data cifar10" in summary.missing["table1/other"]
     (line,) = (line for line in said if "not run" in line)
-    assert line.startswith("not run, data set cifar10 is missing: 2 cells: ")
+    assert line.startswith("not run for lack of data set cifar10: 2 cells: ")
 
 
 SHORT = {

@@ -99,7 +99,7 @@ def test_weights_of_another_run_are_refused(tmp_path, data_folder):
     shutil.copy(store.net(other.stem), store.net(one.stem))
     words = ("freeze", one.stem, "--results", store.root, "--data", data_folder)
     done = run(*words)
-    assert done.exit_code == 2 and "its digest is not that in the run's record" in done.stderr
+    assert done.exit_code == 2 and "the digest of these weights is not the one in the run's record" in done.stderr
     assert not (store.root / "packed").exists()
     older(store, one)
     done = run(*words)

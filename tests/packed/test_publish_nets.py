@@ -87,7 +87,11 @@ def test_the_claim_uses_the_records_and_fails_if_a_prediction_differs(tmp_path):
     weights.save(store.net(path.stem), state)
     path.unlink()
     done, said = publish(store, target)
-    assert done == 0 and "its digest is not that in the run's record" in said[0] and record["weights_sha256"]
+    assert (
+        done == 0
+        and "the digest of these weights is not the one in the run's record" in said[0]
+        and record["weights_sha256"]
+    )
 
 
 def lost(found):
