@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import scipy.linalg
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -162,17 +161,9 @@ def zca(rows: Tensor, bias: float) -> tuple[Tensor, Tensor]:
     for chunk in rows.split(5000):
         centred = chunk.to(torch.float64) - mean
         covariance.addmm_(centred.T, centred)
-    values, vectors = _eigh(covariance / len(rows))
+    values, vectors = torch.linalg.eigh(covariance / len(rows))
     matrix = (vectors * (values.clamp(min=0) + bias).rsqrt()) @ vectors.T
     return mean.to(rows.dtype), matrix.to(rows.dtype)
-
-
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    if matrix.device.type != "cpu":
-        values, vectors = torch.linalg.eigh(matrix)
-        return values, vectors
-    found = scipy.linalg.eigh(matrix.numpy(), driver="evd")  # several times faster than torch's on a CPU
-    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
 def lcn(rows: Tensor, image: tuple[int, ...], as_in: str, kernel: int, threshold: float) -> Tensor:

@@ -1,6 +1,9 @@
 """Preprocessing against direct formulas in float64."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -61,6 +64,22 @@ def test_zca_whitens_the_training_split_and_only_fits_on_it():
     wide = x.double().numpy() - x.double().numpy().mean(0)
     values, vectors = np.linalg.eigh(wide.T @ wide / len(wide))
     np.testing.assert_allclose(matrix.numpy(), vectors / np.sqrt(values + 0.1) @ vectors.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_no_other_librarys_threads_change_whitened_images(threads):
+    script = "import sys, torch, test_preprocess as t; sys.stdout.buffer.write(t.whitened().numpy().tobytes())"
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout == whitened().numpy().tobytes()
+
+
+def whitened():
+    split = made_splits((16, 16, 3), train=1000)
+    _, matrix = preprocess.zca(torch.from_numpy(split["train"][0].reshape(1000, -1) / 255.0).float(), 0.1)
+    return matrix
 
 
 def window(size):
