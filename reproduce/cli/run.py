@@ -105,9 +105,8 @@ def run(
         from reproduce.campaign import gpu_trial
 
         gpu_trial.choose_parts(say)
-    if jobs is None:
-        open_yet = estimate.unfinished(plan, store, data, chosen.type) if chosen.type == "cpu" else plan
-        jobs = parallel.at_once(open_yet, threads, chosen.type)
+    if jobs is None:  # from all runs, not the open ones: a run is resumed with as many threads as it began with
+        jobs = parallel.at_once(plan, threads, chosen.type)
     each = parallel.threads_each(jobs, threads, chosen.type)
     if plan_only:
         parallel.use_threads(threads)

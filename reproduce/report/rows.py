@@ -1,6 +1,7 @@
 """Which runs of a cell may share a row: those made by one training code, on one kind of device, in one mode.
 
-Runs that differ in what changes numbers are never pooled: they have rows of their own, each with a label.
+Other runs have rows of their own, each with a label. Machines and versions of libraries are not told apart: like a
+seed, they change how a run rounds, not what it computes. The table names the machines.
 """
 
 from __future__ import annotations
@@ -54,13 +55,20 @@ def _by_kernels_alone(record: Record) -> bool:
     """
     if record.code.get("mode") != "fixed16":
         return False
-    net, steps = record.settings["net"], record.settings["data"]["preprocess"]
+    net = record.settings["net"]
     return (
         (net["kind"], net["weights"]) == ("mlp", "binary")
         and net["activation"] in ("sign", "stochastic_sign")
         and net.get("first_weights", "as_others") == "as_others"
-        and all(step["step"] in ("range", "standardize", "center") for step in steps)
+        and _pixels_stay_bytes(record)
         and not net["dropout_in"]  # with it, pixels whose mean is not 0 become floats
+    )
+
+
+def _pixels_stay_bytes(record: Record) -> bool:
+    """Whether preprocessing is one affine map of 8-bit pixels, whose sums are exact."""
+    return all(
+        step["step"] in ("range", "standardize", "center") for step in record.settings["data"]["preprocess"]
     )
 
 
@@ -82,6 +90,7 @@ def _same_for_two_threads(record: Record) -> bool:
         and all(width % 64 == 0 for width in net["hidden"])
         and train["batch"] % 4 == 0
         and data["drop_incomplete"]
+        and _pixels_stay_bytes(record)
     )
 
 

@@ -371,6 +371,16 @@ def test_run_command_writes_the_users_own_table(tmp_path, data_folder, monkeypat
     assert "already finished" in capsys.readouterr().out
 
 
+def test_threads_of_a_run_do_not_depend_on_what_is_finished(tmp_path, data_folder, monkeypatch):
+    experiments(tmp_path / "experiments")
+    counted = []
+    monkeypatch.setattr(parallel, "at_once", lambda plan, *_: counted.append(len(plan)) or 1)
+    words = ["run", "--scale", "small", "--results", str(tmp_path / "mine"), "--data", str(data_folder)]
+    assert command(monkeypatch, tmp_path, *words, "--seeds", "1") == 0
+    assert command(monkeypatch, tmp_path, *words, "--seeds", "2") == 0  # one of the two is finished
+    assert counted == [1, 2]
+
+
 def test_run_with_a_time_limit_ends_with_code_75_and_says_how_to_resume(
     tmp_path, data_folder, monkeypatch, capsys
 ):

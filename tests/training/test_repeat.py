@@ -118,3 +118,7 @@ def test_runs_of_one_thread_and_two_are_told_apart_but_where_they_are_the_same(c
     code = made.code | {"mode": "fixed16", "threads": used}
     changed = {"settings": settled, "code": code, "machine": made.machine | {"cpu": cpu}}
     assert made_by(made.model_copy(update=changed)).threads == told_apart
+    settled["data"]["preprocess"].append(
+        {"step": "zca", "bias": 0.1}
+    )  # computed by torch, in sums that threads share
+    assert made_by(made.model_copy(update=changed)).threads == tuple(used)
