@@ -70,7 +70,7 @@ def test_without_records_nothing_is_claimed():
         ("nearly holds in the model", "nearly"),
         ("does not hold by any count tried", "not reproduced"),
         ("cannot be told for a small net", "inconclusive"),
-        ("short schedule: not the paper's net", "not run"),
+        ("short schedule: not the paper's training", "short schedule"),
         ("not measured", "not run"),
         ("better than the paper", "better"),
     ],

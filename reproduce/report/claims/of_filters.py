@@ -34,7 +34,8 @@ def counted(
             }
             verdict = words(of, claim["value"])
             if scale != "paper":
-                verdict = f"{table1.OFF_SCALE[str(scale)]}: not the paper's net"
+                other = "net" if scale == "small" else "training"
+                verdict = f"{table1.OFF_SCALE[str(scale)]}: not the paper's {other}"
             group = main(r for r in evidence.runs if (r.cell, r.scale) == (cell, scale))
             seeds = len({r.seed for r in group})
             found.append(

@@ -35,6 +35,7 @@ WORDS = {  # how a computed verdict begins -> the word or two of the head; the f
     "reproduced": "reproduced",
     "inconclusive": "inconclusive",
     "small scale": "small net",
+    "short schedule": "short schedule",
 }
 SMALL_NET = {"holds": "holds, small net", "does not hold": "fails, small net"}  # verdicts "… for a small net"
 """All else was not run at the paper's scale."""
