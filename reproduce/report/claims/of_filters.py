@@ -19,13 +19,17 @@ COUNTS = (("mean", "all layers"), ("mean_rest", "without the first layer"), ("we
 def counted(
     words: Callable[[dict[str, float], float], str], number: Callable[[float], float], digits: int = 1
 ) -> Judge:
-    """Judge the CIFAR-10 BNN's averages by both rules; `number` turns a share (percent) into what is claimed."""
+    """Judge the averages of CIFAR-10's BNNs, each at its largest scale; `number` turns a share (percent) into what
+    is claimed.
+    """
 
     def judge(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
         frame = filters.summary(evidence)
         frame = frame[frame["cell"].str.contains("bnn") & frame["cell"].str.endswith("cifar10")]
         found = []
-        for (cell, scale), lines in frame.groupby(["cell", "scale"], sort=False):
+        for _, of_net in frame.groupby(frame["cell"].str.split("/").str[-1], sort=False):
+            cell, scale = of_net[["cell", "scale"]].iloc[0]  # the largest scale comes first
+            lines = of_net[(of_net["cell"] == cell) & (of_net["scale"] == scale)]
             of = {
                 f"{line['rule']}, {name}": number(line[key])
                 for _, line in lines.iterrows()
