@@ -384,6 +384,15 @@ def test_shares_of_filters_are_judged_at_the_papers_scale_only():
     assert all("small scale" in words for words in judged("small", 0.42, 0.42))
 
 
+def test_filters_of_a_net_are_judged_at_its_largest_scale():
+    small = cifar_record(0, [10], "small", made_filters())
+    short = small.model_copy(update={"cell": BNN.replace("table1", "short"), "scale": "short"})
+    frame = claims.frame(evidence_of([small, short], report.cells()))
+    of_filters = frame[frame["id"].isin(("unique filters", "fewer operations", "less time"))]
+    assert set(of_filters["where"]) == {f"{short.cell}, short scale, counted in 1 of 1 seeds"}
+    assert set(of_filters["verdict"]) == {"short schedule: not the paper's training"}
+
+
 def judged(scale, *shares, rest=None):
     """Verdicts on the three claims of a net whose first layer has these shares of distinct filters, by both rules,
     and a second one, if any, `rest` by both."""
