@@ -118,7 +118,6 @@ def test_runs_of_one_thread_and_two_are_told_apart_but_where_they_are_the_same(c
     code = made.code | {"mode": "fixed16", "threads": used}
     changed = {"settings": settled, "code": code, "machine": made.machine | {"cpu": cpu}}
     assert made_by(made.model_copy(update=changed)).threads == told_apart
-    settled["data"]["preprocess"].append(
-        {"step": "zca", "bias": 0.1}
-    )  # computed by torch, in sums that threads share
+    whitening = {"step": "zca", "bias": 0.1}  # torch computes it, in sums that threads share
+    settled["data"]["preprocess"].append(whitening)
     assert made_by(made.model_copy(update=changed)).threads == tuple(used)
