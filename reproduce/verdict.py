@@ -99,21 +99,19 @@ def verdict(
     errors: Sequence[float],
     paper: float,
     margin: float,
-    images: float | None = None,
+    images: float,
     wrong: NDArray[np.bool_] | None = None,
 ) -> str:
     """Verdict on paper-scale errors against one printed figure, all in percent: the rule above.
 
-    `wrong` (n, N), if known: which of the N test images each run got wrong. `images` is N; where it is not given,
-    the number that makes `margin` the binomial half-width of the figure.
+    `images`: N, the number of test images. `wrong` (n, N), if known: which of them each run got wrong.
     """
     if not len(errors):
         return "not run"
     if len(errors) < FEWEST:
         return "inconclusive"
     n, difference = len(errors), float(np.mean(errors)) - paper
-    implied = binomial_variance(paper, 1) * (stats.norm.ppf(0.975) / margin) ** 2
-    own, of_images, counted = estimates(errors, images or implied, wrong)
+    own, of_images, counted = estimates(errors, images, wrong)
     if abs(difference) + scatter(own, of_images, n, 0.95, counted) / math.sqrt(n) < margin:
         return "reproduced"
     if abs(difference) > scatter(own, of_images, n, 0.975, counted) * math.sqrt(1 + 1 / n):

@@ -52,7 +52,7 @@ def test_the_variance_from_images_is_that_of_the_errors_if_images_are_independen
 
 @pytest.mark.parametrize("errors", [[1.2] * 3, [1.15, 1.16, 1.15]])
 def test_seeds_that_agree_by_chance_give_no_certainty(errors):
-    assert verdict(errors, 0.96, 0.19) == "inconclusive"
+    assert verdict(errors, 0.96, 0.19, 10_000) == "inconclusive"
     summary = summarize(errors, 10_000)
     assert summary.low < 0.96 < summary.high
 
@@ -67,7 +67,7 @@ def test_seeds_that_agree_by_chance_are_judged_by_their_images(n):
     apart = np.mean([(a ^ b).sum() for a, b in pairs])  # half of it is the variance of a run's count
     half = quantile * math.sqrt(apart / 2) / 100 * math.sqrt(1 + 1 / n)
     for off, expected in ((0.999, "inconclusive"), (1.001, "not reproduced")):
-        assert verdict(errors, 1.2 - off * half, 0.01, wrong=wrong) == expected
+        assert verdict(errors, 1.2 - off * half, 0.01, 10_000, wrong) == expected
     summary = summarize(errors, 10_000, wrong)
     assert (summary.low, summary.high) == (pytest.approx(1.2 - half), pytest.approx(1.2 + half))
 
@@ -75,7 +75,7 @@ def test_seeds_that_agree_by_chance_are_judged_by_their_images(n):
 def test_runs_that_never_disagree_are_judged_as_without_images():
     wrong = np.tile(np.arange(10_000) < 120, (3, 1))
     assert summarize([1.2] * 3, 10_000, wrong) == summarize([1.2] * 3, 10_000)
-    assert verdict([1.2] * 3, 0.96, 0.19, wrong=wrong) == "inconclusive"
+    assert verdict([1.2] * 3, 0.96, 0.19, 10_000, wrong) == "inconclusive"
 
 
 def test_without_images_the_variance_is_at_least_the_binomial_one():
@@ -86,7 +86,6 @@ def test_without_images_the_variance_is_at_least_the_binomial_one():
         paper = 1.2 - off * half
         margin = 1.959963984540054 * math.sqrt(paper * (100 - paper) / 10_000)
         assert verdict([1.2] * 3, paper, margin, 10_000) == expected
-        assert verdict([1.2] * 3, paper, margin) == expected  # the margin determines the number of images
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_without_images_the_variance_is_at_least_the_binomial_one():
     ],
 )
 def test_the_first_rule_that_applies_gives_the_verdict(errors, expected):
-    assert verdict(errors, paper=0.96, margin=0.19) == expected
+    assert verdict(errors, paper=0.96, margin=0.19, images=10_000) == expected
 
 
 def test_reproduced_is_two_one_sided_tests():
@@ -112,15 +111,16 @@ def test_reproduced_is_two_one_sided_tests():
         errors = rng.normal(0.96 + rng.uniform(-0.2, 0.2), 0.05, 5)
         lower = stats.ttest_1samp(errors, 0.96 - 0.19, alternative="greater").pvalue
         upper = stats.ttest_1samp(errors, 0.96 + 0.19, alternative="less").pvalue
-        assert (verdict(errors, 0.96, 0.19, wrong=wrong) == "reproduced") == (max(lower, upper) < 0.05)
+        assert (verdict(errors, 0.96, 0.19, 10_000, wrong) == "reproduced") == (max(lower, upper) < 0.05)
 
 
 @pytest.mark.parametrize(("n", "spread"), sample([(3, 0.05), (5, 0.05), (5, 0.2)]))
 def test_equal_errors_are_rarely_called_not_reproduced_and_three_margins_nearly_always(n, spread):
     rng = np.random.default_rng(n)
-    margin, trials = 0.2, 1000
-    equal = [verdict(rng.normal(1.0, spread, n), 1.0 + rng.normal(0, spread), margin) for _ in range(trials)]
+    margin, images, trials = 0.2, 10_000, 1000
+    papers = 1.0 + rng.normal(0, spread, trials)
+    equal = [verdict(rng.normal(1.0, spread, n), paper, margin, images) for paper in papers]
     assert np.mean([v == "not reproduced" for v in equal]) <= 0.05
     if n == 5 and spread == 0.05:
-        shifted = [verdict(rng.normal(1.0 + 3 * margin, spread, n), 1.0, margin) for _ in range(trials)]
+        shifted = [verdict(rng.normal(1.0 + 3 * margin, spread, n), 1.0, margin, images) for _ in range(trials)]
         assert np.mean([v == "not reproduced" for v in shifted]) >= 0.95

@@ -132,5 +132,13 @@ def main(cells: Sequence[str] = CELLS, seeds: int = SEEDS, folder: Path = RECORD
     return target
 
 
+def named(patterns: Sequence[str]) -> tuple[str, ...]:
+    """The names of the cells that `patterns` name, CELLS if there are none; a wrong one ends the program."""
+    try:
+        return tuple(cell.name for cell in spec.cells(list(patterns or CELLS)))
+    except spec.SpecError as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    main(tuple(sys.argv[1:]) or CELLS)
+    main(named(sys.argv[1:]))

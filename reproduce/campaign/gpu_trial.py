@@ -269,7 +269,7 @@ def settings_of(name: str, scale: str) -> spec.Settings:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """One trial: PART DEVICE SCALE [CELL]; see the module."""
+    """One trial: PART DEVICE SCALE [CELL ...]; see the module."""
     part, device, scale, *names = sys.argv[1:] if arguments is None else arguments
     try:
         check(part, [settings_of(name, scale) for name in names or CELLS[scale]], torch.device(device))

@@ -76,7 +76,7 @@ def outside(record: Record | None, limits: dict[str, tuple[float, float]]) -> li
 
 
 class Missing(Exception):
-    """A cell could not be checked because its data are missing; the others passed."""
+    """Some runs could not be made; the message says which, and why."""
 
 
 def check(data: Path | None, say: Say) -> bool:

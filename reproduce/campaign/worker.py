@@ -73,7 +73,7 @@ def carry_out(
     """Train what is not yet in the store, one run after another; report what is missing or failed, and continue.
 
     Several processes may share a store: a run that another process is training is postponed to the end, then
-    waited for, and not repeated if it failed there.
+    waited for. A run that has failed in another of them since this call began is not repeated.
     `checkpoint_seconds`: seconds of training between checkpoints; None: `train.fit`'s default.
     `jobs`: how many processes carry out the plan, for the estimate of the time left.
     `deadline` (of time.monotonic): no run or epoch is started that would end after it; `stopped` says where.
@@ -92,7 +92,8 @@ def carry_out(
     progress = Progress([cost(item.settings) for item in plan], say, jobs)
     prepared = _Prepared(device)
     queue = deque(enumerate(plan))
-    postponed: dict[int, Record | None] = {}  # position -> the failed record it had before
+    postponed: set[int] = set()  # positions
+    before = {path.name: path.stat().st_mtime_ns for path in store.runs.glob("*.json")}
     for number, item in _one_by_one(queue):
         progress.position, progress.title = number, describe(item)
         title = f"[{number + 1}/{len(plan)}] {describe(item)}"
@@ -126,7 +127,7 @@ def carry_out(
             if number in postponed:
                 summary.stopped = f"another process is still training {describe(item)}"
                 return summary
-            postponed[number] = store.failed(run)
+            postponed.add(number)
             say(f"{title}: another process is training it, checked again at the end")
             queue.append((number, item))
             continue
@@ -139,8 +140,8 @@ def carry_out(
                 progress.skip(number)
                 summary.records.append(record)
                 continue
-            failed = store.failed(run) if number in postponed else None
-            if failed is not None and failed != postponed[number]:
+            failed, path = store.failed(run), store.runs / f"{run.stem}.json"
+            if failed is not None and path.stat().st_mtime_ns != before.get(path.name):
                 say(f"{title}: {_shown(failed)}")
                 progress.skip(number)
                 summary.failed.append(failed)

@@ -142,8 +142,7 @@ def curves(
     ] = None,
 ) -> None:
     """Write the curves of runs, one line for each epoch; of an unfinished run up to its checkpoint."""
-    import torch
-
+    from reproduce.campaign.checkpoints import begun
     from reproduce.records import read_record
 
     rows: list[dict[str, Any]] = []
@@ -151,7 +150,7 @@ def curves(
         if path.suffix == ".json":
             found = [row.model_dump() for row in read_record(path).curve]
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["run"]["curve"]
+            found = saved.curve if (saved := begun(path)) else []  # cut off while it was copied
         rows += [{"run": path.stem, **row} for row in found]
         say(f"{path.stem}: {len(found)} epochs")
     text = io.StringIO()

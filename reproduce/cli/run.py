@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from reproduce import extensions, files, yamlfile
+from reproduce import extensions, files, spec, yamlfile
 from reproduce.cli.options import (
     MOST_THREADS,
     Cells,
@@ -136,9 +139,12 @@ def run(
     for title, reason in summary.not_made.items():
         say(f"not run: {title}: {reason}; the same command tries again")
     say(f"{report.found(evidence, found, size)}; {written}")
-    own = [f"--experiments {experiments}"] if experiments else []
-    own += [f"--use {path}" for path in use or []]
-    say(f"the whole page: reproduce report --results {' '.join([folder, *own])} --open")
+    own = ["--results", os.path.relpath(store.root)]
+    if place := experiments or next((c.path.parent for c in found if c.path and _elsewhere(c.path)), None):
+        own += ["--experiments", str(place)]
+    for path in use or []:
+        own += ["--use", str(path)]
+    say(f"the whole page: reproduce report {shlex.join(own)} --open")
     if summary.stopped:
         left = len(estimate.unfinished(plan, store, data, chosen.type))
         raise stop(
@@ -152,6 +158,11 @@ def run(
         raise typer.Exit(1)
     if plan and not summary.records:
         raise typer.Exit(3)
+
+
+def _elsewhere(path: Path) -> bool:
+    """Whether an experiment file is not one of the project's."""
+    return not path.resolve().is_relative_to(spec.EXPERIMENTS)
 
 
 def _show(frame: pd.DataFrame, scale: str) -> None:

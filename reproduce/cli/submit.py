@@ -10,7 +10,7 @@ import typer
 
 from reproduce import extensions, yamlfile
 from reproduce.campaign import slurm
-from reproduce.campaign.wanted import describe, runs_wanted
+from reproduce.campaign.wanted import check_pairs, describe, runs_wanted
 from reproduce.cli.options import (
     MOST_THREADS,
     DataOption,
@@ -64,6 +64,8 @@ def submit(
     extensions.use(use or [])
     found = cells_of(cells, experiments, ablations=False)
     try:
+        if device == "cpu":
+            check_pairs(found)
         limit = seconds_of(time_limit)
         asked = range(first_seed, first_seed + seeds) if seeds else None
         plan = runs_wanted(found, scale, asked, say, first_seed)  # type: ignore[arg-type]

@@ -101,10 +101,10 @@ ANSWER_SECONDS = 3.0
 
 
 def _silent(sources: Sequence[Source]) -> dict[Source, str]:
-    """The sources whose servers take no connection within ANSWER_SECONDS, and that in words; all asked at once.
+    """Each source whose server takes no connection within ANSWER_SECONDS, with a message; all are asked at once.
 
-    Without a network a look-up of a name, and pip, would wait for minutes. Behind a proxy that is what is asked;
-    A pip source is not asked if pip is configured for another index than PyPI.
+    Without a network a look-up of a name, and pip, would wait for minutes. Behind a proxy the proxy is asked
+    instead. A pip source is not asked if pip is configured for another index than PyPI.
     """
     proxies = urllib.request.getproxies()
     asked: dict[Source, tuple[str, threading.Event]] = {}

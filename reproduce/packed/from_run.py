@@ -56,7 +56,7 @@ def find(run: str, store: runs.Store) -> Path:
     """The record that `run` names: a path, or a file's stem in the store. ValueError if there is none."""
     path = Path(run)
     if path.suffix == ".json" and path.is_file():
-        return path
+        return path.absolute()  # its store is found from its folder
     path = store.runs / f"{run}.json"
     if not path.is_file():
         hint = yamlfile.did_you_mean(run, [p.stem for p in store.runs.glob("*.json")], cutoff=0.3)

@@ -60,7 +60,7 @@ class Timing(Measured):
 class Bench(Sealed):
     """A record of `reproduce bench`. `notes` say how it was measured, `warnings` which rows were unsteady."""
 
-    kind: Literal["cpu", "gpu", "train-cpu", "train-gpu", "layers"]
+    kind: Literal["cpu", "gpu", "train-cpu", "layers"]
     quick: bool
     rows: list[Timing]
     notes: list[str] = Field(default=[])

@@ -1,8 +1,8 @@
 """Runs: the key of a run, and the stores that hold runs.
 
 A store is a folder: `runs/` holds the records of finished and failed runs, `work/` checkpoints and locks, `nets/`
-the trained weights. A finished run in the user's own store (`results/local/`) is not repeated; the committed store
-(`results/runs/`) is only read by the report.
+the trained weights. A finished run in the user's own store (`results/local/`) is not repeated. Training never
+writes into the committed store (`results/`); `reproduce publish` adds to it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from reproduce.records.packed_net import ExportRecord, PackedRecord
 from reproduce.records.reliability import Reliability
 
 TYPES: dict[str, type[Bench] | type[PackedRecord] | type[ExportRecord] | type[Reliability] | type[Products]] = {
-    **dict.fromkeys(("cpu", "gpu", "train-cpu", "train-gpu", "layers"), Bench),
+    **dict.fromkeys(("cpu", "gpu", "train-cpu", "layers"), Bench),
     "net": PackedRecord,
     "export": ExportRecord,
     **dict.fromkeys(("chaos", "fuzz"), Reliability),

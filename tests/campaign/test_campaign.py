@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import time
 import traceback
@@ -369,6 +370,20 @@ def test_run_command_writes_the_users_own_table(tmp_path, data_folder, monkeypat
     assert (store / "report" / "table1.csv").read_text().startswith("row,dataset,paper,scale,seeds,mean,low,high,")
     assert command(monkeypatch, tmp_path, *words) == 0
     assert "already finished" in capsys.readouterr().out
+
+
+def test_the_command_printed_at_the_end_shows_the_page_with_the_users_own_cell(
+    tmp_path, data_folder, monkeypatch, capsys
+):
+    experiments(tmp_path / "experiments")
+    file = experiments(tmp_path / "own files", group="mine") / "mine" / "made.yaml"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = ["--scale", "small", "--results", "../store", "--data", str(data_folder)]
+    assert command(monkeypatch, tmp_path, "run", str(file), *words) == 0
+    said = re.search(r"the whole page: reproduce (.*) --open", capsys.readouterr().out)[1]
+    assert command(monkeypatch, tmp_path, *shlex.split(said)) == 0
+    assert "reproduce run mine/made" in (tmp_path / "store" / "report" / "index.html").read_text()
 
 
 def test_threads_of_a_run_do_not_depend_on_what_is_finished(tmp_path, data_folder, monkeypatch):

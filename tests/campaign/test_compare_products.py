@@ -51,3 +51,13 @@ def test_the_record_is_written_and_sealed(monkeypatch, tmp_path, capsys):
     assert isinstance(record, Products)
     assert record.cells[0].difference.mean == pytest.approx(2.0)
     assert "+2.000" in capsys.readouterr().out
+
+
+def test_groups_and_patterns_stand_for_their_cells_and_a_wrong_name_ends_the_program():
+    assert compare_products.named(()) == compare_products.CELLS
+    assert compare_products.named(("table1/bnn-*-mnist",)) == (
+        "table1/bnn-theano-mnist",
+        "table1/bnn-torch7-mnist",
+    )
+    with pytest.raises(SystemExit, match="no cell 'table1/bnn-theano-mnits'; did you mean"):
+        compare_products.named(("table1/bnn-theano-mnits",))

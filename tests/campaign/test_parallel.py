@@ -115,6 +115,22 @@ def test_a_run_that_failed_in_another_process_is_not_trained_again(tmp_path, dat
     assert again.trained == 1  # if asked for again, it is tried again
 
 
+def test_a_run_that_failed_elsewhere_before_its_turn_came_is_not_trained_again(tmp_path, data_folder):
+    cell = made_cell(train={"epochs": 1})
+    store = runs.Store(tmp_path / "s")
+    second = runs.Run(cell, "small", 1, cell.scales["small"], fetch.load("mnist", data_folder))
+    plan = runs_wanted([cell], "small", [0, 1], print)
+
+    def say(line):
+        if line.startswith("[1/2]"):
+            store.write(made_record(second, status="failed", result=None, curve=[], failure="not finite"))
+
+    summary = worker.carry_out(plan, store, data_folder, torch.device("cpu"), say, bar=False)
+    assert summary.trained == 1 and [r.seed for r in summary.failed] == [1]
+    again = worker.carry_out(plan, store, data_folder, torch.device("cpu"), print, bar=False)
+    assert again.trained == 1 and not again.failed  # an earlier failure is tried again
+
+
 @pytest.mark.parametrize(
     ("count", "threads", "device", "each"),
     [

@@ -70,6 +70,20 @@ def test_a_task_of_an_ablation_given_by_its_file_trains_one_arm(tmp_path, data_f
     assert named == {(f"own/question/{arm}", "--experiments", folder) for arm in arms} and len(handed) == 4
 
 
+def test_arms_that_would_be_trained_in_different_ways_are_not_submitted(
+    tmp_path, data_folder, monkeypatch, capsys
+):
+    pytest.importorskip("submitit")
+    experiments(tmp_path / "experiments", epochs=1)
+    file = tmp_path / "experiments" / "own" / "question.yaml"
+    file.parent.mkdir()
+    arms = {"one": {"rate": 1e-3}, "two": {"rate": 1e-3, "net": {"activation": "sign_with_zero"}}}
+    content = {"claim": "a claim", "source": "somewhere", "effect": 0.1, "seeds": 3, "rates": [1e-3, 1e-2]}
+    file.write_text(yamlfile.yaml.safe_dump(content | {"base": "table1/made", "arms": arms}))
+    assert small(tmp_path, data_folder, monkeypatch, str(file)) == 2
+    assert "add `products: float32`" in capsys.readouterr().err
+
+
 def test_a_task_resumes_after_its_time_limit_until_it_is_done(monkeypatch):
     codes, called = [75, 75, 0], []
 

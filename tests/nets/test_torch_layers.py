@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shutil
 
 import pytest
 import torch
@@ -82,6 +83,8 @@ def test_the_python_lines_of_readme_run(tmp_path, monkeypatch, capsys):
     (tmp_path / "digits").mkdir()
     for i, image in enumerate(made_images(3)[0]):
         Image.fromarray(image).save(tmp_path / "digits" / f"{i}.png")
+    (tmp_path / "results").symlink_to(yamlfile.ROOT / "results")
+    shutil.copy(next((yamlfile.ROOT / "results" / "nets").glob("table1-bnn-torch7-*.bnn")), tmp_path / "net.bnn")
     monkeypatch.chdir(tmp_path)
     pages = [yamlfile.ROOT / "README.md", *sorted((yamlfile.ROOT / "docs").glob("*.md"))]
     blocks = [block for page in pages for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]

@@ -7,12 +7,12 @@ import re
 import jsonschema
 import pytest
 from made import made_record, made_run
-from test_report_evidence import bench, broken, put, store_of
+from test_report_evidence import bench, broken, packed, put, store_of
 from test_report_figures import evidence_of, faster, timed
 
 from reproduce import report, spec, yamlfile
 from reproduce.records import runs
-from reproduce.report.html import head, overview
+from reproduce.report.html import head, overview, page
 from reproduce.report.html.parts import FOLDS
 
 CELL = "table1/bnn-theano-mnist"
@@ -145,6 +145,41 @@ def test_the_kernel_of_a_gpu_is_named_and_rounding_libraries_are_not_float32(tmp
     )
     (drawn,) = overview.times(overview.times_frame(found)).axes
     assert "a GPU (cuda-wgmma)" in [text.get_text() for text in drawn.texts]
+
+
+def test_products_at_which_a_library_is_faster_are_named(tmp_path):
+    ratios = {"torch float32": 0.5, "torch tf32": 0.1, "torch bfloat16": 0.1, "torch int8 (_int_mm)": 1.5}
+    small = {"what": "product of two 1024×1024 matrices"}
+    small |= {"times_faster_than": {name: {"ratio": ratio} for name, ratio in ratios.items()}}
+    slower = small | {"candidate": "xnor cuda-xnor, with packing", "seconds": 0.9}
+    slower["times_faster_than"] = {name: {"ratio": ratio / 2} for name, ratio in ratios.items()}
+    large = {"times_faster_than": {"torch float32": {"ratio": 20.0}}}
+    said = head.sentences(timed(tmp_path, small, slower, large, machine="a GPU", kind="gpu"))[2]
+    assert said.endswith(" With packing, a library is faster at smaller products: 1024 × 1024 (float32, TF32).")
+
+
+def test_a_figure_of_uncommitted_code_is_marked_with_a_star(tmp_path):
+    row = bench()["rows"][0] | {"times_faster_than": {"naive float32": {"ratio": 30.0, "low": 29.0, "high": 31.0}}}
+    for name, dirty in (("clean", False), ("changed", True)):
+        put(tmp_path / "kernels", f"{name}.json", bench(name, rows=[row], code={"dirty": dirty}))
+    found = report.gather(tmp_path, report.cells())
+    text = head.markdown(found)
+    assert "(against naive float32), clean | **reproduced** |" in text
+    assert r"(against naive float32), changed \* | **reproduced** |" in text
+    assert "\n\n\\* Of at least one record: code differs from its revision.\n" in text
+    shown = page.page("Title", [], [], verdicts=head.verdicts(found))
+    assert "changed *</td>" in shown and "clean</td>" in shown
+    assert ">* Of at least one record: code differs from its revision.</p>" in shown
+
+
+def test_threads_do_not_make_another_kernel(tmp_path):
+    for number, backend in enumerate(
+        ("cpu (avx2, 2 threads)", "cpu (avx2, 4 threads)", "cuda-xnor (sm_90 on a GPU)")
+    ):
+        about = packed()["about"] | {"scale": "paper", "seed": number, "key": f"{number}" * 64}
+        put(tmp_path / "nets", f"{number}.json", packed(backend=backend, about=about))
+    found = report.gather(tmp_path, report.cells())
+    assert "by 2 kernels, none of 300 predictions" in head.sentences(found)[-1]
 
 
 def test_the_file_for_other_sites_fits_its_schema_and_names_its_records(tmp_path):

@@ -105,7 +105,7 @@ def test_failed_runs_are_shown_with_seed_epoch_and_reason(tmp_path):
     assert (line["cell"], line["scale"], line["seed"], line["epoch"]) == ("table1/made", "small", 3, 7)
     assert line["reason"] == "the training loss is not finite after epoch 7"
     assert line["records"].endswith("/runs/" + broken().stem + ".json")
-    assert line["again"] == "reproduce run table1/made --scale small --first-seed 3"
+    assert line["again"] == "reproduce run table1/made --scale small --seeds 1 --first-seed 3"
     assert "failed" in [part.name for part in table1.section(found).parts]
     assert table1.frame(found.runs, found.cells)["seeds"].sum() == 1
 

@@ -51,11 +51,24 @@ def test_curves_are_every_epoch_of_every_run():
     assert list(ends.loc["paper", ["last", "seeds"]]) == [12.5, 2] and ends.loc["short", "last"] == 2.5
 
 
+def test_a_users_own_net_is_kept_apart_from_the_papers():
+    own = next(c for c in report.cells() if c.name == BNN).model_copy(update={"name": "mine/bnn-theano-cifar10"})
+    records = [cifar_record(0, [20], filters=made_filters()), cifar_record(1, [10], filters=made_filters())]
+    records[1] = records[1].model_copy(update={"cell": own.name})
+    found = evidence_of(records, [*report.cells(), own])
+    ends = curves.summary(found).set_index("net")
+    assert list(ends.loc["BNN (Theano), CIFAR-10", ["last", "seeds"]]) == [10.0, 1]
+    assert list(ends.loc["BNN (Theano), CIFAR-10 (mine/bnn-theano-cifar10)", ["last", "seeds"]]) == [5.0, 1]
+    frame = claims.frame(found)
+    of_filters = frame[frame["id"].isin(("unique filters", "fewer operations", "less time"))]
+    assert set(of_filters["where"]) == {f"{BNN}, paper scale, counted in 1 of 1 seeds"}
+
+
 def test_papers_points_are_the_middle_of_the_range_and_none_above_the_axis():
     frame = curves.frame(evidence_of())
     assert set(frame["source"]) == {"paper"} and len(frame) == 33
     torch7 = frame[(frame["net"] == "BNN (Torch7), CIFAR-10") & (frame["epoch"] == 10)].iloc[0]
-    assert (torch7["low"], torch7["value"], torch7["high"]) == (21.0, 22.5, 24.0)
+    assert (torch7["low"], torch7["value"], torch7["high"]) == (20.9, 22.6, 24.3)
     theano = frame[(frame["net"] == "BNN (Theano), CIFAR-10") & (frame["epoch"] == 40)].iloc[0]
     assert theano["low"] == 23.0 and pd.isna(theano["value"]) and pd.isna(theano["high"])
 
@@ -384,10 +397,13 @@ def test_shares_of_filters_are_judged_at_the_papers_scale_only():
     assert all("small scale" in words for words in judged("small", 0.42, 0.42))
 
 
-def test_filters_of_a_net_are_judged_at_its_largest_scale():
+def test_filters_of_a_net_are_judged_at_its_largest_scale_and_small_nets_only_alone():
     small = cifar_record(0, [10], "small", made_filters())
+    other = small.model_copy(update={"cell": BNN.replace("theano", "torch7")})
+    of_small = claims.frame(evidence_of([small, other], report.cells()))["where"]
+    assert of_small.str.startswith((small.cell, other.cell)).sum() == 6
     short = small.model_copy(update={"cell": BNN.replace("table1", "short"), "scale": "short"})
-    frame = claims.frame(evidence_of([small, short], report.cells()))
+    frame = claims.frame(evidence_of([small, other, short], report.cells()))
     of_filters = frame[frame["id"].isin(("unique filters", "fewer operations", "less time"))]
     assert set(of_filters["where"]) == {f"{short.cell}, short scale, counted in 1 of 1 seeds"}
     assert set(of_filters["verdict"]) == {"short schedule: not the paper's training"}

@@ -53,7 +53,7 @@ def test_runs_whose_numbers_may_differ_are_not_pooled_and_each_row_is_judged_sep
     frame = measured([*made(good), *made(bad, **how)]).sort_values("mean")
     assert list(frame["seeds"]) == [3, 3] and list(frame["code"]) == ["aaaaaaaa, torch, cpu, 2 threads", label]
     assert list(frame["mean"]) == pytest.approx([sum(good) / 3, sum(bad) / 3])
-    assert list(frame["verdict"]) == [verdict.verdict(errors, 0.96, 0.19) for errors in (good, bad)]
+    assert list(frame["verdict"]) == [verdict.verdict(errors, 0.96, 0.19, 10_000) for errors in (good, bad)]
     assert list(frame["verdict"]) == ["reproduced", "not reproduced"]
 
 

@@ -1,7 +1,7 @@
 """The claims table: what the paper says in figures or words, what the records say to it, and a verdict by rule.
 
-Each claim of `experiments/paper.yaml` is judged by the function that carries its id; claims without one can only
-be `quoted`.
+Each claim of `experiments/paper.yaml` is judged by the function that carries its id; a claim without one is
+`not measured`.
 """
 
 from __future__ import annotations

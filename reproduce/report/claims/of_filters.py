@@ -19,13 +19,16 @@ COUNTS = (("mean", "all layers"), ("mean_rest", "without the first layer"), ("we
 def counted(
     words: Callable[[dict[str, float], float], str], number: Callable[[float], float], digits: int = 1
 ) -> Judge:
-    """Judge the averages of CIFAR-10's BNNs, each at its largest scale; `number` turns a share (percent) into what
-    is claimed.
+    """Judge the averages of the project's BNNs on CIFAR-10, each at its largest scale.
+
+    Small nets count only if no other was run. `number` turns a share (percent) into what is claimed.
     """
 
     def judge(evidence: Evidence, claim: dict[str, Any]) -> list[Finding]:
         frame = filters.summary(evidence)
-        frame = frame[frame["cell"].str.contains("bnn") & frame["cell"].str.endswith("cifar10")]
+        frame = frame[frame["cell"].str.fullmatch(r"(table1|short)/bnn.*cifar10")]
+        if not (frame["scale"] == "small").all():
+            frame = frame[frame["scale"] != "small"]
         found = []
         for _, of_net in frame.groupby(frame["cell"].str.split("/").str[-1], sort=False):
             cell, scale = of_net[["cell", "scale"]].iloc[0]  # the largest scale comes first

@@ -17,6 +17,7 @@ FIRST_LAYER = (
     "; here the first layer has a kernel of its own and weights are packed beforehand, in the paper the first "
     "layer is the baseline's and weights are packed at each call"
 )
+ON_GPU = "; images lie on the GPU beforehand, in the paper the time includes their copy"
 
 
 def _ratios(evidence: Evidence, what: str, other: tuple[str, ...]) -> Iterator[tuple[Bench, Timing, str, Ratio]]:
@@ -87,7 +88,8 @@ def faster(what: str, *other: str, claimed: str = "") -> Judge:
             ]
             said += ["; random weights"] if row.random_weights else []
             said += [_faster_kernel(bench, row, name), _faster_libraries(row)]
-            said += [FIRST_LAYER] if "MLP" in row.what else []
+            if "MLP" in row.what:
+                said += [FIRST_LAYER, ON_GPU if bench.kind == "gpu" else ""]
             kernel = wording.backend(row.candidate)
             if name in timed and timed[name].scaled:
                 words += ", scaled up from fewer images,"

@@ -37,8 +37,8 @@ WORDS = {  # how a computed verdict begins -> the word or two of the head; the f
     "small scale": "small net",
     "short schedule": "short schedule",
 }
-SMALL_NET = {"holds": "holds, small net", "does not hold": "fails, small net"}  # verdicts "… for a small net"
 """All else was not run at the paper's scale."""
+SMALL_NET = {"holds": "holds, small net", "does not hold": "fails, small net"}  # verdicts "… for a small net"
 NOT_RUN = "not run"
 WEIGHT = (
     *("state of the art", "xnor against cublas", "mlp against baseline", "xnor against baseline", "error lost"),
@@ -88,6 +88,7 @@ def _cells(evidence: Evidence) -> list[Verdict]:
                 word(line["verdict"]),
                 detail,
                 line["records"],
+                note=line["note"],
             )
         )
     rest = frame[frame["seeds"] == 0]
@@ -112,7 +113,7 @@ def _claims(evidence: Evidence) -> list[Verdict]:
         found.append(
             Verdict(
                 *(claim, line["printed"], line["brief"], word(line["verdict"]), detail.strip()),
-                *(line["records"], FOLDS.get(line["id"], "")),
+                *(line["records"], FOLDS.get(line["id"], ""), line["note"]),
             )
         )
     return found
@@ -144,19 +145,19 @@ def _about(hours: float) -> str:
 def _time(evidence: Evidence, cell: spec.Cell) -> str:
     """How long a run takes, from a benchmark of training steps and multiply-adds; "" where there is none.
 
-    Only for binary weights and activations: our steps of other nets are not timed.
+    Only for cells of the row whose steps are timed.
     """
     settings = cell.scales.get(cell.experiment.scale)
     if settings is None or not isinstance(settings.net, spec.PaperNet):
         return ""
-    if settings.net.weights != "binary" or settings.net.activation == "relu":
-        return ""
     timed = "MNIST MLP, 3 × 4096" if settings.net.kind == "mlp" else "CIFAR-10 ConvNet"
     measured = next((c for c in evidence.cells if c.name == energy.NETS[timed]), None)
+    if measured is None or measured.experiment.row != cell.experiment.row:
+        return ""
     what = timed.split(",")[0]
     timed_here = ((bench.machine.name, row) for bench in speed.latest(evidence.training) for row in bench.rows)
     for machine, row in timed_here:
-        if row.what == what and row.candidate.startswith("ours") and measured is not None:
+        if row.what == what and row.candidate.startswith("ours"):
             of = measured.scales["paper"]
             work = settings.macs * settings.data.train * settings.train.epochs
             hours = row.seconds * work / (of.macs * of.train.batch) / 3600
@@ -214,6 +215,8 @@ def _of_speed(evidence: Evidence) -> list[str]:
             f"On {machine} ({tasks}), the XNOR kernels{overview.using(of_machine)} beat the fastest library timed "
             f"{several}{parts[-1]}."
         )
+        if lost := overview.lost(evidence).get(str(machine)):
+            found[-1] += f" With packing, a library is faster at smaller products: {'; '.join(lost)}."
     return found
 
 
@@ -224,10 +227,11 @@ def _of_files(evidence: Evidence) -> list[str]:
         return []
     differ = int(nets["differing"].sum())
     none = "none" if differ == 0 else f"{differ:,}"
+    kernels = nets["backend"].str.extract(r"^(cuda-\w+|\w+ \(\w+)")[0]  # without threads and the GPU's name
     return [
         f"With one bit for each weight, {count(nets['again'].nunique(), 'trained net')} of the paper's size take "
         f"{nets['times'].min():.1f} to {nets['times'].max():.1f} times less memory. In "
-        f"{count(len(nets), 'comparison')} on a whole test set, by {count(nets['backend'].nunique(), 'kernel')}, "
+        f"{count(len(nets), 'comparison')} on a whole test set, by {count(kernels.nunique(), 'kernel')}, "
         f"{none} of {int(nets['images'].sum()):,} predictions differs from the float32 net's."
     ]
 
@@ -255,8 +259,9 @@ def figures(evidence: Evidence) -> tuple[Figure, Figure]:
         Figure(
             "times",
             "The fastest XNOR kernel of each machine, packing included, against the fastest libraries a user "
-            "would call instead, with 95 % intervals. Smaller products gain less (table “All times”). TF32 rounds "
-            f"float32 to 11 bits. Dashed: what the paper prints for its GPU, {factors}.",
+            "would call instead, with 95 % intervals; where fewer than six rounds were timed (table “All times”), "
+            "an interval is their range and holds less than 95 %. Smaller products gain less. TF32 rounds float32 "
+            f"to 11 bits. Dashed: what the paper prints for its GPU, {factors}.",
             "How many times faster the XNOR kernels are than libraries, for each machine measured.",
             times,
             overview.times,
@@ -266,7 +271,7 @@ def figures(evidence: Evidence) -> tuple[Figure, Figure]:
 
 def markdown(evidence: Evidence) -> str:
     """README's block: the two pictures, the sentences, and the verdicts that are in no fold."""
-    out = []
+    out, notes = [], set[str]()
     for figure in figures(evidence):
         base = f"results/report/{figure.name}"
         out += [
@@ -276,8 +281,12 @@ def markdown(evidence: Evidence) -> str:
     out += ["", *(exports.in_markdown(sentence) + "\n" for sentence in sentences(evidence))]
     out += ["| claim | paper | found here | verdict |", "|---|---|---|---|"]
     for line in (v for v in verdicts(evidence) if not v.fold):
-        cells = (exports.in_markdown(text) for text in (line.claim, line.printed, line.found))
-        out.append(f"| {' | '.join(cells)} | **{line.word}** |")
+        claim, paper, found = (exports.in_markdown(text) for text in (line.claim, line.printed, line.found))
+        star = r" \*" if line.note else ""
+        out.append(f"| {claim} | {paper} | {found}{star} | **{line.word}** |")
+        notes |= set(line.note.split("; ")) - {""}
+    if notes:
+        out += ["", rf"\* Of at least one record: {'; '.join(sorted(notes))}."]
     return "\n".join(out) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from reproduce.records.benchmark import family_of
 from reproduce.report import wording
 from reproduce.report.evidence import Evidence, once, the_paper
 from reproduce.report.html.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty, titled
+from reproduce.report.rows import grouped
 from reproduce.report.sections import speed, table1
 
 FOREST = ["dataset", "row", "kind", "scale", "value", "low", "high", "verdict", "said"]
@@ -173,6 +175,25 @@ def times_frame(evidence: Evidence) -> pd.DataFrame:
                 line |= {"candidate": mine.candidate, "against": name.removesuffix(", end to end")}
                 lines.append(line | {"value": value, "low": found.low, "high": found.high})
     return pd.DataFrame(lines, columns=TIMES)
+
+
+@once
+def lost(evidence: Evidence) -> dict[str, list[str]]:
+    """By machine, the products that a library computes faster than our fastest kernel, packing included.
+
+    Each with the libraries' precisions, as in `times_frame`: "1024 × 1024 (float32, TF32)".
+    """
+    found: dict[str, list[str]] = {}
+    for bench in speed.latest(evidence.benches):
+        rows = [r for r in bench.rows if r.family == "xnor" and any(p in r.candidate for p in wording.PREFERRED)]
+        for what, of_size in grouped(rows, speed.named).items():
+            if size := re.fullmatch(r"product of two (\d+)×(\d+) matrices", what):
+                ratios = min(of_size, key=lambda r: r.seconds).times_faster_than.items()
+                faster = {wording.precision(n) for n, r in ratios if family_of(n) == "library" and r.ratio < 1}
+                if kinds := [kind for kind in MARKS if kind in faster]:
+                    words = f"{size[1]} × {size[2]} ({', '.join(kinds)})"
+                    found.setdefault(bench.machine.name, []).append(words)
+    return found
 
 
 @matplotlib.rc_context(STYLE)

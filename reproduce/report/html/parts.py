@@ -78,7 +78,8 @@ FOLDS = {
 class Verdict:
     """A line of the page's first table: what is claimed and found, and the verdict in a word or two.
 
-    `detail` stands behind a disclosure, `records` are paths joined by "; ", `fold` is one of FOLDS.
+    `detail` stands behind a disclosure, `records` are paths joined by "; ", `fold` is one of FOLDS. A line with a
+    `note`, as in a table's frame, is marked with a star.
     """
 
     claim: str
@@ -88,6 +89,7 @@ class Verdict:
     detail: str
     records: str = ""
     fold: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from reproduce.report.sections.table1 import CODE, DATASETS, ROWS, again, with_n
 SERIES = {"baseline (float)": "baseline", "BNN (Theano)": "BNN (Theano)", "BNN (Torch7)": "BNN (Torch7)"}
 """The nets of Figure 1 on CIFAR-10, as experiments call them: how the paper's curves begin."""
 SHOWN = ("paper", "short")
+GROUPS = ("table1", "short", "figure1")
+"""The project's own, whose cells of one row and data set are one net."""
 COLUMNS = ["net", "source", "scale", "run", "quantity", "epoch", "value", "low", "high"]
 ERROR, COST = "validation error", "training cost"
 
@@ -36,13 +38,22 @@ def printed() -> list[dict[str, Any]]:
 
 
 def measured(evidence: Evidence) -> Iterator[tuple[str, str, list[Record]]]:
-    """Net, scale and runs with curves, in Table 1's order; if there are several training codes, the main one's."""
-    cells = {c.name: c.experiment for c in evidence.cells}
-    drawn = (r for r in evidence.runs if r.scale in SHOWN and r.curve)
-    groups = grouped(drawn, lambda r: (cells[r.cell].dataset, cells[r.cell].row, r.scale))
+    """Net, scale and runs with curves, in Table 1's order; if there are several training codes, the main one's.
+
+    A cell that is none of the project's is a net of its own, which its name tells apart.
+    """
+    cells = {c.name: c for c in evidence.cells}
+
+    def net(r: Record) -> tuple[str, str, str, str]:
+        cell = cells[r.cell]
+        own = "" if cell.group in GROUPS else f" ({cell.name})"
+        return cell.experiment.dataset, cell.experiment.row, r.scale, own
+
+    groups = grouped((r for r in evidence.runs if r.scale in SHOWN and r.curve), net)
     order = {name: number for number, name in enumerate((*DATASETS, *ROWS, *SHOWN))}
-    for dataset, row, scale in sorted(groups, key=lambda key: [order.get(part, 99) for part in key]):
-        yield f"{row}, {dataset}", scale, main(groups[dataset, row, scale])
+    for key in sorted(groups, key=lambda key: [order.get(part, 99) for part in key]):
+        dataset, row, scale, own = key
+        yield f"{row}, {dataset}{own}", scale, main(groups[key])
 
 
 def points(net: str, source: str, run: Record | Running) -> Iterator[dict[str, Any]]:

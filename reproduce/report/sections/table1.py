@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -63,7 +64,7 @@ def frame(
     A cell's own scale has a line where it was not run, too.
 
     Columns as in FRAME: `images` are those of training, validation and test, `last` is the mean error at the last
-    epoch, `seconds` a run's mean, `code` what made the numbers (`rows.label`); errors in percent.
+    epoch, `seconds` the median of the runs', `code` what made the numbers (`rows.label`); errors in percent.
     """
     made = grouped(records, lambda r: (r.cell, r.scale))
     lines = []
@@ -164,7 +165,7 @@ def measured(group: Sequence[Record], store: str) -> dict[str, object]:
         summary = verdict.summarize(errors, *tested(group))
         line |= {"mean": summary.mean, "low": summary.low, "high": summary.high}
         line["last"] = sum(r.result.last_test_error for r in group if r.result) / len(errors)
-        line["seconds"] = sum(r.seconds for r in group) / len(errors)
+        line["seconds"] = statistics.median(r.seconds for r in group)
     return line
 
 
@@ -230,7 +231,7 @@ def failures(evidence: Evidence) -> pd.DataFrame:
                 "reason": reason,
                 "machine": record.machine["name"],
                 "records": evidence.path(record),
-                "again": f"reproduce run {record.cell} --scale {record.scale} --first-seed {record.seed}",
+                "again": again(record.cell, record.scale, [record]),
             }
         )
     columns = ["cell", "scale", "seed", "epoch", "reason", "machine", "dirty", "note", "records", "again"]
@@ -258,7 +259,7 @@ CODE = Column(
     "by our kernels or by torch; “tensor cores without passes”: on a GPU, "
     "without the fused kernels between two products",
 )
-_SECONDS = Column("seconds", "run takes", 0, "s", "mean seconds of one run")
+_SECONDS = Column("seconds", "run takes", 0, "s", "median of the runs")
 
 OWN = (
     *(Column("cell", "cell"), *_WHAT, Column("scale", "scale"), _PAPER[0], *_MEASURED, _VERDICT, _SECONDS),
