@@ -155,7 +155,7 @@ def test_products_at_which_a_library_is_faster_are_named(tmp_path):
     slower["times_faster_than"] = {name: {"ratio": ratio / 2} for name, ratio in ratios.items()}
     large = {"times_faster_than": {"torch float32": {"ratio": 20.0}}}
     said = head.sentences(timed(tmp_path, small, slower, large, machine="a GPU", kind="gpu"))[2]
-    assert said.endswith(" With packing, a library is faster at smaller products: 1024 × 1024 (float32, TF32).")
+    assert said.endswith(" At smaller products a library is faster: up to 1024 in float32, TF32.")
 
 
 def test_a_figure_of_uncommitted_code_is_marked_with_a_star(tmp_path):
@@ -209,9 +209,9 @@ def test_readme_is_short_and_its_pictures_and_pages_are_there():
     assert len(text.splitlines()) <= 120
     pages = [yamlfile.ROOT / "README.md", *(yamlfile.ROOT / "docs").glob("*.md")]
     assert len(pages) == 5 and text.count("docs/") >= 4
-    for page in pages:
-        found = re.findall(r'(?:\]\(|srcset="|src=")([^)"#:]+)[)"]', page.read_text(encoding="utf-8"))
-        assert all((page.parent / name).exists() for name in found), page
+    for path in pages:
+        found = re.findall(r'(?:\]\(|srcset="|src=")([^)"#:]+)[)"]', path.read_text(encoding="utf-8"))
+        assert all((path.parent / name).exists() for name in found), path
 
 
 def test_the_end_of_a_campaign_says_what_was_found(tmp_path):

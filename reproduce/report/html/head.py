@@ -216,7 +216,7 @@ def _of_speed(evidence: Evidence) -> list[str]:
             f"{several}{parts[-1]}."
         )
         if lost := overview.lost(evidence).get(str(machine)):
-            found[-1] += f" With packing, a library is faster at smaller products: {'; '.join(lost)}."
+            found[-1] += f" At smaller products a library is faster: up to {lost}."
     return found
 
 

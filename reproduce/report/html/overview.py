@@ -14,11 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from reproduce import spec
-from reproduce.records.benchmark import family_of
+from reproduce.records.benchmark import Timing, family_of
 from reproduce.report import wording
 from reproduce.report.evidence import Evidence, once, the_paper
 from reproduce.report.html.look import BLUE, GREEN, GREY, INK, PURPLE, STYLE, VERMILLION, WIDTH, empty, titled
-from reproduce.report.rows import grouped
 from reproduce.report.sections import speed, table1
 
 FOREST = ["dataset", "row", "kind", "scale", "value", "low", "high", "verdict", "said"]
@@ -178,21 +177,26 @@ def times_frame(evidence: Evidence) -> pd.DataFrame:
 
 
 @once
-def lost(evidence: Evidence) -> dict[str, list[str]]:
-    """By machine, the products that a library computes faster than our fastest kernel, packing included.
+def lost(evidence: Evidence) -> dict[str, str]:
+    """By machine, up to which size of products a library is faster than our fastest kernel, packing included.
 
-    Each with the libraries' precisions, as in `times_frame`: "1024 × 1024 (float32, TF32)".
+    In words, by the libraries' precision as in `times_frame`: "1024 in float32, 4096 in TF32, int8".
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
     for bench in speed.latest(evidence.benches):
-        rows = [r for r in bench.rows if r.family == "xnor" and any(p in r.candidate for p in wording.PREFERRED)]
-        for what, of_size in grouped(rows, speed.named).items():
-            if size := re.fullmatch(r"product of two (\d+)×(\d+) matrices", what):
-                ratios = min(of_size, key=lambda r: r.seconds).times_faster_than.items()
-                faster = {wording.precision(n) for n, r in ratios if family_of(n) == "library" and r.ratio < 1}
-                if kinds := [kind for kind in MARKS if kind in faster]:
-                    words = f"{size[1]} × {size[2]} ({', '.join(kinds)})"
-                    found.setdefault(bench.machine.name, []).append(words)
+        best: dict[int, Timing] = {}
+        for row in bench.rows:
+            size = re.fullmatch(r"product of two (\d+)×\d+ matrices", speed.named(row))
+            if size and row.family == "xnor" and any(p in row.candidate for p in wording.PREFERRED):
+                best[int(size[1])] = min(best.get(int(size[1]), row), row, key=lambda r: r.seconds)
+        largest: dict[str, int] = {}
+        for edge, row in sorted(best.items()):
+            for name, ratio in row.times_faster_than.items():
+                if family_of(name) == "library" and ratio.ratio < 1:
+                    largest[wording.precision(name)] = edge
+        kinds = {edge: [kind for kind in MARKS if largest.get(kind) == edge] for edge in sorted(best)}
+        if said := ", ".join(f"{edge} in {', '.join(of)}" for edge, of in kinds.items() if of):
+            found[bench.machine.name] = said
     return found
 
 
