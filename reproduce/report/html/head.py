@@ -216,7 +216,7 @@ def _of_speed(evidence: Evidence) -> list[str]:
             f"{several}{parts[-1]}."
         )
         if lost := overview.lost(evidence).get(str(machine)):
-            found[-1] += f" At smaller products a library is faster: up to {lost}."
+            found[-1] += f" A library is faster for products up to size {lost}."
     return found
 
 
@@ -260,8 +260,8 @@ def figures(evidence: Evidence) -> tuple[Figure, Figure]:
             "times",
             "The fastest XNOR kernel of each machine, packing included, against the fastest libraries a user "
             "would call instead, with 95 % intervals; where fewer than six rounds were timed (table “All times”), "
-            "an interval is their range and holds less than 95 %. Smaller products gain less. TF32 rounds float32 "
-            f"to 11 bits. Dashed: what the paper prints for its GPU, {factors}.",
+            "an interval is about their range and holds less than 95 %. Smaller products gain less. TF32 rounds "
+            f"float32 to 11 bits. Dashed: what the paper prints for its GPU, {factors}.",
             "How many times faster the XNOR kernels are than libraries, for each machine measured.",
             times,
             overview.times,
