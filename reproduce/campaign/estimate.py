@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 
 from reproduce import spec
 from reproduce.campaign import checkpoints, parallel
@@ -201,10 +201,11 @@ def _peak(device: torch.device) -> int | None:
 def show(found: Sequence[Estimate], device: torch.device) -> None:
     """Print the plan as a table, with its sum."""
     number = max((one.jobs for one in found), default=1)
-    heads = ["cell", "epochs", "ms a step", "an epoch", "a run", "runs", "finished", "remaining", "peak memory"]
+    cell = Column("cell", overflow="fold")  # arms of an ablation differ only at the end of their names
+    heads = ["epochs", "ms a step", "an epoch", "a run", "runs", "finished", "remaining", "peak memory"]
     if number > 1:
-        heads[3:3] = [f"{number} at once"]
-    table = Table(*heads)
+        heads[2:2] = [f"{number} at once"]
+    table = Table(cell, *heads)
     for one in found:
         at_once = "do not run"
         if one.at_once is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from reproduce import extensions
 from reproduce.cli.options import Cells, ExperimentsOption, ResultsOption, UseOption, cells_of, check_store
@@ -35,8 +35,8 @@ def list_cells(
     here = under_way.in_store(runs.Store(stores[0]), found, say)
     ended = {r.stem for s in (yours, public) for r in [*s.runs, *s.failed]}
     unfinished = {r.stem: r for r in [*public.running, *here] if r.stem not in ended}
-    heads = ("cell", "row", "data set", "scale", "epochs", "yours", "published", "paper %", "ours %", "state")
-    table = Table(*heads, "made by")
+    heads = ("row", "data set", "scale", "epochs", "yours", "published", "paper %", "ours %", "state", "made by")
+    table = Table(Column("cell", overflow="fold"), *heads)
     for cell in found:
         paper = cell.experiment.published
         for scale, settings in cell.scales.items():

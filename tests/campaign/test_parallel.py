@@ -1,5 +1,6 @@
 """Runs trained in parallel by several processes: each once, as if in series; no process outlives the command."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -211,6 +212,8 @@ def test_plan_times_several_jobs_in_parallel(tmp_path, data_folder, monkeypatch,
     estimate.show([one], cpu)
     out = " ".join(capsys.readouterr().out.split())
     assert "2 at once" in out and "ms each" in out
+    estimate.show([dataclasses.replace(one, name="ablations/a-long-name/and-its-arm")], cpu)
+    assert "…" not in capsys.readouterr().out, "names are never cut: arms differ only at the end"
 
 
 def test_plan_says_if_that_many_jobs_cannot_run(monkeypatch, capsys):
