@@ -8,8 +8,8 @@
 # with other cells needs another folder RESULTS, because the trials of a folder are made once.
 # After each step $OUT (results/local/gpu) holds the results so far: log.txt, records.tar.gz, curves.csv and packed
 # nets, at most eight files of at most 16 MiB each. A step that fails does not end the script. Every step but the
-# training and the curves is tried only once. Exit code 0: all steps succeeded; 1: a step failed; 2: a package is
-# missing, or there is no such run or no data set; 75: the time limit ended the script.
+# training and the curves is tried only once. Exit code 0: all steps succeeded; 2: a package is missing, or there is
+# no such run or no data set; 75: the time limit ended the script; 1: nothing is left to do, but a step failed.
 #
 # NET=cifar10   without arguments: train the CIFAR-10 ConvNet instead of the MNIST MLP
 # PYTHON        the interpreter (.venv/bin/python)
@@ -43,8 +43,11 @@ if [ -n "${REPRODUCE_DATA:-}" ] && ! compgen -G "$REPRODUCE_DATA/*.npz" >/dev/nu
   exit 2
 fi
 for run in "${runs[@]}"; do
-  [[ $run =~ ^[^:]+:[0-9]+$ && -f experiments/${run%:*}.yaml && ! (-n ${REHEARSE:-} && $run == short/*) ]] && continue
-  echo "gpu-evidence: unknown run '$run': give CELL:SEED, for example table1/float-mnist:0; short/ is not rehearsed" >&2
+  folders='^(table1|figure1|short)/'
+  [ -z "${REHEARSE:-}" ] || folders='^(table1|check)/'
+  [[ $run =~ $folders[^:]+:[0-9]+$ && -f experiments/${run%:*}.yaml ]] && continue
+  echo "gpu-evidence: unknown run '$run': give CELL:SEED, for example table1/float-mnist:0, with a cell of table1/," \
+    "figure1/ or short/, in a rehearsal of table1/ or check/" >&2
   exit 2
 done
 out=${OUT:-$store/gpu}
@@ -75,12 +78,19 @@ step() {
   return "$code"
 }
 
-# once NAME LIMIT COMMAND...: like step, but a later call of the script does not repeat it
+# once NAME LIMIT COMMAND...: like step, but a later call of the script does not repeat it, and still names a failure
 once() {
-  [ -e "$work/$1.tried" ] && return
+  if [ -e "$work/$1.tried" ]; then
+    [ ! -s "$work/$1.tried" ] || failed="$failed $1"
+    return
+  fi
   step "$@"
   local code=$?
-  [ "$code" -eq 75 ] || touch "$work/$1.tried"
+  case $code in
+    0) : >"$work/$1.tried" ;;
+    75) ;;
+    *) echo "$code" >"$work/$1.tried" ;;
+  esac
   return "$code"
 }
 
@@ -186,6 +196,6 @@ done
 
 [ -z "$late" ] || echo "gpu-evidence: time limit reached; not done:$late; the same command resumes on this machine"
 [ -z "$failed" ] || echo "gpu-evidence: failed:$failed; see $out/log.txt"
-[ -z "$failed" ] || exit 1
 [ -z "$late" ] || exit 75
+[ -z "$failed" ] || exit 1
 echo "gpu-evidence: done; what there is lies in $out"

@@ -28,7 +28,8 @@ class Difference:
     """Arm minus reference over n pairs, in points of test error.
 
     `low` to `high`: 95 % interval; `p`: that there is no difference (two-sided); `p_loss`: that the arm loses
-    `effect` or more; `found`: the loss that n such pairs find in 80 % of cases (two-sided, alone in its family).
+    `effect` or more; `found`: the loss that n such pairs find in 80 % of cases (two-sided, alone in its family);
+    `error`: the standard error of `mean`, by the larger scatter.
     """
 
     n: int
@@ -38,6 +39,7 @@ class Difference:
     p: float
     p_loss: float
     found: float
+    error: float
 
 
 def difference(arm: NDArray[np.bool_], reference: NDArray[np.bool_], effect: float) -> Difference:
@@ -64,7 +66,17 @@ def difference(arm: NDArray[np.bool_], reference: NDArray[np.bool_], effect: flo
     half = max(float(stats.t.ppf(1 - ALPHA / 2, dof)) * error for error, dof in ways)
     found = max(float(stats.t.ppf(1 - ALPHA / 2, dof) + stats.t.ppf(POWER, dof)) * error for error, dof in ways)
     p = min(1.0, 2 * least_sure(abs(mean)))
-    return Difference(n, mean, mean - half, mean + half, p, least_sure(effect - mean), found)
+    error = max(error for error, _ in ways)
+    return Difference(n, mean, mean - half, mean + half, p, least_sure(effect - mean), found, error)
+
+
+def chance_of_no_loss(found: Difference, effect: float, comparisons: int) -> float:
+    """The chance that a loss of `effect` is excluded if there is none, with this scatter and number of pairs.
+
+    At the first step of Holm's method over `comparisons`; by the noncentral t distribution.
+    """
+    limit = stats.t.ppf(1 - ALPHA / comparisons, found.n - 1)
+    return float(stats.nct.sf(limit, found.n - 1, effect / found.error)) if found.error else 1.0
 
 
 def holm(values: Sequence[float]) -> list[float]:

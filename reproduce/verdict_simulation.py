@@ -36,7 +36,7 @@ POWER_SHIFT = 3
 POWER_FROM = 0.05  # points: the smallest spread at which power must not be lost
 MOST = 0.35
 LUCKY = 0.2  # the part of the cells whose seeds agree most
-SHARES = ("false_not", "false_better", "lucky", "equal", "found", "lost")
+SHARES = ("false_not", "false_better", "false_equal", "lucky", "equal", "found", "lost")
 NOW, BEFORE = "as it stands", "seeds alone"
 
 Floats = NDArray[np.float64]
@@ -164,13 +164,22 @@ def _margin(error: Any, images: int) -> Any:
     return stats.norm.ppf(0.975) * np.sqrt(_binomial(error, images))
 
 
+def _one_margin(case: Case, side: int) -> float:
+    """The `shift` of `judged` at which our true mean is a margin of the paper's true figure above or below it."""
+    paper = case.error
+    for _ in range(50):
+        paper = case.error - side * float(_margin(paper, case.images))
+    return (case.error - paper) / float(_margin(case.error, case.images))
+
+
 def lines(case: Case, trials: int = TRIALS) -> list[dict[str, object]]:
     """A line for each number of seeds and rule, shares in percent.
 
-    false_not, false_better, equal: what the rule says where the truth is the paper's. lucky: either of the false
-    ones, among the LUCKY cells whose seeds agree most. found: "not reproduced" at a shift of POWER_SHIFT
-    margins. lost: the most points by which power is below that of BEFORE, over SHIFTS to either side, as long as
-    the paper's error stays above zero.
+    false_not, false_better, equal: what the rule says where the truth is the paper's. false_equal: “reproduced”
+    where our true mean is one margin of the true figure above or below it, the larger of the two. lucky: either of
+    the first two false ones, among the LUCKY cells whose seeds agree most. found: "not reproduced" at a shift of
+    POWER_SHIFT margins. lost: the most points by which power is below that of BEFORE, over SHIFTS to either side,
+    as long as the paper's error stays above zero.
     """
     drawn = draw(case, trials)
     margin = float(_margin(case.error, case.images))
@@ -181,6 +190,7 @@ def lines(case: Case, trials: int = TRIALS) -> list[dict[str, object]]:
         power: dict[str, list[float]] = {}
         for name, rule in RULES.items():
             equal, better, worse = judged(rule, case, drawn, n, 0)
+            aside = [judged(rule, case, drawn, n, _one_margin(case, side))[0].mean() for side in (-1, 1)]
             power[name] = [judged(rule, case, drawn, n, -shift)[1].mean() for shift in SHIFTS]
             power[name] += [
                 judged(rule, case, drawn, n, shift)[2].mean() for shift in SHIFTS if shift * margin < case.error
@@ -189,6 +199,7 @@ def lines(case: Case, trials: int = TRIALS) -> list[dict[str, object]]:
                 case._asdict()
                 | {"seeds": n, "rule": name, "real_spread": math.sqrt(drawn.errors.var(1, ddof=1).mean())}
                 | {"false_not": worse.mean() * 100, "false_better": better.mean() * 100}
+                | {"false_equal": max(aside) * 100}
                 | {"lucky": (better | worse)[lucky].mean() * 100, "equal": equal.mean() * 100}
                 | {"found": judged(rule, case, drawn, n, POWER_SHIFT)[2].mean() * 100}
             )

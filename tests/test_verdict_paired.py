@@ -43,6 +43,16 @@ def test_seeds_that_agree_by_chance_give_no_certainty():
     assert found.p > 0.05
 
 
+@pytest.mark.parametrize(("n", "comparisons"), sample([(8, 19), (16, 19), (8, 1)]))
+def test_the_chance_of_no_loss_is_the_share_of_made_up_comparisons_that_exclude_the_loss(n, comparisons):
+    rng, effect, spread = np.random.default_rng(n), 0.15, 0.12
+    each = rng.normal(0, spread, (20_000, n))
+    p = stats.ttest_1samp(each, effect, axis=1, alternative="less").pvalue
+    found = paired.Difference(n, 0, 0, 0, 1, 0, 0, spread / math.sqrt(n))
+    told = paired.chance_of_no_loss(found, effect, comparisons)
+    assert told == pytest.approx(np.mean(p < paired.ALPHA / comparisons), abs=0.015)
+
+
 def test_equal_runs_differ_by_nothing():
     same = runs(np.random.default_rng(2), 4, 500, 0.1)
     found = paired.difference(same, same, 0.1)
@@ -77,7 +87,9 @@ def test_holm_against_a_worked_example():
     ],
 )
 def test_the_verdicts_words(mean, p, p_loss, said):
-    found = paired.Difference(8, mean, mean - 0.1, mean + 0.1, 0.9, 0.9, 0.2)  # its own p-values do not count
+    found = paired.Difference(
+        8, mean, mean - 0.1, mean + 0.1, 0.9, 0.9, 0.2, 0.04
+    )  # its own p-values do not count
     assert paired.verdict(found, p, p_loss) == said
 
 

@@ -84,21 +84,22 @@ def _result(record: Record) -> Result:
     return record.result
 
 
-def train(mode: str, cells: Sequence[str], seeds: int, threads: int) -> list[Record]:
+def train(mode: str, cells: Sequence[str], seeds: int) -> list[Record]:
     """The runs of one mode; missing ones are trained in another process."""
-    words = ["run", *cells, "--scale", "small", "--seeds", str(seeds), "--threads", str(threads)]
-    subprocess.run(
+    words = ["run", *cells, "--scale", "small", "--seeds", str(seeds), "--threads", "1"]
+    code = subprocess.run(
         [sys.executable, "-m", "reproduce", *words, "--results", str(STORE / mode)],
         env=os.environ | {"REPRODUCE_PRODUCTS": mode},
         cwd=yamlfile.ROOT,
-        check=True,
-    )
+    ).returncode
+    if code:
+        sys.exit(code)
     digests = {cell.name: cell.scales["small"].digest() for cell in spec.cells(list(cells))}
-    code = machine.source_digest("cpu")
+    source = machine.source_digest("cpu")
     found = [
         r
         for r in records.read_records(STORE / mode / "runs")[0]
-        if (r.code["source"], r.settings_digest) == (code, digests.get(r.cell)) and r.seed < seeds
+        if (r.code["source"], r.settings_digest) == (source, digests.get(r.cell)) and r.seed < seeds
     ]
     for cell in cells:
         if (have := sum(r.cell == cell for r in found)) != seeds:
@@ -108,7 +109,7 @@ def train(mode: str, cells: Sequence[str], seeds: int, threads: int) -> list[Rec
 
 def main(cells: Sequence[str] = CELLS, seeds: int = SEEDS, folder: Path = RECORDS) -> Path:
     """Train what is missing, write a record of the comparison and show it."""
-    made = {mode: train(mode, cells, seeds, threads=1) for mode in MODES}
+    made = {mode: train(mode, cells, seeds) for mode in MODES}
     lines = [compared(*([r for r in made[mode] if r.cell == cell] for mode in MODES)) for cell in cells]
     some = made[MODES[0]][0]
     content = {

@@ -73,7 +73,7 @@ def spare(limit: float) -> float:
 def hand_over(
     tasks: Sequence[Task], folder: Path, cluster: str, limit: float, cpus: int, gpus: int, partition: str | None
 ) -> list[Any]:
-    """Submit tasks as one array; submitit's jobs. `cluster`: slurm or local; `limit` in seconds."""
+    """Submit tasks as one array; submitit's jobs. `limit` in seconds; `cluster`: slurm, or local for a test."""
     import submitit
 
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)

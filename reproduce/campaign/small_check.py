@@ -63,9 +63,9 @@ def bands(cell: spec.Cell, folder: Path = COMMITTED) -> dict[str, tuple[float, f
     return {name: band([m[name] for m in by_record]) for name in by_record[0]}
 
 
-def outside(record: Record | None, limits: dict[str, tuple[float, float]]) -> list[str]:
+def outside(record: Record, limits: dict[str, tuple[float, float]]) -> list[str]:
     """The measures of a run that leave their band, as lines; a run that failed leaves every band."""
-    if record is None or record.result is None:
+    if record.result is None:
         return ["the run failed"]
     found = measures(record)
     return [
@@ -90,10 +90,10 @@ def check(data: Path | None, say: Say) -> bool:
     for item in plan:
         if item.cell.name in missing:
             continue
-        record = records.get((item.cell.name, None, item.seed))
+        record = records[item.cell.name, None, item.seed]
         problems = outside(record, limits[item.cell.name])
         good &= not problems
-        if record is not None and not problems:
+        if not problems:
             shown = ", ".join(f"{k} {v:.3f}" for k, v in measures(record).items())
             found = f"within its band ({shown})"
         else:
@@ -124,7 +124,7 @@ def mutants(data: Path | None, say: Say, keep: bool) -> bool:
     caught: dict[str, bool] = {}
     for cell in cells:
         for mutant in cell.mutants:
-            found = [records.get((cell.name, mutant, seed)) for seed in range(MUTANT_SEEDS)]
+            found = [records[cell.name, mutant, seed] for seed in range(MUTANT_SEEDS)]
             problems = [outside(record, limits[cell.name]) for record in found]
             hits = sum(bool(p) for p in problems)
             caught[mutant] = caught.get(mutant, False) or hits == MUTANT_SEEDS
@@ -164,9 +164,7 @@ Trained = dict[tuple[str, str | None, int], Record]
 
 def _trained(plan: Sequence[Wanted], data: Path | None, say: Say, folder: Path) -> tuple[Trained, dict[str, str]]:
     summary = worker.carry_out(plan, runs.Store(folder), data, torch.device("cpu"), say, bar=False)
-    if (
-        left := summary.not_made | summary.refused
-    ):  # a missing record would count as a planted error that was caught
+    if left := summary.not_made | summary.refused:
         raise Missing("; ".join(f"{run}: {reason}" for run, reason in left.items()))
     found = {(r.cell, r.variant, r.seed): r for r in [*summary.records, *summary.failed]}
     return found, summary.missing

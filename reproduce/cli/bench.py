@@ -51,6 +51,8 @@ def bench(
 
     if gpu and (training or layers):
         raise stop(f"--{'train' if training else 'layers'} measures the CPU", 2)
+    if broken and not gpu:
+        raise stop("--broken names kernels of a GPU (--gpu)", 2)
     if training and layers:
         raise stop("--train or --layers, not both", 2)
     if gpu and (reason := on_gpu.missing()):

@@ -23,10 +23,15 @@ def check(
 ) -> None:
     """Train two small nets and compare them with the committed bands.
 
-    Exit code 1: a net leaves its band; 3: data or calibration records are missing, or memory is not enough.
+    Exit code 1: a net leaves its band; 2: options that exclude each other; 3: data or calibration records are
+    missing, or memory is not enough.
     """
     from reproduce.campaign import parallel, small_check
 
+    if calibrate and mutants:
+        raise stop("--mutants or --calibrate, not both", 2)
+    if keep and not mutants:
+        raise stop("--keep is of the runs of --mutants", 2)
     parallel.use_threads(None)
     try:
         if calibrate:

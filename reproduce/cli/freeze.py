@@ -99,5 +99,5 @@ def _classify(net: PackedNet, path: Path, data_folder: Path | None, backend: str
     seconds = time.perf_counter() - start
     for name, each in zip(names, scores, strict=True):
         say(f"{name}: class {each.argmax()}; scores {' '.join(f'{score:.2f}' for score in each)}")
-    each_ms = 1000 * seconds / max(len(images), 1)
+    each_ms = 1000 * seconds / len(images)
     say(f"{len(images):,} images in {1000 * seconds:.3f} ms, {each_ms:.3f} ms each; {kernels.describe(backend)}")

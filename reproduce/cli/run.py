@@ -108,7 +108,7 @@ def run(
         from reproduce.campaign import gpu_trial
 
         gpu_trial.choose_parts(say)
-    if jobs is None:  # from all runs, not the open ones: a run is resumed with as many threads as it began with
+    if jobs is None:  # from all runs, not the open ones: so a resumed run mostly keeps its number of threads
         jobs = parallel.at_once(plan, threads, chosen.type)
     each = parallel.threads_each(jobs, threads, chosen.type)
     if plan_only:

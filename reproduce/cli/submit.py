@@ -39,9 +39,6 @@ def submit(
     cpus: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU cores a run.")] = 4,
     time_limit: Annotated[str, typer.Option(help="Of one SLURM job: 90s, 9m, 2h, 1h30m.")] = "4h",
     partition: Annotated[str | None, typer.Option(help="SLURM's partition, if not the default one.")] = None,
-    cluster: Annotated[
-        str, typer.Option(help="slurm, or local: as processes on this machine, all at once.")
-    ] = "slurm",
     experiments: ExperimentsOption = None,
     use: UseOption = None,
 ) -> None:
@@ -60,7 +57,6 @@ def submit(
         raise stop("submit needs submitit: pip install 'submitit>=1.5.3', or this project with '.[cluster]'", 2)
     check_choice("--scale", scale, ("paper", "short", "small"))
     check_choice("--device", device, ("cuda", "cpu"))
-    check_choice("--cluster", cluster, ("slurm", "local"))
     extensions.use(use or [])
     found = cells_of(cells, experiments, ablations=False)
     try:
@@ -97,7 +93,7 @@ def submit(
     store.prepare()
     try:
         jobs = slurm.hand_over(
-            tasks, store.root / "cluster", cluster, limit, cpus, int(device == "cuda"), partition
+            tasks, store.root / "cluster", "slurm", limit, cpus, int(device == "cuda"), partition
         )
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise stop(f"submitting failed: {error}", 1) from None

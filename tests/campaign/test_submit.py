@@ -186,7 +186,6 @@ def test_bad_choices_are_one_line_and_code_2(tmp_path, data_folder, monkeypatch,
     for words in (
         ["--time-limit", "soon"],
         ["--time-limit", "1s"],
-        ["--cluster", "pbs"],
         ["--device", "tpu"],
         ["--scale", "big"],
     ):

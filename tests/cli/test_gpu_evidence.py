@@ -125,6 +125,9 @@ def test_a_failed_step_does_not_end_the_script(evidence, fails, named):
     code, said, asked = evidence(FAILS=fails)
     assert code == 1 and "a reason" in said and f"gpu-evidence: failed: {named}" in said
     assert "run" in kinds(asked) and any("-m gpu" in line for line in asked)
+    again, said, asked = evidence()
+    retried = named in ("training", "curves")
+    assert again == (0 if retried else 1) and (named in said.splitlines()[-1]) == (not retried), said
 
 
 @pytest.mark.exhaustive
@@ -144,7 +147,7 @@ def test_a_step_that_hangs_is_cut_and_its_successors_still_deliver(evidence):
     assert kinds(asked)[:3] == ["preflight", "bench", "run"]
 
 
-@pytest.mark.parametrize("run", ["table1/float-mnist", "table1:0", "table1/flaot-mnist:0", "--help", "a:b:0"])
+@pytest.mark.parametrize("run", ["table1/float-mnist", "table1/flaot-mnist:0", "--help", "a:b:0", "check/mlp:0"])
 def test_a_wrong_run_ends_it_before_anything_is_tried(evidence, run):
     code, said, asked = evidence("table1/float-mnist:0", run)
     assert code == 2 and f"unknown run '{run}'" in said and not asked and not evidence.store.exists()

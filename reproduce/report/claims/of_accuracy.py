@@ -85,7 +85,8 @@ def nearly(evidence: Evidence, _: dict[str, Any]) -> list[Finding]:
             "; ".join(dict.fromkeys(evidence.path(r) for r in used)),
             "reproduce run table1 --scale paper --seeds 3",
             marks(*used)["note"],
-            "; ".join(f"{text}: {', '.join(names)}" for text, names in by_word.items() if names),
+            "; ".join(f"{text}: {', '.join(names)}" for text, names in by_word.items() if names)
+            + " (against float nets without regularization)",
         )
     ]
 

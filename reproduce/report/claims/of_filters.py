@@ -70,10 +70,16 @@ def about(of: dict[str, float], printed: float) -> str:
     """The verdict on a share: it holds within NEAR_SHARE points of the printed one, by the nearest count."""
     near = min(of, key=lambda count: abs(of[count] - printed))
     good = sum(abs(value - printed) <= NEAR_SHARE for value in of.values())
-    return f"holds by {near} ({good} of {len(of)} counts)" if good else NO_COUNT
+    return _by_counts(good, len(of), near)
 
 
 def reached(of: dict[str, float], printed: float) -> str:
     """The verdict on a least value: it holds if a count reaches it; the largest count is named."""
     good = sum(value >= printed for value in of.values())
-    return f"holds by {max(of, key=lambda count: of[count])} ({good} of {len(of)} counts)" if good else NO_COUNT
+    return _by_counts(good, len(of), max(of, key=lambda count: of[count]))
+
+
+def _by_counts(good: int, tried: int, best: str) -> str:
+    if not good:
+        return NO_COUNT
+    return "holds by all counts" if good == tried else f"holds by some counts ({good} of {tried}), best by {best}"

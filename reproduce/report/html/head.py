@@ -29,6 +29,9 @@ WORDS = {  # how a computed verdict begins -> the word or two of the head; the f
     "nearly holds": "nearly",
     "does not hold": "not reproduced",
     "cannot be told": "inconclusive",
+    "holds in a single timing": "single timing",
+    "holds here, on a CPU": "holds on a CPU",
+    "holds by some counts": "by some counts",
     "holds": "reproduced",
     "better": "better",
     "not reproduced": "not reproduced",
@@ -216,7 +219,7 @@ def _of_speed(evidence: Evidence) -> list[str]:
             f"{several}{parts[-1]}."
         )
         if lost := overview.lost(evidence).get(str(machine)):
-            found[-1] += f" A library is faster for products up to size {lost}."
+            found[-1] += f" A library is as fast or faster for products up to size {lost}."
     return found
 
 

@@ -178,9 +178,10 @@ def times_frame(evidence: Evidence) -> pd.DataFrame:
 
 @once
 def lost(evidence: Evidence) -> dict[str, str]:
-    """By machine, up to which size of products a library is faster than our fastest kernel, packing included.
+    """By machine, up to which size of products a library is as fast as our fastest kernel, packing included.
 
-    In words, by the libraries' precision as in `times_frame`: "1024 in float32, 4096 in TF32, int8".
+    It is unless the interval of the ratio lies above 1. In words, by the libraries' precision as in
+    `times_frame`: "1024 in float32, 4096 in TF32, int8".
     """
     found: dict[str, str] = {}
     for bench in speed.latest(evidence.benches):
@@ -192,7 +193,7 @@ def lost(evidence: Evidence) -> dict[str, str]:
         largest: dict[str, int] = {}
         for edge, row in sorted(best.items()):
             for name, ratio in row.times_faster_than.items():
-                if family_of(name) == "library" and ratio.ratio < 1:
+                if family_of(name) == "library" and (ratio.ratio if ratio.low is None else ratio.low) <= 1:
                     largest[wording.precision(name)] = edge
         kinds = {edge: [kind for kind in MARKS if largest.get(kind) == edge] for edge in sorted(best)}
         if said := ", ".join(f"{edge} in {', '.join(of)}" for edge, of in kinds.items() if of):

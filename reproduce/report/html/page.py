@@ -33,6 +33,8 @@ TONES = {  # how a verdict begins -> how it looks
     "inconclusive": "open",
     "nearly": "open",
     "cannot be told": "open",
+    "single timing": "open",
+    "by some counts": "open",
 }
 
 

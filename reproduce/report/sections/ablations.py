@@ -25,7 +25,19 @@ from reproduce.report.sections.table1 import CODE, with_note
 COLOURS = {"better": BLUE, "no loss within the margin": GREEN, "worse": VERMILLION, "cannot be told": GREY}
 COLUMNS = ["ablation", "net", "claim", "source", "arm", "against", "scale", "seeds", "wanted", "effect"]
 COLUMNS += ["arm_error", "against_error", "difference", "low", "high", "p", "p_holm", "p_loss", "p_loss_holm"]
-COLUMNS += ["found", "flipped", "against_flipped", "verdict", "code", "dirty", "note", "cell", "records", "again"]
+COLUMNS += [
+    "found",
+    "chance",
+    "flipped",
+    "against_flipped",
+    "verdict",
+    "code",
+    "dirty",
+    "note",
+    "cell",
+    "records",
+    "again",
+]
 TRIED = ["cell", "rate", "valid_error", "chosen", "dirty", "note"]
 
 
@@ -96,6 +108,7 @@ def frame(evidence: Evidence) -> pd.DataFrame:
         for line, value in zip(family, paired.holm([line.get(name, 1.0) for line in family]), strict=True):
             if "made" in line:
                 line[f"{name}_holm"] = value
+                line["chance"] = 100 * paired.chance_of_no_loss(line["made"], line["effect"], len(family))
     for line in judged:
         line["verdict"] = paired.verdict(line.pop("made"), line["p_holm"], line["p_loss_holm"])
     return pd.DataFrame(lines, columns=COLUMNS)
@@ -194,8 +207,9 @@ def section(evidence: Evidence) -> Section:
         "separately those against a loss of the smallest effect that counts. “Better”: d is below 0 and p is "
         "below .05. “No loss within the margin”: a loss of that effect is excluded. “Worse”: neither of these, d "
         "is above 0 and p is below .05. Otherwise it cannot be told. The effect and the number of seeds were "
-        "declared before the "
-        "runs.",
+        "declared before the runs. The intervals are not adjusted. They take the learning rates as given, though "
+        "each was chosen by one run. Arms of equal settings in several files give equal runs, so that their "
+        "comparisons are not independent.",
     )
     columns = (
         *(Column("ablation", "ablation"), Column("claim", "claim"), Column("arm", "arm")),
@@ -236,6 +250,11 @@ def section(evidence: Evidence) -> Section:
         Column(
             *("found", "detectable loss", 2, "points"),
             "loss that so many seeds detect in 80 % of cases, before p is adjusted",
+        ),
+        Column(
+            *("chance", "chance of “no loss”", 0, "%"),
+            "that a loss of the effect is excluded if there is none, with the scatter found and p adjusted by the "
+            "number of comparisons",
         ),
         Column("flipped", "signs changed, arm", 5, "", changed),
         Column("against_flipped", "signs changed, against", 5, "", changed),

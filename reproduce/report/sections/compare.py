@@ -42,11 +42,8 @@ Groups = dict[Key, list[list[Record]]]
 def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """95 % confidence interval of the difference of two means (second minus first), variances not taken as equal.
 
-    Each needs two values. Where nothing varies the interval is the difference itself.
+    Each needs two values that differ.
     """
-    difference = float(np.mean(second) - np.mean(first))
-    if np.ptp(first) == np.ptp(second) == 0:
-        return difference, difference
     low, high = stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
     return float(low), float(high)
 
@@ -200,7 +197,7 @@ def _measures(first: Sequence[Record], second: Sequence[Record]) -> dict[str, ob
     line["difference"] = float(np.mean(errors[1]) - np.mean(errors[0]))
     if sorted((r.key, r.started) for r in first) == sorted((r.key, r.started) for r in second):
         return line | {"verdict": IDENTICAL}
-    if min(map(len, errors)) < 2:
+    if 0 in map(np.ptp, errors):  # one run, or equal errors by luck: their scatter is not known
         return line | {"verdict": TOO_FEW}
     low, high = welch(errors[0], errors[1])
     words = SAME if low <= 0 <= high else DIFFERENT
@@ -252,7 +249,8 @@ def _errors(found: Sequence[Sides], caption: str, named: dict[str, list[Column]]
     text = (
         "Test error in percent at the best validation epoch, with the 95 % prediction interval of one more run, "
         "and the difference of the means (second minus first) with its 95 % confidence interval after Welch. "
-        "“Different” means that this interval leaves out zero; with many cells one in twenty does so by chance.",
+        "“Different” means that this interval leaves out zero; with many cells one in twenty does so by chance. "
+        "“Too few runs”: one, or several that err equally, so that their scatter is not known.",
     )
     what = [Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale")]
     columns = [*what]
