@@ -75,12 +75,12 @@ def section() -> Section:
     )
     columns = (
         *(Column("rule", "scatter by"), Column("spread", "spread", hint="wide: over a quarter of the error")),
-        *(Column("seeds", "seeds", 0), Column("cases", "cases", 0)),
+        Column("seeds", "seeds", 0),
         Column("false_not", "false “not reproduced”", 1, percent, "worst case, where the truth is the paper's"),
         Column("false_better", "false “better”", 1, percent, "worst case, where the truth is the paper's"),
         Column(
-            *("false_equal", "false “reproduced”", 1, percent),
-            "worst case, where the truth is one margin above or below the paper's",
+            *("false_equal", "at a margin", 1, percent),
+            "wrongly called “reproduced” where the truth is one margin above or below the paper's: the worst case",
         ),
         Column(
             "lucky",
@@ -92,7 +92,7 @@ def section() -> Section:
         ),
         Column(
             "equal",
-            "equal, “reproduced”",
+            "equal",
             1,
             percent,
             "called “reproduced” where both are equal: the worst case of spreads up to half a margin",
