@@ -147,7 +147,7 @@ def ablation(name: str, holds: Sequence[str]) -> Judge:
                     line["records"],
                     line["again"],
                     line["note"],
-                    f"{', '.join(both)}, {line['net']}",
+                    f"{line['difference']:+.2f} points: {', '.join(both)}, {line['net']}",
                 )
             )
         return found
