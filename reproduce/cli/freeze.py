@@ -82,7 +82,10 @@ def predict(
     if found.differing is not None:
         say(f"the float32 net gives another class on {len(found.differing)} of {found.images:,} images")
         for image in found.differing:
-            say(f"    image {image['image']}: {image['packed']}, not {image['float32']}, by {image['margin']:.2g}")
+            say(
+                f"    image {image['image']}: {image['packed']}, not {image['float32']} as in float32; "
+                f"in float64 {image['float64']}"
+            )
     if written:
         say(f"written: {yamlfile.shown(written)}")
 

@@ -7,7 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ class Comparison:
     wrong: int
     images: int
     differing: list[dict[str, Any]] | None
-    """Images to which the float32 net gives another class: index, both classes, the packed net's margin."""
+    """Images to which the float32 net gives another class: index; the packed, the float32 and the float64 net's
+    class; the packed net's margin, its score for its own class less that for the float32 net's."""
 
 
 @dataclass(frozen=True)
@@ -184,12 +185,17 @@ def compare_net(
     differing = None
     if state is not None:
         prepared = preprocess.prepare(splits, settings.data, settings.net.flat, torch.device("cpu"))
-        differing = _differing(scores, _float_classes(settings, state, prepared["test"]))
+        differing = _differing(scores, settings, state, prepared["test"])
     return Comparison(wrong, len(images), differing), images
 
 
-def _float_classes(settings: spec.Settings, state: dict[str, Tensor], test: DeviceData) -> NDArray[np.int64]:
-    """Classes by the float32 net, as training evaluates it."""
+def _float_classes(
+    settings: spec.Settings, state: dict[str, Tensor], test: DeviceData, images: Tensor, dtype: torch.dtype
+) -> NDArray[np.int64]:
+    """Classes of some images (their indices) by PyTorch's modules in float32 or float64.
+
+    float32 rounds, and another order of sums rounds otherwise: training's own evaluation can differ on an image.
+    """
     module = nets.build(settings)
     sizes, given = ({name: tuple(v.shape) for name, v in s.items()} for s in (module.state_dict(), state))
     if wrong := sorted(dict(sizes.items() ^ given.items())):
@@ -198,23 +204,37 @@ def _float_classes(settings: spec.Settings, state: dict[str, Tensor], test: Devi
             f"weights of another net: {yamlfile.short(name)} is {given.get(name)}, should be {sizes.get(name)}"
         )
     module.load_state_dict(state)
-    module.eval()
+    module.to(dtype).eval()
     with torch.no_grad():
-        every = [module(test.images(index)).argmax(1) for index in torch.arange(len(test)).split(EVAL_BATCH)]
-    found: NDArray[np.int64] = torch.cat(every).numpy()
+        every = [module(_images(test, index, dtype)).argmax(1) for index in images.split(EVAL_BATCH)]
+    found: NDArray[np.int64] = torch.cat(every).numpy()  # one part, an empty one, of no images
     return found
 
 
-def _differing(scores: NDArray[np.float64], other: NDArray[np.int64]) -> list[dict[str, Any]]:
+def _images(test: DeviceData, index: Tensor, dtype: torch.dtype) -> Tensor:
+    """The images at `index`; in float64 pixels are not rounded to float32 before."""
+    rows = test.rows[index]
+    if rows.dtype == torch.uint8:
+        rows = rows.to(dtype).mul_(test.scale).add_(test.shift)
+    return replace(test, rows=rows.to(dtype)).images(torch.arange(len(rows)))
+
+
+def _differing(
+    scores: NDArray[np.float64], settings: spec.Settings, state: dict[str, Tensor], test: DeviceData
+) -> list[dict[str, Any]]:
     mine = scores.argmax(1)
+    other = _float_classes(settings, state, test, torch.arange(len(test)), torch.float32)
+    images = (mine != other).nonzero()[0]
+    exact = _float_classes(settings, state, test, torch.from_numpy(images), torch.float64)
     return [
         {
             "image": int(i),
             "packed": int(mine[i]),
             "float32": int(other[i]),
+            "float64": int(double),
             "margin": float(scores[i, mine[i]] - scores[i, other[i]]),
         }
-        for i in (mine != other).nonzero()[0]
+        for i, double in zip(images, exact, strict=True)
     ]
 
 

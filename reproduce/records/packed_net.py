@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from reproduce import spec
-from reproduce.records.fields import Count, Measured, Natural, Sealed
+from reproduce.records.fields import Count, Measured, Natural, Percent, Sealed
 
 
 class About(Measured):
@@ -15,6 +15,8 @@ class About(Measured):
     scale: spec.Scale
     seed: Natural
     key: str
+    test_error: Percent | None = None
+    """By the evaluation during the run."""
 
 
 class _Net(Sealed):
@@ -35,7 +37,12 @@ class PackedRecord(_Net):
     backend: str = ""
     """What ran it: "cpu (avx2, 2 threads)", "cuda-xnor (sm_90 on …)"."""
     differing: list[dict[str, Any]] | None = None
-    """Images to which the float32 net gives another class; None if they were not compared."""
+    """Images to which the float32 net gives another class (`packed.from_run`); None if they were not compared."""
+
+    @property
+    def unexplained(self) -> int | None:
+        """How many of `differing` have another class in float64 too, where rounding decides next to nothing."""
+        return None if self.differing is None else sum(d.get("float64") != d["packed"] for d in self.differing)
 
 
 class ExportRecord(_Net):

@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 
+import numpy as np
 import pytest
 import torch
 from made import change, convnet_settings, made_cell, raising, settings
@@ -14,7 +15,7 @@ from test_packed import random_state
 from typer.testing import CliRunner
 
 from kernels.cuda import launch
-from reproduce import files
+from reproduce import files, nets
 from reproduce.cli import app as cli
 from reproduce.packed import PackedNet, freeze_net, from_run
 from reproduce.records import machine, runs, weights
@@ -82,9 +83,33 @@ def test_every_prediction_is_compared_with_the_float32_nets_and_recorded(tmp_pat
     assert done.exit_code == 2 and said in done.stderr
     forget_where_from(path)
     done = run(*words, tmp_path / "other.safetensors")
-    assert "another class on 200 of" not in done.output and ", not 4, by " in done.output
+    assert "another class on 200 of" not in done.output and ", not 4 as in float32; in float64 4" in done.output
     done = run(*words, tmp_path / "none.safetensors")
     assert done.exit_code == 2 and "there is no file of its weights" in done.stderr
+
+
+def test_a_class_that_differs_by_rounding_in_float32_is_the_float64_nets(tmp_path, data_folder):
+    """All first-layer units of an image are put next to zero: float32 takes the wrong side of some of them."""
+    record = go(tmp_path, data_folder, [made_cell(train={"epochs": 1})]).records[0]
+    settings, state = from_run.settings_of(record), weights.load(runs.Store(tmp_path).net(record.stem))
+    affine = from_run._affine(settings, data_folder, print)
+    net = freeze_net(settings, state, affine)
+    found, images = from_run.compare_net(net, data_folder, "auto", print, state)
+    assert found.differing == []
+    module = nets.build(settings)
+    module.load_state_dict(state)
+    scale, shift = affine
+    differing, values = [], []
+    module.blocks[0].norm.register_forward_hook(lambda *given: values.append(given[2]))
+    for image in range(20):
+        x = torch.from_numpy(images[image : image + 1].reshape(1, -1).astype(np.float64) * scale + shift)
+        with torch.no_grad():
+            module.double().eval()(x)
+        bias = state["blocks.0.norm.bias"]
+        moved = state | {"blocks.0.norm.bias": (bias.double() - values[-1][0]).float()}
+        net = freeze_net(settings, moved, affine)
+        differing += from_run.compare_net(net, data_folder, "auto", print, moved)[0].differing
+    assert differing and all(d["float64"] == d["packed"] != d["float32"] for d in differing)
 
 
 def forget_where_from(path):

@@ -72,14 +72,18 @@ def test_the_claim_uses_the_records_and_fails_if_a_prediction_differs(tmp_path):
     backend = found.nets[0].backend
     said = f"0 of 200 predictions of 1 packed net (paper scale; {backend}) differ from the float32 net's"
     assert lost(found) == (said, "holds")
-    small = packed(differing=[{"image": 1}], wrong=1)
+    small = packed(differing=[{"image": 1, "packed": 2, "float32": 3, "float64": 3}], wrong=1)
     put(tmp_path / "public" / "kernels", "net-1.json", small)  # counts only if there is no other
     assert lost(report.gather(tmp_path / "public", [CELL])) == lost(found)
     put(tmp_path / "small" / "kernels", "net-1.json", small)
+    said = "1 of 100 predictions of 1 packed net (small scale) differ from the float32 net's"
     assert lost(report.gather(tmp_path / "small", [CELL])) == (
-        "1 of 100 predictions of 1 packed net (small scale) differ from the float32 net's",
+        f"{said}, 1 of these in float64 too",
         "does not hold",
     )
+    rounded = packed(differing=[{"image": 1, "packed": 2, "float32": 3, "float64": 2}], wrong=1)
+    put(tmp_path / "small" / "kernels", "net-1.json", rounded)
+    assert lost(report.gather(tmp_path / "small", [CELL])) == (f"{said}, 0 of these in float64 too", "holds")
     (path,) = target.glob("*.json")
     state = weights.load(store.net(path.stem))
     state["blocks.2.norm.bias"][4] += 1e3  # another net, which predicts 4 for every image

@@ -375,7 +375,7 @@ def test_memory_is_judged_by_the_worst_real_file(tmp_path, size, words):
 
 def test_a_net_run_by_several_kernels_is_one_file_with_the_predictions_of_each(tmp_path):
     for number, kernel in enumerate(("cuda-naive", "cuda-xnor", "cuda-wgmma")):
-        wrong = [{"image": 1}] * (kernel != "cuda-wgmma")
+        wrong = [{"image": 1, "packed": 2, "float32": 3, "float64": 3}] * (kernel != "cuda-wgmma")
         put(tmp_path / "kernels", f"{number}.json", packed(backend=f"{kernel} (sm_90)", differing=wrong))
     found = report.gather(tmp_path, report.cells())
     backends = [f"cuda-{kernel} (sm_90)" for kernel in ("naive", "wgmma", "xnor")]

@@ -235,7 +235,8 @@ def _of_files(evidence: Evidence) -> list[str]:
         f"With one bit for each weight, {count(nets['again'].nunique(), 'trained net')} of the paper's size take "
         f"{nets['times'].min():.1f} to {nets['times'].max():.1f} times less memory. In "
         f"{count(len(nets), 'comparison')} on a whole test set, by {count(kernels.nunique(), 'kernel')}, "
-        f"{none} of {int(nets['images'].sum()):,} predictions differs from the float32 net's."
+        f"{none} of {int(nets['images'].sum()):,} predictions differs from the float32 net's"
+        f"{energy.in_float64(nets)}."
     ]
 
 

@@ -121,13 +121,18 @@ def files(evidence: Evidence) -> pd.DataFrame:
                 "images": net.images,
                 "wrong": net.wrong,
                 "differing": None if net.differing is None else len(net.differing),
+                "unexplained": net.unexplained,
+                "in_training": None
+                if net.about.test_error is None
+                else round(net.about.test_error * net.images / 100),
                 "backend": net.backend,
                 "machine": net.machine.name,
                 "records": net.path,
                 "again": f"reproduce freeze {_stem(net)}",
             }
         )
-    columns = ["cell", "scale", "seed", "weights", "float32", "bytes", "times", "images", "wrong", "differing"]
+    columns = ["cell", "scale", "seed", "weights", "float32", "bytes", "times", "images", "wrong"]
+    columns += ["in_training", "differing", "unexplained"]
     return pd.DataFrame(lines, columns=[*columns, "backend", "machine", "dirty", "note", "records", "again"])
 
 
@@ -135,6 +140,12 @@ def predicted(evidence: Evidence) -> pd.DataFrame:
     """The lines of `files` with an XNOR kernel's predictions compared with the float32 net's."""
     nets = files(evidence)
     return nets[nets["differing"].notna() & ~nets["backend"].str.startswith("cuda-naive")]
+
+
+def in_float64(nets: pd.DataFrame) -> str:
+    """How many of the predictions that differ from the float32 net's do so in float64 too; "" if none differ."""
+    lost = int(nets["unexplained"].sum())
+    return f", {lost:,} of these in float64 too" if nets["differing"].sum() else ""
 
 
 def _stem(net: PackedRecord) -> str:
@@ -198,10 +209,15 @@ def section(evidence: Evidence) -> Section:
             *(Column("cell", "cell"), Column("scale", "scale"), Column("seed", "seed", 0)),
             *(Column("weights", "weights", 0), Column("float32", "in float32", 0, "bytes")),
             *(Column("bytes", "file", 0, "bytes"), Column("times", "times smaller", 1)),
-            Column("differing", "other predictions", 0, "", "images that the float32 net puts into another class"),
+            Column("differing", "float32 differs", 0, "", "images that the float32 net puts into another class"),
+            Column("unexplained", "float64 too", 0, "", "of these, images with another class in float64 too"),
             Column("wrong", "wrong", 0, "", "test images that the packed net puts into a wrong class"),
+            Column("in_training", "wrong in training", 0, "", "by the evaluation during the run"),
             *(Column("images", "images", 0), Column("backend", "run by")),
         )
-        caption = "Real files: trained nets frozen to bits and thresholds, against their weights alone in float32."
+        caption = (
+            "Real files: trained nets frozen to bits and thresholds, against their weights alone in float32. A "
+            "packed net is exact. Float nets round, by which a sign next to zero can turn."
+        )
         parts.append(Table("packed-files", caption, real, with_note(real, *columns)))
     return Section("energy", "Tables 2 and 3: energy and memory", text, tuple(parts))
