@@ -7,7 +7,9 @@ import pandas as pd
 from reproduce.report.sections.table1 import COLUMNS, DATASETS, SCALES, SHORT_NOTE, SMALL_NOTE, TITLES
 
 BEGIN, END = "<!-- found: begin (made by `reproduce publish`) -->", "<!-- found: end -->"
-PROTOCOL = "Test error (%) at the best validation epoch; “last epoch” is that of the last one."
+PROTOCOL = (
+    "Test error (%) at the best validation epoch, the last of equal ones; “last epoch” is that of the last one."
+)
 
 
 def number(value: object, digits: int = 2) -> str:

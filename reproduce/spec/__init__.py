@@ -113,6 +113,8 @@ class Ablation(Strict):
     effect: Positive
     """The smallest loss that counts, in points of test error; a smaller one is "no loss"."""
     seeds: Annotated[int, Field(ge=3, le=1000)]
+    seeds_at_first: Annotated[int, Field(ge=3)] | None = None
+    """The number declared at first, where it was raised after runs had begun; the report judges by both."""
     rates: Annotated[list[Positive], Field(min_length=2)]
     """The rates at the start that are tried for each arm."""
     base: Text

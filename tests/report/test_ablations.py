@@ -9,10 +9,11 @@ import pytest
 import yaml
 from made_store import made_run
 
-from reproduce import files, outcomes, report, spec
+from reproduce import files, outcomes, report, spec, yamlfile
 from reproduce import verdict_paired as paired
 from reproduce.campaign import tuning, worker
 from reproduce.campaign.wanted import Wanted, check_pairs, runs_wanted
+from reproduce.records import read_records
 from reproduce.report import claims
 from reproduce.report.sections import ablations
 from reproduce.training import step
@@ -194,6 +195,12 @@ def test_each_arm_has_the_rate_that_its_committed_trials_chose():
         assert tuning.best(cell, records) == cell.ablation.arms[cell.arm].rate, cell.name
 
 
+def test_committed_runs_of_an_arm_have_a_rate_that_was_chosen_by_trials():
+    records = tuning.committed()
+    ran = {r.cell for r in read_records(yamlfile.ROOT / "results" / "runs")[0]} & set(CELLS)
+    assert ran and not [name for name in ran if tuning.best(CELLS[name], records) is None]
+
+
 # --- the report -----------------------------------------------------------------------------------------------
 
 
@@ -219,7 +226,7 @@ def store(folder, name, arms, seeds=8, images=10_000):
 
 def test_pairs_are_judged_and_the_verdicts_adjusted_for_the_number_of_all(tmp_path):
     drawn = store(tmp_path, "mask", {"mask": 1.5, "no-mask": 3.0})
-    store(tmp_path, "clipping", {"clipped": 1.5, "not-clipped": 1.5})
+    store(tmp_path, "clipping", {"clipped": 1.5, "not-clipped": 1.5}, seeds=12)
     store(tmp_path, "multiplier", {"multiplied": 1.5, "plain": 1.5}, seeds=5)
     found = ablations.frame(report.gather(tmp_path, report.cells())).set_index("arm")
     assert found.loc["no-mask", "verdict"] == "worse"
@@ -233,6 +240,27 @@ def test_pairs_are_judged_and_the_verdicts_adjusted_for_the_number_of_all(tmp_pa
     assert (line["difference"], line["low"], line["high"]) == pytest.approx((alone.mean, alone.low, alone.high))
     assert line["p_holm"] == pytest.approx(len(found) * line["p"])  # the surest of all, complete or not
     assert line["difference"] == pytest.approx(line["arm_error"] - line["against_error"])
+
+
+def test_seeds_added_later_are_said_and_those_declared_at_first_judged_alone(tmp_path):
+    arms = ("vanilla", "shift-norm", "shift-adamax", "both")
+    drawn = store(tmp_path, "shift-based", dict(zip(arms, (1.5, 1.65, 1.5, 3.0), strict=True)), seeds=16)
+    evidence = report.gather(tmp_path, report.cells())
+    found = ablations.frame(evidence).set_index("arm")
+    family, judged = len(found), arms[1:]
+    made = {}
+    for arm in judged:
+        wrong = (np.stack([drawn[name, seed] for seed in range(8)]) for name in (arm, "vanilla"))
+        made[arm] = paired.difference(*wrong, 0.15)
+    others = [1.0] * (family - 3)
+    p, p_loss = (
+        paired.holm([*(getattr(made[arm], name) for arm in judged), *others])[:3] for name in ("p", "p_loss")
+    )
+    for arm, *values in zip(judged, p, p_loss, strict=True):
+        assert found.loc[arm, "at_first"] == f"8: {paired.verdict(made[arm], *values)}"
+    assert found.loc["both", "verdict"] == "worse" and found.loc["shift-norm", "seeds"] == 16
+    text = ablations.section(evidence).text[1]
+    assert "of shift-based the number was raised to 16 while runs were made" in text and "both worse" in text
 
 
 def test_verdicts_are_by_the_p_values_adjusted_for_all_comparisons(tmp_path, monkeypatch):
@@ -256,7 +284,7 @@ def test_the_section_of_an_empty_store_says_that_nothing_was_run(tmp_path):
 
 def test_the_picture_has_a_line_for_every_judged_comparison(tmp_path):
     store(tmp_path, "mask", {"mask": 1.5, "no-mask": 3.0})
-    store(tmp_path, "clipping", {"clipped": 1.5, "not-clipped": 1.5})
+    store(tmp_path, "clipping", {"clipped": 1.5, "not-clipped": 1.5}, seeds=12)
     picture = ablations.section(report.gather(tmp_path, report.cells())).parts[0].svgs[0]
     assert "mask: no-mask against mask" in picture and "clipping: not-clipped against clipped" in picture
     assert "multiplier" not in picture

@@ -15,7 +15,7 @@ import pandas as pd
 
 from reproduce import spec
 from reproduce.report import claims, exports
-from reproduce.report.evidence import Evidence, once, the_paper
+from reproduce.report.evidence import Evidence, marks, once, the_paper
 from reproduce.report.html import overview
 from reproduce.report.html.parts import Figure, Verdict
 from reproduce.report.sections import energy, speed, table1
@@ -205,6 +205,7 @@ def _of_cells(evidence: Evidence) -> str:
 
 def _of_speed(evidence: Evidence) -> list[str]:
     frame = overview.times_frame(evidence)
+    notes = {bench.machine.name: marks(bench)["note"] for bench in speed.latest(evidence.benches)}
     found = []
     for machine, of_machine in frame.groupby("machine", sort=True):
         parts, tasks = [], ", ".join(dict.fromkeys(of_machine["short"]))
@@ -219,7 +220,9 @@ def _of_speed(evidence: Evidence) -> list[str]:
             f"{several}{parts[-1]}."
         )
         if lost := overview.lost(evidence).get(str(machine)):
-            found[-1] += f" A library is as fast or faster for products up to size {lost}."
+            found[-1] += f" For products up to size {lost}, they are not measurably faster than a library."
+        if note := notes.get(str(machine)):
+            found[-1] += f" Of the record: {note}."
     return found
 
 

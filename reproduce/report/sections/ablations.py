@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ COLUMNS += ["arm_error", "against_error", "difference", "low", "high", "p", "p_h
 COLUMNS += [
     "found",
     "chance",
+    "at_first",
     "flipped",
     "against_flipped",
     "verdict",
@@ -98,20 +98,36 @@ def frame(evidence: Evidence) -> pd.DataFrame:
         if known and len(arm) >= cell.ablation.seeds:
             made = paired.difference(_wrong(arm), _wrong(against), cell.ablation.effect)
             line |= {"difference": made.mean, "low": made.low, "high": made.high, "found": made.found}
-            line |= {"p": made.p, "p_loss": made.p_loss, "made": made}
+            line |= {"p": made.p, "p_loss": made.p_loss, "made": made, "made_at_first": made}
+            if first := cell.ablation.seeds_at_first:
+                made = paired.difference(_wrong(arm[:first]), _wrong(against[:first]), cell.ablation.effect)
+                line |= {"made_at_first": made, "at_first": first}
         lines.append(line)
-    judged = [line for line in lines if "made" in line]
-    for name, folder in itertools.product(("p", "p_loss"), {_folder(line) for line in lines}):
-        family = [
-            line for line in lines if _folder(line) == folder
-        ]  # complete or not: no verdict waits for others
-        for line, value in zip(family, paired.holm([line.get(name, 1.0) for line in family]), strict=True):
-            if "made" in line:
-                line[f"{name}_holm"] = value
-                line["chance"] = 100 * paired.chance_of_no_loss(line["made"], line["effect"], len(family))
-    for line in judged:
-        line["verdict"] = paired.verdict(line.pop("made"), line["p_holm"], line["p_loss_holm"])
+    for folder in {_folder(line) for line in lines}:
+        family = [line for line in lines if _folder(line) == folder]
+        _judge(family)
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _judge(family: list[dict[str, Any]]) -> None:
+    """Enter p-values adjusted by Holm's method, verdicts and chances into the lines of one family.
+
+    Its comparisons count whether they are complete or not, so that no verdict waits for others.
+    """
+    for made in ("made_at_first", "made"):
+        for name in ("p", "p_loss"):
+            values = paired.holm([getattr(line[made], name) if made in line else 1.0 for line in family])
+            for line, value in zip(family, values, strict=True):
+                line[f"{name}_holm"] = value
+        for line in (line for line in family if made in line):
+            line["verdict"] = paired.verdict(line[made], line["p_holm"], line["p_loss_holm"])
+            if made == "made_at_first" and "at_first" in line:
+                line["at_first"] = f"{line['at_first']}: {line['verdict']}"
+    for line in family:
+        if "made" in line:
+            line["chance"] = 100 * paired.chance_of_no_loss(line["made"], line["effect"], len(family))
+        else:
+            line |= {"p_holm": None, "p_loss_holm": None}
 
 
 def _folder(line: dict[str, Any]) -> str:
@@ -193,6 +209,18 @@ def _of_rates(evidence: Evidence, chosen: pd.DataFrame) -> str:
     return f"{said}: so far tried for {done} of {len(arms)} arms."
 
 
+def _raised(found: pd.DataFrame) -> str:
+    """Which ablations had their number of seeds raised, and what the number declared at first would say."""
+    raised = found[found["at_first"].notna()]
+    said = [
+        f"of {name} the number was raised to {int(lines['wanted'].iloc[0])} while runs were made, and by the "
+        "number declared at first the verdicts would be: "
+        + ", ".join(f"{arm} {verdict.split(': ')[1]}" for arm, verdict in lines[["arm", "at_first"]].values)
+        for name, lines in raised.groupby("ablation", sort=False)
+    ]
+    return f", but {'; '.join(said)}" if said else ""
+
+
 def section(evidence: Evidence) -> Section:
     """The rule, the picture, the table of comparisons and that of the learning rates."""
     found, chosen = frame(evidence), tried(evidence)
@@ -207,9 +235,9 @@ def section(evidence: Evidence) -> Section:
         "separately those against a loss of the smallest effect that counts. “Better”: d is below 0 and p is "
         "below .05. “No loss within the margin”: a loss of that effect is excluded. “Worse”: neither of these, d "
         "is above 0 and p is below .05. Otherwise it cannot be told. The effect and the number of seeds were "
-        "declared before the runs. The intervals are not adjusted. They take the learning rates as given, though "
-        "each was chosen by one run. Arms of equal settings in several files give equal runs, so that their "
-        "comparisons are not independent.",
+        f"declared before the runs{_raised(found)}. The intervals are not adjusted. They take the learning rates "
+        "as given, though each was chosen by one run. Arms of equal settings in several files give equal runs, so "
+        "that their comparisons are not independent.",
     )
     columns = (
         *(Column("ablation", "ablation"), Column("claim", "claim"), Column("arm", "arm")),
@@ -256,11 +284,12 @@ def section(evidence: Evidence) -> Section:
             "that a loss of the effect is excluded if there is none, with the scatter found and p adjusted by the "
             "number of comparisons",
         ),
+        Column("at_first", "by the seeds declared at first", hint="where their number was raised later"),
         Column("flipped", "signs changed, arm", 5, "", changed),
         Column("against_flipped", "signs changed, against", 5, "", changed),
     )
     text_of = (
-        "Declared before the runs; the loss that each comparison can detect; and how many signs still changed."
+        "Seeds and effect declared; the loss that each comparison can detect; and how many signs still changed."
     )
     parts.append(Table("ablation-designs", text_of, found, designs))
     if len(chosen):

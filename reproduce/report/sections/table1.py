@@ -304,7 +304,8 @@ def section(evidence: Evidence) -> Section:
         caption = "Runs that broke off because a number was not finite; they count in no mean."
         tables.append(Table("failed", caption, broken, with_note(broken, *broke)))
     text = (
-        "Test error in percent at the best validation epoch and at the last epoch. "
+        "Test error in percent at the best validation epoch (the last of equal ones, as in the authors' code) and "
+        "at the last epoch. "
         "The interval is the 95 % prediction interval of one more run: mean ± R(.975) · √(1 + 1/n). R is the "
         "runs' scatter, by their errors and by the images they disagree on (the rule stands under Verdicts). "
         "What a cell follows where the paper is silent or differs from the authors' code stands in its file, "
