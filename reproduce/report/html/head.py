@@ -205,7 +205,7 @@ def _of_cells(evidence: Evidence) -> str:
 
 def _of_speed(evidence: Evidence) -> list[str]:
     frame = overview.times_frame(evidence)
-    notes = {bench.machine.name: marks(bench)["note"] for bench in speed.latest(evidence.benches)}
+    dirty = {bench.machine.name for bench in speed.latest(evidence.benches) if marks(bench)["dirty"]}
     found = []
     for machine, of_machine in frame.groupby("machine", sort=True):
         parts, tasks = [], ", ".join(dict.fromkeys(of_machine["short"]))
@@ -220,9 +220,9 @@ def _of_speed(evidence: Evidence) -> list[str]:
             f"{several}{parts[-1]}."
         )
         if lost := overview.lost(evidence).get(str(machine)):
-            found[-1] += f" For products up to size {lost}, they are not measurably faster than a library."
-        if note := notes.get(str(machine)):
-            found[-1] += f" Of the record: {note}."
+            found[-1] += f" Up to size {lost}, no gain was measured."
+        if str(machine) in dirty:
+            found[-1] = f"{found[-1][:-1]} (uncommitted code)."
     return found
 
 

@@ -284,7 +284,6 @@ def section(evidence: Evidence) -> Section:
             "that a loss of the effect is excluded if there is none, with the scatter found and p adjusted by the "
             "number of comparisons",
         ),
-        Column("at_first", "by the seeds declared at first", hint="where their number was raised later"),
         Column("flipped", "signs changed, arm", 5, "", changed),
         Column("against_flipped", "signs changed, against", 5, "", changed),
     )

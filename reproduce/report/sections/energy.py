@@ -145,7 +145,7 @@ def predicted(evidence: Evidence) -> pd.DataFrame:
 def in_float64(nets: pd.DataFrame) -> str:
     """How many of the predictions that differ from the float32 net's do so in float64 too; "" if none differ."""
     lost = int(nets["unexplained"].sum())
-    return f", {lost:,} of these in float64 too" if nets["differing"].sum() else ""
+    return f", {lost:,} in float64" if nets["differing"].sum() else ""
 
 
 def _stem(net: PackedRecord) -> str:
