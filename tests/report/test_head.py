@@ -159,6 +159,8 @@ def test_products_at_which_a_library_is_faster_are_named(tmp_path):
     large = {"times_faster_than": {"torch float32": {"ratio": 20.0}}}
     said = head.sentences(timed(tmp_path, small, slower, large, machine="a GPU", kind="gpu"))[2]
     assert said.endswith(" Up to size 1024 in float32, TF32, no gain was measured.")
+    changed = timed(tmp_path, large, machine="a GPU", kind="gpu", dirty=True)
+    assert head.sentences(changed)[2].endswith(" times (uncommitted code).")
 
 
 def test_a_figure_of_uncommitted_code_is_marked_with_a_star(tmp_path):

@@ -137,9 +137,10 @@ def test_without_filters_the_section_says_so_and_has_no_figure():
 # --- figure 3 -------------------------------------------------------------------------------------------------
 
 
-def timed(tmp_path, *rows, machine="a CPU", kind="cpu"):
+def timed(tmp_path, *rows, machine="a CPU", kind="cpu", dirty=False):
     base = bench()["rows"][0]
-    put(tmp_path / "kernels", f"{machine}.json", bench(machine, kind=kind, rows=[base | row for row in rows]))
+    over = {"kind": kind, "code": {"dirty": dirty}, "rows": [base | row for row in rows]}
+    put(tmp_path / "kernels", f"{machine}.json", bench(machine, **over))
     return report.gather(tmp_path, report.cells())
 
 
