@@ -100,34 +100,33 @@ def frame(evidence: Evidence) -> pd.DataFrame:
             line |= {"difference": made.mean, "low": made.low, "high": made.high, "found": made.found}
             line |= {"p": made.p, "p_loss": made.p_loss, "made": made, "made_at_first": made}
             if first := cell.ablation.seeds_at_first:
-                made = paired.difference(_wrong(arm[:first]), _wrong(against[:first]), cell.ablation.effect)
-                line |= {"made_at_first": made, "at_first": first}
+                few = paired.difference(_wrong(arm[:first]), _wrong(against[:first]), cell.ablation.effect)
+                line |= {"made_at_first": few, "at_first": first}
         lines.append(line)
     for folder in {_folder(line) for line in lines}:
         family = [line for line in lines if _folder(line) == folder]
-        _judge(family)
+        by_all, by_first = (_judged([line.get(key) for line in family]) for key in ("made", "made_at_first"))
+        for line, judged, at_first in zip(family, by_all, by_first, strict=True):
+            if judged and at_first:
+                line["p_holm"], line["p_loss_holm"], line["verdict"] = judged
+                line["chance"] = 100 * paired.chance_of_no_loss(line["made"], line["effect"], len(family))
+                if "at_first" in line:
+                    line["at_first"] = f"{line['at_first']}: {at_first[2]}"
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _judge(family: list[dict[str, Any]]) -> None:
-    """Enter p-values adjusted by Holm's method, verdicts and chances into the lines of one family.
+def _judged(family: Sequence[paired.Difference | None]) -> list[tuple[float, float, str] | None]:
+    """Each comparison's p and p of a loss, adjusted by Holm's method, and its verdict; None where incomplete.
 
-    Its comparisons count whether they are complete or not, so that no verdict waits for others.
+    Incomplete ones are counted too, so that no verdict waits for others.
     """
-    for made in ("made_at_first", "made"):
-        for name in ("p", "p_loss"):
-            values = paired.holm([getattr(line[made], name) if made in line else 1.0 for line in family])
-            for line, value in zip(family, values, strict=True):
-                line[f"{name}_holm"] = value
-        for line in (line for line in family if made in line):
-            line["verdict"] = paired.verdict(line[made], line["p_holm"], line["p_loss_holm"])
-            if made == "made_at_first" and "at_first" in line:
-                line["at_first"] = f"{line['at_first']}: {line['verdict']}"
-    for line in family:
-        if "made" in line:
-            line["chance"] = 100 * paired.chance_of_no_loss(line["made"], line["effect"], len(family))
-        else:
-            line |= {"p_holm": None, "p_loss_holm": None}
+    p, p_loss = (
+        paired.holm([getattr(made, name) if made else 1.0 for made in family]) for name in ("p", "p_loss")
+    )
+    return [
+        (own, of_loss, paired.verdict(made, own, of_loss)) if made else None
+        for made, own, of_loss in zip(family, p, p_loss, strict=True)
+    ]
 
 
 def _folder(line: dict[str, Any]) -> str:

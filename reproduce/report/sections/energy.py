@@ -143,9 +143,9 @@ def predicted(evidence: Evidence) -> pd.DataFrame:
 
 
 def in_float64(nets: pd.DataFrame) -> str:
-    """How many of the predictions that differ from the float32 net's do so in float64 too; "" if none differ."""
+    """How many predictions that differ from the float32 net's do from the float64 net's too; "" for none."""
     lost = int(nets["unexplained"].sum())
-    return f", {lost:,} in float64" if nets["differing"].sum() else ""
+    return f", {lost:,} of these from the float64 net's" if nets["differing"].sum() else ""
 
 
 def _stem(net: PackedRecord) -> str:
