@@ -22,6 +22,7 @@ def here(monkeypatch):
     """Makes products on this CPU use the GPU's code."""
     monkeypatch.setenv("REPRODUCE_PRODUCTS", "float32")
     monkeypatch.delenv("REPRODUCE_WITHOUT", raising=False)
+    monkeypatch.setattr(products, "by_kernels", lambda x: False)
     monkeypatch.setattr(tensorcores, "serves", lambda x: True)
     return monkeypatch
 
