@@ -22,6 +22,11 @@ def backend(candidate: str) -> str:
     return found[0] if (found := re.search(r"cuda-\w+", candidate)) else ""
 
 
+def machine(name: str) -> str:
+    """A machine's name without trade marks: "Intel Xeon (family 6 model 207)"."""
+    return re.sub(r"\((?:R|TM)\)| Processor\b", "", name)
+
+
 def short(value: float) -> str:
     """A ratio with two figures below ten, without decimals from there on: 3.4, 23, 121."""
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"

@@ -107,7 +107,7 @@ def faster(what: str, *other: str, claimed: str = "") -> Judge:
                     speed.AGAIN[bench.kind],
                     marks(bench)["note"],
                     f"{short} ({kernel}{' ' * bool(kernel)}against {re.split(r'[,(]', name)[0].strip()}), "
-                    f"{bench.machine.name}",
+                    f"{wording.machine(bench.machine.name)}",
                 )
             )
         return found

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from reproduce import spec
-from reproduce.report import claims, exports
+from reproduce.report import claims, exports, wording
 from reproduce.report.evidence import Evidence, marks, once, the_paper
 from reproduce.report.html import overview
 from reproduce.report.html.parts import Figure, Verdict
@@ -204,25 +205,31 @@ def _of_cells(evidence: Evidence) -> str:
 
 
 def _of_speed(evidence: Evidence) -> list[str]:
+    """A sentence for each machine, or for several together that were timed on the same tasks."""
     frame = overview.times_frame(evidence)
     dirty = {bench.machine.name for bench in speed.latest(evidence.benches) if marks(bench)["dirty"]}
-    found = []
+    alike: dict[tuple[Any, ...], list[str]] = {}
     for machine, of_machine in frame.groupby("machine", sort=True):
-        parts, tasks = [], ", ".join(dict.fromkeys(of_machine["short"]))
-        for kind, lines in of_machine.groupby("kind", sort=False):
-            own = ", ".join(dict.fromkeys(lines["short"]))
-            parts.append(
-                f"in {kind} by {between(lines['value'])} times" + (f" ({own} only)" if own != tasks else "")
-            )
+        by_kind = of_machine.groupby("kind", sort=False)["short"]
+        timed = tuple((kind, *dict.fromkeys(short)) for kind, short in by_kind)
+        lost = overview.lost(evidence).get(str(machine))
+        after = f" Up to size {lost}, no gain was measured." if lost else ""
+        alike.setdefault((overview.using(of_machine), timed, after, machine in dirty), []).append(str(machine))
+    found = []
+    for (using, timed, after, changed), machines in alike.items():
+        here = frame[frame["machine"].isin(machines)]
+        parts, tasks = [], ", ".join(dict.fromkeys(here["short"]))
+        for kind, *short in timed:
+            own = ", ".join(short)
+            values = here.loc[here["kind"] == kind, "value"]
+            parts.append(f"in {kind} by {between(values)} times" + (f" ({own} only)" if own != tasks else ""))
         several = ", ".join(parts[:-1]) + ", and " if len(parts) > 1 else ""
-        found.append(
-            f"On {machine} ({tasks}), the XNOR kernels{overview.using(of_machine)} beat the fastest library timed "
-            f"{several}{parts[-1]}."
+        on = ", and on ".join(map(wording.machine, machines))
+        said = (
+            f"On {on} ({tasks}), the XNOR kernels{using} beat the fastest library timed "
+            f"{several}{parts[-1]}.{after}"
         )
-        if lost := overview.lost(evidence).get(str(machine)):
-            found[-1] += f" Up to size {lost}, no gain was measured."
-        if str(machine) in dirty:
-            found[-1] = f"{found[-1][:-1]} (uncommitted code)."
+        found.append(f"{said[:-1]} (uncommitted code)." if changed else said)
     return found
 
 
@@ -287,11 +294,13 @@ def markdown(evidence: Evidence) -> str:
         ]
     out += ["", *(exports.in_markdown(sentence) + "\n" for sentence in sentences(evidence))]
     out += ["| claim | paper | found here | verdict |", "|---|---|---|---|"]
-    for line in (v for v in verdicts(evidence) if not v.fold):
-        claim, paper, found = (exports.in_markdown(text) for text in (line.claim, line.printed, line.found))
-        star = r" \*" if line.note else ""
-        out.append(f"| {claim} | {paper} | {found}{star} | **{line.word}** |")
-        notes |= set(line.note.split("; ")) - {""}
+    shown = (v for v in verdicts(evidence) if not v.fold)
+    for key, lines in groupby(shown, lambda v: (v.claim, v.printed, v.word)):  # a claim's machines of one verdict
+        claim, paper, verdict = (exports.in_markdown(text) for text in key)
+        several = list(lines)
+        found = "; ".join(exports.in_markdown(v.found) + (r" \*" if v.note else "") for v in several)
+        out.append(f"| {claim} | {paper} | {found} | **{verdict}** |")
+        notes |= {note for v in several for note in v.note.split("; ")} - {""}
     if notes:
         out += ["", rf"\* Of at least one record: {'; '.join(sorted(notes))}."]
     return "\n".join(out) + "\n"

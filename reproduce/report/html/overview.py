@@ -207,7 +207,7 @@ def times(frame: pd.DataFrame) -> Figure:
     if frame.empty:
         return empty()
     lines = frame[["machine", "short"]].drop_duplicates()
-    figure = Figure(figsize=(WIDTH, 1.0 + 0.29 * len(lines) + 0.26 * lines["machine"].nunique()))
+    figure = Figure(figsize=(WIDTH, 0.95 + 0.25 * len(lines) + 0.23 * lines["machine"].nunique()))
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.set_xlim(min(0.8, frame["value"].min() * 0.8), frame["value"].max() * 1.6)
@@ -216,7 +216,7 @@ def times(frame: pd.DataFrame) -> Figure:
     y = 0.3
     for machine, of_machine in frame.groupby("machine", sort=True):
         y += 0.85
-        words = f"{machine}{using(of_machine)}"
+        words = f"{wording.machine(str(machine))}{using(of_machine)}"
         axes.annotate(words, (0, y), (4, 0), start, "offset points", fontsize=9, style="italic", va="center")
         for short, ratios in of_machine.groupby("short", sort=False):
             y += 1
@@ -231,7 +231,7 @@ def times(frame: pd.DataFrame) -> Figure:
         words = f"{printed[key]:g}×"
         axes.annotate(words, (printed[key], 0.4), (3, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(list(places), list(places.values()))
-    axes.set_ylim(y + 0.6, 0)
+    axes.set_ylim(y + 0.8, 0)
     _plain(axes, (1, 2, 5, 10, 20, 50, 100), "{:g}×")
     handles = [
         Line2D([], [], color=MARKS[kind][0], marker=MARKS[kind][1], linestyle="", label=kind)
