@@ -242,3 +242,11 @@ def test_another_process_makes_the_same_bytes():
         made.append(done.stdout)
     assert made[0] == made[1] and len(made[0]) > 100_000
     assert str(yamlfile.ROOT).encode() not in made[0]
+
+
+def test_only_beside_pictures_does_the_last_sentence_stand_apart():
+    """A comparison has no pictures: its sentence stands where the reader begins."""
+    plain = page.page("Title", ["One.", "Two."], [])
+    assert "last-said" not in plain.split("</style>")[1] and plain.index("One.") < plain.index("Two.")
+    drawn = page.page("Title", ["One.", "Two."], [], pictures=[made_figure()])
+    assert drawn.index("<figure") < drawn.index("<p>Two.</p>") and drawn.count("<p>Two.</p>") == 1

@@ -284,7 +284,10 @@ def figures(evidence: Evidence) -> tuple[Figure, Figure]:
 
 
 def markdown(evidence: Evidence) -> str:
-    """README's block: the two pictures, the sentences, and the verdicts that are in no fold."""
+    """README's block: the two pictures, the sentences, and the verdicts that are in no fold.
+
+    A claim's machines of one verdict share a line.
+    """
     out, notes = [], set[str]()
     for figure in figures(evidence):
         base = f"results/report/{figure.name}"
@@ -295,7 +298,7 @@ def markdown(evidence: Evidence) -> str:
     out += ["", *(exports.in_markdown(sentence) + "\n" for sentence in sentences(evidence))]
     out += ["| claim | paper | found here | verdict |", "|---|---|---|---|"]
     shown = (v for v in verdicts(evidence) if not v.fold)
-    for key, lines in groupby(shown, lambda v: (v.claim, v.printed, v.word)):  # a claim's machines of one verdict
+    for key, lines in groupby(shown, lambda v: (v.claim, v.printed, v.word)):
         claim, paper, verdict = (exports.in_markdown(text) for text in key)
         several = list(lines)
         found = "; ".join(exports.in_markdown(v.found) + (r" \*" if v.note else "") for v in several)
