@@ -64,7 +64,7 @@ def xnor_in_registers() -> float | None:
 
     None with other instruction sets.
     """
-    if cpu.chosen_isa() != "avx512" or (found := cpu.compiled()) is None:
+    if not cpu.has_avx512() or (found := cpu.compiled()) is None:
         return None
     return float(found[0].kernels_spin(found[1], cpu.thread_count(), 500_000) * 32 * 2)
 

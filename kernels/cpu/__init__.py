@@ -1,15 +1,16 @@
 """The CPU backend: C compiled on first use (`build`), called through ctypes.
 
-Instruction sets, best first: `avx512` (with VPOPCNTDQ), `avx2`, `portable` (compiler vectors), and `numpy` (the
-reference backend, for machines without a compiler). The best that runs here is taken unless $KERNELS_ISA names
-another. Threads: one for each core that this process may use (affinity, cgroup quota), unless $KERNELS_THREADS
-says. The operations of a training step in fixed point are in `step`.
+Instruction sets, best first: `amx` (`avx512`, with tiles of bytes for products of training), `avx512` (with
+VPOPCNTDQ), `avx2`, `portable` (compiler vectors), and `numpy` (the reference backend, for machines without a
+compiler). The best that runs here is taken unless $KERNELS_ISA names another. Threads: one for each core that this
+process may use (affinity, cgroup quota), unless $KERNELS_THREADS says. The operations of a training step in fixed
+point are in `step`.
 """
 
 from kernels.cpu.pixels import describe_pixels, pixel_conv2d, pixel_conv2d_threshold
 from kernels.cpu.products import conv2d, conv2d_threshold, matmul, matmul_threshold, maxpool2x2, pack
 from kernels.cpu.reals import conv_gradient, has_tables, real_conv2d, real_matmul, signs, ternary, update
-from kernels.cpu.runtime import chosen_isa, compiled, isas, library, thread_count
+from kernels.cpu.runtime import chosen_isa, compiled, has_avx512, isas, library, thread_count
 
 __all__ = [
     "chosen_isa",
@@ -19,6 +20,7 @@ __all__ = [
     "conv_gradient",
     "describe",
     "describe_pixels",
+    "has_avx512",
     "has_tables",
     "isas",
     "library",

@@ -38,7 +38,7 @@ def describe_pixels() -> str:
 
 @cache
 def _has_bytes(library: ctypes.CDLL, level: int) -> bool:
-    return ISAS[level] == "avx512" and bool(library.kernels_has_bytes())
+    return ISAS[level] in ("avx512", "amx") and bool(library.kernels_has_bytes())
 
 
 def pixel_conv2d(

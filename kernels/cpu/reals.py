@@ -12,7 +12,7 @@ import numpy as np
 
 from kernels import reference
 from kernels.arrays import Floats, output
-from kernels.cpu.runtime import call, chosen_isa, compiled, fields, thread_count
+from kernels.cpu.runtime import call, compiled, fields, has_avx512, thread_count
 from kernels.operands import Rule, Signs
 
 
@@ -40,8 +40,8 @@ class _Update(ctypes.Structure):
 
 
 def has_tables() -> bool:
-    """Whether products go through tables here: the instruction set in use is AVX-512."""
-    return chosen_isa() == "avx512"
+    """Whether products go through tables here: they need AVX-512."""
+    return has_avx512()
 
 
 def signs(x: Floats, transposed: bool, strict: bool) -> Signs:

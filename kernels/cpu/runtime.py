@@ -10,7 +10,7 @@ from typing import Any
 from kernels.cpu import build
 from kernels.environment import VariableError, cores, variable
 
-ISAS = ("portable", "avx2", "avx512")  # by level, as kernels_level counts them
+ISAS = ("portable", "avx2", "avx512", "amx")  # by level, as kernels_level counts them
 
 loaded: ctypes.CDLL | build.BuildError | None = None
 """What `library` has found in this process; None before its first call."""
@@ -55,6 +55,11 @@ def _isas(found: ctypes.CDLL | build.BuildError) -> tuple[str, ...]:
     if isinstance(found, build.BuildError):
         return ("numpy",)
     return (*ISAS[found.kernels_level() :: -1], "numpy")
+
+
+def has_avx512() -> bool:
+    """Whether the instruction set in use contains AVX-512."""
+    return chosen_isa() in ("avx512", "amx")
 
 
 def chosen_isa() -> str:

@@ -66,7 +66,7 @@ extern const isa_t isa_portable;
 extern const isa_t isa_avx2, isa_avx512;
 #endif
 
-/* the functions of a level: 0 portable, 1 AVX2, 2 AVX-512 with VPOPCNTDQ */
+/* the functions of a level: 0 portable, 1 AVX2, 2 AVX-512 with VPOPCNTDQ; these are used with AMX, too */
 const isa_t *isa_table(int level);
 
 /* Runs task(context, i) for i in [0, count) on up to `threads` threads, the caller among them; returns when all

@@ -1,4 +1,5 @@
-"""Exact products of {-1, 0, 1} by ±1 for the forward pass of training, by tables (csrc/lookup/ternary.c).
+"""Exact products of {-1, 0, 1} by ±1 for the forward pass of training, by tables (csrc/lookup/ternary.c)
+or, for convolutions with AMX, by products of bytes (ternary_amx.c).
 
 The left operand is packed as codes of four values, the right one as panels of 64 columns. Every instruction set
 gives the same integers. Needs the compiled library (`available`).

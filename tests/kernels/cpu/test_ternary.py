@@ -61,12 +61,14 @@ def test_the_largest_sums_are_exact():
 
 
 @pytest.mark.parametrize("channels", (1, 3, 4, 8, 20))
-def test_convolution_is_exact_and_its_border_zero(rng, channels):
-    x = values(rng, 3, 5, 7, channels)
-    w = np.where(rng.random((9, channels, 70)) < 0.5, -1, 1)
+@pytest.mark.parametrize(("images", "height", "width", "n"), ((3, 5, 7, 70), (2, 11, 35, 20)))
+def test_convolution_is_exact_and_its_border_zero(rng, channels, images, height, width, n):
+    # 770 positions are two tasks of AMX
+    x = values(rng, images, height, width, channels)
+    w = np.where(rng.random((9, channels, n)) < 0.5, -1, 1)
     filled = -channels % 8
-    panels = panels_of(np.pad(w, ((0, 0), (0, filled), (0, 0))).reshape(-1, 70).astype(np.float32))
+    panels = panels_of(np.pad(w, ((0, 0), (0, filled), (0, 0))).reshape(-1, n).astype(np.float32))
     found = ternary.conv(ternary.codes(x, 1), panels)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.int64)
-    wanted = sum(padded[:, t // 3 : t // 3 + 5, t % 3 : t % 3 + 7] @ w[t] for t in range(9))
+    wanted = sum(padded[:, t // 3 : t // 3 + height, t % 3 : t % 3 + width] @ w[t] for t in range(9))
     np.testing.assert_array_equal(found, wanted)

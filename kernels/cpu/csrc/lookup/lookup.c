@@ -27,6 +27,8 @@ void lookup_turn(const float *x, ptrdiff_t row, size_t rows, size_t n, float blo
         for (size_t i = 0; i < PREPARED; i++) block[k][i] = from[i][k];
 }
 
+void lookup_nothing(void) {}
+
 void *lookup_scratch(size_t bytes)
 {
     static __thread void *memory;

@@ -7,6 +7,7 @@
 #define TARGET __attribute__((target("avx2")))
 #define GROUP 3
 #define ENTRIES 8
+#define TILE 4 /* rows */
 #include "lookup_rows.h"
 
 #define INLINE __attribute__((always_inline)) TARGET static inline
@@ -133,5 +134,7 @@ TARGET static void tile(const int16_t *const *tables, const int16_t *start, cons
         tile_for(tables, start, factor, codes, groups, planes, 0, columns, sums, across);
 }
 
-const lookup_isa_t lookup_avx2 = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile};
+const lookup_isa_t lookup_avx2 = {
+    GROUP, ENTRIES, PANEL, TILE, lookup_nothing, lookup_nothing, quantize, tables, codes, codes_of, tile,
+};
 #endif

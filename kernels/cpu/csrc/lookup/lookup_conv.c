@@ -24,7 +24,7 @@ typedef struct {
     const lookup_isa_t *isa;
     size_t blocks, groups, bytes, strips; /* of a pixel's channels; of a block at most; of a tap's signs; of columns */
     size_t lines, bands;                  /* of a band; of an image */
-    uint16_t *codes;                      /* [strips][TAPS][blocks][groups][PANEL] */
+    uint16_t *codes;                      /* [strips][TAPS][blocks][groups][code] */
     int failed;
 } plan_t;
 
@@ -34,8 +34,8 @@ static void codes_task(void *context, size_t task)
 {
     const plan_t *p = context;
     const uint8_t *panel = p->j->panels + task * p->bytes * PANEL;
-    uint16_t *codes = p->codes + task * p->blocks * p->groups * PANEL;
-    for (size_t b = 0; b < p->blocks; b++, codes += p->groups * PANEL)
+    uint16_t *codes = p->codes + task * p->blocks * p->groups * p->isa->code;
+    for (size_t b = 0; b < p->blocks; b++, codes += p->groups * p->isa->code)
         p->isa->codes(panel + b * (BLOCK / 8) * PANEL, least(BLOCK, (size_t)p->j->channels - b * BLOCK), codes);
 }
 
@@ -76,9 +76,10 @@ static void band_task(void *context, size_t task)
     plan_t *p = context;
     const conv_t *j = p->j;
     const size_t width = (size_t)j->width, height = (size_t)j->height, n = (size_t)j->n, entries = p->isa->entries;
-    const size_t image = task / p->bands, top = task % p->bands * p->lines, end = least(height, top + p->lines);
+    const size_t tile = p->isa->rows, image = task / p->bands, top = task % p->bands * p->lines;
+    const size_t end = least(height, top + p->lines);
     const size_t first = top ? top - 1 : 0, last = least(height, end + 1), count = (last - first) * width;
-    const size_t rows = (end - top) * width, room_for = (rows + TILE - 1) / TILE * TILE, pixels = count + PREPARED;
+    const size_t rows = (end - top) * width, room_for = (rows + tile - 1) / tile * tile, pixels = count + PREPARED;
     const size_t row = row_of(p);
 
     const size_t tables = (pixels * row * 2 + 63) / 64 * 64, values = (pixels * p->blocks * 4 + 63) / 64 * 64;
@@ -101,18 +102,19 @@ static void band_task(void *context, size_t task)
         if (++x == width) x = 0, y++;
     }
 
+    p->isa->begin();
     float *out = j->out + (image * height + top) * width * n;
     for (size_t s = 0; s < p->strips; s++) {
-        const uint16_t *codes = p->codes + s * TAPS * p->blocks * p->groups * PANEL;
+        const uint16_t *codes = p->codes + s * TAPS * p->blocks * p->groups * p->isa->code;
         const size_t columns = least(PANEL, n - s * PANEL);
         for (size_t t = 0; t < TAPS; t++)
-            for (size_t b = 0; b < p->blocks; b++, codes += p->groups * PANEL) {
+            for (size_t b = 0; b < p->blocks; b++, codes += p->groups * p->isa->code) {
                 const size_t groups = lookup_groups(p->isa, least(BLOCK, (size_t)j->channels - b * BLOCK));
-                for (size_t r = 0; r < rows; r += TILE) {
-                    const int16_t *from[TILE];
-                    int16_t start[TILE];
-                    float factor[TILE];
-                    for (size_t i = 0; i < TILE; i++) {
+                for (size_t r = 0; r < rows; r += tile) {
+                    const int16_t *from[MOST_TILE];
+                    int16_t start[MOST_TILE];
+                    float factor[MOST_TILE];
+                    for (size_t i = 0; i < tile; i++) {
                         const size_t at = source[r + i][t];
                         from[i] = room.tables + at * row + b * p->groups * entries;
                         start[i] = room.start[at * p->blocks + b];
@@ -128,6 +130,7 @@ static void band_task(void *context, size_t task)
             for (; c < columns; c++) to[c] = room.sums[r][c];
         }
     }
+    p->isa->end();
 }
 
 /* returns 1 if memory ran out */
@@ -140,7 +143,7 @@ int kernels_lookup_conv(const conv_t *j)
     p.strips = ((size_t)j->n + PANEL - 1) / PANEL;
     p.lines = BAND_PIXELS < j->width ? 1 : least((size_t)j->height, BAND_PIXELS / (size_t)j->width);
     p.bands = ((size_t)j->height + p.lines - 1) / p.lines;
-    p.codes = aligned_alloc(64, p.strips * TAPS * p.blocks * p.groups * sizeof(uint16_t[PANEL]));
+    p.codes = aligned_alloc(64, p.strips * TAPS * p.blocks * p.groups * p.isa->code * sizeof(uint16_t));
     if (!p.codes) return 1;
     parallel(codes_task, &p, p.strips * TAPS, (int)j->threads);
     parallel(band_task, &p, (size_t)j->images * p.bands, (int)j->threads);

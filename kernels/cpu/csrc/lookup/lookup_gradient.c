@@ -34,7 +34,7 @@ typedef struct {
 typedef struct {
     size_t top, count, rows;    /* channels of the gradient; `rows` is `count` filled up to a whole number of tables */
     int16_t *tables;            /* [AT_ONCE][ROWS][groups][entries] */
-    uint16_t *codes;            /* [groups][PANEL] */
+    uint16_t *codes;            /* [groups][code] */
     float (*sums)[ROWS][PANEL]; /* [tap][strip] */
     int16_t start[AT_ONCE][TAPS][ROWS];
     float factor[AT_ONCE][ROWS], rest[TAPS][ROWS]; /* rest: remainders of halved odd sums over all blocks so far */
@@ -121,7 +121,8 @@ static void rows_task(void *context, size_t task)
 {
     plan_t *p = context;
     const size_t n = (size_t)p->j->n, columns = TAPS * p->strips;
-    const size_t tables = lines(AT_ONCE * ROWS * p->next * sizeof(int16_t)), codes = lines(p->groups * sizeof(uint16_t[PANEL]));
+    const size_t tables = lines(AT_ONCE * ROWS * p->next * sizeof(int16_t));
+    const size_t codes = lines(p->groups * p->isa->code * sizeof(uint16_t));
     char *memory = lookup_scratch(lines(sizeof(room_t)) + tables + codes + columns * sizeof(float[ROWS][PANEL]));
     if (!memory) {
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
@@ -134,6 +135,7 @@ static void rows_task(void *context, size_t task)
     room->top = task * p->rows, room->count = least(p->rows, (size_t)p->j->m - room->top);
     room->rows = (room->count + PREPARED - 1) / PREPARED * PREPARED;
     memset(room->rest, 0, sizeof room->rest);
+    p->isa->begin();
     for (size_t from = 0; from < p->pixels; from += AT_ONCE * BLOCK) {
         const size_t blocks = least(AT_ONCE, (p->pixels - from + BLOCK - 1) / BLOCK);
         for (size_t b = 0; b < blocks; b++) prepare_rows(p, room, b, from + b * BLOCK);
@@ -142,14 +144,15 @@ static void rows_task(void *context, size_t task)
                 const size_t first = from + b * BLOCK, count = block_size(p, first), tap = c / p->strips;
                 const size_t strip = c % p->strips;
                 find_codes(p, tap, strip, first, count, room->codes);
-                for (size_t r = 0; r < room->rows; r += TILE) {
-                    const int16_t *at[TILE];
-                    for (size_t i = 0; i < TILE; i++) at[i] = room->tables + (b * ROWS + r + i) * p->next;
+                for (size_t r = 0; r < room->rows; r += p->isa->rows) {
+                    const int16_t *at[MOST_TILE];
+                    for (size_t i = 0; i < p->isa->rows; i++) at[i] = room->tables + (b * ROWS + r + i) * p->next;
                     p->isa->tile(at, room->start[b][tap] + r, room->factor[b] + r, room->codes, lookup_groups(p->isa, count), 1,
                                  first == 0, least(PANEL, n - strip * PANEL), room->sums[c][r], PANEL);
                 }
             }
     }
+    p->isa->end();
     for (size_t r = 0; r < room->count; r++)
         for (size_t c = 0; c < columns; c++) {
             const float *sums = room->sums[c][r], rest = room->rest[c / p->strips][r];

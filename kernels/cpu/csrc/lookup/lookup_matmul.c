@@ -88,18 +88,20 @@ static void sums_task(void *context, size_t task)
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
         return;
     }
+    p->isa->begin();
     for (size_t b = 0; b < p->blocks; b++) {
         const size_t count = least(BLOCK, (size_t)j->k - b * BLOCK), groups = lookup_groups(p->isa, count);
         for (size_t s = 0; s < strips; s++)
             p->isa->codes(j->panels + ((first + s) * bytes + b * (BLOCK / 8)) * PANEL, count, codes[s][0]);
-        for (size_t r = 0; r < p->rows; r += TILE) {
-            const int16_t *from[TILE];
-            for (size_t i = 0; i < TILE; i++) from[i] = p->tables + (b * ROWS + r + i) * next;
+        for (size_t r = 0; r < p->rows; r += p->isa->rows) {
+            const int16_t *from[MOST_TILE];
+            for (size_t i = 0; i < p->isa->rows; i++) from[i] = p->tables + (b * ROWS + r + i) * next;
             for (size_t s = 0; s < strips; s++)
                 p->isa->tile(from, p->start + b * ROWS + r, p->factor + b * ROWS + r, codes[s][0], groups, 1, b == 0,
                              least(PANEL, n - (first + s) * PANEL), sums[s][r], PANEL);
         }
     }
+    p->isa->end();
     for (size_t s = 0; s < strips; s++) {
         const size_t col = (first + s) * PANEL, columns = least(PANEL, n - col);
         for (size_t r = 0; r < p->rows; r++)

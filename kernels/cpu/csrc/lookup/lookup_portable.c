@@ -2,6 +2,7 @@
 #define TARGET
 #define GROUP 3
 #define ENTRIES 8
+#define TILE 4 /* rows */
 #include "lookup_rows.h"
 
 static void tables(int32_t q[][PREPARED], size_t n, int16_t *tables, size_t row)
@@ -54,4 +55,6 @@ static void tile(const int16_t *const *tables, const int16_t *start, const float
     }
 }
 
-const lookup_isa_t lookup_portable = {GROUP, ENTRIES, quantize, tables, codes, codes_of, tile};
+const lookup_isa_t lookup_portable = {
+    GROUP, ENTRIES, PANEL, TILE, lookup_nothing, lookup_nothing, quantize, tables, codes, codes_of, tile,
+};

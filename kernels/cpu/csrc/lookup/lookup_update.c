@@ -107,11 +107,11 @@ static void sum_unit(const plan_t *p, const room_t *room, unit_t *unit)
 {
     const size_t next = p->blocks * p->groups * p->isa->entries, top = unit->row % ROWS;
     for (size_t col = 0; col < unit->columns; col += PANEL)
-        for (size_t r = 0; r < unit->rows; r += TILE) {
+        for (size_t r = 0; r < unit->rows; r += p->isa->rows) {
             for (size_t b = 0; b < p->blocks; b++) {
                 const size_t at = b * ROWS + top + r;
-                const int16_t *from[TILE];
-                for (size_t i = 0; i < TILE; i++)
+                const int16_t *from[MOST_TILE];
+                for (size_t i = 0; i < p->isa->rows; i++)
                     from[i] = room->tables + (top + r + i) * next + b * p->groups * p->isa->entries;
                 p->isa->tile(from, room->start + at, room->factor + at, codes_at(p, (unit->col + col) / PANEL, b),
                              lookup_groups(p->isa, block_size(p, b)), p->planes, b == 0, least(PANEL, unit->columns - col),
@@ -169,10 +169,10 @@ static void rows_task(void *context, size_t task)
         for (size_t r = 0; r < end - top; r += UNIT_ROWS) memcpy(to_out + r, &eights[r / UNIT_ROWS][c / 8], UNIT_ROWS);
 }
 
-/* returns 1 if memory ran out; the other threads have made their updates */
+/* returns 1 if memory ran out; the other threads have made their updates; without AMX, whose tiles have more rows than a unit */
 int kernels_lookup_update(const dense_t *j)
 {
-    plan_t p = {.j = j, .isa = lookup_isa(j->isa), .planes = j->high ? 2 : 1};
+    plan_t p = {.j = j, .isa = lookup_isa(j->isa < 2 ? j->isa : 2), .planes = j->high ? 2 : 1};
     p.blocks = ((size_t)j->batch + BLOCK - 1) / BLOCK;
     p.groups = lookup_groups(p.isa, least(BLOCK, (size_t)j->batch));
     p.panels = ((size_t)j->columns + PANEL - 1) / PANEL;

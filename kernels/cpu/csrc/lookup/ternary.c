@@ -6,24 +6,11 @@
  * Sums are kept unsigned: 4 is added per code, and the total of it is subtracted at the end. */
 #include <string.h>
 
-#include "../xnor.h"
+#include "ternary.h"
 
-#define COLS 64       /* of a panel */
 #define FLUSH 15      /* bytes of signs whose sums, at most 16 a byte, fit into eight bits */
 #define BLOCK_ROWS 96 /* rows of a task */
 #define ROWS 4        /* of a tile */
-
-/* cpu/step/ternary.py has the same fields in the same order, each 64 bits wide. */
-typedef struct {
-    const uint8_t *codes;
-    int64_t images, height, width;    /* rows of the result: images x height x width */
-    int64_t image, line, pixel;       /* codes from one image, line, pixel to the next */
-    int64_t segs, seg;                /* a row's codes: `segs` runs of `seg`, an even number, one every `line` */
-    const uint8_t *panels;
-    int64_t n;
-    int16_t *out; /* [row][n] */
-    int64_t isa, threads;
-} ternary_t;
 
 /* the first `cols` columns; others of `out` may change */
 typedef void tile_fn(const ternary_t *t, const uint8_t *const *row, size_t rows, const uint8_t *panel, size_t cols,
@@ -147,8 +134,12 @@ static void ternary_task(void *context, size_t task)
     }
 }
 
+/* returns 1 if memory ran out */
 int kernels_ternary_product(const ternary_t *t)
 {
+#ifdef HAVE_AMX
+    if (t->isa > 2 && t->segs > 1) return ternary_amx(t); /* a dense layer has too few rows to unpack its signs for */
+#endif
     static int made;
     if (!__atomic_load_n(&made, __ATOMIC_ACQUIRE)) {
         make_table(); /* concurrent callers write the same values */

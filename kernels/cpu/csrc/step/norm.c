@@ -56,7 +56,7 @@ typedef struct {
 static const norm_isa_t *table(int64_t isa)
 {
 #ifdef HAVE_X86
-    if (isa == 2) return &rows_avx512;
+    if (isa >= 2) return &rows_avx512;
     if (isa == 1) return &rows_avx2;
 #endif
     (void)isa;

@@ -2,7 +2,7 @@
  * convolution of M images of one pixel by 1x1 taps. */
 #include <string.h>
 
-#include "../xnor.h"
+#include "../amx.h"
 
 #define BLOCK_ROWS 128  /* rows multiplied by one group of panels before the next group is loaded */
 #define RUN_ROWS 32     /* rows whose results stay in the first-level cache until they are compared */
@@ -16,21 +16,25 @@
 const isa_t *isa_table(int level)
 {
 #ifdef HAVE_X86
-    if (level == 2) return &isa_avx512;
+    if (level >= 2) return &isa_avx512;
     if (level == 1) return &isa_avx2;
 #endif
     (void)level;
     return &isa_portable;
 }
 
-/* the best level this machine runs: 0 portable, 1 AVX2, 2 AVX-512 with VPOPCNTDQ */
+/* the best level this machine runs: 0 portable, 1 AVX2, 2 AVX-512 with VPOPCNTDQ, 3 AMX as well */
 int kernels_level(void)
 {
 #ifdef HAVE_X86
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vpopcntdq"))
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vpopcntdq")) {
+#ifdef HAVE_AMX
+        if (amx_usable()) return 3;
+#endif
         return 2;
+    }
     if (__builtin_cpu_supports("avx2")) return 1;
 #endif
     return 0;

@@ -77,7 +77,7 @@ static void spin_task(void *context, size_t task)
     spin_t *s = context;
     int64_t each = 0;
 #ifdef HAVE_X86
-    each = s->level == 2 ? spin_512(s->steps) : spin_256(s->steps);
+    each = s->level >= 2 ? spin_512(s->steps) : spin_256(s->steps);
 #endif
     __atomic_fetch_add(&s->done, s->steps * each, __ATOMIC_RELAXED);
 }
