@@ -3,6 +3,8 @@
 // C++ code of the sources is compiled unchanged. PTX instructions are replaced here by functions that follow the PTX
 // ISA, operand by operand. Asynchronous ones take effect as late as the waits allow, and shared memory starts with
 // garbage, so that a missing wait is detected.
+#undef _FORTIFY_SOURCE  // it takes a jump to another stack for an error
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -10,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <vector>
 
 #define __device__
@@ -30,7 +33,12 @@ struct float4 { float x, y, z, w; };
 struct ushort4 { unsigned short x, y, z, w; };
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 static inline int2 make_int2(int x, int y) { return {x, y}; }
-static inline int __popc(uint32_t x) { return __builtin_popcount(x); }
+// Counts in parallel fields: without a flag for this CPU's own instruction, __builtin_popcount is a call.
+static inline int __popc(uint32_t x) {
+    x -= x >> 1 & 0x55555555;
+    x = (x & 0x33333333) + (x >> 2 & 0x33333333);
+    return ((x + (x >> 4)) & 0x0F0F0F0F) * 0x01010101 >> 24;
+}
 static inline int __float_as_int(float x) { int y; std::memcpy(&y, &x, 4); return y; }
 static inline float __int_as_float(int x) { float y; std::memcpy(&y, &x, 4); return y; }
 static inline long long __double_as_longlong(double x) { long long y; std::memcpy(&y, &x, 8); return y; }
@@ -61,7 +69,7 @@ struct Groups {
     void commit() { closed.push_back(open); open.clear(); }
 };
 struct Fiber {
-    ucontext_t context;
+    jmp_buf here;
     Dim index;
     bool done = false;
     unsigned warp, lane;
@@ -72,7 +80,7 @@ struct Warp { Meeting meeting; uint32_t slot[32][6]; };
 struct Box { uint32_t target; std::vector<unsigned char> bytes; uint32_t barrier; };
 struct Barrier { int expected, pending, bytes; unsigned phase; };
 
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static Fiber* self;
 static std::vector<Warp> warps_here;
 static Meeting block_meeting;
@@ -80,11 +88,15 @@ static std::map<uint32_t, Barrier> barriers;
 static std::vector<Box> boxes;
 static long progress;
 
+// makecontext makes a fiber's stack; all later switches are jumps, as swapcontext makes a system call each time.
+// Neither side keeps a variable over its jump: `self` is again the fiber that goes on.
 static void yield() {
-    Fiber* me = self;
-    swapcontext(&me->context, &scheduler);
-    self = me;
-    threadIdx = me->index;
+    if (!_setjmp(self->here)) _longjmp(scheduler, 1);
+}
+static void resume(Fiber& f) {
+    self = &f;
+    threadIdx = f.index;
+    if (!_setjmp(scheduler)) _longjmp(f.here, 1);
 }
 static void meet(Meeting& meeting, unsigned people) {
     const unsigned round = meeting.round;
@@ -140,7 +152,8 @@ static void copy_wait() {
 static uint32_t xor3(uint32_t a, uint32_t b, uint32_t c) { return a ^ b ^ c; }
 static uint32_t carry_of(uint32_t a, uint32_t b, uint32_t c) {  // lop3 with table 0xD4, bit (a, b, c)
     uint32_t d = 0;
-    for (int i = 0; i < 32; i++) d |= (0xD4u >> ((a >> i & 1) * 4 + (b >> i & 1) * 2 + (c >> i & 1)) & 1) << i;
+    for (int i = 0; i < 8; i++)  // each entry of the table, for all bits at once
+        if (0xD4 >> i & 1) d |= (i & 4 ? a : ~a) & (i & 2 ? b : ~b) & (i & 1 ? c : ~c);
     return d;
 }
 
@@ -177,7 +190,7 @@ static void multiply_fragments(int (&c)[4], const uint32_t (&a)[4], uint32_t b0,
     warp_meet();
 }
 static void multiply(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    multiply_fragments(c, a, b0, b1, [](uint32_t x, uint32_t y) { return __builtin_popcount(x & y); });
+    multiply_fragments(c, a, b0, b1, [](uint32_t x, uint32_t y) { return __popc(x & y); });
 }
 static void multiply_bytes(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     multiply_fragments(c, a, b0, b1, [](uint32_t x, uint32_t y) {
@@ -254,7 +267,7 @@ static void perform(const Product& p) {
     for (int i = 0; i < 128; i++) {
         fetch(p.b, i / 4 * 8 + self->lane % 4 * 2 + i % 2, right);
         uint32_t sum = 0;
-        for (int k = 0; k < 8; k++) sum += __builtin_popcount(left[i / 2 % 2][k] & right[k]);
+        for (int k = 0; k < 8; k++) sum += __popc(left[i / 2 % 2][k] & right[k]);
         p.c[i] = (p.add ? p.c[i] : 0) + sum;
     }
 }
@@ -282,7 +295,30 @@ static int run_grid(const unsigned* grid, const unsigned* block, Body body) {
     blockDim = {block[0], block[1], block[2]};
     const unsigned threads = block[0] * block[1];
     constexpr size_t STACK = 1 << 16;
-    std::vector<unsigned char> stacks(threads * STACK);
+    static std::unique_ptr<unsigned char[]> stacks;  // kept for the next launch, and never filled: only touched pages
+    static size_t room = 0;                          // take memory
+    if (room < threads * STACK) stacks.reset(new unsigned char[room = threads * STACK]);
+    std::vector<Fiber> fibers(threads);
+    for (unsigned i = 0; i < threads; i++) {
+        Fiber& f = fibers[i];
+        f.index = {i % block[0], i / block[0], 0};
+        f.warp = i / 32;
+        f.lane = i % 32;
+        ucontext_t context;
+        getcontext(&context);
+        context.uc_stack.ss_sp = &stacks[i * STACK];
+        context.uc_stack.ss_size = STACK;
+        context.uc_link = nullptr;
+        makecontext(&context, (void (*)())(+[] {
+            for (;;) {  // once for each block
+                yield();
+                (*current)();
+                self->done = true;
+            }
+        }), 0);
+        self = &f;
+        if (!_setjmp(scheduler)) setcontext(&context);
+    }
     for (unsigned y = 0; y < grid[1]; y++)
         for (unsigned x = 0; x < grid[0]; x++) {
             blockIdx = {x, y, 0};
@@ -291,25 +327,16 @@ static int run_grid(const unsigned* grid, const unsigned* block, Body body) {
             block_meeting = Meeting();
             barriers.clear();
             boxes.clear();
-            std::vector<Fiber> fibers(threads);
-            for (unsigned i = 0; i < threads; i++) {
-                Fiber& f = fibers[i];
-                f.index = {i % block[0], i / block[0], 0};
-                f.warp = i / 32;
-                f.lane = i % 32;
-                getcontext(&f.context);
-                f.context.uc_stack.ss_sp = &stacks[i * STACK];
-                f.context.uc_stack.ss_size = STACK;
-                f.context.uc_link = &scheduler;
-                makecontext(&f.context, (void (*)())(+[] { (*current)(); self->done = true; }), 0);
+            for (auto& f : fibers) {
+                f.done = false;
+                f.copies = {};
+                f.products = {};
             }
             for (unsigned left = threads, idle = 0; left;) {
                 const long before = progress;
                 for (auto& f : fibers) {
                     if (f.done) continue;
-                    self = &f;
-                    threadIdx = f.index;
-                    swapcontext(&scheduler, &f.context);
+                    resume(f);
                     if (f.done) { left--; progress++; }
                 }
                 deliver();
