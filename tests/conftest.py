@@ -1,4 +1,5 @@
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 from made import FEWER, change, made_images
 from made_examples import registered
 
-from kernels import reals
+from kernels import cache, reals
 from kernels.backend import GPU
+from kernels.cpu import build
 from kernels.cpu.step import ternary
 from kernels.cuda import launch
 from reproduce.datasets import data
@@ -61,6 +63,27 @@ def data_folder(tmp_path, monkeypatch, made_mnist):
     shutil.copyfile(path, folder / "mnist.npz")
     change(monkeypatch, "mnist", digest=digest, **FEWER)
     return folder
+
+
+@pytest.fixture
+def fake_compiler(tmp_path):
+    """fake_compiler(body): a compiler that says its version, and else runs these lines of shell; its path."""
+
+    def made(body):
+        script = tmp_path / "compiler"
+        script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo fake && exit 0\n{body}\n')
+        script.chmod(0o755)
+        return str(script)
+
+    return made
+
+
+@pytest.fixture
+def quick(fake_compiler):
+    """A compiler that copies the library which is in the cache."""
+    build.load()
+    made = cache.find(build.stem(*build.find_compiler()), ".so")
+    return fake_compiler(f'for target; do :; done; cp {shlex.quote(str(made))} "$target"')
 
 
 WAYS = {"torch": {"REPRODUCE_PRODUCTS": "float32", "KERNELS_ISA": "numpy"}}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 from made import made_cell, made_record, raising, without_times
-from test_campaign import experiments
+from test_campaign import command, experiments
 
 from reproduce import spec
 from reproduce.campaign import estimate, parallel, probe, worker
@@ -30,11 +30,12 @@ def folder(tmp_path, data_folder):
     return tmp_path
 
 
-def start(folder, store, *words):
+def start(folder, store, *words, **environment):
     words = ("run", "--scale", "small", "--device", "cpu", "--results", str(store), *words)
-    command = [sys.executable, str(SCRIPT), str(folder), *words]
+    program = [sys.executable, str(SCRIPT), str(folder), *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes)
+    own = {"env": os.environ | environment, "start_new_session": True}
+    return subprocess.Popen(program, cwd=folder, **own, **pipes)
 
 
 def content(store):
@@ -43,15 +44,20 @@ def content(store):
 
 
 @pytest.mark.exhaustive
-def test_three_parallel_jobs_train_every_run_once_with_the_results_of_serial_training(folder):
-    three = start(folder, folder / "three", "--seeds", "7", "--jobs", "3", "--threads", "1")
+def test_three_parallel_jobs_train_every_run_once_with_the_results_of_serial_training(folder, monkeypatch):
+    """On an ASCII terminal, for which each of the processes writes the row's umlaut in another way."""
+    path = folder / "experiments" / "table1" / "made.yaml"
+    path.write_text(path.read_text().replace("BNN (Theano)", "Gr\\u00f6\\u00dfe"))
+    words = ["--seeds", "7", "--threads", "1"]
+    three = start(folder, folder / "three", *words, "--jobs", "3", PYTHONIOENCODING="ascii")
     out, error = three.communicate(timeout=200)
-    assert three.returncode == 0, error
+    assert three.returncode == 0 and "UnicodeEncodeError" not in out + error, error
     begun = [line for line in out.splitlines() if "seed" in line and "%" not in line and "another" not in line]
     assert sum("test error" in line and "already" not in line for line in out.splitlines()) == 7
     assert len(begun) == 7 and any(line.startswith(("(2) ", "(3) ")) for line in begun)
-    one = start(folder, folder / "one", "--seeds", "7", "--threads", "1")
-    assert one.wait(timeout=200) == 0
+    assert all("Gr\\xf6\\xdfe" in line for line in begun), out
+    given = ["run", "--scale", "small", "--device", "cpu", "--data", str(folder / "data")]
+    assert command(monkeypatch, folder, *given, "--results", str(folder / "one"), *words) == 0
     assert content(folder / "three") == content(folder / "one") and len(content(folder / "one")) == 7
     assert not list((folder / "three" / "work").glob("*.ckpt"))
 

@@ -1,7 +1,6 @@
 """The ways a product can be computed, and random ±1 arrays."""
 
 import contextlib
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from kernels import cache, cpu
+from kernels import cpu
 from kernels.cpu import build
 
 Signs = Callable[..., NDArray[np.int64]]
@@ -25,26 +24,6 @@ def compiled(shared: Path) -> Iterator[None]:
         with FileLock(shared / "cache.lock"), contextlib.suppress(build.BuildError):
             build.load()
         yield
-
-
-@pytest.fixture
-def fake_compiler(tmp_path: Path) -> Callable[[str], str]:
-    """fake_compiler(body): a compiler that says its version, and else runs these lines of shell; its path."""
-
-    def made(body: str) -> str:
-        script = tmp_path / "compiler"
-        script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo fake && exit 0\n{body}\n')
-        script.chmod(0o755)
-        return str(script)
-
-    return made
-
-
-@pytest.fixture
-def quick(fake_compiler: Callable[[str], str]) -> str:
-    """A compiler that copies the library which `compiled` has made or found."""
-    made = cache.find(build.stem(*build.find_compiler()), ".so")
-    return fake_compiler(f'for target; do :; done; cp {shlex.quote(str(made))} "$target"')
 
 
 @pytest.fixture

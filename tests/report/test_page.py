@@ -1,16 +1,12 @@
 """The page: one file, all text escaped, numbers unchanged, links to the evidence."""
 
-import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 from made_frames import FIGURES
 
-from reproduce import yamlfile
 from reproduce.report.html import charts, overview, page
 from reproduce.report.html.parts import Column, Figure, Section, Table, Verdict
 
@@ -220,28 +216,6 @@ def test_the_method_is_at_the_end_and_verdicts_come_first():
     assert places == sorted(places)
     assert '<span class="verdict good">reproduced</span>' in text and 'href="../runs/a.json"' in text
     assert text.index('<details class="fold">') < text.index("Another")
-
-
-BUILD = """
-import sys
-sys.path[:0] = ["tests", "tests/report"]
-from test_page import made_figure, made_page, made_table
-from made_frames import FIGURES
-sys.stdout.buffer.write(made_page(made_table(), *map(made_figure, FIGURES)).encode())
-"""
-
-
-@pytest.mark.exhaustive
-def test_another_process_makes_the_same_bytes():
-    made = []
-    for seed in ("1", "2"):
-        environment = os.environ | {"PYTHONHASHSEED": seed, "TZ": f"UTC-{seed}"}
-        command = [sys.executable, "-c", BUILD]
-        done = subprocess.run(command, capture_output=True, cwd=yamlfile.ROOT, env=environment, timeout=120)
-        assert done.returncode == 0, done.stderr.decode()
-        made.append(done.stdout)
-    assert made[0] == made[1] and len(made[0]) > 100_000
-    assert str(yamlfile.ROOT).encode() not in made[0]
 
 
 def test_only_beside_pictures_does_the_last_sentence_stand_apart():

@@ -1,13 +1,17 @@
 """Table 1 from records, and that the committed table follows from the committed records."""
 
+import os
 import shutil
 import subprocess
+import sys
 
 import pandas as pd
 import pytest
 from made import made_cell, made_record, made_run
+from typer.testing import CliRunner
 
 from reproduce import report, spec, verdict, yamlfile
+from reproduce.cli import app as cli
 from reproduce.datasets import DATASETS
 from reproduce.records import machine, read_records, runs
 from reproduce.report import evidence, exports
@@ -163,10 +167,18 @@ def test_committed_report_and_readme_follow_from_the_committed_records():
 
 
 @pytest.mark.exhaustive
-def test_report_twice_is_equal_byte_for_byte_and_names_no_machine_folder(tmp_path):
-    found = report.gather(runs.PUBLISHED, report.cells())
-    for name in ("first", "second"):
-        report.write(found, tmp_path / name)
+def test_another_process_of_a_user_with_a_matplotlibrc_makes_the_same_bytes_and_names_no_machine_folder(tmp_path):
+    """The user's matplotlibrc is ignored: TeX for all text would need LaTeX, another backend a window."""
+    lines = ("text.usetex: True", "backend: module://nothing", "font.size: 30", "savefig.bbox: tight")
+    (tmp_path / "matplotlibrc").write_text("\n".join(lines))
+    shutil.copytree(runs.PUBLISHED, tmp_path / "store", ignore=shutil.ignore_patterns("report"))
+    theirs = {"MATPLOTLIBRC": str(tmp_path), "PYTHONHASHSEED": "2", "TZ": "UTC-2"}
+    theirs["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # `!reproduce …` in a notebook inherits it
+    words = ["report", "--results", str(tmp_path / "store"), "--to"]
+    command = [sys.executable, "-m", "reproduce", *words, str(tmp_path / "second")]
+    done = subprocess.run(command, capture_output=True, cwd=yamlfile.ROOT, env=os.environ | theirs, timeout=200)
+    assert done.returncode == 0 and b"Traceback" not in done.stdout + done.stderr, done.stderr
+    assert CliRunner().invoke(cli.app, [*words, str(tmp_path / "first")]).exit_code == 0
     first, second = (
         {p.relative_to(f): p.read_bytes() for p in f.rglob("*.*")}
         for f in (tmp_path / "first", tmp_path / "second")
