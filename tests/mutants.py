@@ -1,6 +1,7 @@
 """Mutants of YAML files, and a reader of YAML that is independent of the project's loader."""
 
 import copy
+import functools
 import json
 import os
 import random
@@ -176,9 +177,12 @@ _ROOT = [None]
 OF_TREES = [_drop, _drop, _rename, _retype, _retype, _as_text, _nest, _listed, _nudge, _nudge, _copied]
 
 
+_source = functools.cache(stated)  # of few committed files; no mutation changes it
+
+
 def _of_tree(rng, text):
-    tree = stated(text)
-    _ROOT[0] = copy.deepcopy(tree)
+    _ROOT[0] = _source(text)
+    tree = copy.deepcopy(_ROOT[0])
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         places = paths(tree)
         if not places:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 from made import raising
@@ -157,8 +158,8 @@ def test_idle_threads_sleep_as_the_caller_says(monkeypatch, words, given, count)
     """The variable when the command is called. `bench` leaves the libraries it compares with as they are."""
     kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     seen = []
-    monkeypatch.setattr(os, "environ", kept | given)
     monkeypatch.setattr(sys, "argv", ["reproduce", *words])
     monkeypatch.setattr(cli, "main", lambda: seen.append(os.environ.get("GOMP_SPINCOUNT")))
-    begin.main()
+    with patch.dict(os.environ, kept | given, clear=True):
+        begin.main()
     assert seen == [count]

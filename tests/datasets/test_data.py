@@ -80,18 +80,17 @@ FETCH = """
 import dataclasses, sys, time
 from pathlib import Path
 import numpy as np
-sys.path.insert(0, "tests")
-from made import FEWER
 from reproduce.datasets import DATASETS, data, fetch
-from reproduce.datasets.description import Source
+from reproduce.datasets.description import Source, last_validate
 folder = Path(sys.argv[1])
 arrays = dict(np.load(folder / "good.npz"))
 def source(scratch):
     print("fetched", flush=True)
     time.sleep(1)
     return arrays
-made = {"digest": data.content_digest(arrays), **FEWER}
-DATASETS["mnist"] = dataclasses.replace(DATASETS["mnist"], sources=(Source(source),), **made)
+made = {"files": {"train": 6000, "test": 1000}, "split": last_validate(1000)}  # made.FEWER, without its imports
+made |= {"digest": data.content_digest(arrays), "sources": (Source(source),)}
+DATASETS["mnist"] = dataclasses.replace(DATASETS["mnist"], **made)
 print(fetch.load("mnist", folder).digest == DATASETS["mnist"].digest, flush=True)
 """
 

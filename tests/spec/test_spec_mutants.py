@@ -4,6 +4,7 @@ The meaning of a mutant comes from `mutants.stated`, which shares only PyYAML's 
 project's loader. `make fuzz N=5000` tests many.
 """
 
+import copy
 import math
 import re
 
@@ -152,12 +153,12 @@ def test_each_missing_or_misspelt_key_is_named(tmp_path, fraction):
     path.parent.mkdir()
     tried = 0
     for source in FILES[:: 1 if count() > SHORT else 2 + 2 * fraction]:
-        text = source.read_text(encoding="utf-8")
-        for place in paths(stated(text)):
+        whole = stated(source.read_text(encoding="utf-8"))
+        for place in paths(whole):
             if place[0] in ("small", "check") or not isinstance(place[-1], str):
                 continue
             for renamed in (False, True):
-                tree = stated(text)
+                tree = copy.deepcopy(whole)
                 parent = at(tree, place[:-1])
                 value = parent.pop(place[-1])
                 if renamed:
