@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from layouts import panels_of
 
 from kernels.cpu.step import fixed, ternary
@@ -158,6 +159,16 @@ def test_gradient_has_the_bits_of_its_definition(rng, isa, size):
     g = reals(rng, images, height, width, m)
     a = rng.choice(np.array([-1, 1], np.int8), (images, height, width, n))
     np.testing.assert_array_equal(fixed.conv_gradient(g, a, 0.3), gradient_by_definition(g, a, 0.3))
+
+
+def test_torch_may_use_the_tiles_of_amx_in_between(rng, isa):
+    """Both configure the tiles of a thread: PyTorch's products in bfloat16 use AMX where there is one."""
+    signs, panels = taps(rng, 64, 64)
+    x, square = reals(rng, 2, 9, 20, 64), torch.ones(256, 256, dtype=torch.bfloat16)
+    wanted = conv_by_definition(x, signs, 0.3)
+    for _ in range(3):
+        assert (square @ square == 256).all()
+        np.testing.assert_array_equal(fixed.conv(x, panels, 0.3), wanted)
 
 
 def test_errors_are_as_documented(rng, isa):
