@@ -80,6 +80,12 @@ def estimates(
     return float(np.std(errors, ddof=1)), math.sqrt(least), v > 0
 
 
+def half_width(p: float, errors: Sequence[float], images: float, wrong: NDArray[np.bool_] | None = None) -> float:
+    """R(p) / √n: how far the mean of two errors or more lies below its upper bound at level p, in percent."""
+    own, of_images, counted = estimates(errors, images, wrong)
+    return float(scatter(own, of_images, len(errors), p, counted)) / math.sqrt(len(errors))
+
+
 def summarize(errors: Sequence[float], images: float, wrong: NDArray[np.bool_] | None = None) -> Summary:
     """Mean and interval mean ± R(.975) · √(1 + 1/n) of errors in percent on `images` test images.
 

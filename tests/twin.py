@@ -2,7 +2,7 @@
 
 Arrays are (N, features) or (N, channels, H, W). Where rounding may decide (a sign at 0, the edge of the mask,
 the largest of a window), the recorded choice of the step under test is adopted, but only if the float64 value lies
-within `EDGE` of the boundary; any other difference is an AssertionError.
+within `edge` of the boundary; any other difference is an AssertionError.
 """
 
 import math
@@ -41,6 +41,8 @@ class Layer:
 class Found:
     """The result of the float64 step, and the number of choices that were adopted."""
 
+    edge: float = EDGE
+    """How far from a boundary a choice may be adopted."""
     loss: float = 0.0
     grads: list = field(default_factory=list)
     """For each layer: weight, bias, gamma, beta."""
@@ -84,13 +86,13 @@ def along(v, x):
     return v.reshape(-1, *[1] * (x.ndim - 2))
 
 
-def step(layers, x, targets, keep, activation, masked=True):
+def step(layers, x, targets, keep, activation, edge=EDGE):
     """Loss and gradients of one step on images x, ±1 targets; `keep`: the dropouts' keeping rates, input first.
 
     `activation`: sign, stochastic_sign or relu. Between signs the products of hidden layers are integers
     and must equal those of the step under test exactly.
     """
-    found, saved, h = Found(), [], x
+    found, saved, h = Found(edge), [], x
     last = len(layers) - 1
     kept = _kept(layers[0].given, keep[0])
     h = x * kept
@@ -105,7 +107,7 @@ def step(layers, x, targets, keep, activation, masked=True):
         y = s + along(layer.bias, s)
         pooled, taken = _pool(layer, y, found) if layer.pool else (y, None)
         a, norm_saved = _norm(layer, pooled, found)
-        np.testing.assert_allclose(layer.normed, a, rtol=EDGE, atol=EDGE)
+        np.testing.assert_allclose(layer.normed, a, rtol=edge, atol=edge)
         saved.append((h, wb, y.shape, taken, norm_saved, a))
         if k < last:
             h = np.maximum(a, 0) if activation == "relu" else _activate(layers, k, a, keep, activation, found)
@@ -118,7 +120,7 @@ def step(layers, x, targets, keep, activation, masked=True):
             grad = grad.reshape(a.shape)
             if activation == "relu":
                 grad = grad * _positive(layers[k], a, found)
-            elif masked:
+            else:
                 grad = grad * _inside(layers[k], a, found)
         over = (0, *range(2, grad.ndim))
         unsigned = np.abs(grad * norm_saved[0]).sum(over), np.abs(grad).sum(over)
@@ -156,7 +158,7 @@ def _pool(layer, y, found):
     four, seen = _fours(y), _fours(layer.product)
     taken, theirs = four.argmax(-1)[..., None], seen.argmax(-1)[..., None]
     best, other = (np.take_along_axis(four, which, -1) for which in (taken, theirs))
-    assert (best - other <= EDGE).all()
+    assert (best - other <= found.edge).all()
     found.choices += int((taken != theirs).sum())
     return other[..., 0], theirs
 
@@ -217,12 +219,12 @@ def _activate(layers, k, a, keep, activation, found):
     kept = _kept(seen, keep[k + 1])
     np.testing.assert_array_equal(np.abs(seen), kept)
     if activation == "stochastic_sign":  # only values that the noise cannot change are known
-        sure = np.abs(a) > 1 + EDGE
+        sure = np.abs(a) > 1 + found.edge
         assert (np.sign(seen)[sure & (seen != 0)] == np.sign(a)[sure & (seen != 0)]).all()
         return seen
     signs = np.where(a >= 0, 1.0, -1.0)
     differ = (seen != 0) & (np.sign(seen) != signs)
-    assert (np.abs(a[differ]) <= EDGE).all(), np.abs(a[differ]).max()
+    assert (np.abs(a[differ]) <= found.edge).all(), np.abs(a[differ]).max()
     found.choices += int(differ.sum())
     return np.where(differ, -signs, signs) * kept
 
@@ -231,7 +233,7 @@ def _inside(layer, a, found):
     """Where |a| <= 1."""
     mine, theirs = np.abs(a) <= 1, np.abs(layer.normed) <= 1
     differ = mine != theirs
-    assert (np.abs(np.abs(a[differ]) - 1) <= EDGE).all()
+    assert (np.abs(np.abs(a[differ]) - 1) <= found.edge).all()
     found.choices += int(differ.sum())
     return theirs
 
@@ -240,7 +242,7 @@ def _positive(layer, a, found):
     """Where a > 0."""
     mine, theirs = a > 0, layer.normed > 0
     differ = mine != theirs
-    assert (np.abs(a[differ]) <= EDGE).all()
+    assert (np.abs(a[differ]) <= found.edge).all()
     found.choices += int(differ.sum())
     return theirs
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Begun:
     """The content of a checkpoint apart from weights."""
 
-    of: Any
+    of: dict[str, Any]
     """The parts of its run's key (`records.PARTS`)."""
     curve: list[dict[str, Any]]
     calls: list[dict[str, Any]]
@@ -41,7 +41,7 @@ def begun(path: Path) -> Begun | None:
         with zipfile.ZipFile(path) as file:  # torch.load does not look at the checksums
             file.read(next(name for name in file.namelist() if name.endswith("/data.pkl")))
         run = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["run"]
-        return Begun(run["of"], list(run["curve"]), list(run.get("calls", [])), run.get("seconds", 0.0))
+        return Begun(run["of"], run["curve"], run["calls"], run["seconds"])
     except Exception:  # a file cut or changed at any byte can fail in any way
         return None
 
@@ -61,15 +61,19 @@ def set_others_aside(run: runs.Run, store: runs.Store, say: Callable[[str], None
         if path == own or path.stem[:-12] != own.stem[:-12]:
             continue
         found = begun(path)
-        kept = ("device", "mode")
-        if found is None or (isinstance(found.of, dict) and any(found.of.get(k) != parts[k] for k in kept)):
+        if found is None:
+            continue
+        how = f"begun {checkpoint.difference(found.of, parts)} ({found.epochs} epochs)"
+        others = {name for name in parts if found.of[name] != parts[name]}
+        if others & {"device", "mode"}:
+            if others <= {"device", "mode"} and not own.exists():
+                say(f"    checkpoint {path.name}: {how}, kept and not resumed here")
             continue
         try:
             with FileLock(path.with_suffix(".lock"), timeout=0):
                 aside = checkpoint.set_aside(path)
         except (Timeout, FileNotFoundError):  # in use by another process
             continue
-        how = f"begun {checkpoint.difference(found.of, parts)} ({found.epochs} epochs)"
         say(f"    checkpoint {path.name}: {how}, starting afresh; the old one is kept as {aside.name}")
     for path in sorted(own.parent.glob(f"{own.name}.other*")):
         found = begun(path)

@@ -17,7 +17,7 @@ import torch
 from rich.table import Column, Table
 
 from reproduce import spec
-from reproduce.campaign import checkpoints, parallel
+from reproduce.campaign import checkpoints, gpu_trial, parallel
 from reproduce.campaign.probe import Probe, waited
 from reproduce.campaign.wanted import Wanted
 from reproduce.datasets import data, fetch
@@ -138,7 +138,7 @@ def _epochs_made(
     datasets: dict[str, data.Dataset | None],
     device: str,
 ) -> int:
-    """How many of a run's epochs are in the store. Nothing is fetched: without its data a run counts as new."""
+    """How many of a run's epochs are in the store. Without its data in the folder a run counts as new."""
     begun = stem_of(item.cell.name, item.scale, item.seed, "", item.variant)
     if not any(file.name.startswith(begun) for kind in ("runs", "work") for file in (store.root / kind).glob("*")):
         return 0
@@ -152,6 +152,8 @@ def _epochs_made(
     if dataset is None:
         return 0
     kind: Device = "cuda" if device == "cuda" else "cpu"
+    if kind == "cuda":  # as `worker.carry_out` does: what is left out is in the run's key
+        gpu_trial.leave_out_inexact([item.settings], torch.device(device), lambda _: None)
     run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant, kind)
     if store.finished(run):
         return item.settings.train.epochs

@@ -135,7 +135,7 @@ def beside(count: int, work: Work, *arguments: Any) -> Iterator[list[Connection]
         for number, (process, _) in enumerate(started, 2):
             process.join()
             if process.exitcode:
-                say(f"({number}) ended with exit code {process.exitcode}; the same command resumes its run")
+                say(f"({number}) ended with exit code {process.exitcode}")
     finally:
         for process, pipe in started:
             pipe.close()

@@ -38,7 +38,7 @@ def in_store(store: Store, cells: Sequence[spec.Cell], say: Say) -> list[Running
 def _from_checkpoint(path: Path, cells: Sequence[spec.Cell]) -> Running:
     """The run of a checkpoint. ValueError (one line) if there is no such run."""
     begun = checkpoints.begun(path)
-    if begun is None or not isinstance(begun.of, dict) or not begun.calls:
+    if begun is None:
         raise ValueError("not a checkpoint that can be read")
     of, call = begun.of, begun.calls[-1]
     try:
@@ -68,8 +68,6 @@ def _from_checkpoint(path: Path, cells: Sequence[spec.Cell]) -> Running:
             valid_images=images - images % batch if settings.data.drop_incomplete else images,
             curve=[EpochRow(**row) for row in begun.curve],
         )
-    except KeyError as error:
-        raise ValueError(f"an older version's, without {error}") from None
     except ValidationError as error:
         raise ValueError(explained(error)) from None
 
@@ -77,15 +75,15 @@ def _from_checkpoint(path: Path, cells: Sequence[spec.Cell]) -> Running:
 def publish(store: Store, target: Path, cells: Sequence[spec.Cell], say: Say) -> int:
     """Write `target`/running/STEM.json for each of the store's runs that is under way; how many there are.
 
-    Those of a cell, scale and seed with a record in `target`/runs are removed, unless the run is under way in this
-    store. Others stay.
+    Earlier files of a cell, scale and seed that has a record in `target`/runs, or is under way in this store, are
+    removed. Others stay.
     """
     ended = {path.stem for path in (target / "runs").glob("*.json")}
-    seeds = {_without_key(stem) for stem in ended}
+    under_way = [run for run in in_store(store, cells, say) if run.stem not in ended]
+    seeds = {_without_key(stem) for stem in [*ended, *(run.stem for run in under_way)]}
     for path in (target / FOLDER).glob("*.json"):
         if _without_key(path.stem) in seeds:
             path.unlink()
-    under_way = [run for run in in_store(store, cells, say) if run.stem not in ended]
     for run in under_way:
         write_sealed(target / FOLDER / f"{run.stem}.json", run.model_dump(mode="json", exclude_none=True))
     return len(under_way)

@@ -76,15 +76,14 @@ def carry_out(
     waited for. A run that has failed in another of them since this call began is not repeated.
     `checkpoint_seconds`: seconds of training between checkpoints; None: `train.fit`'s default.
     `jobs`: how many processes carry out the plan, for the estimate of the time left.
-    `deadline` (of time.monotonic): no run or epoch is started that would end after it; `stopped` says where.
+    `deadline` (of time.monotonic): from this call's second epoch on, none is started that would end after it;
+    `stopped` says where.
     """
     store.prepare()
     if device.type == "cpu" and (reason := products.fallback()):
         say(
             f"note: {reason}; PyTorch computes the products instead, with other numbers: such runs get other names"
         )
-    if device.type == "cuda":
-        gpu_trial.leave_out_inexact([item.settings for item in plan], device, say)
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
     machine.code(kind)  # computes the digest now: the code may change before the first record is written
     call = machine.call(kind)
@@ -112,6 +111,8 @@ def carry_out(
             summary.missing[item.cell.name] = str(error)
             progress.skip(number)
             continue
+        if kind == "cuda":  # before the run's key, which names what is left out
+            gpu_trial.leave_out_inexact([item.settings], device, say)
         run = runs.Run(item.cell, item.scale, item.seed, item.settings, dataset, item.variant, kind)
         try:
             lock = FileLock(store.lock(run))
@@ -147,17 +148,14 @@ def carry_out(
                 summary.failed.append(failed)
                 continue
             epoch = progress.seconds(progress.costs[number] / run.settings.train.epochs)
-            saved = checkpoints.begun(store.checkpoint(run)) if number in postponed else None
-            if saved is not None and saved.of != run.parts:
-                saved = None
-            if saved is not None:  # the process that trained it has stopped
-                epoch = saved.seconds / max(saved.epochs, 1)
+            saved = checkpoints.begun(store.checkpoint(run))
+            if saved is not None and number in postponed:  # the other process may have found no time for an epoch
+                epoch = 2 * saved.seconds / saved.epochs
             if deadline is not None and epoch and time.monotonic() + epoch > deadline:
-                where = f"stands at epoch {saved.epochs}" if saved is not None else "not begun"
+                epochs = run.settings.train.epochs
+                where = "not begun" if saved is None else f"stands at epoch {saved.epochs} of {epochs}"
                 summary.stopped = f"{describe(item)} {where}"
                 return summary
-            if problem := store.unusable(run):
-                say(f"{title}: its record does not count and is replaced: {problem}")
             say(f"{title}: {progress.left()}" if number else title)
             if run.mode != products.mode(kind):
                 say(f"    steps go through autograd: {run.why_autograd}")
@@ -210,7 +208,7 @@ def _shown(record: Record) -> str:
 
 
 class _Prepared:
-    """The data set in use, checked once, and its preprocessed form while consecutive runs share it."""
+    """Each data set, checked once, and the last run's preprocessed form of it, which the next may share."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -257,7 +255,7 @@ def _train(
     call: dict[str, Any],
     checkpoint_seconds: float | None,
 ) -> Record:
-    started, clock = runs.now(), time.perf_counter()
+    started = runs.now()
     checkpoint = store.checkpoint(run)
     show_bar = sys.stdout.isatty() if bar is None else bar
     gc.collect()  # a GPU's recording of an earlier run's step must not be freed while the next is made
@@ -277,8 +275,8 @@ def _train(
             call=call,
         )
     except train.Diverged as failure:
-        seconds = time.perf_counter() - clock
         curve = [EpochRow(**row) for row in failure.curve]
+        seconds = sum(row.seconds for row in curve)
         record = run.record(started, seconds, status="failed", failure=str(failure), curve=curve)
         record = _with_calls(record, failure.calls)
         store.write(record)

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run: its record's path, or the record's name in your store.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A run (its record's path, or the record's name in your store), or a packed net (.bnn)."
+        ),
+    ],
     kind: Annotated[str, typer.Option("--format", help="onnx, qonnx or npz.")] = "onnx",
     results: ResultsOption = None,
     data: DataOption = None,
@@ -40,9 +45,14 @@ def export(
     extensions.use(use or [])
     check_choice("--format", kind, list(formats.FORMATS))
     if missing := formats.missing(kind):
-        raise stop(f"{missing} not installed: pip install 'bnn-reproduce[export]'", 2)
+        raise stop(f"{missing} not installed: pip install -e '.[export]'", 2)
     try:
-        packed = from_run.freeze_run(run, runs.Store(results or runs.LOCAL), data, say)
+        store = results or runs.LOCAL
+        if run.endswith(".bnn"):
+            packed = Path(run)
+        else:
+            packed = from_run.freeze_run(run, runs.Store(store), data, say)
+            store = packed.parent.parent
         net = PackedNet.load(packed)
         images, labels = from_run.test_images(net, data, say)
         content = formats.FORMATS[kind].build(net)
@@ -56,7 +66,7 @@ def export(
             f"(images {some}{', …' if len(proof.differing) > 5 else ''})",
             1,
         )
-    target = packed.parent.parent / "exports" / f"{packed.stem}{formats.SUFFIXES[kind]}"
+    target = store / "exports" / f"{packed.stem}{formats.SUFFIXES[kind]}"
     files.write_whole(target, content)
     rate = 100 * proof.wrong / proof.images
     say(f"all {proof.images:,} test images: the packed net's class, {rate:.2f} % of them wrong")

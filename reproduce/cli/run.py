@@ -84,6 +84,7 @@ def run(
     from reproduce import report
     from reproduce.campaign import estimate, parallel, worker
     from reproduce.campaign.wanted import auto_scale, check_pairs, runs_wanted, share
+    from reproduce.nets import products
     from reproduce.records import equal_code, runs
     from reproduce.report.sections import table1
 
@@ -94,6 +95,7 @@ def run(
     equal_code.known()  # the table at the end needs it
     try:
         chosen = worker.pick_device(device)
+        products.mode(chosen.type)  # a variable with a wrong value ends the command here
         if chosen.type == "cpu":
             check_pairs(found)
         size: Any = scale if scale != "auto" else auto_scale(found, chosen.type)

@@ -20,9 +20,11 @@ def tune(
 
     Each rate that a file names is tried once, with a seed that no compared run has; the same command resumes.
     Records of the project's ablations are copied to results/tuning. Exit code 1: a file has another rate than the
-    best, or the best is the first or the last of its rates; 2: no ablation is named; 3: data are missing.
+    best, the best is the first or the last of its rates, or a rate could not be tried; 2: no ablation is named, or
+    an ablation's arms cannot be compared; 3: data are missing.
     """
     from reproduce.campaign import tuning
+    from reproduce.campaign.wanted import check_pairs
     from reproduce.records import runs
 
     extensions.use(use or [])
@@ -31,6 +33,10 @@ def tune(
     ]
     if not found:
         raise stop("none of these is an ablation", 2)
+    try:
+        check_pairs(found)
+    except ValueError as error:
+        raise stop(str(error), 2) from None
     good = tuning.tune(found, (results or runs.LOCAL) / "tuning", data)
     if good is None:
         raise typer.Exit(3)

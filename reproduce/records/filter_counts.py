@@ -1,8 +1,9 @@
 """How often binary convolution filters repeat (arXiv Figure 2): distinct k×k kernels of a layer, by two rules.
 
-A 3×3 kernel of ±1 is one of 512. The paper does not say how it counted. A layer of 128 × 128 maps has more than
-512 kernels, so only kernels that act on the same input map can be compared. By the first rule all 512 are
+A 3×3 kernel of ±1 is one of 512. The paper does not say over what it averaged. A layer of 128 × 128 maps has more
+than 512 kernels, so only kernels that act on the same input map can be compared. By the first rule all 512 are
 different. By the second a kernel and its negation count as one (256 classes): their products differ only in sign.
+By a reading note of the arXiv version that is the paper's rule.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def call(device: str) -> dict[str, Any]:
-    """A record's entry for each call that trained a part of its run."""
+    """A record's entry for each call of the command that trained a part of its run."""
     here, by = machine(device), _revision()
     return {
         "revision": by["revision"],
@@ -111,6 +111,7 @@ def call(device: str) -> dict[str, Any]:
         "name": here["name"],
         "threads": here["threads"],
         "kernel_threads": here["kernel_threads"],
+        "libraries": libraries(),
     }
 
 
@@ -136,7 +137,7 @@ def head(kind: str, started: str, device: identity.Device = "cpu", quick: bool =
 @cache
 def libraries() -> dict[str, str]:
     """Versions of Python and of the libraries on which the numbers depend."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
     return found | versions("lightning", "numpy", "scipy")
 
 

@@ -56,11 +56,11 @@ class EpochRow(Frozen):
 
     epoch: Count
     rate: NotNegative
-    train_loss: NotNegative
+    train_loss: float
     valid_wrong: Natural
-    valid_loss: NotNegative
+    valid_loss: float
     test_wrong: Natural | None = None
-    test_loss: NotNegative | None = None
+    test_loss: float | None = None
     flipped: float | None = Field(default=None, ge=0, le=1)
     seconds: NotNegative
 
@@ -111,7 +111,7 @@ class Record(Frozen):
     scale: spec.Scale
     seed: Natural
     variant: str | None = None
-    """Name of the mutant (`make check-small-mutants`); None for all other runs."""
+    """Name of the mutant (`make check-small-mutants`) or rate of the trial (`reproduce tune`); else None."""
     key: str
     status: Literal["finished", "failed"]
     failure: str | None = None

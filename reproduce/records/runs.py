@@ -124,20 +124,7 @@ class Store:
             record = read_record(self.runs / f"{run.stem}.json")
         except (OSError, ValueError):
             return None
-        return record if record.key == run.key and record.status == status else None
-
-    def unusable(self, run: Run) -> str | None:
-        """What is wrong with this run's record file, in one line; None if it is sound or missing."""
-        path = self.runs / f"{run.stem}.json"
-        try:
-            record = read_record(path)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            return f"{path.name}: {error.strerror}"
-        except ValueError as error:
-            return str(error)
-        return None if record.key == run.key else f"{path.name}: of another run"
+        return record if record.status == status else None
 
     def checkpoint(self, run: Run) -> Path:
         return self.root / "work" / f"{run.stem}.ckpt"
@@ -198,7 +185,7 @@ def publish(source: Store, target: Path, say: Any) -> int:
             say(f"left out: the published record of this name is damaged ({error}); remove it to publish yours")
             continue
         if record.code["dirty"]:
-            say(f"note: {path.name} was made by code that differs from its revision")
+            say(f"note: {path.name} was made by code with uncommitted changes")
         if record.status == "failed":
             say(f"note: {path.name} broke off: {record.failure}")
         write_whole(destination, path.read_bytes())

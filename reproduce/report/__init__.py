@@ -40,7 +40,7 @@ def sections(evidence: Evidence) -> list[Section]:
     found += [ablations.section(evidence)]
     found += [running.section(evidence)] if evidence.running else []
     found += [part.section(evidence) for part in (filters, speed, energy)]
-    return [*found, speed.training(evidence), rule.section(), claims.section()]
+    return [*found, speed.layers(evidence), speed.training(evidence), rule.section(), claims.section()]
 
 
 def tables(evidence: Evidence, parts: Sequence[Section] = ()) -> dict[str, str]:

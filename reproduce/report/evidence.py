@@ -1,6 +1,7 @@
 """What a store holds: runs, failed runs, timings, packed nets. What cannot be used is named and left out.
 
-A store is a folder with `runs/`, `running/`, `kernels/`, `train/` and `nets/`, each with one JSON file a record.
+A store is a folder with `runs/`, `running/`, `kernels/`, `train/`, `layers/` and `nets/`, each with one JSON file
+a record.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Evidence:
     checks: tuple[Record, ...]
     """Runs from which the bounds of `check-small` were computed."""
     problems: tuple[str, ...]
+    layers: tuple[Bench, ...] = ()
     running: tuple[Running, ...] = ()
     """Runs under way: shown, and nothing is judged by them."""
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -48,8 +50,8 @@ class Evidence:
     @property
     def empty(self) -> bool:
         """Whether there is no usable record of any kind."""
-        kinds = (self.runs, self.failed, self.benches, self.training, self.nets, self.checks, self.running)
-        return not any(kinds)
+        timed = (self.benches, self.training, self.layers)
+        return not any((self.runs, self.failed, *timed, self.nets, self.checks, self.running))
 
     def path(self, record: Record) -> str:
         return f"{self.name}/runs/{record.stem}.json"
@@ -82,7 +84,7 @@ def gather(
         problems.append(f"{older} record(s) of seeds that have a later one, made the same way")
     name = folder.resolve().name if name is None else name
     under_way = _running(folder / "running", {r.stem for r in read}, cells, problems)
-    others = [r for part in ("kernels", "train", "nets") for r in _others(folder / part, name, problems)]
+    others = [r for part in ("kernels", "train", "layers", "nets") for r in _others(folder / part, name, problems)]
     checks = list(_runs(folder / "check" / "calibration", problems, set()))
     for problem in problems:
         say(f"left out: {problem}")
@@ -91,8 +93,9 @@ def gather(
         cells=tuple(cells),
         runs=tuple(good),
         failed=tuple(failed(read, good, cells)),
-        benches=tuple(b for b in others if isinstance(b, Bench) and not b.kind.startswith("train")),
-        training=tuple(b for b in others if isinstance(b, Bench) and b.kind.startswith("train")),
+        benches=tuple(b for b in others if isinstance(b, Bench) and b.kind in ("cpu", "gpu")),
+        training=tuple(b for b in others if isinstance(b, Bench) and b.kind == "train-cpu"),
+        layers=tuple(b for b in others if isinstance(b, Bench) and b.kind == "layers"),
         nets=tuple(n for n in others if isinstance(n, PackedRecord)),
         checks=tuple(checks),
         problems=tuple(problems),
@@ -248,4 +251,4 @@ def marks(*records: Record | Running | Bench | PackedRecord) -> dict[str, Any]:
 
 
 def _of_code(dirty: bool | None) -> list[str]:
-    return [] if dirty is False else ["code differs from its revision" if dirty else "code revision unknown"]
+    return [] if dirty is False else ["code had uncommitted changes" if dirty else "code revision unknown"]

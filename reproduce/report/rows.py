@@ -82,7 +82,8 @@ def _same_for_two_threads(record: Record) -> bool:
     What torch computes there is products. Two threads share rows and columns, not sums. On the CPUs named above
     the same instructions compute either share.
     """
-    if record.code.get("mode") != "fixed16" or record.machine.get("cpu") not in SHARED:
+    calls = record.machine.get("calls") or [record.machine]
+    if record.code.get("mode") != "fixed16" or not all(call["name"].startswith(SHARED) for call in calls):
         return False
     net, data, train = (record.settings[part] for part in ("net", "data", "train"))
     return (

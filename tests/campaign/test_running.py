@@ -104,6 +104,16 @@ def test_a_lost_run_is_no_longer_unfinished_once_another_run_of_its_seed_has_end
     assert len(names(target / "running")) == 2
 
 
+def test_a_run_begun_anew_by_other_code_takes_the_place_of_the_lost_one(store, tmp_path, monkeypatch):
+    target, other = tmp_path / "public", runs.Store(tmp_path / "other")
+    publish(store, target)
+    monkeypatch.setattr(machine, "source_digest", lambda _: "f" * 64)
+    go(other, 1)
+    publish(other, target)
+    (path,) = (target / "running").iterdir()
+    assert read_running(path).epochs_done == 1 and read_running(path).code["source"] == "f" * 64
+
+
 @pytest.mark.exhaustive
 def test_checkpoints_that_cannot_be_read_or_are_of_other_cells_or_settings_are_named_and_left_out(store, tmp_path):
     (path,) = (store.root / "work").glob("*.ckpt")

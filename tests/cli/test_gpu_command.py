@@ -74,7 +74,8 @@ def test_curves_are_of_finished_runs_and_of_checkpoints(tmp_path):
     done, begun = (made_run(seed=100, scale=scale) for scale in ("small", "paper"))
     store.write(made_record(done))
     rows = [{"epoch": n, "valid_wrong": 10 - n, "train_loss": 0.5} for n in (1, 2)]
-    torch.save({"run": {"of": {}, "curve": rows}, "state": torch.zeros(1000)}, store.checkpoint(begun))
+    run = {"of": {}, "curve": rows, "calls": [{}], "seconds": 2.0}
+    torch.save({"run": run, "state": torch.zeros(1000)}, store.checkpoint(begun))
     command.curves(tmp_path / "curves.csv", [store.runs / f"{done.stem}.json", store.checkpoint(begun)])
     found = pd.read_csv(tmp_path / "curves.csv")
     assert list(found["run"]) == [done.stem, begun.stem, begun.stem]

@@ -195,6 +195,10 @@ def test_a_run_is_exported_and_proven_on_its_test_set(tmp_path, data_folder, kin
     assert found["about"]["key"] == record.key and found["file_format"] == kind and found["file"] == file.name
     assert lacks(found, [record]) == "" and lacks(found, []) == "a published run"
     assert found["file_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    packed, other = store / "packed" / f"{record.stem}.bnn", tmp_path / "other"
+    done = run("export", packed, "--format", kind, "--results", other, "--data", data_folder)
+    assert done.exit_code == 0 and "all 200 test images" in done.output, done.output
+    assert (other / "exports" / file.name).stat().st_size == file.stat().st_size
     assert record.key.encode() in (file.read_bytes() if kind != "npz" else np.load(file)["about"].item().encode())
 
 
@@ -241,9 +245,7 @@ def test_a_net_that_cannot_be_exported_is_one_line(tmp_path, data_folder, monkey
     refused(2, "blocks.0.layer: float weights: only ±1", record.stem, "--format", "onnx")
     assert not (store / "exports").exists()
     monkeypatch.setitem(formats.NEEDS, "qonnx", ("onnx", "no_such_package"))
-    refused(
-        2, "no_such_package not installed: pip install 'bnn-reproduce[export]'", record.stem, "--format", "qonnx"
-    )
+    refused(2, "no_such_package not installed: pip install -e '.[export]'", record.stem, "--format", "qonnx")
 
 
 def test_sums_that_float32_cannot_hold_are_refused(monkeypatch):

@@ -78,13 +78,13 @@ def test_the_claim_uses_the_records_and_fails_if_a_prediction_differs(tmp_path):
     put(tmp_path / "small" / "kernels", "net-1.json", small)
     said = "1 of 100 predictions of 1 packed net (small scale) differ from the float32 net's"
     assert lost(report.gather(tmp_path / "small", [CELL])) == (
-        f"{said}, 1 of these from the float64 net's",
+        f"{said}; 1 of these from the float64 net's too",
         "does not hold",
     )
     rounded = packed(differing=[{"image": 1, "packed": 2, "float32": 3, "float64": 2}], wrong=1)
     put(tmp_path / "small" / "kernels", "net-1.json", rounded)
     assert lost(report.gather(tmp_path / "small", [CELL])) == (
-        f"{said}, 0 of these from the float64 net's",
+        f"{said}; there the float64 net agrees with the packed one",
         "holds",
     )
     (path,) = target.glob("*.json")

@@ -1,5 +1,6 @@
 """What a record says of its code without a repository, and the message for a missing package."""
 
+import shutil
 import subprocess
 import sys
 
@@ -49,7 +50,35 @@ def test_the_revision_is_what_git_prints():
         pytest.skip("no repository")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRODUCE_REVISION", done.stdout.strip())
-        assert len(machine._told_revision()["revision"]) == 40
+        told = machine._told_revision()["revision"]
+    machine._revision.cache_clear()
+    assert machine.code()["revision"] == told and len(told) == 40
+
+
+def test_code_is_dirty_if_a_file_that_makes_numbers_differs_from_the_commit(no_repository, tmp_path):
+    def git(*words):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", "-C", str(tmp_path), *name, *words], check=True, capture_output=True)
+
+    def found():
+        machine._revision.cache_clear()
+        return machine.code()["dirty"]
+
+    if shutil.which("git") is None:
+        pytest.skip("no git")
+    no_repository.setattr(machine, "CHECKOUT", True)
+    paths = [tmp_path / name for name in ("reproduce/a.py", "kernels/a.c", "experiments/a.yaml", "pyproject.toml")]
+    for path in [*paths, tmp_path / "README.md"]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("1")
+    git("init", "-q"), git("add", "."), git("commit", "-q", "-m", "x")
+    assert found() is False
+    (tmp_path / "README.md").write_text("2")
+    assert found() is False
+    for path in paths:
+        path.write_text("2")
+        assert found() is True, path
+        path.write_text("1")
 
 
 @pytest.mark.parametrize(

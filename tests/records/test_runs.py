@@ -145,6 +145,22 @@ def test_publish_copies_each_run_once_also_failed_ones_but_no_mutants(tmp_path):
     assert any("bad.json" in line for line in said) and any("after epoch 3" in line for line in said)
 
 
+def test_publish_names_what_it_leaves_out_and_what_uncommitted_code_made(tmp_path):
+    store, target, said = runs.Store(tmp_path / "local"), tmp_path / "public", []
+    store.prepare()
+    record = made_record(made_run(seed=1))
+    dirty = store.write(record.model_copy(update={"code": record.code | {"dirty": True}}))
+    path = store.write(made_record())
+    (store.runs / "copy.json").write_bytes(path.read_bytes())
+    target.mkdir()
+    (target / path.name).write_text("{")
+    assert runs.publish(store, target, said.append) == 1
+    assert f"note: {dirty.name} was made by code with uncommitted changes" in said
+    assert f"left out: copy.json: its name does not match its content, {path.stem}" in said
+    assert any(line.startswith("left out: the published record of this name is damaged") for line in said)
+    assert len(said) == 3 and (target / path.name).read_text() == "{"
+
+
 def test_a_published_record_is_replaced_only_if_its_failed_run_has_finished(tmp_path):
     store = runs.Store(tmp_path / "local")
     store.prepare()

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import yaml
 from made_store import made_run
+from typer.testing import CliRunner
 
 from reproduce import files, outcomes, report, spec, yamlfile
 from reproduce import verdict_paired as paired
-from reproduce.campaign import tuning, worker
+from reproduce.campaign import parallel, tuning, worker
 from reproduce.campaign.wanted import Wanted, check_pairs, runs_wanted
+from reproduce.cli import app as cli
 from reproduce.records import read_records
 from reproduce.report import claims
 from reproduce.report.sections import ablations
@@ -118,6 +120,45 @@ def test_the_rate_with_the_least_validation_error_is_chosen():
     assert tuning.best(cell, trials(cell, [3.0, 2.0, 2.5, 1.9])[:-1]) is None
 
 
+def test_tune_says_whether_each_file_has_the_best_rate_and_copies_only_the_projects_trials(tmp_path, monkeypatch):
+    mask, no_mask = (CELLS[f"ablations/mask/{arm}"] for arm in ("mask", "no-mask"))
+    assert mask.ablation.rates == [1e-3, 3e-3, 1e-2, 3e-2]
+    assert {arm.rate for arm in mask.ablation.arms.values()} == {1e-2}
+    own, _ = spec.load_all(write(tmp_path / "others", rates=[1e-3, 1e-2, 3e-2]))
+    last, _ = spec.load_all(write(tmp_path / "last", rates=[1e-3, 1e-2]))
+    best, other, at_the_end = [3.0, 2.0, 1.0, 2.0], [3.0, 1.0, 2.0, None], [3.0, 2.0, 1.5, 1.0]
+
+    def tuned(errors, **over):
+        copied, planned = tmp_path / f"copied-{len(list(tmp_path.glob('copied*')))}", []
+        records = [record for cell, found in errors for record in trials(cell, found)]
+
+        def carry_out(plan, store, *_, **__):
+            store.prepare()
+            planned.extend(plan)
+            for record in records:
+                store.write(record)
+            done, failed = ([r for r in records if r.status == word] for word in ("finished", "failed"))
+            return worker.Summary(records=done, failed=failed, **over)
+
+        monkeypatch.setattr(parallel, "at_once", lambda *_: 1)
+        monkeypatch.setattr(parallel, "use_threads", lambda _: None)
+        monkeypatch.setattr(worker, "carry_out", carry_out)
+        monkeypatch.setattr(tuning, "COMMITTED", copied)
+        good = tuning.tune([cell for cell, _ in errors], tmp_path / "store", None)
+        assert {(item.scale, item.seed) for item in planned} == {("small", tuning.SEED)}
+        assert [item.variant for item in planned] == [r.variant for r in records]
+        return good, sorted(path.stem for path in copied.glob("*")), sorted(r.stem for r in records)
+
+    good, copied, made = tuned([(mask, best), (no_mask, best)])
+    assert good is True and copied == made and len(made) == 8
+    assert tuned([(mask, best), (no_mask, other)])[0] is False
+    assert tuned([(mask, at_the_end)])[0] is False
+    assert tuned([(last, [2.0, 1.0])])[0] is False  # the file has the best, which is at an end
+    assert tuned([(mask, best)], missing={"mask": "no data"})[0] is None
+    good, copied, _ = tuned([(own, [2.0, 1.0, 2.0])])
+    assert good is True and copied == []
+
+
 def test_trials_are_found_again_whatever_rate_is_in_the_file(tmp_path):
     grid = [0.001, 0.003, 0.01]
     seen = []
@@ -158,6 +199,8 @@ def test_arms_that_would_be_trained_in_different_ways_are_refused(tmp_path):
     assert [bool(step.why_autograd(cell.scales["small"])) for cell in mixed] == [False, True]
     with pytest.raises(ValueError, match=r"the steps of arm two go through autograd .*: add `products: float32`"):
         check_pairs(mixed)
+    done = CliRunner().invoke(cli.app, ["tune", str(tmp_path / "own" / "question.yaml")])
+    assert done.exit_code == 2 and "add `products: float32`" in done.stderr
     check_pairs(spec.load_all(write(tmp_path, arms=arms, products="float32")))
     check_pairs(list(CELLS.values()))
 
@@ -198,6 +241,20 @@ def test_committed_runs_of_an_arm_have_a_rate_that_was_chosen_by_trials():
     records = tuning.committed()
     ran = {r.cell for r in read_records(yamlfile.ROOT / "results" / "runs")[0]} & set(CELLS)
     assert ran and not [name for name in ran if tuning.best(CELLS[name], records) is None]
+
+
+def test_the_page_calls_a_rate_chosen_if_all_were_tried_and_the_file_has_the_best(tmp_path, monkeypatch):
+    cell = CELLS["ablations/mask/no-mask"]
+    assert cell.ablation.arms[cell.arm].rate == cell.ablation.rates[2] == 1e-2
+
+    def chosen(records):
+        monkeypatch.setattr(tuning, "committed", lambda: records)
+        found = ablations.tried(report.gather(tmp_path, [cell]))
+        return found.loc[found["chosen"] != "", ["rate", "chosen"]].values.tolist()
+
+    assert chosen(trials(cell, [3.0, 2.0, 1.0, 2.0])) == [[1e-2, "chosen"]]
+    assert chosen(trials(cell, [3.0, 2.0, 1.0, 2.0])[:-1]) == []  # one has not been tried
+    assert chosen(trials(cell, [3.0, 1.0, 2.0, 2.0])) == []  # another did better
 
 
 # --- the report -----------------------------------------------------------------------------------------------

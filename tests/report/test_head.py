@@ -62,6 +62,9 @@ def test_without_records_nothing_is_claimed():
         ("holds here, on a CPU (the paper's was a GTX 750)", "holds on a CPU"),
         ("holds here, on another GPU (the paper's was a GTX 750)", "reproduced"),
         ("holds in a single timing here, on a CPU", "single timing"),
+        ("does not hold in a single timing here, on a CPU", "single timing"),
+        ("does not hold here, on a CPU (the paper's was a GTX 750)", "fails on a CPU"),
+        ("does not hold here, on another GPU (the paper's was a GTX 750)", "not reproduced"),
         ("holds by some counts (2 of 6), best by 512 classes, all layers", "by some counts"),
         ("holds (arithmetic)", "arithmetic"),
         ("holds for a small net", "holds, small net"),
@@ -124,14 +127,17 @@ def test_speed_is_against_the_fastest_library_of_each_kind(tmp_path):
     assert beaten == {"oneDNN float32": 20.0, "torch int8 (_int_mm)": 5.0}
     said = head.sentences(found)[2]
     assert said == (
-        "On a CPU (8192 × 8192 product), the XNOR kernels beat the fastest library timed in float32 by 20 times, "
-        "and in int8 by 5.0 times."
+        "On a CPU (8192 × 8192 product), the XNOR kernels are 20 times as fast as the fastest library timed in "
+        "float32, and 5.0 times in int8."
     )
     mlp = {"what": "MNIST MLP, 10000 images in batches of 1000", "candidate": "packed, end to end"}
     mlp |= {"times_faster_than": {"torch float32": {"ratio": 30.0}}}
     said = head.sentences(timed(tmp_path, {"times_faster_than": than}, alone, mlp))[2]
     assert said.startswith("On a CPU (8192 × 8192 product, MNIST MLP), ")
-    assert said.endswith("in float32 by 20 to 30 times, and in int8 by 5.0 times (8192 × 8192 product only).")
+    assert said.endswith(
+        "are 20 to 30 times as fast as the fastest library timed in float32, and 5.0 times in int8 (8192 × 8192 "
+        "product only)."
+    )
 
 
 def test_machines_timed_on_the_same_tasks_share_a_sentence(tmp_path):
@@ -142,9 +148,11 @@ def test_machines_timed_on_the_same_tasks_share_a_sentence(tmp_path):
     shared, other = head.sentences(found)[2:]
     assert shared == (
         "On Intel Xeon (family 6 model 1), 2 cores, and on another CPU (8192 × 8192 product), the XNOR kernels "
-        "beat the fastest library timed in float32 by 11 to 20 times."
+        "are 11 to 20 times as fast as the fastest library timed in float32."
     )
-    assert other.startswith("On a third CPU (") and other.endswith(" by 11 times (uncommitted code).")
+    assert other.startswith("On a third CPU (") and other.endswith(
+        "are 11 times as fast as the fastest library timed in float32. The code had uncommitted changes."
+    )
 
 
 def test_the_kernel_of_a_gpu_is_named_and_rounding_libraries_are_not_float32(tmp_path):
@@ -156,8 +164,8 @@ def test_the_kernel_of_a_gpu_is_named_and_rounding_libraries_are_not_float32(tmp
     ]
     found = timed(tmp_path, *rows, machine="a GPU", kind="gpu")
     assert head.sentences(found)[2] == (
-        "On a GPU (8192 × 8192 product), the XNOR kernels (cuda-wgmma) beat the fastest library timed in float32 "
-        "by 21 times, in TF32 by 2.3 times, and in int8 by 1.1 times."
+        "On a GPU (8192 × 8192 product), the XNOR kernels (cuda-wgmma) are 21 times as fast as the fastest "
+        "library timed in float32, 2.3 times in TF32, and 1.1 times in int8."
     )
     (drawn,) = overview.times(overview.times_frame(found)).axes
     assert "a GPU (cuda-wgmma)" in [text.get_text() for text in drawn.texts]
@@ -171,9 +179,11 @@ def test_products_at_which_a_library_is_faster_are_named(tmp_path):
     slower["times_faster_than"] = {name: {"ratio": ratio / 2} for name, ratio in ratios.items()}
     large = {"times_faster_than": {"torch float32": {"ratio": 20.0}}}
     said = head.sentences(timed(tmp_path, small, slower, large, machine="a GPU", kind="gpu"))[2]
-    assert said.endswith(" Up to size 1024 in float32, TF32, no gain was measured.")
+    assert said.endswith(
+        " With the packing of both matrices included, no gain was measured up to size 1024 in float32, TF32."
+    )
     changed = timed(tmp_path, large, machine="a GPU", kind="gpu", dirty=True)
-    assert head.sentences(changed)[2].endswith(" times (uncommitted code).")
+    assert head.sentences(changed)[2].endswith(" timed in float32. The code had uncommitted changes.")
 
 
 def test_a_figure_of_uncommitted_code_is_marked_with_a_star(tmp_path):
@@ -184,10 +194,10 @@ def test_a_figure_of_uncommitted_code_is_marked_with_a_star(tmp_path):
     text = head.markdown(found)
     one, other = "(against naive float32), changed", "(against naive float32), clean"  # a line of both machines
     assert re.search(rf"{re.escape(one)} \\\*; [^|;]+{re.escape(other)} \| \*\*holds on a CPU\*\* \|", text)
-    assert "\n\n\\* Of at least one record: code differs from its revision.\n" in text
+    assert "\n\n\\* Of at least one record: code had uncommitted changes.\n" in text
     shown = page.page("Title", [], [], verdicts=head.verdicts(found))
     assert "changed *</td>" in shown and "clean</td>" in shown
-    assert ">* Of at least one record: code differs from its revision.</p>" in shown
+    assert ">* Of at least one record: code had uncommitted changes.</p>" in shown
 
 
 def test_threads_do_not_make_another_kernel(tmp_path):

@@ -105,6 +105,7 @@ def test_other_sections_do_not_pool_runs_of_different_code():
     assert "code_first" in [c.key for c in table.columns]
     said = head.sentences(found)[1]
     assert said.startswith("Trained at the paper's scale so far: 1 of 1 cells") and said.count(" runs") == 2
+    assert "3 runs of one code (aaaaaaaa, " in said and "4 runs of one code (bbbbbbbb, " in said
     (near,) = of_accuracy.nearly(found, {})
     assert near.records.count(".json") == 4  # of one code: that with the most runs
 

@@ -161,6 +161,34 @@ def test_every_sequence_of_steps_is_what_its_formulas_give(steps, low):
         np.testing.assert_allclose(rows(ready, part), wanted, atol=2e-4 * np.abs(wanted).max(), err_msg=part)
 
 
+@pytest.mark.parametrize("step", [s for s in STEPS if s["step"] != "divide_by_max"], ids=lambda s: s["step"])
+def test_steps_use_every_image_of_a_set_larger_than_the_parts_in_which_it_is_read(step):
+    """Parts are of 5,000 or 10,000 images; the last one here has 7."""
+    steps = [{"step": "range", "low": 0, "high": 1}, step]
+    split = {k: (x[:, 1:6, 2:7], y) for k, (x, y) in made_splits((12, 20, 3), train=10_007).items()}
+    ready = preprocess.prepare(split, convnet_settings(data={"preprocess": steps}).data, False, CPU)
+    expected = {k: x.astype(np.float64) for k, (x, _) in split.items()}
+    for each in steps:
+        expected = plainly(each, expected)
+    for part in split:
+        wanted = expected[part].reshape(len(expected[part]), -1)
+        np.testing.assert_allclose(rows(ready, part), wanted, atol=2e-4 * np.abs(wanted).max(), err_msg=part)
+
+
+def test_an_image_without_contrast_becomes_zero_by_gcn_without_a_bias():
+    """As in the paper's cells; pylearn2 divides by 1 there."""
+    step = {"step": "gcn", "scale": 55.0, "use_std": False, "sqrt_bias": 0.0}
+    split = made_splits((12, 20, 3))
+    split["train"][0][3] = 0
+    steps = [{"step": "range", "low": 0, "high": 1}, step]
+    ready = preprocess.prepare(split, convnet_settings(data={"preprocess": steps}).data, False, CPU)
+    found = rows(ready)
+    assert not found[3].any()
+    others = np.delete(split["train"][0], 3, axis=0)
+    wanted = plainly(step, {"train": others / 255})["train"].reshape(len(others), -1)
+    np.testing.assert_allclose(np.delete(found, 3, axis=0), wanted, atol=1e-3)
+
+
 def test_a_step_that_would_divide_by_zero_is_named():
     with pytest.raises(spec.SpecError, match=r"^data.preprocess: standardize: .* nothing to divide by$"):
         prepared([{"step": "center"}, {"step": "standardize"}], train=1)

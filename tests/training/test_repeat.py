@@ -116,8 +116,11 @@ def test_runs_of_one_thread_and_two_are_told_apart_but_where_they_are_the_same(c
     made = made_record(made_run())
     settled = relu_settings("binary", hidden).model_dump(mode="json")
     code = made.code | {"mode": "fixed16", "threads": used}
-    changed = {"settings": settled, "code": code, "machine": made.machine | {"cpu": cpu}}
+    changed = {"settings": settled, "code": code, "machine": made.machine | {"name": f"{cpu}, 2 cores"}}
     assert made_by(made.model_copy(update=changed)).threads == told_apart
+    calls = [{"name": f"{name}, 2 cores"} for name in ("another CPU", cpu)]
+    elsewhere = changed | {"machine": changed["machine"] | {"calls": calls}}
+    assert made_by(made.model_copy(update=elsewhere)).threads == tuple(used), "a call was made on another CPU"
     whitening = {"step": "zca", "bias": 0.1}  # torch computes it, in sums that threads share
     settled["data"]["preprocess"].append(whitening)
     assert made_by(made.model_copy(update=changed)).threads == tuple(used)

@@ -85,8 +85,12 @@ def test_ctrl_c_and_sigterm_stop_the_run_which_resumes_later(tmp_path, how):
     assert same_net(resumed.net, straight.net)
 
 
+@pytest.mark.parametrize("products", [None, "float32"])
 @pytest.mark.parametrize("kind", sample(["theano", "torch7", "convnet"], 2))
-def test_a_run_split_by_time_limits_and_machines_equals_the_undisturbed_run(tmp_path, kind):
+def test_a_run_split_by_time_limits_and_machines_equals_the_undisturbed_run(tmp_path, monkeypatch, kind, products):
+    """By the engine, which makes its own random numbers, and by autograd, which takes torch's."""
+    if products:
+        monkeypatch.setenv("REPRODUCE_PRODUCTS", products)
     s, shape = cases(kind)
     data = ready(s, shape)
     straight = fit(s, tmp_path, data)
@@ -126,12 +130,27 @@ def test_it_stops_if_the_next_epoch_would_not_fit(tmp_path, monkeypatch, limit, 
     assert (tmp_path / "run.ckpt").exists()
 
 
-def test_the_seed_decides_the_run(tmp_path):
+def test_every_epoch_and_every_seed_has_an_order_of_all_images_and_noise_of_its_own(tmp_path, monkeypatch):
     s = settings(train={"epochs": 2})
-    data = ready(s)
-    first, again, other = (fit(s, tmp_path, data, seed=k) for k in (0, 0, 1))
-    assert plain(first.curve) == plain(again.curve) and same_net(first.net, again.net)
-    assert plain(first.curve) != plain(other.curve)
+    orders, noise, start = [], [], step.Step.start
+
+    def noted(self, seed):
+        noise.append(seed)
+        start(self, seed)
+
+    class Note(L.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            orders.append([])
+
+        def on_train_batch_start(self, trainer, module, batch, _):
+            orders[-1] += torch.cat(batch).tolist()
+
+    monkeypatch.setattr(step.Step, "start", noted)
+    for seed in (0, 1):
+        fit(s, tmp_path, seed=seed, callbacks=[Note()])
+    images = list(range(s.data.train))
+    assert [sorted(order) for order in orders] == [images] * 4
+    assert len({tuple(order) for order in [*orders, images]}) == 5 and len(set(noise)) == len(noise) == 4
 
 
 def test_block_size_changes_nothing(tmp_path, monkeypatch):
@@ -142,7 +161,8 @@ def test_block_size_changes_nothing(tmp_path, monkeypatch):
     assert plain(fit(s, tmp_path, data).curve) == plain(one.curve)
 
 
-def test_test_error_is_read_at_the_best_validation_epoch_ties_to_the_later(tmp_path):
+def test_test_error_is_read_at_the_best_validation_epoch_ties_to_the_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "EVAL_BATCH", 37)  # several batches, the last one incomplete
     s = settings(train={"epochs": 6})
     outcome = fit(s, tmp_path)
     wrong = [row["valid_wrong"] for row in outcome.curve]
@@ -157,19 +177,25 @@ def test_test_error_is_read_at_the_best_validation_epoch_ties_to_the_later(tmp_p
     data = module.data["test"]
     n = outcome.scored["test"]
     with torch.no_grad():
-        guesses = module.net.eval()(data.images(torch.arange(n))).argmax(1)
-    wrong = (guesses != data.labels[:n]).numpy()
+        scores = module.net.eval()(data.images(torch.arange(n)))
+    wrong = (scores.argmax(1) != data.labels[:n]).numpy()
+    hinges = (1 - scores * (2 * torch.eye(10)[data.labels[:n]] - 1)).clamp(min=0).square().mean(1)
+    assert outcome.curve[best]["test_loss"] == pytest.approx(float(hinges.mean()), rel=1e-3)
     np.testing.assert_array_equal(outcomes.unpack(outcome.best["missed"], n), wrong)
     assert wrong.sum() == outcome.best["test_wrong"]
     assert outcomes.unpack(outcome.missed, n).sum() == outcome.curve[-1]["test_wrong"]
 
 
 def test_the_best_epochs_wrong_images_are_kept_when_a_run_is_stopped_later(tmp_path, monkeypatch):
-    """The best epoch is before the checkpoint and the last one after it; each has its own wrong images."""
-    valid = iter([5, 9, 9, 9])
+    """The best epoch is before the checkpoint and the last one after it; each has its own wrong images.
+
+    The net that is kept is that of the best epoch.
+    """
+    valid, nets = iter([5, 9, 9, 9]), {}
 
     def evaluate(module, split):
         epoch = module.current_epoch
+        nets[epoch] = {name: tensor.clone() for name, tensor in module.net.state_dict().items()}
         wrong = torch.arange(200) < next(valid) if split == "valid" else torch.arange(200) == epoch
         return wrong, 0.1
 
@@ -184,6 +210,7 @@ def test_the_best_epochs_wrong_images_are_kept_when_a_run_is_stopped_later(tmp_p
     with pytest.raises(RuntimeError, match="power cut"):
         fit(s, tmp_path, callbacks=[Stop()], checkpoint_seconds=0)
     outcome = fit(s, tmp_path)
+    assert same_net(outcome.net, nets[0]) and not same_net(outcome.net, nets[3])
     assert np.flatnonzero(outcomes.unpack(outcome.best["missed"], 200)) == [0]
     assert np.flatnonzero(outcomes.unpack(outcome.missed, 200)) == [3]
 

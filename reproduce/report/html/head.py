@@ -16,11 +16,11 @@ import pandas as pd
 
 from reproduce import spec
 from reproduce.report import claims, exports, wording
-from reproduce.report.evidence import Evidence, marks, once, the_paper
+from reproduce.report.evidence import Evidence, once, the_paper
 from reproduce.report.html import overview
 from reproduce.report.html.parts import Figure, Verdict
 from reproduce.report.sections import energy, speed, table1
-from reproduce.report.wording import between, count, verdicts_counted
+from reproduce.report.wording import between, count, verdicts_of_cells
 
 SCHEMA = Path(__file__).parent / "verdicts.schema.json"
 WORDS = {  # how a computed verdict begins -> the word or two of the head; the first that fits counts
@@ -28,6 +28,8 @@ WORDS = {  # how a computed verdict begins -> the word or two of the head; the f
     "holds in the model": "a model",
     "true by construction": "a model",
     "nearly holds": "nearly",
+    "does not hold in a single timing": "single timing",
+    "does not hold here, on a CPU": "fails on a CPU",
     "does not hold": "not reproduced",
     "cannot be told": "inconclusive",
     "holds in a single timing": "single timing",
@@ -191,45 +193,48 @@ def _of_cells(evidence: Evidence) -> str:
     run, every = frame[frame["seeds"] > 0], frame["cell"].nunique()
     if run.empty:
         return f"None of the {every} cells of Table 1 has been trained at the paper's scale yet."
+    several = run["cell"].duplicated(keep=False)
     said = f"Trained at the paper's scale so far: {run['cell'].nunique()} of {every} cells of Table 1. "
     shown = [
         f"{line['row']} on {line['dataset']} {'' if k else 'errs on '}{line['mean']:.2f} %"
         + ("" if k else " of the test images")
         + ("" if pd.isna(line["paper"]) else f" ({'' if k else 'the paper: '}{line['paper']:.2f} %)")
         + f": {line['verdict']} after {count(line['seeds'], 'run')}"
-        for k, line in enumerate(run.to_dict("records"))
+        + (f" of one code ({line['code']})" if apart else "")
+        for k, (line, apart) in enumerate(zip(run.to_dict("records"), several, strict=True))
     ]
     if len(shown) > 4:
-        return f"{said}{verdicts_counted(run['verdict'])}."
+        return f"{said}{verdicts_of_cells(run)}."
     return f"{said}{'; '.join(shown)}."
 
 
 def _of_speed(evidence: Evidence) -> list[str]:
     """A sentence for each machine, or for several together that were timed on the same tasks."""
     frame = overview.times_frame(evidence)
-    dirty = {bench.machine.name for bench in speed.latest(evidence.benches) if marks(bench)["dirty"]}
+    dirty = {bench.machine.name for bench in speed.latest(evidence.benches) if bench.code.dirty}
     alike: dict[tuple[Any, ...], list[str]] = {}
     for machine, of_machine in frame.groupby("machine", sort=True):
         by_kind = of_machine.groupby("kind", sort=False)["short"]
         timed = tuple((kind, *dict.fromkeys(short)) for kind, short in by_kind)
         lost = overview.lost(evidence).get(str(machine))
-        after = f" Up to size {lost}, no gain was measured." if lost else ""
+        after = (
+            f" With the packing of both matrices included, no gain was measured up to size {lost}." if lost else ""
+        )
         alike.setdefault((overview.using(of_machine), timed, after, machine in dirty), []).append(str(machine))
     found = []
     for (using, timed, after, changed), machines in alike.items():
         here = frame[frame["machine"].isin(machines)]
-        parts, tasks = [], ", ".join(dict.fromkeys(here["short"]))
+        parts: list[str] = []
+        tasks = ", ".join(dict.fromkeys(here["short"]))
         for kind, *short in timed:
             own = ", ".join(short)
             values = here.loc[here["kind"] == kind, "value"]
-            parts.append(f"in {kind} by {between(values)} times" + (f" ({own} only)" if own != tasks else ""))
+            times = f"{between(values)} times" + ("" if parts else " as fast as the fastest library timed")
+            parts.append(f"{times} in {kind}" + (f" ({own} only)" if own != tasks else ""))
         several = ", ".join(parts[:-1]) + ", and " if len(parts) > 1 else ""
         on = ", and on ".join(map(wording.machine, machines))
-        said = (
-            f"On {on} ({tasks}), the XNOR kernels{using} beat the fastest library timed "
-            f"{several}{parts[-1]}.{after}"
-        )
-        found.append(f"{said[:-1]} (uncommitted code)." if changed else said)
+        said = f"On {on} ({tasks}), the XNOR kernels{using} are {several}{parts[-1]}.{after}"
+        found.append(f"{said} The code had uncommitted changes." if changed else said)
     return found
 
 

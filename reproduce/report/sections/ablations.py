@@ -162,13 +162,17 @@ def _flipped(records: Sequence[Record]) -> float | None:
 
 
 def tried(evidence: Evidence) -> pd.DataFrame:
-    """The learning rates that were tried for each arm; TRIED, errors in percent."""
+    """The learning rates that were tried for each arm; TRIED, errors in percent.
+
+    A rate is chosen if all of the arm's were tried, it did best, and the file has it.
+    """
     records = tuning.committed()
     lines = []
     for cell in (c for c in evidence.cells if c.ablation):
         assert cell.ablation is not None
+        best = tuning.best(cell, records)
         for rate, record in tuning.found(cell, records).items():
-            chosen = "chosen" if rate == cell.ablation.arms[cell.arm].rate else ""
+            chosen = "chosen" if rate == best == cell.ablation.arms[cell.arm].rate else ""
             chosen += ", at an end of the grid" if chosen and tuning.at_an_end(cell, rate) else ""
             line = {"cell": cell.name, "rate": rate, "valid_error": tuning.error(record), "chosen": chosen}
             lines.append(line | marks(record))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from reproduce import spec
 from reproduce.records import Record
@@ -27,7 +27,7 @@ from reproduce.report.sections.table1 import (
     with_note,
     with_order,
 )
-from reproduce.verdict import summarize
+from reproduce.verdict import half_width, summarize
 
 TOO_FEW = "too few runs"
 APART, OVERLAP, SINGLE, SAME_RECORD = "intervals apart", "intervals overlap", "single timing", "the same record"
@@ -37,15 +37,6 @@ COLUMNS += [f"{what}_{of}" for of in ("first", "second") for what in MEASURES]
 COLUMNS += ["difference", "difference_low", "difference_high", "verdict"]
 Key = tuple[str, str, str]
 Groups = dict[Key, list[list[Record]]]
-
-
-def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """95 % confidence interval of the difference of two means (second minus first), variances not taken as equal.
-
-    Each needs two values that differ.
-    """
-    low, high = stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
-    return float(low), float(high)
 
 
 Sides = tuple[dict[str, object], list[Record], list[Record]]
@@ -143,9 +134,10 @@ def speeds(stores: Sequence[Evidence]) -> pd.DataFrame:
         for mine, theirs in itertools.product(_benches(first), _benches(other)):
             if mine.kind != theirs.kind:
                 continue
-            second = _ratios(theirs)
-            for key, ratio in _ratios(mine).items():
-                if key not in second or ratio.ratio < 1:  # of two ways round the faster one's
+            here, second = _ratios(mine), _ratios(theirs)
+            for key, ratio in here.items():
+                two_ways = (key[0], key[2], key[1]) in here  # training's two loops: the faster one's is shown
+                if key not in second or (two_ways and ratio.ratio < 1):
                     continue
                 line: dict[str, object] = dict(zip(("what", "candidate", "against"), key, strict=True))
                 for of, store, bench, found in (
@@ -168,7 +160,7 @@ def _benches(store: Evidence) -> list[Bench]:
 
 
 def _ratios(bench: Bench) -> dict[tuple[str, str, str], Ratio]:
-    """By what was timed, the faster candidate's name and the other's."""
+    """How many times as fast a candidate is, by what was timed, the candidate's name and the other's."""
     return {
         (speed.named(row), row.candidate, other): ratio
         for row in bench.rows
@@ -197,9 +189,10 @@ def _measures(first: Sequence[Record], second: Sequence[Record]) -> dict[str, ob
     line["difference"] = float(np.mean(errors[1]) - np.mean(errors[0]))
     if sorted((r.key, r.started) for r in first) == sorted((r.key, r.started) for r in second):
         return line | {"verdict": IDENTICAL}
-    if 0 in map(np.ptp, errors):  # one run, or equal errors by luck: their scatter is not known
+    if 1 in map(len, errors):  # its scatter is not known
         return line | {"verdict": TOO_FEW}
-    low, high = welch(errors[0], errors[1])
+    half = math.hypot(*(half_width(0.975, e, *tested(g)) for e, g in zip(errors, (first, second), strict=True)))
+    low, high = (float(np.mean(errors[1]) - np.mean(errors[0])) + side * half for side in (-1, 1))
     words = SAME if low <= 0 <= high else DIFFERENT
     return line | {"difference_low": low, "difference_high": high, "verdict": words}
 
@@ -212,7 +205,7 @@ def sections(stores: Sequence[Evidence]) -> list[Section]:
     order = f": first {first}, second {others[0] if len(others) == 1 else 'as named'}"
     parts = _errors(found, f"Cells that both stores have{order}.", named)
     if len(timed):
-        ratios = [Column("what", "what"), Column("candidate", "candidate"), Column("against", "faster than")]
+        ratios = [Column("what", "what"), Column("candidate", "candidate"), Column("against", "as fast as")]
         for number, of in enumerate(("first", "second"), 1):
             ratios += [*named[of], Column(f"machine_{of}", f"machine {number}")]
             ratios += [
@@ -221,7 +214,7 @@ def sections(stores: Sequence[Evidence]) -> list[Section]:
             ]
         ratios.append(Column("verdict", "verdict"))
         said = (
-            "How many times faster, in the newest benchmark of each machine, with 95 % bootstrap intervals. "
+            "How many times as fast, in the newest benchmark of each machine, with 95 % bootstrap intervals. "
             "Intervals that lie apart are a difference; those that overlap may hide one.",
         )
         table = Table(
@@ -248,9 +241,10 @@ def _errors(found: Sequence[Sides], caption: str, named: dict[str, list[Column]]
     table = frame(found)
     text = (
         "Test error in percent at the best validation epoch, with the 95 % prediction interval of one more run, "
-        "and the difference of the means (second minus first) with its 95 % confidence interval after Welch. "
+        "and the difference of the means (second minus first) with its 95 % confidence interval. Runs are "
+        "taken to scatter as by the verdicts' rule; the half-widths of the two means are added as squares. "
         "“Different” means that this interval leaves out zero; with many cells one in twenty does so by chance. "
-        "“Too few runs”: one, or several that err equally, so that their scatter is not known.",
+        "“Too few runs”: one, whose scatter is not known.",
     )
     what = [Column("row", "row"), Column("dataset", "data set"), Column("scale", "scale")]
     columns = [*what]

@@ -142,9 +142,10 @@ def section(evidence: Evidence) -> Section:
     records = counted(evidence)
     text = [
         "A binary 3×3 kernel is one of 2⁹ = 512. The paper says that in its CIFAR-10 ConvNet "
-        f"{printed():g} % of a layer's filters are unique on average, and does not say how it counted. In a layer "
-        "of 128 × 128 maps there are 32 times more kernels than classes, so only kernels that act on the same "
-        "input map can be counted: distinct ones as a share of the output maps, averaged over the input maps. "
+        f"{printed():g} % of a layer's filters are unique on average, and does not say over what it averaged. "
+        "By a reading note of its arXiv version a kernel and its negation count as one. In a layer of 128 × 128 "
+        "maps there are 32 times more kernels than classes, so only kernels that act on the same input map can be "
+        "counted: distinct ones as a share of the output maps, averaged over the input maps. "
         "That is done by two rules: every kernel by itself (512 classes), or a kernel and its negation as one "
         "(256 classes). Random signs repeat, too: C/M · (1 - (1 - 1/C)^M) of M kernels from C classes are "
         "expected to be distinct. Only what lies below that was learned.",

@@ -30,7 +30,10 @@ def summary(evidence: Evidence) -> pd.DataFrame:
     lines = []
     for run in evidence.running:
         errors = [100 * row.valid_wrong / run.valid_images for row in run.curve]
-        made_by = (run.code["source"][:8], run.code.get("mode"), run.code.get("device"))
+        made_by = [run.code["source"][:8], run.code.get("mode"), run.code.get("device")]
+        if run.code.get("device") == "cpu":
+            threads = sorted({call["threads"] for call in run.calls})
+            made_by.append(f"{' and '.join(map(str, threads))} thread{'s' * (threads != [1])}")
         lines.append(
             {
                 "cell": run.cell,

@@ -1,4 +1,4 @@
-"""Figure 3: times of the products and of the MNIST MLP, per machine, beside the paper's GTX 750."""
+"""Speed, per machine: Figure 3 beside the paper's GTX 750, single layers, and training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ COLUMNS += ["library_times", "library_low", "library_high", "how", "remark", "so
 PAPER_MACHINE = "GTX 750"
 PLAIN = "plain PyTorch loop"  # as in records of training steps
 BARS = {"baseline": ("naive", "naive kernel"), "cublas": ("library", "cuBLAS"), "xnor": ("xnor", "XNOR kernel")}
-AGAIN = {"cpu": "make bench-cpu", "gpu": "make bench-gpu", "layers": "make bench-layers"}
+ONE_BIT, OTHERS = "1-bit layer", {"float32": "torch float32", "int8": "onnxruntime int8"}
+"""Candidates in records of single layers; the keys are columns of the table."""
+AGAIN = {"cpu": "make bench-cpu", "gpu": "make bench-gpu"}
 """The command that writes a record of a kind."""
 
 
@@ -183,6 +185,56 @@ def section(evidence: Evidence) -> Section:
         )
         parts += said("speed-notes", latest(evidence.benches))
     return Section("figure3", "Figure 3: speed", text, tuple(parts))
+
+
+def layers(evidence: Evidence) -> Section:
+    """Single 1-bit layers of PyTorch against float32 and int8 ones, per machine and size."""
+    lines, counts = [], []
+    for bench in latest(evidence.layers):
+        seconds = {(row.what, row.candidate): row.seconds for row in bench.rows}
+        own = [row for row in bench.rows if row.candidate == ONE_BIT]
+        for row in own:
+            line: dict[str, Any] = {"what": row.what, "machine": bench.machine.name}
+            line |= {"one_bit": 1000 * row.seconds, "remark": ", ".join(remarks(row).values())}
+            for key, name in OTHERS.items():
+                if (ratio := row.times_faster_than.get(name)) is not None:
+                    line |= {key: 1000 * seconds[row.what, name], f"times_{key}": ratio.ratio}
+                    line |= {f"low_{key}": ratio.low, f"high_{key}": ratio.high}
+            lines.append(line | marks(bench) | {"records": bench.path, "again": "make bench-layers"})
+        for name in OTHERS.values():
+            ratios = [row.times_faster_than[name] for row in own if name in row.times_faster_than]
+            faster = sum(r.low is not None and r.low > 1 for r in ratios)
+            slower = sum(r.high is not None and r.high < 1 for r in ratios)
+            if ratios:
+                counts.append(
+                    f"On {bench.machine.name}, of {len(ratios)} sizes the 1-bit layer is faster than {name} at "
+                    f"{faster} and slower at {slower}."
+                )
+    timed = [f"{name}_{key}" for key in OTHERS for name in ("times", "low", "high")]
+    columns = ["what", "machine", "one_bit", *OTHERS, *timed, "remark", "dirty", "note", "records", "again"]
+    frame = pd.DataFrame(lines, columns=columns)
+    text = (
+        "A layer inside a model takes and gives float32. So a 1-bit layer packs its input at each call and turns "
+        "integers into floats, and an int8 layer quantizes and dequantizes. Linear layers are “rows × width”, "
+        "from width to width; convolutions “images × side × channels”, from channels to channels. "
+        + (" ".join(counts) or "Nothing has been measured yet: `make bench-layers` writes a record."),
+    )
+    shown = (
+        *(Column("what", "layer"), Column("machine", "machine"), Column("one_bit", "1 bit", 3, "ms")),
+        *(Column("float32", "torch float32", 3, "ms"), Column("int8", "ONNX Runtime int8", 3, "ms")),
+        *(
+            column
+            for key in OTHERS
+            for column in (
+                Column(f"times_{key}", f"× {key}", 2, "", f"times as fast as {OTHERS[key]}"),
+                Column(f"low_{key}", "interval", 2, "", "95 % bootstrap interval", f"high_{key}"),
+            )
+        ),
+        Column("remark", "remark"),
+    )
+    caption = "Single layers: median times, and how many times as fast the 1-bit layer is."
+    parts = (Table("layers", caption, frame, with_note(frame, *shown)),) if lines else ()
+    return Section("layers", "Single layers: speed", text, parts)
 
 
 def training(evidence: Evidence) -> Section:
