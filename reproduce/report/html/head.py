@@ -246,6 +246,7 @@ def _of_files(evidence: Evidence) -> list[str]:
     differ = int(nets["differing"].sum())
     none = "none" if differ == 0 else f"{differ:,}"
     kernels = nets["backend"].str.extract(r"^(cuda-\w+|\w+ \(\w+)")[0]  # without threads and the GPU's name
+    kernels = kernels.replace("cpu (amx", "cpu (avx512")  # which has the 1-bit products on a CPU with AMX too
     return [
         f"With one bit for each weight, {count(nets['again'].nunique(), 'trained net')} of the paper's size take "
         f"{nets['times'].min():.1f} to {nets['times'].max():.1f} times less memory. In "

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reproduce.records.benchmark import Bench, Timing
+from reproduce.report import wording
 from reproduce.report.evidence import Evidence, marks, newest, once, the_paper
 from reproduce.report.html import charts
 from reproduce.report.html.parts import Column, Figure, Section, Table
@@ -201,15 +202,16 @@ def layers(evidence: Evidence) -> Section:
                     line |= {key: 1000 * seconds[row.what, name], f"times_{key}": ratio.ratio}
                     line |= {f"low_{key}": ratio.low, f"high_{key}": ratio.high}
             lines.append(line | marks(bench) | {"records": bench.path, "again": "make bench-layers"})
+        said = []
         for name in OTHERS.values():
             ratios = [row.times_faster_than[name] for row in own if name in row.times_faster_than]
             faster = sum(r.low is not None and r.low > 1 for r in ratios)
             slower = sum(r.high is not None and r.high < 1 for r in ratios)
-            if ratios:
-                counts.append(
-                    f"On {bench.machine.name}, of {len(ratios)} sizes the 1-bit layer is faster than {name} at "
-                    f"{faster} and slower at {slower}."
-                )
+            said += (
+                [f"faster than {name} at {faster} of {len(ratios)} sizes and slower at {slower}"] if ratios else []
+            )
+        if said:
+            counts.append(f"On {wording.machine(bench.machine.name)}, the 1-bit layer is {', '.join(said)}.")
     timed = [f"{name}_{key}" for key in OTHERS for name in ("times", "low", "high")]
     columns = ["what", "machine", "one_bit", *OTHERS, *timed, "remark", "dirty", "note", "records", "again"]
     frame = pd.DataFrame(lines, columns=columns)
@@ -217,7 +219,10 @@ def layers(evidence: Evidence) -> Section:
         "A layer inside a model takes and gives float32. So a 1-bit layer packs its input at each call and turns "
         "integers into floats, and an int8 layer quantizes and dequantizes. Linear layers are “rows × width”, "
         "from width to width; convolutions “images × side × channels”, from channels to channels. "
-        + (" ".join(counts) or "Nothing has been measured yet: `make bench-layers` writes a record."),
+        + (
+            " ".join([*counts, "At the others the interval holds 1."] if counts else [])
+            or "Nothing has been measured yet: `make bench-layers` writes a record."
+        ),
     )
     shown = (
         *(Column("what", "layer"), Column("machine", "machine"), Column("one_bit", "1 bit", 3, "ms")),
