@@ -68,8 +68,8 @@ def times(frame: pd.DataFrame) -> str:
     """The range of the kernels' ratios in `overview.times_frame`, for each kind of library."""
     kinds = [(str(kind), between(part["value"])) for kind, part in frame.groupby("kind", sort=False)]
     (kind, ratio), *rest = kinds
-    first = f"XNOR kernels are {ratio} times as fast as {kind} libraries"
-    return ", ".join([first, *(f"{r} times as {k} ones" for k, r in rest)])
+    first = f"XNOR kernels are {ratio} × as fast as {kind} libraries"
+    return ", ".join([first, *(f"{r} × {k}" for k, r in rest)])
 
 
 def curve(net: str, frame: pd.DataFrame) -> str:

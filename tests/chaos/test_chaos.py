@@ -34,7 +34,8 @@ def test_the_page_says_what_the_committed_records_say():
     assert not chaos["code"]["dirty"] and not fuzz["code"]["dirty"]
     kills, eight = chaos["found"]["SIGKILL"], chaos["found"]["eight processes"]
     assert kills["signals"] >= 200 and eight["trained"] == eight["runs"] == 6
-    assert f"{kills['signals']} kills in {kills['calls']} calls, {kills['campaigns']} campaigns" in page
+    assert f"{kills['signals']} kills in {kills['campaigns']} sets of runs, each started again" in page
+    assert f"({kills['calls']} starts)" in page
     stopped = [chaos["found"][name] for name in ("SIGTERM", "SIGINT")]
     longest = max(figures["longest_end_seconds"] for figures in stopped)
     assert f"{sum(f['signals'] for f in stopped)} signals: the longest end took {longest:.2f} s" in page

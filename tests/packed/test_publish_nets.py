@@ -84,7 +84,7 @@ def test_the_claim_uses_the_records_and_fails_if_a_prediction_differs(tmp_path):
     rounded = packed(differing=[{"image": 1, "packed": 2, "float32": 3, "float64": 2}], wrong=1)
     put(tmp_path / "small" / "kernels", "net-1.json", rounded)
     assert lost(report.gather(tmp_path / "small", [CELL])) == (
-        f"{said}; there the float64 net agrees with the packed one",
+        f"{said}; there float64 agrees with ours",
         "holds",
     )
     (path,) = target.glob("*.json")

@@ -26,12 +26,9 @@ def test_test_errors_say_how_many_cells_were_run_and_how_they_end():
 
 def test_ratios_to_libraries_are_said_for_each_precision():
     frame = FIGURES["times"]()
-    assert title(drawn("times", frame)[0]) == (
-        "XNOR kernels are 21 times as fast as float32 libraries, 4.8 times as int8 ones"
-    )
+    assert title(drawn("times", frame)[0]) == ("XNOR kernels are 21 × as fast as float32 libraries, 4.8 × int8")
     frame.loc[0, "value"], frame.loc[1, "kind"] = 0.5, "TF32"
-    said = "XNOR kernels are 0.5 to 21 times as fast as float32 libraries, 4.8 times as TF32 ones, "
-    said += "4.8 times as int8 ones"
+    said = "XNOR kernels are 0.5 to 21 × as fast as float32 libraries, 4.8 × TF32, 4.8 × int8"
     assert wording.times(frame) == said
 
 

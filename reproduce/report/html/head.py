@@ -217,9 +217,7 @@ def _of_speed(evidence: Evidence) -> list[str]:
         by_kind = of_machine.groupby("kind", sort=False)["short"]
         timed = tuple((kind, *dict.fromkeys(short)) for kind, short in by_kind)
         lost = overview.lost(evidence).get(str(machine))
-        after = (
-            f" With the packing of both matrices included, no gain was measured up to size {lost}." if lost else ""
-        )
+        after = f" With packing, no gain up to size {lost}." if lost else ""
         alike.setdefault((overview.using(of_machine), timed, after, machine in dirty), []).append(str(machine))
     found = []
     for (using, timed, after, changed), machines in alike.items():
@@ -234,7 +232,7 @@ def _of_speed(evidence: Evidence) -> list[str]:
         several = ", ".join(parts[:-1]) + ", and " if len(parts) > 1 else ""
         on = ", and on ".join(map(wording.machine, machines))
         said = f"On {on} ({tasks}), the XNOR kernels{using} are {several}{parts[-1]}.{after}"
-        found.append(f"{said} The code had uncommitted changes." if changed else said)
+        found.append(f"{said[:-1]} (uncommitted code)." if changed else said)
     return found
 
 

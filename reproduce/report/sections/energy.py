@@ -145,11 +145,7 @@ def predicted(evidence: Evidence) -> pd.DataFrame:
 def in_float64(nets: pd.DataFrame) -> str:
     """How many predictions that differ from the float32 net's do from the float64 net's too; "" for none."""
     lost = int(nets["unexplained"].sum())
-    said = (
-        f"{lost:,} of these from the float64 net's too"
-        if lost
-        else "there the float64 net agrees with the packed one"
-    )
+    said = f"{lost:,} of these from the float64 net's too" if lost else "there float64 agrees with ours"
     return f"; {said}" if nets["differing"].sum() else ""
 
 
