@@ -37,6 +37,7 @@ def test_runs_are_compared_by_seed_and_others_are_refused():
     assert found["modes"]["fixed16"]["test_error"] == [2.0, 3.0, 4.0]
     assert found["difference"]["mean"] == pytest.approx(0.0)
     assert found["difference"]["high"] == pytest.approx(stats.t.ppf(0.975, 2) / np.sqrt(3))
+    assert found["last_difference"]["high"] == pytest.approx(0.9 * found["difference"]["high"])
     with pytest.raises(ValueError, match="no pair"):
         compare_products.compared(fixed, made("torch", (0, 1, 3), (2.0, 3.0, 4.0)))
     with pytest.raises(ValueError):
