@@ -64,7 +64,7 @@ def set_others_aside(run: runs.Run, store: runs.Store, say: Callable[[str], None
         if found is None:
             continue
         how = f"begun {checkpoint.difference(found.of, parts)} ({found.epochs} epochs)"
-        others = {name for name in parts if found.of[name] != parts[name]}
+        others = {name for name in parts if found.of.get(name) != parts[name]}
         if others & {"device", "mode"}:
             if others <= {"device", "mode"} and not own.exists():
                 say(f"    checkpoint {path.name}: {how}, kept and not resumed here")

@@ -149,8 +149,8 @@ def ablation(name: str, holds: Sequence[str]) -> Judge:
             said = f"{line['difference']:+.2f} points ({line['low']:+.2f} to {line['high']:+.2f})"
             first = ""
             if isinstance(line["at_first"], str):  # the number of seeds was raised
-                seeds, verdict = line["at_first"].split(": ")
-                first = f"; by the {seeds} seeds declared at first: {verdict}"
+                seeds, by_them = line["at_first"].split(": ")
+                first = f"; by the {seeds} seeds declared at first: {by_them}"
             both = [f"{line[f'{side}_error']:.2f} % ({line[side]})" for side in ("arm", "against")]
             found.append(
                 Finding(
